@@ -1,0 +1,42 @@
+"""The one JSON line that every benchmark prints: its ratio, what stands above and below the line, and the machine."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LIBRARIES = ("numpy", "pyarrow", "torch", "torchvision", "torchaudio", "av", "ray", "webdataset", "litdata")
+
+
+def machine() -> dict[str, object]:
+    """The processor, the cores this process may use, memory in GiB, and the versions of what is installed."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(terse=True),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def report(name: str, ratio: float, **facts: object) -> None:
+    """Prints one JSON line with name, ratio, the facts given and the machine."""
+    print(json.dumps({"name": name, "ratio": round(ratio, 4), **facts, "machine": machine()}, allow_nan=False), flush=True)
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

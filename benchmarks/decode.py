@@ -1,0 +1,133 @@
+"""Clips/s of `remix decode` on avwords against a bare loop of PyAV + torchaudio in as many processes, alternating.
+
+Needs REMIX_TEST_DATA. Above the line: scan, decode, write and manifest, on a Ray that is up and has decoded before; `steady` leaves the scan out.
+Below it: open, decode, pick frames and transform, thrown away. Ray gives its workers niceness 15; here both sides have 0, so that what else runs on the
+machine slows both alike.
+"""
+
+import csv
+import io
+import logging
+import multiprocessing
+import os
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+import ray
+import torch
+import webdataset
+from _report import report
+from torchaudio.transforms import MelSpectrogram
+
+from pipeline.config import AudioSpec, DecodeConfig, VideoSpec
+from pipeline.decode import Progress, decode
+from pipeline.shards import find_shards
+from pipeline.store import Place
+
+PROCESSES = 2
+ROUNDS = int(os.environ.get("REMIX_BENCH_ROUNDS", "3"))
+NUM_SHARDS = 16
+FRAMES, SIZE, RATE, SECONDS, MELS = 8, 112, 16_000, 2.0, 64
+CONFIG = DecodeConfig(
+    modalities={
+        "audio": AudioSpec(kind="audio", member="mp4", sample_rate=RATE, seconds=SECONDS, num_mels=MELS),
+        "video": VideoSpec(kind="video", member="mp4", frames=FRAMES, size=SIZE),
+    }
+)
+
+
+def unpack(folder: Path) -> list[Path]:
+    """Unpacks avwords and packs it into shards; returns the clips."""
+    source = Path(os.environ["REMIX_TEST_DATA"]) / "avwords"
+    with tarfile.open(source / "data.tar.gz") as tar:
+        tar.extractall(folder / "data", filter="data")
+    with open(source / "manifest.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (folder / "shards").mkdir()
+    with webdataset.ShardWriter(str(folder / "shards" / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0) as writer:
+        for row in rows:
+            facts = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
+            writer.write({"__key__": row["sample_id"], "json": facts, "mp4": (folder / "data" / row["video_path"]).read_bytes()})
+    return [folder / "data" / row["video_path"] for row in rows]
+
+
+def start_bare() -> None:
+    """Prepares a process of the bare loop."""
+    global mel
+    torch.set_num_threads(1)
+    mel = MelSpectrogram(RATE, n_fft=512, hop_length=160, n_mels=MELS)
+
+
+def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What one would write without Remix: every frame decoded, eight of them scaled, the sound resampled and transformed."""
+    frames, sound = [], []
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
+    with av.open(io.BytesIO(path.read_bytes())) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        video.codec_context.thread_count = audio.codec_context.thread_count = 1
+        for packet in container.demux(video, audio):
+            for frame in packet.decode():
+                if packet.stream is video:
+                    frames.append(frame)
+                else:
+                    sound += [block.to_ndarray()[0] for block in resampler.resample(frame)]
+    chosen = [frames[(2 * i + 1) * len(frames) // (2 * FRAMES)] for i in range(FRAMES)]
+    pixels = np.stack([frame.reformat(SIZE, SIZE, "rgb24").to_ndarray().transpose(2, 0, 1) for frame in chosen])
+    wave = np.zeros(round(RATE * SECONDS), np.float32)
+    found = np.concatenate(sound)[: len(wave)]
+    wave[: len(found)] = found
+    spectrogram = torch.log(mel(torch.from_numpy(wave)) + 1e-7).to(torch.float16).numpy()[None]
+    return pixels.shape, spectrogram.shape
+
+
+def remix(shards: list[Place], out: Path) -> tuple[float, float]:
+    """Seconds of a whole decode job, and of its decode stage alone."""
+    scanned = start = time.perf_counter()
+
+    def watch(progress: Progress) -> None:
+        nonlocal scanned
+        if progress.stage == "scan":
+            scanned = time.perf_counter()
+
+    summary = decode(shards, Place.at(out), CONFIG, progress=watch)
+    assert summary.num_rejected == 0, summary
+    end = time.perf_counter()
+    return end - start, end - scanned
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(PROCESSES, start_bare) as pool:
+        folder = Path(name)
+        clips = unpack(folder)
+        shards = find_shards([str(folder / "shards")])
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+        ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        remix(shards, folder / "warm")
+        assert pool.map(bare, clips[:64])[0] == ((FRAMES, 3, SIZE, SIZE), (1, MELS, 201))
+        whole, steady, loop = [], [], []
+        for i in range(ROUNDS):
+            for seconds, into in zip(remix(shards, folder / f"round-{i}"), (whole, steady), strict=True):
+                into.append(len(clips) / seconds)
+            start = time.perf_counter()
+            pool.map(bare, clips, chunksize=8)
+            loop.append(len(clips) / (time.perf_counter() - start))
+    report(
+        "decode",
+        median(steady) / median(loop),
+        above={"what": "remix decode, steady, clips/s", "rounds": [round(x, 1) for x in steady]},
+        below={"what": "bare PyAV + torchaudio loop, clips/s", "rounds": [round(x, 1) for x in loop]},
+        whole_job={"what": "with the scan, clips/s", "rounds": [round(x, 1) for x in whole], "ratio": round(median(whole) / median(loop), 4)},
+        goal=0.85,
+        clips=len(clips),
+        processes=PROCESSES,
+        shards=len(shards),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""A remix epoch, its scoring and planning included, against a joint epoch, through the trainer's own parts.
+
+    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]     needs only torch, torchvision, numpy, pyarrow (and pydantic, PyYAML for the config)
+
+A ResNet-18 per modality, rows of two frames 3x112x112 (uint8) and of one 128x128 spectrogram (float16), batch 64, the paper's preset. A pair is one joint
+and one remix epoch, in turns which comes first; `ratio` is the median over pairs of remix by joint, wall time from the scores to the end of the last step.
+`processor_ratios` are the same of this process's processor time: where they differ from `ratios`, or `ratios` from each other, the machine was busy with
+something else, and the run says little.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from _report import report
+
+from pipeline.config import parse
+from pipeline.schema import fingerprint_of, samples_schema
+from pipeline.store import MANIFEST, Place
+from pipeline.tables import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
+from trainer.checkpoint import architecture
+from trainer.config import RunConfig, merge
+from trainer.inputs import Inputs
+from trainer.loading import PlanLoader
+from trainer.model import build_model
+from trainer.planning import epoch_plan
+from trainer.predict import Predictor
+from trainer.run import Run
+from trainer.steps import Stepper, build_optimizer
+from trainer.world import World
+
+SHAPES = {"video": ((2, 3, 112, 112), "uint8"), "audio": ((1, 128, 128), "float16")}
+NUM_CLASSES = 6
+
+
+def write_features(place: Place, num_rows: int) -> FeatureSet:
+    """Rows that show their class through noise, in each modality by an amount of its own, so that either is the harder one of some."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(NUM_CLASSES, size=num_rows).astype(np.int32)
+    facts = {}
+    for name, (shape, dtype) in SHAPES.items():
+        patterns, strength = rng.normal(size=(NUM_CLASSES, *shape)), rng.random(num_rows)
+        with (place / name / part_name(0)).create() as file:
+            writer = PartWriter(file, shape, dtype)
+            for label, amount in zip(labels, strength, strict=True):
+                values = 128 + 32 * (amount * patterns[label] + rng.normal(size=shape))
+                writer.append(np.clip(values, 0, 255).astype(dtype))
+            writer.close()
+        channels = shape[-3]
+        facts[name] = {"shape": list(shape), "dtype": dtype, "mean": [128.0] * channels, "std": [37.0] * channels}
+    columns = [range(num_rows), [f"{i:08d}" for i in range(num_rows)], labels, ["train"] * num_rows, [""] * num_rows, range(num_rows)]
+    columns += [np.ones(num_rows, bool)] * len(SHAPES)
+    schema = samples_schema(list(SHAPES))
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    write_table(place / "samples.arrow", pa.table(arrays, schema=schema))
+    manifest = {"modalities": facts, "classes": [str(c) for c in range(NUM_CLASSES)], "num_rows": num_rows, "batch_rows": BATCH_ROWS}
+    (place / MANIFEST).write_json({**manifest, "parts": [{"index": 0, "rows": num_rows}], "fingerprint": fingerprint_of(manifest)})
+    return FeatureSet.open(place)
+
+
+class Epochs:
+    """One model, trained epoch by epoch, joint or remixed as asked."""
+
+    def __init__(self, config: RunConfig, features: FeatureSet, device: torch.device) -> None:
+        self.config, self.features, self.world = config, features, World(device=device)
+        shapes = {name: features.shape(name) for name in features.modalities}
+        self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
+        inputs = Inputs(architecture(config.model, features), config.seed, device)
+        self.step = Stepper(self.model, self.model, inputs, build_optimizer(config.optimizer, self.model), config, self.world)
+        self.predictor = Predictor(self.model, inputs, features, device, amp=config.train.amp == "bf16")
+        self.number = 0
+
+    def run(self, method: str) -> dict[str, float]:
+        """Seconds of one epoch: score, plan, train and in all, those of the processor; and the share of rows of each modality."""
+        epoch, self.number = self.number, self.number + 1
+        config = parse(RunConfig, merge(self.config.model_dump(), {"train": {"warmup_epochs": epoch + 1 if method == "joint" else 0}}), method)
+        self.synchronize()
+        began, busy = time.perf_counter(), time.process_time()
+        plan, times = epoch_plan(config, self.features, Run(config.run_place), self.world, self.predictor, epoch)
+        training = time.perf_counter()
+        self.model.train()
+        rows = dict.fromkeys(self.features.modalities, 0)
+        for batch in PlanLoader(self.features, plan, start=0, world=self.world, skip_masked=True, prefetch=config.resources.prefetch):
+            self.step(batch, epoch)
+            rows |= {name: rows[name] + len(batch.rows) for name in batch.inputs}
+        self.synchronize()
+        ended = time.perf_counter()
+        shares = {f"{name}_share": num / self.features.num_rows for name, num in rows.items()}
+        busy = time.process_time() - busy
+        return {**times, "train_seconds": ended - training, "epoch_seconds": ended - began, "processor_seconds": busy, **shares}
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
+    parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
+    parser.add_argument("--amp", choices=("off", "bf16"), default="bf16" if cuda else "off")
+    parser.add_argument("--score-batch", type=int, default=256)
+    asked = parser.parse_args()
+    device = torch.device("cuda" if cuda else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        train = {"batch_size": 64, "amp": asked.amp, "score_batch": asked.score_batch}
+        config = parse(RunConfig, {"name": "epoch", "features": "synthetic", "store": folder, "preset": "paper", "train": train}, "benchmark")
+        epochs = Epochs(config, write_features(Place.at(Path(folder) / "features" / "synthetic"), asked.rows), device)
+        epochs.run("joint"), epochs.run("remix")  # allocations, kernels' choices, page cache
+        pairs = [{method: epochs.run(method) for method in order(i)} for i in range(asked.repeats)]
+    ratios, processor = ([pair["remix"][key] / pair["joint"][key] for pair in pairs] for key in ("epoch_seconds", "processor_seconds"))
+    sides = {method: {key: round(statistics.median(pair[method][key] for pair in pairs), 4) for key in pairs[0][method]} for method in ("joint", "remix")}
+    facts = {"rows": asked.rows, "batch": 64, "amp": asked.amp, "device": torch.cuda.get_device_name() if cuda else "cpu", "threads": torch.get_num_threads()}
+    what = {"above": "seconds of a remix epoch: score, plan, train", "below": "seconds of a joint epoch: plan, train", "goal": 0.9}
+    report("epoch", statistics.median(ratios), **what, **sides, ratios=rounded(ratios), processor_ratios=rounded(processor), **facts)
+
+
+def rounded(values: list[float]) -> list[float]:
+    """As they are printed."""
+    return [round(value, 4) for value in values]
+
+
+def order(i: int) -> tuple[str, str]:
+    """Which epoch of a pair comes first, in turns, so that a slowing machine burdens both alike."""
+    return ("joint", "remix") if i % 2 == 0 else ("remix", "joint")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Rows a second by plan order from memory-mapped feature tables, against a memcpy of the same bytes, webdataset and litData.
+
+    python benchmarks/load.py [--rows 20000] [--repeats 5]     needs: pip install -e ".[bench]" -c constraints.txt
+
+Samples are raw arrays of 52 KB (8 frames of 3x46x46 and a spectrogram of 1x64x10), the page cache is warm. Every side hands over
+batches of 64 as arrays. The plan's order is random access; webdataset reads its shards in their order with a shuffle buffer of 1,000.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import webdataset
+from _report import report
+
+from pipeline.plan import BatchPlan, joint_plan
+from pipeline.store import Place
+from pipeline.tables import FeatureSet, PartWriter, part_name
+from trainer.loading import PlanLoader
+from trainer.world import World
+
+SHAPES = {"video": ((8, 3, 46, 46), "uint8"), "audio": ((1, 64, 10), "float16")}
+BATCH = 64
+
+
+def sample(row: int) -> dict[str, np.ndarray]:
+    """The arrays of one sample."""
+    rng = np.random.default_rng(row)
+    return {name: rng.integers(0, 255, shape, np.uint8).astype(dtype) for name, (shape, dtype) in SHAPES.items()}
+
+
+def write_tables(place: Place, num_rows: int, parts: int = 8) -> FeatureSet:
+    """The samples as a feature set."""
+    cuts = [num_rows * i // parts for i in range(parts + 1)]
+    for name, (shape, dtype) in SHAPES.items():
+        for part in range(parts):
+            with (place / name / part_name(part)).create() as file:
+                writer = PartWriter(file, shape, dtype)
+                for row in range(cuts[part], cuts[part + 1]):
+                    writer.append(sample(row)[name])
+                writer.close()
+    modalities = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in SHAPES.items()}
+    facts = {"modalities": modalities, "classes": ["a", "b"], "fingerprint": "", "num_rows": num_rows, "batch_rows": 64}
+    features = FeatureSet(place, {**facts, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]})
+    features.__dict__["labels"] = np.zeros(num_rows, np.int32)
+    features.__dict__["has"] = np.ones((num_rows, len(SHAPES)), bool)
+    return features
+
+
+def write_shards(folder: Path, num_rows: int) -> list[str]:
+    """The samples as WebDataset shards."""
+    folder.mkdir()
+    with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=2500, verbose=0) as sink:
+        for row in range(num_rows):
+            sink.write({"__key__": f"{row:08d}", **{f"{name}.npy": array for name, array in sample(row).items()}})
+    return sorted(str(path) for path in folder.iterdir())
+
+
+def seconds(run: Callable[[], int]) -> float:
+    """Wall time of one pass."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def by_plan(features: FeatureSet, plan: BatchPlan) -> int:
+    """One epoch through the trainer's own loader."""
+    loader = PlanLoader(features, plan, start=0, world=World(), skip_masked=True, prefetch=3)
+    return sum(len(batch.rows) for batch in loader)
+
+
+def by_memcpy(source: dict[str, np.ndarray], num_rows: int) -> int:
+    """The same bytes, copied from memory to memory in batches."""
+    for start in range(0, num_rows, BATCH):
+        for array in source.values():
+            array[start : start + BATCH].copy()
+    return num_rows
+
+
+def by_webdataset(shards: list[str]) -> int:
+    """One epoch of webdataset's own pipeline."""
+    names = [f"{name}.npy" for name in SHAPES]
+    dataset = webdataset.WebDataset(shards, shardshuffle=False).shuffle(1000).decode().to_tuple(*names).batched(BATCH)
+    return sum(len(batch[0]) for batch in dataset)
+
+
+def by_litdata(folder: str) -> int:
+    """One shuffled epoch of litData's streaming dataset."""
+    from litdata import StreamingDataLoader, StreamingDataset
+
+    loader = StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=BATCH, num_workers=0)
+    return sum(len(batch["video"]) for batch in loader)
+
+
+def main() -> None:
+    """Prints one JSON line: ratio = rows/s by plan over rows/s of memcpy."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        features = write_tables(Place.at(folder / "tables"), args.rows)
+        plan = joint_plan(np.arange(args.rows), batch_size=BATCH, seed=0, epoch=0, modalities=features.modalities)
+        memory = {name: features.read(name, np.arange(args.rows)) for name in SHAPES}
+        shards = write_shards(folder / "shards", args.rows)
+        sides: dict[str, Callable[[], int]] = {
+            "plan": lambda: by_plan(features, plan),
+            "memcpy": lambda: by_memcpy(memory, args.rows),
+            "webdataset": lambda: by_webdataset(shards),
+        }
+        try:
+            from litdata import optimize
+        except ImportError:
+            optimize = None
+        if optimize:
+            os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
+            optimize(fn=sample, inputs=list(range(args.rows)), output_dir=str(folder / "lit"), chunk_bytes="64MB", num_workers=2)
+            sides["litdata"] = lambda: by_litdata(str(folder / "lit"))
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(args.repeats):
+            for name, run in sides.items():
+                times[name].append(seconds(run))
+        rates = {name: args.rows / statistics.median(values) for name, values in times.items()}
+        ratios = {f"plan_over_{name}": rates["plan"] / rates[name] for name in rates if name != "plan"}
+        bytes_per_row = sum(array[0].nbytes for array in memory.values())
+        report("load", rates["plan"] / rates["memcpy"], rows_per_second=rates, bytes_per_row=bytes_per_row, rows=args.rows, **ratios)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

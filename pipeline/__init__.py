@@ -1,0 +1,1 @@
+"""Samples, features, scores and plans: the facts and the arithmetic."""

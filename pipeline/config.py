@@ -1,0 +1,150 @@
+"""What decode and plan were asked to do; the YAML files and their errors."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError, MissingError
+from pipeline.schema import ALL
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""A modality, run or feature set: it becomes a file name, a column name and a part of a URL."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """A frozen part of a configuration; a field that it does not have is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spec(Config):
+    """What every modality says: the members of a sample that it reads, by suffix; the first one present counts."""
+
+    member: tuple[str, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_member(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("member"), str):
+            return {**value, "member": (value["member"],)}
+        return value
+
+
+class VideoSpec(Spec):
+    """`frames` frames at the centres of equal segments by presentation time, short side resized to `size`, centre crop: (T, 3, size, size) uint8."""
+
+    kind: Literal["video"]
+    frames: int = Field(default=8, ge=1, le=1024)
+    size: int = Field(default=112, ge=8, le=1024)
+
+
+class AudioSpec(Spec):
+    """Mono sound of `seconds`, resampled, cut or padded, as a log spectrogram: (1, bins, time) float16."""
+
+    kind: Literal["audio"]
+    sample_rate: int = Field(default=16_000, ge=1_000, le=192_000)
+    seconds: float = Field(default=2.0, gt=0, le=600)
+    pad: Literal["zero", "repeat"] = "zero"
+    features: Literal["log_mel", "log_spectrogram"] = "log_mel"
+    num_mels: int = Field(default=64, ge=1, le=512)
+    n_fft: int = Field(default=512, ge=16, le=16_384)
+    hop: int = Field(default=160, ge=1, le=16_384)
+
+
+class ImageSpec(Spec):
+    """A picture, short side resized to `size`, centre crop: (channels, size, size) uint8."""
+
+    kind: Literal["image"]
+    size: int = Field(default=112, ge=8, le=4096)
+    channels: Literal[1, 3] = 3
+
+
+class TensorSpec(Spec):
+    """An .npy array of exactly this shape, as float32."""
+
+    kind: Literal["tensor"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+
+
+ModalitySpec = Annotated[VideoSpec | AudioSpec | ImageSpec | TensorSpec, Field(discriminator="kind")]
+
+
+class DecodeConfig(Config):
+    """How shards become a feature set."""
+
+    modalities: dict[Name, ModalitySpec] = Field(min_length=1)
+    classes: tuple[str, ...] | None = None
+    """The class names in the order of their numbers; by default those that occur, sorted."""
+    max_rejected_share: float = Field(default=0.01, ge=0, le=1)
+    """The job fails where a larger share of the samples is rejected."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "DecodeConfig":
+        if ALL in self.modalities:
+            raise ValueError(f"a modality cannot be called {ALL!r}: plans use that name for warm-up; choose another")
+        return self
+
+
+class PlanConfig(Config):
+    """How scores become a plan."""
+
+    policy: Literal["kl", "loss", "random"] = "kl"
+    """kl: to the modality of lowest ability (the paper); loss: of lowest probability of the label; random: the control."""
+    order: Literal["sequential", "interleaved"] = "sequential"
+    shares: Literal["natural", "equal"] | dict[Name, Annotated[float, Field(ge=0, le=1)]] = "natural"
+    """natural: as the policy says (the paper); equal, or a target per modality that sums to 1."""
+    min_share: float = Field(default=0.0, ge=0, le=0.5)
+    """A floor under every modality's natural share."""
+    stratify: bool = False
+    """Whether each batch has the class mix of its subset."""
+    locality: int | None = Field(default=None, ge=1)
+    """Shuffle within windows of this many rows of the feature table, windows in random order; by default over the whole epoch."""
+
+
+def parse(model: type[M], value: Any, what: str) -> M:
+    """Checks a mapping against a model (raises ConfigError naming field, value and cure)."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e)) for e in error.errors())) from error
+
+
+def load(model: type[M], path: str | Path) -> M:
+    """Reads a YAML file into a model (raises ConfigError, MissingError)."""
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingError(f"config {path} does not exist", "give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {path} is not readable YAML ({error})", "mend the file") from error
+    return parse(model, value if value is not None else {}, str(path))
+
+
+def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "the document"
+    if error["type"] == "extra_forbidden":
+        close = get_close_matches(str(error["loc"][-1]), _field_names(model), n=1)
+        return f"field {field!r} (value {error['input']!r}) is unknown; " + (f"did you mean {close[0]!r}?" if close else "remove it")
+    if error["type"] == "missing":
+        return f"field {field!r} is missing; add it"
+    return f"field {field!r} has the value {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        names.append(name)
+        for part in _models_in(field.annotation):
+            names += _field_names(part)
+    return names
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]

@@ -1,0 +1,227 @@
+"""Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
+
+import logging
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from pipeline.config import DecodeConfig
+from pipeline.errors import BudgetError, DataError, MismatchError, RemixError
+from pipeline.ingest import Job, Moments, ShardScan, ingest, scan_shard
+from pipeline.media import shape_of
+from pipeline.preflight import check
+from pipeline.schema import REJECTED, SPLITS, Fingerprinter, fingerprint_of, samples_schema
+from pipeline.shards import shard_names
+from pipeline.store import MANIFEST, Place
+from pipeline.tables import BATCH_ROWS, write_table
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a stage ("scan" or "decode") has come."""
+
+    stage: str
+    num_done: int
+    num_shards: int
+    num_rows: int
+    num_rejected: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeSummary:
+    """What came of a decode job: `unchanged` where the feature set was finished before, `notes` for what one should know."""
+
+    fingerprint: str
+    num_rows: int
+    num_rejected: int
+    reasons: dict[str, int]
+    splits: dict[str, int]
+    num_shards: int
+    num_reused: int
+    unchanged: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def decode(
+    shards: Sequence[Place],
+    out: Place,
+    config: DecodeConfig,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    concurrency: int | None = None,
+) -> DecodeSummary:
+    """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError)."""
+    if not ray.is_initialized():
+        ray.init(address=address, num_cpus=None if address else num_cpus, include_dashboard=False, log_to_driver=False)
+    # Ray Data reports each execution, although its progress is ours to show.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    tell = progress or (lambda _: None)
+    names = shard_names(shards)
+    scans = _scan(shards, names, tell, concurrency)
+    parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
+    classes = check(scans, config)
+    specs = {
+        name: {"shape": list(shape_of(name, spec)[0]), "dtype": shape_of(name, spec)[1], "kind": spec.kind, "spec": spec.model_dump(mode="json")}
+        for name, spec in config.modalities.items()
+    }
+    finished = _finished(out, parents, specs, classes)
+    if finished:
+        return _summary(finished, num_reused=len(shards), unchanged=True)
+    (out / ".parts" / "started").write_bytes(b"")
+    jobs = [
+        Job(shard=shard, name=scan.name, digest=scan.digest, index=i, out=out, config=config) for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
+    ]
+    num_reused = _ingest(jobs, scans, config, tell, concurrency)
+    manifest = _finish(out, jobs, config, classes, specs, parents)
+    return _summary(manifest, num_reused=num_reused, unchanged=False)
+
+
+def _scan(shards: Sequence[Place], names: Sequence[str], tell: Callable[[Progress], None], concurrency: int | None) -> list[ShardScan]:
+    scans: dict[int, ShardScan] = {}
+    num_rows = num_lost = 0
+    for i, scan in _each(lambda i: scan_shard(shards[i], names[i]), len(shards), concurrency):
+        scans[i] = scan
+        num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
+        tell(Progress(stage="scan", num_done=len(scans), num_shards=len(shards), num_rows=num_rows, num_rejected=num_lost))
+    return [scans[i] for i in range(len(shards))]
+
+
+def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfig, tell: Callable[[Progress], None], concurrency: int | None) -> int:
+    """Runs the jobs and returns how many were finished before; stops as soon as the budget of rejected samples is spent."""
+    budget = config.max_rejected_share * sum(scan.samples.num_rows + scan.num_lost for scan in scans)
+    num_done = num_rows = num_reused = 0
+    reasons: Counter[str] = Counter()
+    for _, (rows, reused, rejected) in _each(lambda i: _outcome(jobs[i]), len(jobs), concurrency):
+        num_done, num_rows, num_reused = num_done + 1, num_rows + rows, num_reused + reused
+        reasons.update(rejected)
+        tell(Progress(stage="decode", num_done=num_done, num_shards=len(jobs), num_rows=num_rows, num_rejected=reasons.total()))
+        if reasons.total() > budget:
+            what = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
+            where = jobs[0].out / ".parts"
+            raise BudgetError(
+                f"{reasons.total()} samples rejected against {num_rows} kept after {num_done} of {len(jobs)} shards ({what}),"
+                f" more than max_rejected_share {config.max_rejected_share}",
+                f"mend the shards (the accounts in {where} name each sample) or raise max_rejected_share; finished parts are kept",
+            )
+    return num_reused
+
+
+def _outcome(job: Job) -> tuple[int, bool, list[str]]:
+    account = ingest(job)
+    return account["rows"], account["reused"], [row["reason"] for row in account["rejected"]]
+
+
+def _each(work: Callable[[int], Any], num: int, concurrency: int | None) -> Iterator[tuple[int, Any]]:
+    """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; errors of ours keep their class."""
+
+    def task(row: dict[str, Any]) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        try:
+            return {"number": row["number"], "result": pickle.dumps(work(row["number"]))}
+        except RemixError as error:
+            return {"number": row["number"], "result": pickle.dumps(error)}
+
+    dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(task, concurrency=concurrency)
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    for row in dataset.iter_rows():
+        result = pickle.loads(row["result"])
+        if isinstance(result, RemixError):
+            raise result
+        yield row["number"], result
+
+
+def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = (out / MANIFEST).read_json()
+    cure = "give another --out, or delete this feature set"
+    if manifest["parents"]["shards"] != parents["shards"]:
+        raise MismatchError(f"{out} was decoded from the shards {manifest['parents']['shards'][:12]}, but the ones given are {parents['shards'][:12]}", cure)
+    for name in dict.fromkeys([*manifest["modalities"], *specs]):
+        was, now = manifest["modalities"].get(name, {}).get("spec"), specs.get(name, {}).get("spec")
+        if was != now:
+            raise MismatchError(f"{out} was decoded with modalities.{name} = {was}, but the configuration says {now}", cure)
+    if list(manifest["modalities"]) != list(specs) or manifest["classes"] != list(classes):
+        raise MismatchError(
+            f"{out} has the modalities {list(manifest['modalities'])} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}", cure
+        )
+    return manifest
+
+
+def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequence[str], specs: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
+    """Writes samples.arrow and rejected.arrow from the accounts, shard by shard, and then the manifest."""
+    moments = {name: Moments.of(tuple(spec["shape"])) for name, spec in specs.items()}
+    content = Fingerprinter(samples_schema(list(specs)))
+    numbers = {label: i for i, label in enumerate(classes)}
+    splits, parts, rejected, num_rows = Counter[str](), [], [], 0
+    with (out / "samples.arrow").create() as file, pa.ipc.new_file(file, samples_schema(list(specs))) as writer:
+        for job in jobs:
+            account = job.account.read_json()
+            batch = _samples(account, job.name, num_rows, numbers, list(specs))
+            writer.write_batch(batch)
+            content.update(batch)
+            num_rows += batch.num_rows
+            splits.update(account["samples"]["split"])
+            moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
+            rejected += [{"shard": job.name, **row} for row in account["rejected"]]
+            parts.append({"index": job.index, "shard": job.name, "rows": account["rows"], "files": account["files"], "account": account["members"]})
+    for name, sums in moments.items():
+        if not sums.num_present:
+            raise DataError(f"no sample has the modality {name!r}: its member holds no such stream", f"correct modalities.{name}, or leave it out")
+    if not splits["train"]:
+        raise DataError(f"the split 'train' is empty: all of its samples were rejected ({len(rejected)} in all)", "mend the shards")
+    write_table(out / "rejected.arrow", pa.Table.from_pylist(rejected, REJECTED))
+    modalities = {name: {**spec, **moments[name].summary(), "num_rows": moments[name].num_present} for name, spec in specs.items()}
+    files = [[part["shard"], part["rows"], {name: file["sha256"] for name, file in part["files"].items()}] for part in parts]
+    manifest = {
+        "kind": "features",
+        "version": VERSION,
+        "modalities": modalities,
+        "classes": list(classes),
+        "splits": {split: splits[split] for split in SPLITS},
+        "num_rows": num_rows,
+        "num_rejected": len(rejected),
+        "reasons": dict(Counter(row["reason"] for row in rejected).most_common()),
+        "batch_rows": BATCH_ROWS,
+        "parts": parts,
+        "parents": parents,
+        "fingerprint": fingerprint_of([VERSION, list(modalities.items()), list(classes), files, content.hexdigest({})]),
+    }
+    (out / MANIFEST).write_json(manifest)
+    return manifest
+
+
+def _samples(account: dict[str, Any], shard: str, start: int, numbers: dict[str, int], modalities: Sequence[str]) -> pa.RecordBatch:
+    columns, num = account["samples"], account["rows"]
+    values = {**columns, "row": list(range(start, start + num)), "label": [numbers[label] for label in columns["label"]], "shard": [shard] * num}
+    schema = samples_schema(modalities)
+    return pa.RecordBatch.from_pydict({name: values[name] for name in schema.names}, schema)
+
+
+def _summary(manifest: dict[str, Any], *, num_reused: int, unchanged: bool) -> DecodeSummary:
+    notes = [f"no sample is in the split {split!r}" for split, num in manifest["splits"].items() if not num]
+    if unchanged:
+        notes.append("the feature set was finished before: nothing was decoded")
+    return DecodeSummary(
+        fingerprint=manifest["fingerprint"],
+        num_rows=manifest["num_rows"],
+        num_rejected=manifest["num_rejected"],
+        reasons=manifest["reasons"],
+        splits=manifest["splits"],
+        num_shards=len(manifest["parts"]),
+        num_reused=num_reused,
+        unchanged=unchanged,
+        notes=notes,
+    )

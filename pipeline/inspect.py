@@ -1,0 +1,212 @@
+"""What lies at a path: shards, a feature set, scores, a plan, a run or a store, told as a JSON object."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+from rich.markup import escape
+from rich.tree import Tree
+
+from pipeline.config import DecodeConfig, load
+from pipeline.errors import DataError, MissingError, SampleError
+from pipeline.plan import BatchPlan
+from pipeline.schema import PLAN, check_columns, read_metadata
+from pipeline.shards import Facts, ShardReader, facts_of, find_shards, only_text, open_shard, shard_names
+from pipeline.store import MANIFEST, Place
+from pipeline.tables import FeatureSet, read_table
+
+Found = dict[str, Any]
+KNOWN = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
+
+
+def inspect(path: str | PathLike[str] | Place) -> Found:
+    """Tells what is there, `kind` first, with counts, sizes in bytes, fingerprints and parents (raises MissingError, DataError, StoreError)."""
+    place = Place.at(path)
+    found = _look(place)
+    num_bytes = found.pop("bytes", None)
+    return {"kind": found.pop("kind"), "path": str(place), "bytes": _num_bytes(place) if num_bytes is None else num_bytes, **found}
+
+
+def _look(place: Place) -> Found:
+    kind = place.info().type
+    if kind == pafs.FileType.NotFound:
+        if any(sign in place.name for sign in "*?["):
+            return _shards(find_shards([place]), None)
+        raise MissingError(f"{place} does not exist", KNOWN)
+    if kind == pafs.FileType.File:
+        return _shards([place], place.parent / "decode.yaml") if place.name.endswith(".tar") else _file(place)
+    names = {entry.name for entry in place.list()}
+    if MANIFEST in names:
+        return _features(FeatureSet.open(place))
+    if "run.json" in names:
+        return _run(place)
+    if any(name.endswith(".tar") for name in names):
+        return _shards(find_shards([place]), place / "decode.yaml")
+    if names & {"features", "runs"}:
+        return {"kind": "store", **{part: [entry.name for entry in (place / part).list()] for part in ("features", "runs")}}
+    raise DataError(
+        f"{place} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})", f"{KNOWN}; unfinished work has no manifest yet"
+    )
+
+
+def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
+    suffixes, kept, reasons, parts = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
+    for place, name in zip(shards, shard_names(shards), strict=True):
+        num_bytes = int(place.info().size)
+        with open_shard(place) as file:
+            reader = ShardReader(file, load=only_text, hashed=False)
+            facts, rejected = _facts(reader, place, kept)
+        for fact in facts:
+            splits[fact.split or "none"][fact.label] += 1
+        rejected += [reason for _, reason, _ in reader.rejected()]
+        reasons.update(rejected)
+        parts.append({"shard": name, "bytes": num_bytes, "samples": len(facts), "rejected": len(rejected)})
+    for present, num in kept.items():
+        suffixes.update(dict.fromkeys(present, num))
+    found: Found = {"kind": "shards", "bytes": sum(part["bytes"] for part in parts), "num_samples": kept.total(), "splits": _counts(splits)}
+    found |= {"members": dict(sorted(suffixes.items())), "num_rejected": reasons.total(), "rejected": dict(reasons.most_common()), "shards": parts}
+    if decode and decode.local and decode.exists():
+        specs = load(DecodeConfig, decode.path).modalities
+        missing = {name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member)) for name, spec in specs.items()}
+        found["modalities"] = {name: {"kind": spec.kind, "member": list(spec.member), "missing": missing[name]} for name, spec in specs.items()}
+    return found
+
+
+def _facts(reader: ShardReader, shard: Place, kept: Counter[frozenset[str]]) -> tuple[list[Facts], list[str]]:
+    """What the usable samples say of themselves, and the reasons of those that say too little; `kept` counts the former by their suffixes."""
+    facts, rejected = [], []
+    for sample in reader:
+        try:
+            facts.append(facts_of(sample, shard.path))
+        except SampleError as error:
+            rejected.append(error.reason)
+        else:
+            kept[sample.suffixes] += 1
+    return facts, rejected
+
+
+def _features(features: FeatureSet) -> Found:
+    manifest, samples = features.manifest, features.samples
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
+    for group in samples.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist():
+        splits[group["split"]][features.classes[group["label"]]] += group["count_all"]
+    modalities = {name: {**spec, "missing": features.num_rows - int(features.has[:, k].sum())} for k, (name, spec) in enumerate(manifest["modalities"].items())}
+    return {
+        "kind": "features",
+        "num_rows": features.num_rows,
+        "splits": _counts(splits),
+        "modalities": modalities,
+        "num_rejected": manifest.get("num_rejected", 0),
+        "rejected": manifest.get("reasons", {}),
+        "schema": _schema(samples),
+        "num_parts": len(manifest["parts"]),
+        "fingerprint": features.fingerprint,
+        "parents": manifest.get("parents"),
+    }
+
+
+def _file(place: Place) -> Found:
+    table = read_table(place)
+    try:
+        # A file from anywhere: offsets that point outside it would end the process, not raise.
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{place} is a damaged Arrow file ({error})", "write it again") from error
+    names = set(table.column_names)
+    if set(PLAN.names) <= names:
+        check_columns(table, PLAN, str(place))
+        what = _plan(BatchPlan(table))
+    elif any(name.startswith("kl_") for name in names):
+        what = _scores(table)
+    else:
+        what = {"kind": "table", "num_rows": table.num_rows}
+    return {**read_metadata(table.schema), **what, "schema": _schema(table)}
+
+
+def _plan(plan: BatchPlan) -> Found:
+    steps = plan.table.select(["modality"]).append_column("num_rows", pc.list_value_length(plan.table["rows"]))
+    groups = steps.group_by("modality", use_threads=False).aggregate([("num_rows", "count"), ("num_rows", "sum"), ("num_rows", "min"), ("num_rows", "max")])
+    modalities = {
+        group["modality"]: {
+            "steps": group["num_rows_count"],
+            "rows": group["num_rows_sum"],
+            "smallest_batch": group["num_rows_min"],
+            "largest_batch": group["num_rows_max"],
+        }
+        for group in groups.to_pylist()
+    }
+    return {"kind": "plan", "num_steps": len(plan), "num_rows": sum(part["rows"] for part in modalities.values()), "steps": modalities}
+
+
+def _scores(table: pa.Table) -> Found:
+    abilities = {}
+    for name in table.column_names:
+        if name.startswith("kl_"):
+            bits = table[name].to_numpy()
+            present = bits[np.isfinite(bits)]
+            mean = float(present.mean(dtype=np.float64)) if len(present) else None
+            abilities[name.removeprefix("kl_")] = {"missing": int(np.isnan(bits).sum()), "infinite": int(np.isinf(bits).sum()), "mean_kl": mean}
+    labels = Counter(table["label"].to_pylist()) if "label" in table.column_names else Counter[int]()
+    return {"kind": "scores", "num_rows": table.num_rows, "labels": {str(label): num for label, num in sorted(labels.items())}, "abilities": abilities}
+
+
+def _run(place: Place) -> Found:
+    found: Found = {**(place / "run.json").read_json(), "kind": "run"}
+    if (place / "epochs.arrow").exists():
+        epochs = read_table(place / "epochs.arrow")
+        last = [{key: _finite(value) for key, value in row.items()} for row in epochs.slice(max(0, epochs.num_rows - 1)).to_pylist()]
+        found["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
+    for part in ("scores", "plans", "checkpoints"):
+        found[part] = {entry.name: int(entry.info().size or 0) for entry in (place / part).list()}
+    found["num_step_files"] = len((place / "steps").list())
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _schema(table: pa.Table) -> dict[str, str]:
+    return {field.name: str(field.type) for field in table.schema}
+
+
+def _counts(splits: Mapping[str, Counter[str]]) -> Found:
+    return {split: {"samples": labels.total(), "labels": dict(sorted(labels.items()))} for split, labels in sorted(splits.items())}
+
+
+def _num_bytes(place: Place) -> int:
+    if place.info().type == pafs.FileType.File:
+        return int(place.info().size)
+    return sum(int(entry.size or 0) for entry in place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True)))
+
+
+def render(found: Mapping[str, Any]) -> Tree:
+    """The object as a tree for a terminal; an object of plain values is one line."""
+    tree = Tree(f"[bold]{found['kind']}[/bold] {escape(found['path'])}")
+    _grow(tree, {key: value for key, value in found.items() if key not in ("kind", "path")})
+    return tree
+
+
+def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        title = f"[cyan]{escape(key)}[/cyan]"
+        if isinstance(value, Mapping) and any(isinstance(inner, Mapping | list) for inner in value.values()):
+            _grow(tree.add(title), value)
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            branch = tree.add(title)
+            for inner in value:
+                branch.add(_line(inner))
+        else:
+            tree.add(f"{title}  {_line(value)}")
+
+
+def _line(value: Any) -> str:
+    return escape(", ".join(f"{name} {inner}" for name, inner in value.items()) if isinstance(value, Mapping) else str(value))

@@ -1,0 +1,165 @@
+"""A scores table, checked once: which rows are eligible and how able the model is on each modality of each."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import DataError, MismatchError
+from pipeline.schema import check_parent, read_metadata, scores_schema
+from pipeline.store import Place
+from pipeline.tables import read_table
+
+Array = npt.NDArray[Any]
+BLOCK_ROWS = 2**20
+
+
+def column(table: pa.Table, name: str) -> Array:
+    """A column as an array, without a copy where it lies in one piece."""
+    chunks = table.column(name)
+    values: Array = chunks.chunk(0).to_numpy(zero_copy_only=False) if chunks.num_chunks == 1 else chunks.to_numpy()
+    return values
+
+
+class Scores:
+    """A scores table in ascending order of rows; a file from elsewhere needs only row, sample_id, label and a kl_ column per modality."""
+
+    def __init__(self, table: pa.Table, what: str = "scores", features_fingerprint: str | None = None) -> None:
+        self.what = what
+        self.metadata = read_metadata(table.schema)
+        self.modalities = _modalities(table, self.metadata, what)
+        if features_fingerprint is not None:
+            check_parent(what, self.features_fingerprint, "features", features_fingerprint)
+        self.table = _in_order(_with_types(table, self.modalities, what))
+        if not self.table.num_rows:
+            raise DataError(f"{what}: there is no row", "score a split that has samples")
+        for start in range(0, len(self), BLOCK_ROWS):
+            # one row of overlap, so that a duplicate across the seam is seen
+            self._check(self.table.slice(max(start - 1, 0), BLOCK_ROWS + 1))
+
+    @classmethod
+    def open(cls, place: Place, features_fingerprint: str | None = None) -> "Scores":
+        """Memory-maps and checks a scores file (raises MissingError, DataError, MismatchError where it was made from other features)."""
+        return cls(read_table(place), str(place), features_fingerprint)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The hash of the scores, where the file says it."""
+        return self.metadata.get("fingerprint")
+
+    @property
+    def features_fingerprint(self) -> str | None:
+        """The hash of the features that were scored, where the file says it."""
+        return (self.metadata.get("parents") or {}).get("features")
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, where the file says it."""
+        return self.metadata.get("num_classes")
+
+    @cached_property
+    def rows(self) -> Array:
+        """(N,) int64, ascending"""
+        return column(self.table, "row")
+
+    @cached_property
+    def labels(self) -> Array:
+        """(N,) int32"""
+        return column(self.table, "label")
+
+    def kl(self, modality: str) -> Array:
+        """(N,) float32: abilities in bits, NaN where the sample lacks the modality."""
+        return column(self.table, f"kl_{modality}")
+
+    def blocks(self, num_rows: int = BLOCK_ROWS) -> Iterator[pa.Table]:
+        """The table in slices of at most so many rows."""
+        for start in range(0, len(self), num_rows):
+            yield self.table.slice(start, num_rows)
+
+    def check_has(self, has: npt.NDArray[np.bool_]) -> None:
+        """Compares with (number of feature rows, K) `has`, in the order of `modalities`: scored is what the sample has (raises MismatchError)."""
+        if len(has) <= self.rows[-1] or self.rows[0] < 0:
+            raise MismatchError(f"{self.what}: row {self.rows[-1]} is not among the {len(has)} rows of the features", "give the scores of these features")
+        for k, name in enumerate(self.modalities):
+            wrong = np.flatnonzero(has[self.rows, k] == np.isnan(self.kl(name)))
+            if len(wrong):
+                row, missing = self.rows[wrong[0]], bool(np.isnan(self.kl(name)[wrong[0]]))
+                raise MismatchError(
+                    f"{self.what}: row {row}: kl_{name} is {'NaN but the sample has' if missing else 'a number but the sample lacks'} {name!r}",
+                    "score these features again",
+                )
+
+    def _check(self, block: pa.Table) -> None:
+        rows, kl = column(block, "row"), [column(block, f"kl_{name}") for name in self.modalities]
+        if rows[0] < 0:
+            raise DataError(f"{self.what}: row {rows[0]} is negative", "give the index of a row of the features")
+        repeated = np.flatnonzero(rows[1:] == rows[:-1])
+        if len(repeated):
+            raise DataError(f"{self.what}: row {rows[repeated[0]]} occurs more than once", "keep one score a row")
+        for name, values in zip(self.modalities, kl, strict=True):
+            infinite = np.flatnonzero(np.isinf(values))
+            if len(infinite):
+                raise DataError(
+                    f"{self.what}: row {rows[infinite[0]]}: kl_{name} is {values[infinite[0]]}", "score that sample again; NaN stands for a missing modality"
+                )
+        empty = np.flatnonzero(np.logical_and.reduce([np.isnan(values) for values in kl]))
+        if len(empty):
+            raise DataError(
+                f"{self.what}: row {rows[empty[0]]} has no modality: {', '.join('kl_' + n for n in self.modalities)} are all NaN", "leave that row out"
+            )
+
+
+def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[str]:
+    found = [name.removeprefix("kl_") for name in table.column_names if name.startswith("kl_")]
+    named = metadata.get("modalities", found)
+    for name in named:
+        if name not in found:
+            raise DataError(
+                f"{what}: column 'kl_{name}' of modality {name!r} is missing (found {', '.join(table.column_names)})", "write the file again with that column"
+            )
+    if named != found:
+        raise DataError(
+            f"{what}: metadata names the modalities {named}, but the kl_ columns are of {found}", "write the file again with the columns in that order"
+        )
+    if len(found) < 2:
+        raise DataError(
+            f"{what}: there are kl_ columns of {len(found)} modalities (found {', '.join(table.column_names)})", "give one kl_ column for each of two or more"
+        )
+    return found
+
+
+def _with_types(table: pa.Table, modalities: list[str], what: str) -> pa.Table:
+    """The table with the types of the schema; columns that it may lack are p_label_ and predicted_."""
+    required = {"row", "sample_id", "label", *(f"kl_{name}" for name in modalities)}
+    for field in scores_schema(modalities):
+        if field.name not in table.column_names:
+            if field.name in required:
+                raise DataError(f"{what}: column {field.name!r} is missing (found {', '.join(table.column_names)})", "write the file again with that column")
+            continue
+        index, values = table.column_names.index(field.name), table[field.name]
+        if values.type != field.type:
+            try:
+                table = table.set_column(index, field, values.cast(field.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise DataError(f"{what}: column {field.name!r} is {values.type}, not {field.type} ({error})", "write the file again with that type") from error
+        if field.name in ("row", "label") and values.null_count:
+            raise DataError(f"{what}: column {field.name!r} has {values.null_count} nulls", "give every row its number and its label")
+    return table
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """The table by ascending row; one that is in another order is sorted in memory."""
+    last = -1
+    for start in range(0, table.num_rows, BLOCK_ROWS):
+        rows = column(table.slice(start, BLOCK_ROWS), "row")
+        if rows[0] < last or (rows[1:] < rows[:-1]).any():
+            return table.take(pc.sort_indices(table["row"]))
+        last = rows[-1]
+    return table

@@ -1,0 +1,176 @@
+"""What a plan does, in numbers that survive JSON: balance, batch sizes, transitions, churn, difficulty, and how much it makes a reader read."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.difficulty import difficulty
+from pipeline.plan import BatchPlan
+from pipeline.schema import ALL
+from pipeline.scores import Scores
+from pipeline.tables import BATCH_ROWS
+
+Array = npt.NDArray[Any]
+Json = dict[str, Any]
+NUM_BINS = 20
+UNPLANNED = -1
+
+
+def plan_statistics(
+    plan: BatchPlan, *, labels: Array | None = None, scores: Scores | None = None, previous: BatchPlan | None = None, batch_rows: int = BATCH_ROWS
+) -> Json:
+    """A plan's statistics; needs one byte a feature row.
+
+    `labels` are those of all feature rows (by default the scores'); `batch_rows` is the size of the features' record batches.
+    `churn` is the share of the rows in both plans whose modality differs; null where there is no previous plan or one of the two is joint.
+    `read_amplification` is the rows of all record batches that each step touches, over the rows that it uses: 1 at best, `batch_rows` at worst.
+    """
+    names = _names(plan)
+    owners = _owners(plan, names)
+    statistics: Json = {"num_steps": len(plan), **_steps(plan, names, batch_rows), "churn": _churn(owners, names, previous), "histograms": None}
+    if scores is not None:
+        statistics["histograms"] = score_histograms(scores, plan.metadata.get("num_classes"), owners=_at(owners, scores.rows), names=names)
+        if labels is None:
+            counts = _class_counts(_at(owners, scores.rows), scores.labels, len(names))
+    if labels is not None:
+        counts = _class_counts(_at(owners, np.arange(len(labels))), labels, len(names))
+    known = labels is not None or scores is not None
+    for k, name in enumerate(names):
+        statistics["modalities"][name]["class_counts"] = counts[k].tolist() if known else None
+    return statistics
+
+
+def score_histograms(
+    scores: Scores, num_classes: int | None = None, *, num_bins: int = NUM_BINS, owners: npt.NDArray[np.int8] | None = None, names: list[str] | None = None
+) -> Json:
+    """Per modality, how many samples lie in each bin of KL (bits) and of difficulty; with `owners` (N,), indices into `names`, also how many of its own.
+
+    Difficulty is null where the number of classes is unknown.
+    """
+    num_classes = num_classes or scores.num_classes
+    top = max(float(np.nanmax(scores.kl(name), initial=0.0)) for name in scores.modalities)
+    top = max(top, float(np.log2(num_classes)) if num_classes else 0.0) or 1.0
+    found: Json = {}
+    for name in scores.modalities:
+        kl = scores.kl(name)
+        own = owners == names.index(name) if owners is not None and names is not None and name in names else None
+        found[name] = {
+            "num_missing": int(np.isnan(kl).sum()),
+            "kl": _histogram(kl, own, num_bins, (min(0.0, float(np.nanmin(kl, initial=0.0))), top)),
+            "difficulty": _histogram(difficulty(kl, num_classes), own, num_bins, (0.0, 1.0)) if num_classes and num_classes > 1 else None,
+        }
+    return found
+
+
+def _histogram(values: Array, own: npt.NDArray[np.bool_] | None, num_bins: int, between: tuple[float, float]) -> Json:
+    edges = np.linspace(*between, num_bins + 1)
+    present = ~np.isnan(values)
+    counts = np.histogram(values[present], edges)[0]
+    assigned = None if own is None else np.histogram(values[present & own], edges)[0].tolist()
+    mean = float(values[present].mean(dtype=np.float64)) if present.any() else None
+    return {"edges": edges.tolist(), "counts": counts.tolist(), "assigned": assigned, "mean": mean}
+
+
+def _names(plan: BatchPlan) -> list[str]:
+    """The modalities that the plan may train: those of its metadata, then others that its steps name."""
+    used = pc.unique(plan.table["modality"]).to_pylist()
+    named = [] if used == [ALL] else list(plan.metadata.get("modalities", []))
+    return named + [name for name in used if name not in named]
+
+
+def _parts(plan: BatchPlan, names: list[str]) -> Iterator[tuple[Array, Array, Array]]:
+    """Per record batch: the modality index and the number of rows of each step, and the rows of all of them."""
+    for batch in plan.table.to_batches():
+        rows = batch.column("rows")
+        yield pc.index_in(batch.column("modality"), pa.array(names)).to_numpy(), np.diff(rows.offsets.to_numpy()), rows.flatten().to_numpy()
+
+
+def _owners(plan: BatchPlan, names: list[str]) -> npt.NDArray[np.int8]:
+    """(largest row + 1,) int8: the index of each row's modality, UNPLANNED where it has none."""
+    last = max((int(rows.max(initial=-1)) for _, _, rows in _parts(plan, names)), default=-1)
+    owners = np.full(last + 1, UNPLANNED, np.int8)
+    for modality, sizes, rows in _parts(plan, names):
+        owners[rows] = np.repeat(modality, sizes)
+    return owners
+
+
+def _steps(plan: BatchPlan, names: list[str], batch_rows: int) -> Json:
+    num = len(names)
+    num_steps, num_rows, num_touched = np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, np.int64)
+    transitions, sizes_seen, last = np.zeros((num, num), np.int64), Counter[int](), np.empty(0, np.int64)
+    for modality, sizes, rows in _parts(plan, names):
+        num_steps += np.bincount(modality, minlength=num)
+        np.add.at(num_rows, modality, sizes)
+        np.add.at(num_touched, modality, _touched(sizes, rows, batch_rows))
+        sizes_seen.update(dict(zip(*(a.tolist() for a in np.unique(sizes, return_counts=True)), strict=True)))
+        walk = np.concatenate([last, modality])
+        np.add.at(transitions, (walk[:-1], walk[1:]), 1)
+        last = modality[-1:]
+    total = int(num_rows.sum())
+    return {
+        "num_rows": total,
+        "modalities": {
+            name: {
+                "num_steps": int(num_steps[k]),
+                "num_rows": int(num_rows[k]),
+                "share": _ratio(num_rows[k], total),
+                "read_amplification": _ratio(num_touched[k] * batch_rows, num_rows[k]),
+            }
+            for k, name in enumerate(names)
+        },
+        "batch_sizes": {
+            "min": min(sizes_seen, default=None),
+            "max": max(sizes_seen, default=None),
+            "mean": _ratio(total, len(plan)),
+            "counts": {str(size): count for size, count in sorted(sizes_seen.items())},
+        },
+        "transitions": {a: {b: int(transitions[i, j]) for j, b in enumerate(names)} for i, a in enumerate(names)},
+        "num_switches": int(transitions.sum() - np.trace(transitions)),
+        "batch_rows": batch_rows,
+        "read_amplification": _ratio(num_touched.sum() * batch_rows, total),
+    }
+
+
+def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
+    """Per step, the number of record batches that hold a row of it."""
+    batches = rows // batch_rows
+    span = int(batches.max(initial=0)) + 1
+    keys = np.repeat(np.arange(len(sizes)) * span, sizes) + batches
+    keys.sort()
+    distinct = keys[np.diff(keys, prepend=-1) > 0]
+    return np.bincount(distinct // span, minlength=len(sizes))
+
+
+def _churn(owners: npt.NDArray[np.int8], names: list[str], previous: BatchPlan | None) -> float | None:
+    if previous is None or ALL in names:
+        return None
+    before_names = _names(previous)
+    if ALL in before_names:
+        return None
+    before = _owners(previous, before_names)
+    to_now = np.array([names.index(name) if name in names else len(names) for name in before_names], np.int8)
+    num = min(len(before), len(owners))
+    both = (before[:num] != UNPLANNED) & (owners[:num] != UNPLANNED)
+    return _ratio(int((to_now[before[:num]] != owners[:num])[both].sum()), int(both.sum()))
+
+
+def _class_counts(owners: npt.NDArray[np.int8], labels: Array, num: int) -> Array:
+    planned = owners != UNPLANNED
+    num_classes = int(labels.max(initial=0)) + 1
+    return np.bincount(owners[planned].astype(np.int64) * num_classes + labels[planned], minlength=num * num_classes).reshape(num, num_classes)
+
+
+def _at(owners: npt.NDArray[np.int8], rows: Array) -> npt.NDArray[np.int8]:
+    """The owners of these rows; rows past the last planned one have none."""
+    if not len(owners):
+        return np.full(len(rows), UNPLANNED, np.int8)
+    return np.where(rows < len(owners), owners[np.minimum(rows, len(owners) - 1)], np.int8(UNPLANNED))
+
+
+def _ratio(above: Any, below: Any) -> float | None:
+    return float(above / below) if below else None

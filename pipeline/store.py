@@ -1,0 +1,186 @@
+"""Places: files and folders on a local disk or any pyarrow.fs URI, written atomically."""
+
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from pipeline.errors import MissingError, StoreError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder of a file system; `place / "name"` is a place inside it."""
+
+    fs: pafs.FileSystem
+    path: str
+
+    @classmethod
+    def at(cls, uri: "str | os.PathLike[str] | Place") -> "Place":
+        """Opens a local path or a URI such as s3://bucket/prefix (raises StoreError)."""
+        if isinstance(uri, Place):
+            return uri
+        text = os.fspath(uri)
+        if "://" not in text:
+            return cls(pafs.LocalFileSystem(), os.path.abspath(text))
+        try:
+            return cls(*pafs.FileSystem.from_uri(text))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StoreError(f"{text!r} is not a place that can be opened ({error})", "give a local path or a pyarrow.fs URI") from error
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.fs, posixpath.join(self.path, name))
+
+    def __str__(self) -> str:
+        return self.path if self.local else f"{self.fs.type_name}://{self.path}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Place, (self.fs, self.path)
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return posixpath.basename(self.path.rstrip("/"))
+
+    @property
+    def parent(self) -> "Place":
+        """The folder that holds this place."""
+        return Place(self.fs, posixpath.dirname(self.path.rstrip("/")))
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine's disk, None for an object store."""
+        return Path(self.path) if isinstance(self.fs, pafs.LocalFileSystem) else None
+
+    def info(self) -> pafs.FileInfo:
+        """Type, size and modification time (raises StoreError)."""
+        try:
+            return self.fs.get_file_info(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be read ({error})", "check that the store is there and may be read") from error
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.info().type != pafs.FileType.NotFound)
+
+    def list(self) -> list["Place"]:
+        """The visible entries of a folder by name, [] where there is none; names that start with a dot are work in progress."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        try:
+            entries = self.fs.get_file_info(selector)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be listed ({error})", "check that the store is there and may be read") from error
+        return [Place(self.fs, entry.path) for entry in sorted(entries, key=lambda e: e.path) if not entry.base_name.startswith(".")]
+
+    def read_bytes(self) -> bytes:
+        """The whole file (raises MissingError, StoreError)."""
+        try:
+            with self.fs.open_input_file(self.path) as file:
+                return bytes(file.read())
+        except FileNotFoundError as error:
+            raise MissingError(f"{self} does not exist") from error
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be read ({error})", "check that the store is there and may be read") from error
+
+    def read_json(self) -> dict[str, Any]:
+        """The JSON object in the file (raises MissingError, StoreError)."""
+        try:
+            value = json.loads(self.read_bytes())
+        except ValueError as error:
+            raise StoreError(f"{self} is not JSON ({error})", "delete it and run the stage again") from error
+        if not isinstance(value, dict):
+            raise StoreError(f"{self} holds no JSON object", "delete it and run the stage again")
+        return value
+
+    @contextlib.contextmanager
+    def create(self) -> Iterator["HashingFile"]:
+        """A file that appears under its name when the block ends well, and not at all when it does not (raises StoreError)."""
+        temporary = self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp" if self.local else self
+        try:
+            self.fs.create_dir(self.parent.path, recursive=True)
+            file = HashingFile(self.fs.open_output_stream(temporary.path))
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be written ({error})", "choose a place that you may write to") from error
+        try:
+            yield file
+            file.close()
+            if temporary.local:
+                with open(temporary.path, "rb") as written:
+                    os.fsync(written.fileno())
+                os.replace(temporary.path, self.path)
+        except BaseException as error:
+            if temporary.local:
+                with contextlib.suppress(OSError):
+                    file.close()
+                Path(temporary.path).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise StoreError(f"{self} cannot be written ({error})", "free space or choose another place") from error
+            raise
+
+    def write_bytes(self, data: bytes) -> str:
+        """Writes the file atomically and returns its SHA-256."""
+        with self.create() as file:
+            file.write(data)
+        return file.hexdigest()
+
+    def write_json(self, value: Any) -> None:
+        """Writes the value as JSON, atomically, its keys in their order."""
+        self.write_bytes((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def delete(self) -> None:
+        """Removes a file, or a folder with all that is in it; nothing happens where nothing is."""
+        kind = self.info().type
+        if kind == pafs.FileType.Directory:
+            self.fs.delete_dir(self.path)
+        elif kind != pafs.FileType.NotFound:
+            self.fs.delete_file(self.path)
+
+
+class HashingFile:
+    """A writable file that knows the SHA-256 and the number of the bytes that went through it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.num_bytes = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        self.num_bytes += memoryview(data).nbytes
+        self._file.write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            self.closed = True
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()

@@ -1,0 +1,159 @@
+"""Feature tables: parts of fixed-size record batches, written once, memory-mapped, and read by row.
+
+Row i of every modality's parts is the same sample, so a row is found by arithmetic: its part from the manifest's counts,
+its record batch by a division. A sample that lacks a modality has a row of zeros there and `has_<modality>` false.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.errors import DataError, MissingError, StoreError
+from pipeline.schema import samples_schema
+from pipeline.store import MANIFEST, HashingFile, Place
+
+Array = npt.NDArray[Any]
+BATCH_ROWS = 64
+
+
+def part_name(index: int) -> str:
+    """The file name of the part that holds the samples of the shard of this index."""
+    return f"part-{index:05d}.arrow"
+
+
+def read_table(place: Place) -> pa.Table:
+    """An Arrow IPC file as a table, memory-mapped where it is local (raises MissingError, DataError, StoreError)."""
+    return _open_file(place).read_all()
+
+
+def write_table(place: Place, table: pa.Table) -> str:
+    """Writes a table as an Arrow IPC file, atomically, and returns the file's SHA-256."""
+    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.hexdigest()
+
+
+def _open_file(place: Place) -> pa.ipc.RecordBatchFileReader:
+    if not place.exists():
+        raise MissingError(f"{place} does not exist")
+    try:
+        source = pa.memory_map(str(place.local)) if place.local else place.fs.open_input_file(place.path)
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{place} is not an Arrow IPC file ({error})", "give a file that Remix wrote, or write it again") from error
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read ({error})", "check that the store is there and may be read") from error
+
+
+class PartWriter:
+    """Streams rows of one modality into a part: `append` row by row, `close` writes the last, smaller record batch."""
+
+    def __init__(self, file: HashingFile, shape: Sequence[int], dtype: str, batch_rows: int = BATCH_ROWS) -> None:
+        self._type = pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(dtype)), list(shape))
+        self._batch: Array = np.zeros((batch_rows, *shape), dtype)
+        self._filled = 0
+        self._writer = pa.ipc.new_file(file, pa.schema([("feature", self._type)]))
+
+    def append(self, row: Array | None) -> None:
+        """Adds one row; None stands for a sample that lacks the modality."""
+        self._batch[self._filled] = 0 if row is None else row
+        self._filled += 1
+        if self._filled == len(self._batch):
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left and the footer."""
+        if self._filled:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        values = pa.array(self._batch[: self._filled].reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(values, int(np.prod(self._type.shape)))
+        self._writer.write_batch(pa.record_batch({"feature": pa.ExtensionArray.from_storage(self._type, storage)}))
+        self._filled = 0
+
+
+class FeatureSet:
+    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays."""
+
+    def __init__(self, place: Place, manifest: dict[str, Any]) -> None:
+        self.place = place
+        self.manifest = manifest
+        self.modalities: list[str] = list(manifest["modalities"])
+        self.classes: list[str] = manifest["classes"]
+        self.fingerprint: str = manifest["fingerprint"]
+        self.num_rows: int = manifest["num_rows"]
+        self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
+        self._batches: dict[tuple[str, int], list[Array]] = {}
+
+    @classmethod
+    def open(cls, place: Place) -> "FeatureSet":
+        """Opens a folder with a manifest (raises MissingError where there is none)."""
+        if not (place / MANIFEST).exists():
+            raise MissingError(f"{place} holds no finished feature set", f"run `remix decode SHARDS --out {place}` to the end")
+        return cls(place, (place / MANIFEST).read_json())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureSet, (self.place, self.manifest)
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """samples.arrow, one row a sample."""
+        table = read_table(self.place / "samples.arrow")
+        if table.schema.names != samples_schema(self.modalities).names or table.num_rows != self.num_rows:
+            raise DataError(f"{self.place / 'samples.arrow'} does not fit its manifest", "decode again")
+        return table
+
+    @cached_property
+    def labels(self) -> Array:
+        """(N,) int32"""
+        labels: Array = self.samples["label"].to_numpy()
+        return labels
+
+    @cached_property
+    def has(self) -> Array:
+        """(N, K) bool: whether the sample of the row has the modality, in the order of `modalities`."""
+        return np.stack([self.samples[f"has_{name}"].to_numpy() for name in self.modalities], axis=1)
+
+    def rows_of(self, split: str) -> Array:
+        """(n,) int64, ascending: the rows of a split."""
+        return np.flatnonzero(self.samples["split"].to_numpy() == split).astype(np.int64)
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """The shape of one row."""
+        return tuple(self.manifest["modalities"][modality]["shape"])
+
+    def dtype(self, modality: str) -> np.dtype[Any]:
+        """The element type of a row."""
+        dtype: np.dtype[Any] = np.dtype(self.manifest["modalities"][modality]["dtype"])
+        return dtype
+
+    def read(self, modality: str, rows: Array, out: Array | None = None) -> Array:
+        """(B, *shape): the given rows of a modality, in the given order, copied once."""
+        if out is None:
+            out = np.empty((len(rows), *self.shape(modality)), self.dtype(modality))
+        batch_rows = self.manifest["batch_rows"]
+        for i, row in enumerate(rows.tolist()):
+            part = bisect_right(self._ends, row)
+            local = row - (self._ends[part - 1] if part else 0)
+            out[i] = self._part(modality, part)[local // batch_rows][local % batch_rows]
+        return out
+
+    def _part(self, modality: str, part: int) -> list[Array]:
+        key = (modality, part)
+        if key not in self._batches:
+            reader = _open_file(self.place / modality / part_name(self.manifest["parts"][part]["index"]))
+            self._batches[key] = [_rows(reader.get_batch(i)) for i in range(reader.num_record_batches)]
+        return self._batches[key]
+
+
+def _rows(batch: pa.RecordBatch) -> Array:
+    rows: Array = batch.column(0).to_numpy_ndarray()
+    return rows

@@ -1,0 +1,303 @@
+"""The `remix` command: each subcommand calls one function; torch and ray are loaded only by those that need them."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import ConfigError, RemixError
+
+if TYPE_CHECKING:
+    from trainer.config import RunConfig
+    from trainer.run import Run
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data Remixing: shards → features → scores → plans → training."
+)
+sources = typer.Typer(no_args_is_help=True, help="Turn data as people have it on disk into shards.")
+app.add_typer(sources, name="import")
+
+console = Console(stderr=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+Shards = Annotated[list[str], typer.Argument(help="Shards (.tar), folders of shards, or globs.")]
+
+
+def say(result: dict[str, Any], text: str, as_json: bool) -> None:
+    """Ends a command: one line of JSON, or the text."""
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+def show(result: dict[str, Any], as_json: bool, **title: str) -> None:
+    """Ends a command that shows what is in something: one line of JSON, or a tree under its kind and path."""
+    from pipeline.inspect import render
+
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        Console().print(render({**title, **result}))
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Any]:
+    """A progress bar on a terminal: yields update(done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total, **facts: bar.update(task, completed=done, total=total, **facts)
+
+
+def pairs(values: list[str], option: str) -> dict[str, str]:
+    """NAME=VALUE options as a mapping (raises ConfigError)."""
+    found = dict(value.partition("=")[::2] for value in values)
+    if any("=" not in value for value in values) or len(found) < len(values):
+        raise ConfigError(f"{option} {' '.join(values)!r}", f"give each as {option} NAME=VALUE, and each name once")
+    return found
+
+
+@app.command()
+def generate(
+    out: Path,
+    samples: int = 480,
+    classes: int = 6,
+    shards: int = 4,
+    seed: int = 0,
+    modalities: Annotated[str, typer.Option(help="Two or more of audio, video, image, tensor.")] = "audio,video",
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+    json_: Json = False,
+) -> None:
+    """Make real encoded clips (H.264 + AAC in MP4) as WebDataset shards."""
+    from pipeline.sources.generate import generate as run
+
+    with progress("generate") as update:
+        shares = (1 - validation_share - test_share, validation_share, test_share)
+        result = run(out, samples=samples, classes=classes, shards=shards, seed=seed, modalities=tuple(modalities.split(",")), shares=shares, progress=update)
+    say(result, f"{samples} samples of {classes} classes in {shards} shards: {out}", json_)
+
+
+@sources.command("table")
+def import_table(
+    manifest: Path,
+    out: Path,
+    modality: Annotated[list[str], typer.Option(help="NAME=PATH_COLUMN, once per modality.")],
+    label: str = "label",
+    split: str = "split",
+    sample_id: str = "sample_id",
+    where: Annotated[list[str], typer.Option(help="COLUMN=VALUE: keep only such rows.")] = [],  # noqa: B006
+    kind: Annotated[list[str], typer.Option(help="NAME=video|audio|image|tensor where the file's ending does not tell.")] = [],  # noqa: B006
+    root: Annotated[Path | None, typer.Option(help="Where the paths start; by default the manifest's folder.")] = None,
+    split_by: Annotated[str | None, typer.Option(help="No value of this column is in both train and validation.")] = None,
+    validation_share: float = 0.0,
+    shards: Annotated[int | None, typer.Option(help="Number of shards; by default about 256 samples each.")] = None,
+    seed: int = 0,
+    json_: Json = False,
+) -> None:
+    """Turn a CSV with sample_id, split, label and a path column per modality into shards."""
+    from pipeline.sources.table import import_table as run
+
+    with progress("import") as update:
+        result = run(
+            manifest,
+            out,
+            modalities=pairs(modality, "--modality"),
+            label=label,
+            split=split,
+            sample_id=sample_id,
+            where=pairs(where, "--where"),
+            kinds=pairs(kind, "--kind"),
+            root=root,
+            split_by=split_by,
+            validation_share=validation_share,
+            num_shards=shards,
+            seed=seed,
+            progress=update,
+        )
+    say(result, f"{result['samples']} samples: {out}", json_)
+
+
+@app.command()
+def decode(
+    shards: Shards,
+    out: Annotated[str, typer.Option(help="STORE/features/NAME")],
+    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML; by default decode.yaml beside the shards, else inferred.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
+    json_: Json = False,
+) -> None:
+    """Decode shards into per-modality feature tables (Ray Data)."""
+    from pipeline.config import DecodeConfig, load
+    from pipeline.shards import find_shards
+    from pipeline.store import Place
+
+    found = find_shards(shards)
+    given = load(DecodeConfig, config) if config else None
+    from pipeline.decode import Progress
+    from pipeline.decode import decode as run
+    from pipeline.preflight import infer_config
+
+    with progress("scan") as update:
+
+        def tell(at: Progress) -> None:
+            update(at.num_done, at.num_shards, description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards")
+
+        result = run(found, Place.at(out), given or infer_config(found), address=address, progress=tell)
+    reasons = ", ".join(f"{reason} {num}" for reason, num in result.reasons.items())
+    kept = "was there already" if result.unchanged else f"{result.num_reused} of {result.num_shards} shards were decoded before"
+    line = f"{result.num_rows} rows, {result.num_rejected} rejected{f' ({reasons})' if reasons else ''}: {out} ({kept}; fingerprint {result.fingerprint[:12]})"
+    say(asdict(result), "\n".join([*result.notes, line]), json_)
+
+
+@app.command()
+def inspect(path: str, json_: Json = False) -> None:
+    """Show what is in a shard, a feature set, a scores or plan file, or a run."""
+    from pipeline.inspect import inspect as run
+
+    show(run(path), json_)
+
+
+@app.command()
+def score(
+    features: str,
+    checkpoint: Annotated[str, typer.Option()],
+    out: Annotated[str, typer.Option()],
+    split: str = "train",
+    workers: int = 1,
+    batch: int = 256,
+    json_: Json = False,
+) -> None:
+    """Score the difficulty of every sample with a checkpoint (Ray Data)."""
+    from pipeline.store import Place
+    from pipeline.tables import FeatureSet, write_table
+
+    feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
+    from pipeline.score import score as run
+    from trainer.offline import make_predict
+
+    make = make_predict(place, feature_set)
+    with progress("score") as update:
+        table = run(feature_set, split, make, batch_size=batch, workers=workers, progress=update)
+    write_table(Place.at(out), table)
+    say({"rows": table.num_rows, "out": out}, f"{table.num_rows} rows: {out}", json_)
+
+
+@app.command()
+def plan(
+    scores: str,
+    out: Annotated[str, typer.Option()],
+    batch_size: int = 64,
+    seed: int = 0,
+    epoch: int = 0,
+    order: str = "sequential",
+    policy: str = "kl",
+    shares: Annotated[str, typer.Option(help="natural, equal, or NAME=SHARE,NAME=SHARE")] = "natural",
+    min_share: float = 0.0,
+    stratify: bool = False,
+    locality: int | None = None,
+    json_: Json = False,
+) -> None:
+    """Make a plan of modality-pure batches from a scores file."""
+    from pipeline.config import PlanConfig, parse
+    from pipeline.plan import remix_plan, write_plan
+    from pipeline.scores import Scores
+    from pipeline.store import Place
+
+    wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
+    given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share, "stratify": stratify, "locality": locality}
+    config = parse(PlanConfig, given, "remix plan")
+    made = remix_plan(Scores.open(Place.at(scores)), config, batch_size=batch_size, seed=seed, epoch=epoch)
+    write_plan(Place.at(out), made)
+    say({"steps": len(made), "fingerprint": made.fingerprint, "out": out}, f"{len(made)} steps: {out} (fingerprint {made.fingerprint[:12]})", json_)
+
+
+@app.command()
+def stats(plan: str, scores: Annotated[str | None, typer.Option(help="The scores that the plan was made from.")] = None, json_: Json = False) -> None:
+    """Show the statistics of a plan."""
+    from pipeline.plan import BatchPlan
+    from pipeline.scores import Scores
+    from pipeline.stats import plan_statistics
+    from pipeline.store import Place
+
+    statistics = plan_statistics(BatchPlan.open(Place.at(plan)), scores=Scores.open(Place.at(scores)) if scores else None)
+    show(statistics, json_, kind="statistics of", path=plan)
+
+
+@app.command()
+def train(config: Path, resume: Annotated[bool, typer.Option("--resume", help="Continue a run that exists.")] = False, json_: Json = False) -> None:
+    """Train one run from a YAML file."""
+    from trainer.config import load_run
+
+    run = train_run(load_run(config), resume)
+    result = run.facts["result"]
+    say({"run": run.place.name, **result}, f"{run.place}: best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}", json_)
+
+
+@app.command()
+def compare(
+    config: Path,
+    methods: str = "joint,random,remix",
+    seeds: Annotated[int, typer.Option(help="How many seeds, counted from the config's own.")] = 5,
+    json_: Json = False,
+) -> None:
+    """Train several methods over several seeds, the same everything but the plans; runs that are there are taken up."""
+    from trainer.compare import compare as run
+    from trainer.compare import markdown
+    from trainer.config import load_run
+
+    base = load_run(config)
+    result = run(base, methods.split(","), range(base.seed, base.seed + seeds), lambda each: train_run(each, resume=True))
+    say(result, f"{markdown(result)}\n{result['place']}", json_)
+
+
+def train_run(config: "RunConfig", resume: bool) -> "Run":
+    """Brings a run to its end, in this process or on Ray, with a progress bar."""
+    from trainer.launch import launch
+
+    with progress(config.name) as update:
+
+        def show(event: dict[str, Any]) -> None:
+            if event["event"] == "epoch":
+                update(event["epoch"] + 1, event["num_epochs"])
+
+        return launch(config, resume=resume, progress=show)
+
+
+@app.command()
+def demo(store: Path = Path("store"), seeds: int = 1, json_: Json = False) -> None:
+    """Generate clips, decode them, train joint, random and remix on a small budget, and compare."""
+    from pipeline.config import parse
+    from trainer.config import RunConfig
+
+    shards, features = store / "shards" / "demo", store / "features" / "demo"
+    if not shards.exists():
+        generate(shards)
+    decode([str(shards)], str(features))
+    from trainer.compare import compare as run
+    from trainer.compare import markdown
+
+    config = parse(RunConfig, {"name": "demo", "features": "demo", "store": str(store), "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}}, "demo")
+    result = run(config, ["joint", "random", "remix"], range(seeds), lambda each: train_run(each, resume=True))
+    say(result, f"{markdown(result)}\nEverything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo", json_)
+
+
+def main() -> None:
+    """Runs the command: exit code 0, 1 the work failed, 2 bad input."""
+    try:
+        app(standalone_mode=True)
+    except RemixError as error:
+        console.print(f"[bold red]remix:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The command line: quick where nothing heavy is needed, exit codes, JSON, and what bad input gets."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+import remix
+from pipeline.schema import scores_schema
+from pipeline.store import Place
+from pipeline.tables import read_table, write_table
+from tests.support import make_features, run_config
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `remix ...` in this process and returns exit code, output and errors."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            remix.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, " ".join(err.split())
+
+    return run
+
+
+def random_scores(num_rows: int = 100, modalities: tuple[str, ...] = ("x", "y", "z")) -> pa.Table:
+    rng = np.random.default_rng(0)
+    columns: dict[str, object] = {"row": np.arange(num_rows), "sample_id": [f"s{i}" for i in range(num_rows)], "label": np.arange(num_rows, dtype=np.int32) % 5}
+    for name in modalities:
+        columns |= {
+            f"kl_{name}": rng.random(num_rows, np.float32),
+            f"p_label_{name}": rng.random(num_rows, np.float32),
+            f"predicted_{name}": np.zeros(num_rows, np.int32),
+        }
+    return pa.table(columns, schema=scores_schema(modalities))
+
+
+@pytest.mark.parametrize("args", [["--help"], ["stats", "PLAN"], ["inspect", "PLAN"], ["plan", "SCORES", "--out", "OUT"]])
+def test_light_commands_load_neither_torch_nor_ray(tmp_path: Path, command: Command, args: list[str]) -> None:
+    write_table(Place.at(tmp_path / "SCORES"), random_scores())
+    assert command("plan", tmp_path / "SCORES", "--out", tmp_path / "PLAN")[0] == 0
+    paths = [str(tmp_path / arg) if arg.isupper() else arg for arg in args]
+    script = (
+        f"import sys; sys.argv = {['remix', *paths]!r}\nimport remix\ntry: remix.main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "loaded = {'torch', 'ray', 'torchaudio', 'av', 'scipy'} & set(sys.modules); assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_plan_and_stats_work_on_files_alone(tmp_path: Path, command: Command) -> None:
+    write_table(Place.at(tmp_path / "s.arrow"), random_scores())
+    code, out, _ = command(
+        "plan", tmp_path / "s.arrow", "--out", tmp_path / "p.arrow", "--batch-size", 16, "--seed", 3, "--order", "interleaved", "--shares", "equal", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["steps"] == read_table(Place.at(tmp_path / "p.arrow")).num_rows
+    code, out, _ = command("stats", tmp_path / "p.arrow", "--scores", tmp_path / "s.arrow", "--json")
+    assert code == 0
+    statistics = json.loads(out)
+    assert sum(each["num_rows"] for each in statistics["modalities"].values()) == 100
+
+
+def bad_scores(tmp_path: Path, table: pa.Table) -> Path:
+    write_table(Place.at(tmp_path / "s.arrow"), table)
+    return tmp_path / "s.arrow"
+
+
+def infinite(table: pa.Table) -> pa.Table:
+    values = table["kl_x"].to_numpy().copy()
+    values[7] = np.inf
+    return table.set_column(table.column_names.index("kl_x"), "kl_x", pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (infinite, "row 7: kl_x is inf"),
+        (lambda table: table.drop_columns(["label"]), "column 'label' is missing"),
+        (lambda table: table.drop_columns(["kl_x", "kl_y", "kl_z"]), "kl_"),
+        (lambda table: pa.concat_tables([table, table.slice(3, 1)]), "row 3 occurs more than once"),
+    ],
+)
+def test_bad_scores_are_named(tmp_path: Path, command: Command, change: Callable[[pa.Table], pa.Table], message: str) -> None:
+    code, _, err = command("plan", bad_scores(tmp_path, change(random_scores())), "--out", tmp_path / "p.arrow")
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "p.arrow").exists()
+
+
+def config_file(tmp_path: Path, **changes: object) -> Path:
+    make_features(tmp_path / "features" / "made")
+    value = run_config(tmp_path).model_dump(mode="json", include={"name", "features", "store", "train"}) | changes
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(value))
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trian": {}}, "field 'trian' (value {}) is unknown; did you mean 'train'?"),
+        ({"train": {"batchsize": 3}}, "field 'train.batchsize' (value 3) is unknown; did you mean 'batch_size'?"),
+        ({"train": {"epochs": 0}}, "field 'train.epochs' has the value 0: Input should be greater than or equal to 1"),
+        ({"name": "../up"}, "field 'name' has the value '../up'"),
+        ({"features": "other"}, "holds no finished feature set; run `remix decode"),
+        ({"train": {"batch_size": 1}, "resources": {"workers": 2}}, "batch_size 1 is smaller than the world size 2; set train.batch_size to 2 or more"),
+        ({"store": "/proc/nowhere"}, "/proc/nowhere"),
+    ],
+)
+def test_bad_configs_are_named_before_anything_is_written(tmp_path: Path, command: Command, changes: dict[str, object], message: str) -> None:
+    code, _, err = command("train", config_file(tmp_path, **changes))
+    assert (code, message in err) == (2, True), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_name_that_exists_needs_resume(tmp_path: Path, command: Command) -> None:
+    path = config_file(tmp_path, train={"epochs": 1, "warmup_epochs": 1})
+    assert command("train", path)[0] == 0
+    code, _, err = command("train", path)
+    assert (code, "run 'run' exists" in err, "--resume or choose another name" in err) == (2, True, True)
+    code, out, _ = command("train", path, "--resume", "--json")
+    assert code == 0
+    assert json.loads(out)["run"] == "run"
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, command: Command) -> None:
+    assert command("train", config_file(tmp_path, train={"epochs": 1, "warmup_epochs": 1}))[0] == 0
+    make_features(tmp_path / "features" / "other", {"sound": ((1, 16, 16), "float16"), "sight": ((1, 3, 16, 16), "uint8")})
+    checkpoint = tmp_path / "runs" / "run" / "checkpoints" / "best.pt"
+    code, _, err = command("score", tmp_path / "features" / "other", "--checkpoint", checkpoint, "--out", tmp_path / "s.arrow")
+    assert (code, "is of another model: its shapes are" in err) == (2, True), err
+    (tmp_path / "noise.pt").write_bytes(b"noise")
+    code, _, err = command("score", tmp_path / "features" / "made", "--checkpoint", tmp_path / "noise.pt", "--out", tmp_path / "s.arrow")
+    assert (code, "noise.pt is not a checkpoint" in err) == (2, True), err
+    assert not (tmp_path / "s.arrow").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_an_empty_split_is_named(tmp_path: Path, command: Command, split: str) -> None:
+    path = config_file(tmp_path)
+    samples = read_table(Place.at(tmp_path / "features" / "made" / "samples.arrow"))
+    other = "test" if split != "test" else "train"
+    splits = [other if value == split else value for value in samples["split"].to_pylist()]
+    write_table(Place.at(tmp_path / "features" / "made" / "samples.arrow"), samples.set_column(3, "split", pa.array(splits)))
+    code, _, err = command("train", path)
+    assert (code, f"split '{split}' of features 'made' is empty" in err) == (2, True), err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,100 @@
+"""Ray Train around the loop: the same batches and, to float tolerance, the same weights; a dead worker is replaced; offline scores are the live ones."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline.plan import BatchPlan
+from pipeline.schema import fingerprint
+from pipeline.score import score
+from pipeline.scoring import score_rows
+from pipeline.tables import FeatureSet, read_table
+from tests.support import check_coverage, make_features, run_config, weights
+from trainer.launch import launch
+from trainer.offline import make_predict
+from trainer.run import Run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    make_features(store / "features" / "made", missing=0.2, num_rows=150)
+    return store
+
+
+@pytest.fixture(scope="module")
+def one(store: Path) -> Run:
+    return launch(run_config(store, name="one", optimizer={"kind": "sgd", "lr": 0.01}))
+
+
+@pytest.fixture(scope="module")
+def two(store: Path, ray_cluster: None) -> Run:
+    return launch(run_config(store, name="two", optimizer={"kind": "sgd", "lr": 0.01}, resources={"workers": 2}))
+
+
+def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
+    check_coverage(two, 4)
+    for epoch in (0, 1):
+        assert two.plan(epoch).read_bytes() == one.plan(epoch).read_bytes()
+    assert set(two.steps(0)["world_size"].to_pylist()) == {2}
+    losses = [run.steps(epoch)["loss"].to_numpy() for run in (one, two) for epoch in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(losses[:2]), np.concatenate(losses[2:]), rtol=1e-4)
+    for epoch in (2, 3):
+        kl = [read_table(run.scores(epoch))["kl_sound"].to_numpy() for run in (one, two)]
+        np.testing.assert_allclose(kl[0], kl[1], rtol=1e-3, atol=1e-4)
+    first, second = weights(one), weights(two)
+    if all(one.plan(epoch).read_bytes() == two.plan(epoch).read_bytes() for epoch in (2, 3)):
+        assert all(torch.allclose(first[key], second[key], rtol=1e-3, atol=1e-5) for key in first)
+
+
+def test_from_one_scores_file_any_world_size_reads_the_same_global_batches(two: Run) -> None:
+    plan = BatchPlan.open(two.plan(3))
+    for step in plan.steps():
+        for world_size in (1, 2, 3):
+            parts = [step.for_rank(rank, world_size) for rank in range(world_size)]
+            assert np.concatenate(parts).tolist() == step.rows.tolist()
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: Path, one: Run, two: Run) -> None:
+    config = run_config(store, name="killed", optimizer={"kind": "sgd", "lr": 0.01}, resources={"workers": 2, "checkpoint_every": 2})
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        seen = config.run_place.local / "checkpoints" / "last.pt"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if seen.exists():
+                for process in psutil.Process(os.getpid()).children(recursive=True):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        process.send_signal(signal.SIGKILL)
+                        killed.append(process.pid)
+                        break
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    run = launch(config)
+    thread.join()
+    assert killed, "no worker was found to kill"
+    check_coverage(run, 4)
+    first, second = weights(two), weights(run)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(store: Path, one: Run, ray_cluster: None) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    make = make_predict(one.checkpoint("last"), features)
+    tables = [score(features, "train", make, batch_size=32, workers=workers) for workers in (1, 2)]
+    assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
+    assert fingerprint(tables[0], {}) == fingerprint(tables[1], {})
+    rows = tables[0]["row"].to_numpy()[:32]
+    assert fingerprint(score_rows(features, rows, make(features)(rows)), {}) == fingerprint(tables[0].slice(0, 32), {})
+    assert tables[0]["row"].to_pylist() == features.rows_of("train").tolist()
+    assert np.isnan(tables[0]["kl_sight"].to_numpy()).tolist() == (~features.has[features.rows_of("train"), 1]).tolist()

@@ -1,0 +1,412 @@
+"""Tables with files -> shards: every row with its files, splits carved rightly, and everything wrong named before anything is written."""
+
+import csv
+import io
+import json
+import wave
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec, load
+from pipeline.errors import DataError, InputError, MissingError
+from pipeline.shards import Sample, ShardReader, find_shards, open_shard
+from pipeline.sources import encoding
+from pipeline.sources.splitting import carve, carve_groups
+from pipeline.sources.table import import_table
+
+Row = dict[str, str]
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+CLIP = encoding.mp4(np.zeros((3, 32, 48, 3), np.uint8), 10, np.zeros(8000, np.float32), 16_000)
+
+
+def wav(seconds: float, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(bytes(2 * int(seconds * rate)))
+    return file.getvalue()
+
+
+def picture(mode: str, width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder: Path, rows: Sequence[Row], files: Mapping[str, bytes]) -> Path:
+    """A manifest with its files beside it."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
+    """A manifest of sounds and grey pictures; `changes` gives columns by the number of the row."""
+    columns: dict[str, Callable[[int], str]] = {
+        "sample_id": lambda i: f"s{i:03d}",
+        "split": lambda i: "test" if i % 4 == 3 else "train",
+        "label": lambda i: "cat" if i % 2 else "dog",
+        "speaker": lambda i: f"p{i % 5}",
+        "sound": lambda i: f"a/{i}.wav",
+        "picture": lambda i: f"b/{i}.PNG",
+    } | changes
+    files = {f"a/{i}.wav": wav(0.5, 22_050) + bytes([i]) for i in range(num)} | {f"b/{i}.PNG": picture("L", 40, 30 + i) for i in range(num)}
+    return write(folder, [{name: value(i) for name, value in columns.items()} for i in range(num)], files)
+
+
+BOTH = {"audio": "sound", "image": "picture"}
+
+
+def read(folder: Path) -> dict[str, tuple[dict[str, str], Sample]]:
+    """Facts and sample by sample_id."""
+    found = {}
+    for place in find_shards([str(folder)]):
+        with open_shard(place) as file:
+            reader = ShardReader(file)
+            for sample in reader:
+                facts = json.loads(sample.members["json"])
+                assert facts["sample_id"] not in found
+                found[facts["sample_id"]] = (facts, sample)
+            assert not reader.losses
+    return found
+
+
+def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> None:
+    manifest = table(tmp_path)
+    seen: list[tuple[int, int]] = []
+    summary = import_table(manifest, tmp_path / "out", modalities=BOTH, num_shards=5, progress=lambda *done: seen.append(done))
+    found = read(tmp_path / "out")
+    assert sorted(found) == [f"s{i:03d}" for i in range(12)]
+    for i in range(12):
+        facts, sample = found[f"s{i:03d}"]
+        assert sample.key == f"s{i:03d}"
+        assert sample.suffixes == {"json", "audio.wav", "image.png"}
+        assert sample.members["audio.wav"] == (tmp_path / f"a/{i}.wav").read_bytes()
+        assert sample.members["image.png"] == (tmp_path / f"b/{i}.PNG").read_bytes()
+        assert (facts["label"], facts["split"]) == ("cat" if i % 2 else "dog", "test" if i % 4 == 3 else "train")
+        assert facts["columns"]["speaker"] == f"p{i % 5}"  # type: ignore[index]
+    assert seen == [(i + 1, 12) for i in range(12)]
+    assert len(summary["shards"]) == 5
+    assert summary["splits"] == {"test": {"samples": 3, "labels": {"cat": 3}}, "train": {"samples": 9, "labels": {"cat": 3, "dog": 6}}}
+
+
+def test_same_bytes_twice_and_another_order_with_another_seed(tmp_path: Path) -> None:
+    manifest = table(tmp_path, num=40)
+    for name, seed in (("1", 0), ("2", 0), ("3", 1)):
+        import_table(manifest, tmp_path / name, modalities=BOTH, num_shards=2, seed=seed)
+    trees = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "123"]
+    assert trees[0] == trees[1]
+    orders = [list(read(tmp_path / name)) for name in "123"]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) != orders[0]
+
+
+def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
+    files = {
+        f"{i}.{end}": data
+        for i in range(4)
+        for end, data in (("wav", wav(0.5 + 0.1 * i, 8000)), ("mp4", CLIP), ("npy", encoding.npy(np.zeros((3, 5), np.float32))))
+    }
+    rows = [{"sample_id": str(i), "label": str(i % 2), "split": "train", **{end: f"{i}.{end}" for end in ("wav", "mp4", "npy")}} for i in range(4)]
+    manifest = write(tmp_path, rows, files)
+    import_table(manifest, tmp_path / "out", modalities={"speech": "wav", "lips": "mp4", "trace": "npy"})
+    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities == {
+        "speech": AudioSpec(kind="audio", member=("speech.wav",), sample_rate=8000, seconds=0.8),
+        "lips": VideoSpec(kind="video", member=("lips.mp4",), size=32),
+        "trace": TensorSpec(kind="tensor", member=("trace.npy",), shape=(3, 5)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "size", "channels"), [("L", 48, 48, 48, 1), ("RGB", 48, 64, 48, 3), ("L", 400, 300, 112, 1), ("P", 20, 10, 10, 3)]
+)
+def test_pictures_that_are_all_grey_and_small_stay_so(tmp_path: Path, mode: str, width: int, height: int, size: int, channels: int) -> None:
+    rows = [{"sample_id": str(i), "label": str(i % 2), "split": "train", "p": "p.png"} for i in range(4)]
+    import_table(write(tmp_path, rows, {"p.png": picture(mode, width, height)}), tmp_path / "out", modalities={"face": "p"})
+    spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["face"]
+    assert spec == ImageSpec(kind="image", member=("face.png",), size=size, channels=channels)  # type: ignore[arg-type]
+
+
+def clips(folder: Path, columns: Sequence[str], paths: Callable[[int, str], str]) -> Path:
+    rows = [{"sample_id": f"s{i}", "label": str(i % 2), "split": "train", **{name: paths(i, name) for name in columns}} for i in range(4)]
+    files = {path: CLIP + path.encode() for row in rows for name in columns if (path := row[name])}
+    return write(folder, rows, files)
+
+
+def test_a_file_of_two_modalities_is_written_once(tmp_path: Path) -> None:
+    manifest = clips(tmp_path, ("audio_path", "video_path"), lambda i, name: f"{i}.mp4" if i else f"{name}.mp4")
+    import_table(manifest, tmp_path / "out", modalities={"audio": "audio_path", "video": "video_path"})
+    specs = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities
+    assert {name: (spec.kind, spec.member) for name, spec in specs.items()} == {
+        "audio": ("audio", ("audio.mp4", "mp4")),
+        "video": ("video", ("mp4", "video.mp4")),
+    }
+    found = read(tmp_path / "out")
+    assert found["s0"][1].suffixes == {"json", "audio.mp4", "video.mp4"}
+    assert all(found[f"s{i}"][1].suffixes == {"json", "mp4"} for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["speech", "SPEECH"])
+def test_two_names_for_one_file_need_a_kind(tmp_path: Path, name: str) -> None:
+    manifest = clips(tmp_path, ("path",), lambda i, _: f"{i}.mp4")
+    with pytest.raises(InputError, match=rf"modality '{name}' may be video or audio in files of mp4 that another reads too; say which: --kind {name}=video"):
+        import_table(manifest, tmp_path / "out", modalities={name: "path", "video": "path"})
+    import_table(manifest, tmp_path / "out", modalities={name: "path", "video": "path"}, kinds={name: "audio"})
+    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities[name].kind == "audio"
+
+
+@settings(deadline=None, max_examples=30)
+@given(present=st.lists(st.lists(st.sampled_from(["", "x.mp4", "y.mp4", "z.wav"]), min_size=4, max_size=4).filter(any), min_size=2, max_size=6))
+def test_a_modality_finds_its_own_file_and_never_another_ones(tmp_path_factory: pytest.TempPathFactory, present: list[list[str]]) -> None:
+    folder = tmp_path_factory.mktemp("mixed")
+    names = ["a", "b", "c", "d"]
+    rows = [{"sample_id": f"s{i}", "label": str(i % 2), "split": "train", **dict(zip(names, cells, strict=True))} for i, cells in enumerate(present)]
+    files = {"x.mp4": CLIP + b"x", "y.mp4": CLIP + b"y", "z.wav": wav(0.1, 8000)}
+    used = [name for name in names if any(row[name] for row in rows)]
+    import_table(write(folder, rows, files), folder / "out", modalities={name: name for name in used}, kinds=dict.fromkeys(used, "audio"))
+    specs = load(DecodeConfig, folder / "out" / "decode.yaml").modalities
+    found = read(folder / "out")
+    for row in rows:
+        members = found[row["sample_id"]][1].members
+        for name in used:
+            chosen = [members[suffix] for suffix in specs[name].member if suffix in members][:1]
+            assert chosen == ([files[row[name]]] if row[name] else [])
+        assert len(members) - 1 == len({row[name] for name in used} - {""})
+
+
+def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
+    manifest = table(tmp_path, picture=lambda i: "" if i % 3 == 0 else f"b/{i}.PNG")
+    summary = import_table(manifest, tmp_path / "out", modalities=BOTH)
+    assert summary["missing"] == {"audio": 0, "image": 4}
+    assert [("image.png" in sample.suffixes) for _, (_, sample) in sorted(read(tmp_path / "out").items())] == [i % 3 != 0 for i in range(12)]
+
+
+@pytest.mark.parametrize("odd", ["a.b", "a/b", "..", "æ", "with space", "x" * 200, "-x", "000003"])
+def test_ids_that_are_no_keys_are_kept_in_the_json(tmp_path: Path, odd: str) -> None:
+    import_table(table(tmp_path, sample_id=lambda i: odd if i == 5 else f"{i:06d}x"), tmp_path / "out", modalities=BOTH)
+    found = read(tmp_path / "out")
+    assert set(found) == {f"{i:06d}x" for i in range(12) if i != 5} | {odd}
+    keys = {sample.key for _, sample in found.values()}
+    assert keys == (set(found) if odd == "000003" else {f"{line:02d}" for line in range(2, 14)})
+    assert found[odd][1].members["audio.wav"] == (tmp_path / "a/5.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("train", "train"), ("val", "validation"), ("VALID", "validation"), ("dev", "validation"), ("validation", "validation"), ("Test ", "test")],
+)
+def test_names_of_splits(tmp_path: Path, written: str, meant: str) -> None:
+    import_table(table(tmp_path, split=lambda i: written), tmp_path / "out", modalities=BOTH)
+    assert {facts["split"] for facts, _ in read(tmp_path / "out").values()} == {meant}
+
+
+def test_where_keeps_rows_and_the_rest_need_not_be_right(tmp_path: Path) -> None:
+    manifest = table(
+        tmp_path,
+        speaker=lambda i: "out" if i < 4 else "in",
+        sound=lambda i: "missing.wav" if i < 4 else f"a/{i}.wav",
+        split=lambda i: "?" if i < 4 else "train",
+    )
+    import_table(manifest, tmp_path / "out", modalities=BOTH, where={"speaker": "in"})
+    assert set(read(tmp_path / "out")) == {f"s{i:03d}" for i in range(4, 12)}
+
+
+def test_root_is_where_paths_start(tmp_path: Path) -> None:
+    manifest = table(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere.csv"
+    manifest.rename(elsewhere)
+    import_table(elsewhere, tmp_path / "out", modalities=BOTH, root=tmp_path / "data")
+    assert len(read(tmp_path / "out")) == 12
+
+
+@pytest.mark.parametrize("split_by", [None, "speaker"])
+def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None) -> None:
+    manifest = table(tmp_path, num=100, speaker=lambda i: f"p{i * i % 17}")
+    results = []
+    for name, seed in (("1", 0), ("2", 1)):
+        import_table(manifest, tmp_path / name, modalities={"audio": "sound"}, split_by=split_by, validation_share=0.2, seed=seed)
+        facts = [facts for facts, _ in read(tmp_path / name).values()]
+        results.append({fact["sample_id"] for fact in facts if fact["split"] == "validation"})
+        assert {fact["sample_id"] for fact in facts if fact["split"] == "test"} == {f"s{i:03d}" for i in range(3, 100, 4)}
+        speakers = {split: {fact["columns"]["speaker"] for fact in facts if fact["split"] == split} for split in ("train", "validation")}  # type: ignore[index]
+        assert (split_by is None) == bool(speakers["train"] & speakers["validation"])
+        assert len(results[-1]) == 15 if split_by is None else 8 <= len(results[-1]) <= 22
+        labels = Counter(fact["label"] for fact in facts if fact["split"] == "validation")
+        assert split_by or labels == {"cat": 5, "dog": 10}
+    assert results[0] != results[1]
+
+
+@given(labels=st.lists(st.sampled_from("abcde"), min_size=1, max_size=80), share=st.floats(0, 0.99), seed=st.integers(0, 5))
+def test_carving_takes_its_share_of_every_label_and_leaves_one(labels: list[str], share: float, seed: int) -> None:
+    names = [f"n{i}" for i in range(len(labels))]
+    carved = carve(names, labels, share, seed, "test")
+    sizes, taken = Counter(labels), Counter(label for name, label in zip(names, labels, strict=True) if name in carved)
+    assert all(taken[label] < num for label, num in sizes.items())
+    assert len(carved) <= share * len(labels) + 0.51
+    if min(sizes.values()) > 1 / (1 - share):
+        assert all(abs(taken[label] - share * num) <= 1.01 for label, num in sizes.items())
+        assert abs(len(carved) - share * len(labels)) <= 0.51
+
+
+@given(groups=st.lists(st.integers(0, 12).map(str), min_size=1, max_size=80), share=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_no_further_group_would_bring_the_share_nearer(groups: list[str], share: float, seed: int) -> None:
+    carved = carve_groups(groups, share, seed, "test")
+    sizes = Counter(groups)
+    missing = share * len(groups) - sum(sizes[group] for group in carved)
+    assert carved <= sizes.keys()
+    assert all(abs(missing - num) >= abs(missing) for group, num in sizes.items() if group not in carved)
+
+
+def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_written(tmp_path: Path) -> None:
+    manifest = table(tmp_path, num=20)
+    for i in range(3):
+        (tmp_path / f"a/{i}.wav").unlink()
+    (tmp_path / "a/3.wav").write_bytes(b"")
+    (tmp_path / "a/4.wav").write_bytes(LFS_POINTER)
+    (tmp_path / "b/5.PNG").unlink()
+    (tmp_path / "b/5.PNG").mkdir()
+    with pytest.raises(DataError) as error:
+        import_table(manifest, tmp_path / "out", modalities=BOTH)
+    text = str(error.value)
+    assert text.startswith("6 files cannot be used (1 a git-lfs pointer, 1 empty, 3 missing, 1 not a file): ")
+    for line, name, problem in [
+        (2, "0.wav", "missing"),
+        (3, "1.wav", "missing"),
+        (4, "2.wav", "missing"),
+        (5, "3.wav", "empty"),
+        (6, "4.wav", "a git-lfs pointer"),
+    ]:
+        assert f"line {line}: {tmp_path / 'a' / name} is {problem}" in text
+    assert "5.PNG" not in text
+    assert "and 1 more; check the root folder" in text
+    assert "git lfs pull" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({}, {"label": "lable"}, ["no column 'lable' (label)", "did you mean 'label'"]),
+        ({}, {"modalities": {"audio": "sond"}}, ["no column 'sond' (modality 'audio')", "did you mean 'sound'"]),
+        ({}, {"where": {"language": "en"}}, ["no column 'language' (where)", "choose among sample_id, split"]),
+        ({}, {"split_by": "speakers", "validation_share": 0.2}, ["'speakers' (split by)", "did you mean 'speaker'"]),
+        ({}, {"where": {"speaker": "p9"}}, ["no row with speaker=p9", "other conditions"]),
+        ({}, {"modalities": {}}, ["no modality", "--modality audio=audio_path"]),
+        ({}, {"modalities": {"all": "sound"}}, ["'all'", "choose another"]),
+        ({}, {"modalities": {"a b": "sound"}}, ["a b"]),
+        ({}, {"modalities": {"A": "sound", "a": "picture"}}, ["two modalities are called 'a'"]),
+        ({}, {"kinds": {"sound": "audio"}}, ["'sound', which is no modality", "audio, image"]),
+        ({}, {"kinds": {"audio": "noise"}}, ["kind 'noise' of modality 'audio'", "choose among"]),
+        ({}, {"kinds": {"audio": "image"}}, ["modality 'audio'", "wav", "not all image"]),
+        ({}, {"validation_share": 1.0}, ["validation share is 1.0"]),
+        ({}, {"split_by": "speaker"}, ["'speaker'", "without a validation share"]),
+        ({}, {"validation_share": 0.01}, ["0.01 of 9 train rows", "larger share"]),
+        ({}, {"num_shards": 13}, ["shards is 13", "1 to 12"]),
+        ({}, {"num_shards": 2, "samples_per_shard": 2}, ["one of them"]),
+        ({}, {"samples_per_shard": 0}, ["samples a shard is 0"]),
+        ({"split": lambda i: "holdout" if i == 2 else "train"}, {}, ["line 4", "'holdout'", "validation"]),
+        ({"split": lambda i: "test"}, {"validation_share": 0.2}, ["no train row"]),
+        ({"split": lambda i: "val" if i == 2 else "train"}, {"validation_share": 0.2}, ["validation rows already"]),
+        ({"speaker": lambda i: "p" if i else ""}, {"split_by": "speaker", "validation_share": 0.2}, ["line 2", "'speaker' is empty"]),
+        ({"speaker": lambda i: "cat" if i % 2 else "dog"}, {"split_by": "speaker", "validation_share": 0.6}, ["no train row of label", "another seed"]),
+        ({"speaker": lambda i: "p"}, {"split_by": "speaker", "validation_share": 0.2}, ["less than half a speaker"]),
+        ({"label": lambda i: "" if i == 3 else "a"}, {}, ["line 5", "'label' is empty"]),
+        ({"label": lambda i: "a"}, {}, ["only one value, 'a'", "at least two classes"]),
+        ({"sample_id": lambda i: "" if i == 3 else str(i)}, {}, ["line 5", "'sample_id' is empty"]),
+        ({"sample_id": lambda i: "same" if i in (3, 7) else str(i)}, {}, ["'same'", "line 5", "line 9"]),
+        ({"sound": lambda i: ""}, {}, ["no sample has modality 'audio'", "'sound'"]),
+        ({"sound": lambda i: "", "picture": lambda i: "b/1.PNG" if i else ""}, {}, ["line 2", "'s000'", "none of the modalities audio, image"]),
+        ({"sound": lambda i: "a/1.wav" if i else "manifest.csv"}, {}, ["modality 'audio'", "'csv'", "no known kind"]),
+        ({"sound": lambda i: "a/1.wav" if i else "b/1.PNG"}, {}, ["modality 'audio'", "wav", "png", "not all of one kind"]),
+    ],
+)
+def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
+    tmp_path: Path, change: dict[str, Callable[[int], str]], options: dict[str, object], words: list[str]
+) -> None:
+    manifest = table(tmp_path, **change)
+    with pytest.raises(InputError) as error:
+        import_table(manifest, tmp_path / "out", **{"modalities": BOTH, **options})  # type: ignore[arg-type]
+    assert all(word in str(error.value) for word in words), error.value
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", ["no column 'sample_id'", "the file is empty"]),
+        (b"sample_id,label,split,sound\n", ["has no row"]),
+        (b"sample_id,label,split,sound,sound\n1,a,train,x,y\n", ["two columns 'sound'"]),
+        (b"sample_id,label,split,sound\n1,a,train\n", ["line 2", "4"]),
+        (b"sample_id,label,split,sound\n1,a,train,x,y\n", ["line 2", "4"]),
+        (b"sample_id,label,split,sound\n1,\xff,train,x\n", ["UTF-8"]),
+        (b'sample_id,label,split,sound\n1,"a,train,x\n', ["not a readable CSV"]),
+    ],
+)
+def test_broken_manifests(tmp_path: Path, text: bytes, words: list[str]) -> None:
+    (tmp_path / "m.csv").write_bytes(text)
+    with pytest.raises(InputError) as error:
+        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="does not exist"):
+        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
+
+
+def test_a_bad_sample_is_left_to_decoding_but_not_a_whole_column_of_them(tmp_path: Path) -> None:
+    manifest = table(tmp_path)
+    (tmp_path / "a/0.wav").write_bytes(b"no sound at all")
+    import_table(manifest, tmp_path / "out", modalities=BOTH)
+    assert read(tmp_path / "out")["s000"][1].members["audio.wav"] == b"no sound at all"
+    for i in range(12):
+        (tmp_path / f"a/{i}.wav").write_bytes(b"no sound at all")
+    with pytest.raises(DataError, match=r"modality 'audio': none of 12 files tried can be read \(.*wav"):
+        import_table(manifest, tmp_path / "again", modalities=BOTH)
+
+
+def test_arrays_of_two_shapes(tmp_path: Path) -> None:
+    rows = [{"sample_id": str(i), "label": str(i % 2), "split": "train", "x": f"{i}.npy"} for i in range(3)]
+    manifest = write(tmp_path, rows, {f"{i}.npy": encoding.npy(np.zeros((2, 3 + i // 2), np.float32)) for i in range(3)})
+    with pytest.raises(DataError, match=r"modality 'x': arrays of the shapes \(2, 3\) and \(2, 4\)"):
+        import_table(manifest, tmp_path / "out", modalities={"x": "x"})
+
+
+def test_avwords(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = real_data("avwords")
+    summary = import_table(folder / "manifest.csv", tmp_path / "out", modalities={"audio": "audio_path", "video": "video_path"}, label="word")
+    assert (summary["samples"], summary["missing"]) == (1015, {"audio": 0, "video": 0})
+    assert {split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()} == {"test": (245, 49), "train": (770, 49)}
+    found = read(tmp_path / "out")
+    assert all(sample.suffixes == {"json", "mp4"} for _, sample in found.values())
+    assert found["00139"][1].members["mp4"] == (folder / "av/00/00139.mp4").read_bytes()
+    assert found["00139"][0]["label"] == "إن"
+
+
+def test_avemo_with_speakers_on_one_side_only(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    options = {"label": "emotion", "where": {"crema6": "1"}, "split_by": "speaker", "validation_share": 0.15}
+    folder = real_data("avemo")
+    summary = import_table(folder / "manifest.csv", tmp_path / "out", modalities={"audio": "audio_path", "image": "image_path"}, **options)  # type: ignore[arg-type]
+    assert {split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()} == {
+        "test": (264, 6),
+        "train": (1953, 6),
+        "validation": (396, 6),
+    }
+    speakers = {split: {facts["columns"]["speaker"] for facts, _ in read(tmp_path / "out").values() if facts["split"] == split} for split in summary["splits"]}  # type: ignore[index]
+    assert all(not speakers[a] & speakers[b] for a in speakers for b in speakers if a != b)
+    spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["image"]
+    assert spec == ImageSpec(kind="image", member=("image.jpg",), size=48, channels=1)

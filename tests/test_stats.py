@@ -1,0 +1,115 @@
+import json
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.config import PlanConfig
+from pipeline.plan import BatchPlan, joint_plan, remix_plan
+from pipeline.scores import Scores
+from pipeline.stats import plan_statistics, score_histograms
+from tests.plan_tables import arithmetic_costs, scores_table
+
+NUM_CLASSES = 5
+
+
+def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
+    return Scores(scores_table(arithmetic_costs(num, num_modalities, missing=True), rows=np.arange(num) * 2 + 1, num_classes=NUM_CLASSES))
+
+
+def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
+    return remix_plan(scores, PlanConfig.model_validate({"order": "interleaved", **config}), 32, 0, epoch, num_classes=NUM_CLASSES)
+
+
+@pytest.mark.parametrize("config", [{}, {"locality": 100}, {"order": "sequential"}])
+@pytest.mark.parametrize("batch_rows", [1, 64])
+def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_rows: int) -> None:
+    scores = scores_of()
+    plan, previous = plan_of(scores, **config), plan_of(scores, 1, policy="random")
+    found = plan_statistics(plan, scores=scores, previous=previous, batch_rows=batch_rows)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+    steps = list(plan.steps())
+    label = dict(zip(scores.rows.tolist(), scores.labels.tolist(), strict=True))
+    assert found["num_steps"] == len(steps) and found["num_rows"] == len(scores)
+    for name in scores.modalities:
+        own, rows = [step for step in steps if step.modality == name], [row for step in steps if step.modality == name for row in step.rows.tolist()]
+        classes = Counter(label[row] for row in rows)
+        expected = {
+            "num_steps": len(own),
+            "num_rows": len(rows),
+            "share": pytest.approx(len(rows) / len(scores)),
+            "read_amplification": pytest.approx(sum(len({row // batch_rows for row in step.rows.tolist()}) for step in own) * batch_rows / len(rows)),
+            "class_counts": [classes[c] for c in range(NUM_CLASSES)],
+        }
+        assert found["modalities"][name] == expected
+    sizes = Counter(len(step.rows) for step in steps)
+    assert found["batch_sizes"] == {
+        "min": min(sizes),
+        "max": max(sizes),
+        "mean": pytest.approx(len(scores) / len(steps)),
+        "counts": {str(size): sizes[size] for size in sorted(sizes)},
+    }
+    moves = Counter((a.modality, b.modality) for a, b in pairwise(steps))
+    assert found["transitions"] == {a: {b: moves[a, b] for b in scores.modalities} for a in scores.modalities}
+    assert found["num_switches"] == sum(a != b for a, b in moves.elements())
+    before, now = ({row: step.modality for step in p.steps() for row in step.rows.tolist()} for p in (previous, plan))
+    assert found["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
+
+
+def test_histograms_count_every_score_and_those_assigned() -> None:
+    scores = scores_of()
+    found = plan_statistics(plan_of(scores), scores=scores)
+    for name in scores.modalities:
+        kl, part = scores.kl(name), found["histograms"][name]
+        assert part["num_missing"] == np.isnan(kl).sum() > 0
+        for histogram in (part["kl"], part["difficulty"]):
+            assert sum(histogram["counts"]) == (~np.isnan(kl)).sum()
+            assert sum(histogram["assigned"]) == found["modalities"][name]["num_rows"]
+            assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+        assert part["kl"]["edges"][-1] == pytest.approx(np.log2(NUM_CLASSES))
+        assert part["difficulty"]["mean"] == pytest.approx(1 - np.nanmean(kl) / np.log2(NUM_CLASSES), abs=1e-5)
+
+
+def test_histograms_without_a_plan_or_classes() -> None:
+    costs = arithmetic_costs(100, 2)
+    costs[:, 1] = np.nan
+    found = score_histograms(Scores(scores_table(costs)), num_bins=7)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["m0"]["difficulty"] is None and found["m0"]["kl"]["assigned"] is None
+    assert len(found["m0"]["kl"]["counts"]) == 7 and sum(found["m0"]["kl"]["counts"]) == 100
+    assert found["m1"]["num_missing"] == 100 and found["m1"]["kl"]["mean"] is None
+
+
+def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
+    scores = scores_of(200)
+    labels = np.zeros(500, np.int32)
+    joint = joint_plan(scores.rows, 32, 0, 0, modalities=scores.modalities)
+    found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
+    assert found["churn"] is None and found["histograms"] is None
+    assert list(found["modalities"]) == ["all"] and found["modalities"]["all"]["class_counts"] == [200]
+    assert plan_statistics(plan_of(scores), previous=joint)["churn"] is None
+    assert plan_statistics(plan_of(scores), previous=plan_of(scores, 5))["churn"] == 0
+    assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
+
+
+def test_churn_goes_by_name_and_by_common_rows() -> None:
+    costs = arithmetic_costs(100, 2)
+    table = scores_table(costs, names=["a", "b"])
+    swapped = scores_table(costs[:, ::-1], names=["b", "a"])
+    one, other = (remix_plan(Scores(t), PlanConfig(), 8, 0, 0) for t in (table, swapped.slice(0, 60)))
+    ties = (costs[:60, 0] == costs[:60, 1]).mean()
+    assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
+
+
+def test_a_modality_that_gets_no_row_is_reported() -> None:
+    costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
+    found = plan_statistics(remix_plan(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0))
+    assert found["modalities"]["m0"] == {"num_steps": 0, "num_rows": 0, "share": 0.0, "read_amplification": None, "class_counts": None}
+
+
+def test_locality_lowers_read_amplification() -> None:
+    scores = scores_of(20_000, 2)
+    whole, local = (plan_statistics(plan_of(scores, locality=locality))["read_amplification"] for locality in (None, 256))
+    assert local < whole / 4

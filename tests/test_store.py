@@ -1,0 +1,67 @@
+"""Places: what is written appears whole, or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import MissingError, StoreError
+from pipeline.store import Place
+
+
+def test_a_file_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "a" / "b.bin"
+    with pytest.raises(RuntimeError), place.create() as file:
+        file.write(b"half")
+        assert not place.exists()
+        raise RuntimeError
+    assert not place.exists()
+    assert list((tmp_path / "a").iterdir()) == []
+    with place.create() as file:
+        file.write(b"whole")
+        assert not place.exists()
+    assert place.read_bytes() == b"whole"
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "x"
+    place.write_bytes(b"old")
+    with pytest.raises(RuntimeError), place.create() as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert place.read_bytes() == b"old"
+
+
+def test_writing_returns_the_hash_of_the_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    data = os.urandom(100_000)
+    assert (Place.at(tmp_path) / "x").write_bytes(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_listing_shows_visible_entries_in_order(tmp_path: Path) -> None:
+    place = Place.at(tmp_path)
+    for name in ("b", "a", ".hidden.tmp"):
+        (place / name).write_bytes(b"")
+    assert [entry.name for entry in place.list()] == ["a", "b"]
+    assert (place / "nothing").list() == []
+
+
+def test_a_uri_is_a_place_too(tmp_path: Path) -> None:
+    place = Place.at(f"file://{tmp_path}") / "x.json"
+    place.write_json({"b": 1, "a": [1, 2]})
+    assert place.read_json() == {"a": [1, 2], "b": 1}
+    assert Place.at(tmp_path / "x.json").read_bytes() == place.read_bytes()
+
+
+def test_errors_name_the_place_and_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="nothing does not exist"):
+        (Place.at(tmp_path) / "nothing").read_bytes()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/inside.*cannot be written.*choose a place"):
+        (Place.at(tmp_path) / "file" / "inside").write_bytes(b"")
+    with pytest.raises(StoreError, match="nosuch://place"):
+        Place.at("nosuch://place")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(StoreError, match="holds no JSON object"):
+        (Place.at(tmp_path) / "list.json").read_json()

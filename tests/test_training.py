@@ -1,0 +1,165 @@
+"""The loop: coverage, exact resumption, and what a run records."""
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import InputError, MismatchError
+from pipeline.plan import BatchPlan
+from pipeline.scores import Scores
+from pipeline.tables import FeatureSet, read_table
+from tests.support import check_coverage, make_features, run_config, same_weights, weights
+from trainer import checkpoint as checkpoints
+from trainer.config import RunConfig
+from trainer.launch import launch
+from trainer.run import Run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    make_features(store / "features" / "made", missing=0.2)
+    return store
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path) -> Run:
+    return launch(run_config(store, name="finished"))
+
+
+def test_every_planned_row_is_trained_exactly_once(store: Path, finished: Run) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    check_coverage(finished, 4)
+    for epoch in range(4):
+        rows = np.concatenate([step.rows for step in BatchPlan.open(finished.plan(epoch)).steps()])
+        assert sorted(rows.tolist()) == features.rows_of("train").tolist()
+
+
+def test_warm_up_is_joint_and_the_rest_is_modality_pure(store: Path, finished: Run) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    for epoch in range(4):
+        steps = list(BatchPlan.open(finished.plan(epoch)).steps())
+        if epoch < 2:
+            assert {step.modality for step in steps} == {"all"}
+            assert not finished.scores(epoch).exists()
+            continue
+        scores = Scores.open(finished.scores(epoch), features_fingerprint=features.fingerprint)
+        kl = np.stack([scores.kl(name) for name in scores.modalities], axis=1)
+        hardest = {int(row): scores.modalities[int(np.nanargmin(values))] for row, values in zip(scores.rows, kl, strict=True)}
+        assert all(hardest[row] == step.modality for step in steps for row in step.rows.tolist())
+
+
+def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
+    epochs = finished.epochs().to_pylist()
+    assert [row["epoch"] for row in epochs] == [0, 1, 2, 3]
+    assert all(row["num_rows"] == epochs[0]["num_rows"] and row["rho"] >= 1 and row["samples_per_second"] > 0 for row in epochs)
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert sum(epochs[3][f"share_{name}"] for name in ("sound", "sight", "touch")) == pytest.approx(1)
+    assert epochs[2]["churn"] is None
+    assert 0 <= epochs[3]["churn"] <= 1
+    result, test = finished.facts["result"], read_table(finished.place / "test.arrow")
+    best = max(epochs, key=lambda row: row["validation_accuracy"])
+    assert (result["best_epoch"], result["validation_accuracy"]) == (best["epoch"], best["validation_accuracy"])
+    assert result["test_accuracy"]["fused"] == np.mean(test["predicted_fused"].to_numpy() == test["label"].to_numpy())
+    assert test.num_rows == len(FeatureSet.open(run_config(store).features_place).rows_of("test"))
+    assert list((finished.place.local / "tensorboard").glob("events*"))
+
+
+def test_the_same_run_twice_is_the_same_to_the_bit(store: Path, finished: Run) -> None:
+    assert same_weights(finished, launch(run_config(store, name="twice")))
+    assert all((Run.open(run_config(store, name="twice").run_place).plan(e)).read_bytes() == finished.plan(e).read_bytes() for e in range(4))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("last_step", [0, 4, 8, 13, 20])
+def test_a_run_that_stops_after_any_step_resumes_to_the_same_bits(store: Path, finished: Run, last_step: int) -> None:
+    config, left = run_config(store, name=f"stopped-{last_step}"), last_step
+
+    def stop(event: dict[str, object]) -> None:
+        nonlocal left
+        if event["event"] == "step":
+            left -= 1
+        if left < 0:
+            raise Killed
+
+    with pytest.raises(Killed):
+        launch(config, progress=stop)
+    run = launch(config, resume=True)
+    assert same_weights(finished, run)
+    check_coverage(run, 4)
+    timeless = [name for name in run.epochs().column_names if "second" not in name]
+    assert run.epochs().select(timeless).equals(finished.epochs().select(timeless))
+
+
+def train_in_a_process(config: RunConfig, num_threads: int, num_events: Any) -> None:
+    """What the killed processes do; they count what happens to them, so that a kill can come at a random moment on a machine of any speed."""
+
+    def count(event: dict[str, object]) -> None:
+        num_events.value += 1
+
+    torch.set_num_threads(num_threads)
+    launch(config, resume=True, progress=count)
+
+
+def test_sigkill_at_ten_random_moments_changes_nothing(store: Path) -> None:
+    longer = {"epochs": 12, "warmup_epochs": 3}
+    undisturbed = launch(run_config(store, name="undisturbed", train=longer))
+    config = run_config(store, name="killed", train=longer)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.support", "trainer.launch"])
+    rng, cursors = np.random.default_rng(0), set()
+    for kill in range(10):
+        num_events = processes.Value("i", 0)
+        process = processes.Process(target=train_in_a_process, args=(config, torch.get_num_threads(), num_events))
+        process.start()
+        wanted, deadline = int(rng.integers(0, 14)) if kill else 0, time.monotonic() + 120
+        while process.is_alive() and num_events.value < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02 * float(rng.random()))
+        assert process.exitcode is None, "it ended before it was killed"
+        process.kill()
+        process.join()
+        last = Run(config.run_place).checkpoint("last")
+        if last.exists():
+            cursors.add(tuple(checkpoints.load(last)["cursor"][key] for key in ("epoch", "step")))
+    assert len(cursors) >= 4
+    assert any(step for _, step in cursors), "no kill fell into the middle of an epoch"
+    run = launch(config, resume=True)
+    assert same_weights(undisturbed, run)
+    check_coverage(run, 12)
+
+
+def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'finished' exists.*--resume or choose another name"):
+        launch(run_config(store, name="finished"))
+    with pytest.raises(MismatchError, match="another configuration of seed"):
+        launch(run_config(store, name="finished", seed=1), resume=True)
+    assert launch(run_config(store, name="finished", resources={"prefetch": 1}), resume=True).facts["result"] == finished.facts["result"]
+    with pytest.raises(InputError, match=r"batch_size 2 is smaller than the world size 3.*set train.batch_size"):
+        launch(run_config(store, name="tiny", train={"batch_size": 2}, resources={"workers": 3}))
+    with pytest.raises(InputError, match=r"names 'smell'.*sound, sight, touch"):
+        launch(run_config(store, name="tiny", model={"encoders": {"smell": {}}}))
+    assert not (store / "runs" / "tiny").exists()
+
+
+def test_rescore_every_uses_the_last_scores(store: Path) -> None:
+    run = launch(run_config(store, name="rescored", train={"epochs": 5, "warmup_epochs": 1, "rescore_every": 3}))
+    assert [epoch for epoch in range(5) if run.scores(epoch).exists()] == [1, 4]
+    assert BatchPlan.open(run.plan(2)).metadata["parents"]["scores"] == BatchPlan.open(run.plan(1)).metadata["parents"]["scores"]
+    assert BatchPlan.open(run.plan(2)).fingerprint != BatchPlan.open(run.plan(1)).fingerprint
+
+
+@pytest.mark.parametrize("mask", ["skip", "feature", "input"])
+@pytest.mark.parametrize("fusion", ["concat", "sum", "decision", "film", "gated"])
+def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> None:
+    model = {"fusion": fusion, "mask": mask}
+    run = launch(run_config(store, name=f"{fusion}-{mask}", model=model, train={"epochs": 2, "warmup_epochs": 1}, optimizer={"clip_norm": 1.0}))
+    assert all(torch.isfinite(value).all() for value in weights(run).values())

@@ -1,0 +1,1 @@
+"""Training: encoders, fusion, losses, loading by plan, the loop, and Ray Train around it."""

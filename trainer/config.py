@@ -1,0 +1,145 @@
+"""What a run was asked to do (one YAML file), apart from the circumstances under which it is done (`resources`)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Config, Name, PlanConfig, load, parse
+from pipeline.errors import ConfigError
+from pipeline.schema import fingerprint_of
+from pipeline.store import Place
+from trainer.model import ModelConfig
+
+
+class OptimizerConfig(Config):
+    """The optimizer and its learning rate, which falls by `decay` every `decay_every` epochs."""
+
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    decay_every: int = Field(default=30, ge=1)
+    decay: float = Field(default=0.1, gt=0, le=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch."""
+        return float(self.lr * self.decay ** (epoch // self.decay_every))
+
+
+class TrainConfig(Config):
+    """The loop: `warmup_epochs` of joint plans, then score, plan, train; batches are global, over all workers."""
+
+    epochs: int = Field(default=30, ge=1)
+    warmup_epochs: int = Field(default=10, ge=0)
+    batch_size: int = Field(default=64, ge=1)
+    rescore_every: int = Field(default=1, ge=1)
+    score_batch: int = Field(default=256, ge=1)
+    """Rows a forward pass of scoring; fixed, so that scores do not depend on the number of workers."""
+    warmup_weight: float = Field(default=0.5, ge=0)
+    """w_k: the weight of each unimodal loss in warm-up."""
+    remix_weight: float = Field(default=1.0, ge=0)
+    """gamma_k: the weight of the unimodal loss on a modality-pure batch."""
+    amp: Literal["off", "bf16"] = "off"
+    compile: bool = False
+    sync_batchnorm: bool = False
+
+
+class ResourcesConfig(Config):
+    """Circumstances: they may change between a run and its resumption."""
+
+    workers: int = Field(default=0, ge=0)
+    """0: this process alone, without Ray; N: N workers of Ray Train."""
+    use_gpu: bool | Literal["auto"] = "auto"
+    cpus_per_worker: float = Field(default=1, gt=0)
+    max_failures: int = Field(default=3, ge=-1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints within an epoch; the end of an epoch is always one."""
+    prefetch: int = Field(default=3, ge=1)
+    """Batches prepared ahead of the step."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "model": {"fusion": "concat", "encoder": {"kind": "resnet18", "crop": True, "flip": True, "frames": 2, "normalize": "dataset"}},
+        "optimizer": {"kind": "adam", "lr": 5e-5, "weight_decay": 1e-4, "decay_every": 30, "decay": 0.1},
+        "train": {"epochs": 60, "warmup_epochs": 10, "batch_size": 64},
+    },
+    "small": {
+        "model": {"fusion": "concat", "encoder": {"kind": "cnn"}},
+        "optimizer": {"kind": "adam", "lr": 1e-3, "weight_decay": 1e-4, "decay_every": 20, "decay": 0.1},
+        "train": {"epochs": 30, "warmup_epochs": 10, "batch_size": 64},
+    },
+}
+
+
+class RunConfig(Config):
+    """A run: its name, its data, its model, its plans and its loop."""
+
+    name: Name
+    features: Name
+    store: str = "store"
+    preset: Literal["paper", "small"] = "small"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    plan: PlanConfig = PlanConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return merge(PRESETS.get(str(value.get("preset", "small")), {}), value)
+
+    def asked(self) -> dict[str, Any]:
+        """The configuration without name and circumstances: what decides the result."""
+        return self.model_dump(mode="json", exclude={"name", "store", "resources"})
+
+    @property
+    def digest(self) -> str:
+        """The hash of what decides the result."""
+        return fingerprint_of(self.asked())
+
+    @property
+    def features_place(self) -> Place:
+        """<store>/features/<features>"""
+        return Place.at(self.store) / "features" / self.features
+
+    @property
+    def run_place(self) -> Place:
+        """<store>/runs/<name>"""
+        return Place.at(self.store) / "runs" / self.name
+
+
+METHODS: dict[str, Any] = {
+    "joint": lambda config: {"train": {"warmup_epochs": config.train.epochs}},
+    "random": lambda config: {"plan": {"policy": "random"}},
+    "remix": lambda config: {},
+}
+"""What a method changes in a configuration: the plans, and nothing else."""
+
+
+def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
+    """The same run under another method and seed, named <name>-<method>-seed<seed> (raises ConfigError)."""
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is unknown", f"choose from {', '.join(METHODS)}")
+    changes = {"name": f"{config.name}-{method}-seed{seed}", "seed": seed, **METHODS[method](config)}
+    return parse(RunConfig, merge(config.model_dump(mode="json"), changes), f"method {method}")
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The nested mapping `base` with the values of `over` in place of its own."""
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def load_run(path: str | Path) -> RunConfig:
+    """Reads a run's YAML file (raises ConfigError, MissingError)."""
+    return load(RunConfig, path)

@@ -1,0 +1,52 @@
+"""From a configuration to a finished run: checked first, then in this process or on Ray Train."""
+
+import torch
+
+from pipeline.errors import MismatchError
+from pipeline.tables import FeatureSet
+from trainer import loop
+from trainer.config import RunConfig
+from trainer.run import Run
+from trainer.world import World
+
+
+def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress = lambda event: None) -> Run:
+    """Starts a run, or with `resume` takes up one of that name where there is one, and brings it to its end (raises InputError before anything is written)."""
+    features = FeatureSet.open(config.features_place)
+    loop.check(config, features)
+    if resume and (config.run_place / "run.json").exists():
+        run = Run.open(config.run_place)
+        check_same(run, config, features)
+        if run.facts["status"] == "finished":
+            return run
+    else:
+        run = Run.create(config, features)
+    try:
+        if config.resources.workers:
+            from trainer import distributed
+
+            distributed.train(config, run)
+        else:
+            device = "cuda" if config.resources.use_gpu and torch.cuda.is_available() else "cpu"
+            loop.train(config, run, World(device=torch.device(device)), progress)
+    except BaseException as error:
+        run.update(status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    return run
+
+
+def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
+    """Raises MismatchError where a run that exists was asked for something else."""
+    facts = run.facts
+    if facts["features"]["fingerprint"] != features.fingerprint:
+        raise MismatchError(
+            f"run {config.name!r} was started on features {facts['features']['fingerprint'][:12]}, not {features.fingerprint[:12]}",
+            "choose another name, or restore its features",
+        )
+    if facts["digest"] != config.digest:
+        before, now = facts["config"], config.model_dump(mode="json")
+        changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "store", "resources")]
+        raise MismatchError(
+            f"run {config.name!r} was started with another configuration of {', '.join(changed)}",
+            "choose another name, or restore the configuration; only `resources` may change",
+        )

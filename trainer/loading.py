@@ -1,0 +1,88 @@
+"""Batches by plan: the rows of this rank, read from the memory-mapped tables ahead of the step by a thread."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.plan import BatchPlan, Step
+from pipeline.schema import ALL
+from pipeline.tables import FeatureSet
+from trainer.world import World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """This rank's slice of a global batch, raw as in the tables, on the CPU."""
+
+    step: Step
+    rows: torch.Tensor  # (B,) int64
+    labels: torch.Tensor  # (B,) int64
+    inputs: dict[str, torch.Tensor]  # name -> (B, *shape), only the modalities that the step reads
+    has: dict[str, torch.Tensor]  # name -> (B,) bool
+    num_valid: dict[str, int]  # name -> rows of the *global* batch that have the modality
+
+
+class PlanLoader:
+    """Iterates over the batches of a plan from step `start` on; `prefetch` of them are prepared ahead."""
+
+    def __init__(self, features: FeatureSet, plan: BatchPlan, *, start: int, world: World, skip_masked: bool, prefetch: int) -> None:
+        self._features = features
+        self._plan = plan
+        self._start = start
+        self._world = world
+        self._skip_masked = skip_masked
+        self._prefetch = prefetch
+        self._pin = world.device.type == "cuda"
+
+    def __iter__(self) -> Iterator[Batch]:
+        ahead: queue.Queue[Batch | BaseException | None] = queue.Queue(self._prefetch)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(ahead, stop), name="plan-loader", daemon=True)
+        thread.start()
+        try:
+            while (item := ahead.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            while thread.is_alive():
+                with_room(ahead)
+                thread.join(timeout=0.05)
+
+    def _fill(self, ahead: "queue.Queue[Batch | BaseException | None]", stop: threading.Event) -> None:
+        try:
+            for step in self._plan.steps(self._start):
+                if stop.is_set():
+                    return
+                ahead.put(self.load(step))
+            ahead.put(None)
+        except BaseException as error:
+            ahead.put(error)
+
+    def load(self, step: Step) -> Batch:
+        """One batch, now."""
+        rows = step.for_rank(self._world.rank, self._world.size)
+        names = self._features.modalities
+        read = [name for name in names if step.modality in (ALL, name) or not self._skip_masked]
+        global_has, has = self._features.has[step.rows], self._features.has[rows]
+        return Batch(
+            step=step,
+            rows=torch.from_numpy(rows.copy()),
+            labels=torch.from_numpy(self._features.labels[rows]).long(),
+            inputs={name: self._pinned(torch.from_numpy(self._features.read(name, rows))) for name in read},
+            has={name: torch.from_numpy(has[:, k].copy()) for k, name in enumerate(names)},
+            num_valid={name: int(global_has[:, k].sum()) for k, name in enumerate(names)},
+        )
+
+    def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory() if self._pin else tensor
+
+
+def with_room(ahead: "queue.Queue[Batch | BaseException | None]") -> None:
+    """Empties the queue, so that a thread that waits to put its last item can end."""
+    while not ahead.empty():
+        ahead.get_nowait()

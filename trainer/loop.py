@@ -1,0 +1,193 @@
+"""The training loop: every epoch has a plan, and a run is the sequence of its plans.
+
+    for each epoch:  score (after warm-up) -> plan -> train the plan's steps -> validate -> checkpoint
+    at the end:      the best epoch's model meets the test set, once
+
+A run that was killed goes on from its last checkpoint: the cursor (epoch, next step) and the plan's fingerprint are all it takes,
+because learning rate, augmentation and order are functions of (seed, epoch, step, row) and of nothing else.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import ConfigError, InputError, MismatchError
+from pipeline.plan import BatchPlan
+from pipeline.tables import FeatureSet
+from trainer import checkpoint as checkpoints
+from trainer.config import RunConfig
+from trainer.inputs import Inputs
+from trainer.loading import PlanLoader
+from trainer.model import build_model
+from trainer.planning import epoch_plan
+from trainer.predict import FUSED, Predictor, accuracies, imbalance, outcomes
+from trainer.record import Recorder, write_test
+from trainer.run import Run
+from trainer.steps import Stepper, build_optimizer
+from trainer.world import World
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a run stands: the next step to take, and the best epoch so far."""
+
+    epoch: int = 0
+    step: int = 0
+    plan_fingerprint: str = ""
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def check(config: RunConfig, features: FeatureSet) -> None:
+    """Everything about a run that can be known to be wrong before it starts (raises InputError)."""
+    workers = max(config.resources.workers, 1)
+    if config.train.batch_size < workers:
+        raise ConfigError(f"batch_size {config.train.batch_size} is smaller than the world size {workers}", f"set train.batch_size to {workers} or more")
+    if len(features.classes) < 2:
+        raise InputError(f"features {config.features!r} have {len(features.classes)} class", "training needs 2 classes or more")
+    for split in ("train", "validation", "test"):
+        if not len(features.rows_of(split)):
+            raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
+    for name in config.model.encoders:
+        if name not in features.modalities:
+            raise ConfigError(f"model.encoders names {name!r}, which features {config.features!r} lack", f"choose from {', '.join(features.modalities)}")
+
+
+class Trainer:
+    """A run in one process of the world; every process does the same, rank 0 writes."""
+
+    def __init__(self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress) -> None:
+        self.config, self.features, self.run, self.world, self.progress = config, features, run, world, progress
+        shapes = {name: features.shape(name) for name in features.modalities}
+        self.model = build_model(config.model, shapes, len(features.classes), config.seed)
+        self.architecture = checkpoints.architecture(config.model, features)
+        if config.train.sync_batchnorm:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model.to(world.device)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.cursor = Cursor()
+        self._resume()
+        inputs = Inputs(self.architecture, config.seed, world.device)
+        self.step = Stepper(self.model, self._wrap(), inputs, self.optimizer, config, world)
+        self.predictor = Predictor(self.model, inputs, features, world.device, amp=config.train.amp == "bf16")
+        self.record = Recorder(run, features, world, self.cursor.epoch, self.cursor.step)
+
+    def _wrap(self) -> nn.Module:
+        if self.config.train.compile:
+            for name in self.model.modalities:
+                self.model.encoder(name).compile()
+        if self.world.size == 1:
+            return self.model
+        return nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
+
+    def train(self) -> dict[str, Any]:
+        """Runs all epochs that are left, then the test; returns the result that run.json keeps."""
+        for epoch in range(self.cursor.epoch, self.config.train.epochs):
+            self._epoch(epoch)
+        return self._test()
+
+    def _epoch(self, epoch: int) -> None:
+        began = time.perf_counter()
+        plan, times = epoch_plan(self.config, self.features, self.run, self.world, self.predictor, epoch)
+        if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
+            raise MismatchError(
+                f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, but epoch {epoch} has plan {plan.fingerprint[:12]}",
+                "restore the plan, or start a new run",
+            )
+        self._train(epoch, plan)
+        validating = time.perf_counter()
+        rows = self.features.rows_of("validation")
+        found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
+        accuracy = accuracies(found, self.features, rows)
+        times |= {"validate_seconds": time.perf_counter() - validating, "epoch_seconds": time.perf_counter() - began}
+        if accuracy[FUSED] > self.cursor.best_accuracy:
+            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy[FUSED]
+            self._save("best", epoch + 1, 0, "")
+        lr = self.config.optimizer.learning_rate(epoch)
+        row = self.record.epoch(epoch, plan, found, accuracy, imbalance(found, self.features, rows), lr, times)
+        self._save("last", epoch + 1, 0, "")
+        self.progress({"event": "epoch", "num_epochs": self.config.train.epochs, **row})
+
+    def _train(self, epoch: int, plan: BatchPlan) -> None:
+        """Takes the steps of a plan from the cursor on."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optimizer.learning_rate(epoch)
+        resources = self.config.resources
+        skip = self.config.model.mask == "skip"
+        loader = PlanLoader(self.features, plan, start=self.cursor.step, world=self.world, skip_masked=skip, prefetch=resources.prefetch)
+        waiting = time.perf_counter()
+        for batch in loader:
+            stepping = time.perf_counter()
+            torch.manual_seed(hash((self.config.seed, epoch, batch.step.step)) % 2**63)
+            taken = self.step(batch, epoch)
+            ended = time.perf_counter()
+            self.record.step(epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping)
+            self.progress({"event": "step", "epoch": epoch, "step": batch.step.step, "num_steps": len(plan)})
+            if (batch.step.step + 1) % resources.checkpoint_every == 0 and batch.step.step + 1 < len(plan):
+                self._save("last", epoch, batch.step.step + 1, plan.fingerprint)
+            waiting = time.perf_counter()
+        self.cursor.step = 0
+
+    def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
+        """Writes the steps taken so far, then a checkpoint that stands behind them."""
+        self.record.flush()
+        if not self.world.leads:
+            return
+        cursor = {
+            "epoch": epoch,
+            "step": step,
+            "plan_fingerprint": plan_fingerprint,
+            "best_epoch": self.cursor.best_epoch,
+            "best_accuracy": self.cursor.best_accuracy,
+        }
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "cursor": cursor}
+        facts = {"architecture": self.architecture, "features": self.features.fingerprint, "digest": self.config.digest}
+        checkpoints.save(self.run.checkpoint(name), {**state, **facts})
+
+    def _resume(self) -> None:
+        """Goes to where the last checkpoint stands, if there is one (raises MismatchError)."""
+        place = self.run.checkpoint("last")
+        if not self.world.broadcast(place.exists()):
+            return
+        found = checkpoints.load(place)
+        checkpoints.check_architecture(place, found["architecture"], self.architecture)
+        if found["features"] != self.features.fingerprint:
+            raise MismatchError(
+                f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}", "give the features that it was trained on"
+            )
+        self.model.load_state_dict(found["model"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        torch.set_rng_state(found["rng"])
+        self.cursor = Cursor(**found["cursor"])
+
+    def _test(self) -> dict[str, Any]:
+        """The model of the best validation epoch on the whole test set."""
+        self.model.load_state_dict(checkpoints.load(self.run.checkpoint("best"))["model"])
+        rows = self.features.rows_of("test")
+        found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
+        result = {
+            "best_epoch": self.cursor.best_epoch,
+            "validation_accuracy": self.cursor.best_accuracy,
+            "test_accuracy": accuracies(found, self.features, rows),
+        }
+        if self.world.leads:
+            write_test(self.run, self.features, rows, found)
+            self.run.update(status="finished", result=result)
+        return result
+
+
+def train(config: RunConfig, run: Run, world: World | None = None, progress: Progress = lambda event: None) -> dict[str, Any]:
+    """Trains a run that exists, from its start or its last checkpoint, to its end."""
+    features = FeatureSet.open(config.features_place)
+    world = world or World()
+    if world.leads:
+        run.update(status="running")
+    return Trainer(config, features, run, world, progress).train()

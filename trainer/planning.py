@@ -1,0 +1,66 @@
+"""An epoch's plan: joint in warm-up, afterwards scored by the live model and remixed; committed once, then read by every rank."""
+
+import time
+
+from pipeline.draft import Draft
+from pipeline.plan import BatchPlan, joint_draft, remix_draft, write_plan
+from pipeline.scores import Scores
+from pipeline.scoring import batches_of, join_scores, score_rows
+from pipeline.stats import plan_statistics
+from pipeline.store import Place
+from pipeline.tables import FeatureSet, write_table
+from trainer.config import RunConfig
+from trainer.predict import Predictor
+from trainer.run import Run
+from trainer.world import World
+
+
+def epoch_plan(config: RunConfig, features: FeatureSet, run: Run, world: World, predictor: Predictor, epoch: int) -> tuple[BatchPlan, dict[str, float]]:
+    """The committed plan of an epoch and the seconds that scoring and planning took; what an earlier process committed is used as it is."""
+    began, scored = time.perf_counter(), time.perf_counter()
+    if not world.broadcast(run.plan(epoch).exists()):
+        scores_place = None
+        if epoch >= config.train.warmup_epochs:
+            scores_place = _score(config, features, run, world, predictor, epoch)
+        scored = time.perf_counter()
+        if world.leads:
+            _commit(config, features, run, epoch, scores_place)
+    world.broadcast(None)
+    return BatchPlan.open(run.plan(epoch)), {"score_seconds": scored - began, "plan_seconds": time.perf_counter() - scored}
+
+
+def _score(config: RunConfig, features: FeatureSet, run: Run, world: World, predictor: Predictor, epoch: int) -> Place:
+    """Where the scores of the epoch lie: made now, each rank its stripe, or those of the last epoch that was scored (`rescore_every`)."""
+    since = (epoch - config.train.warmup_epochs) % config.train.rescore_every
+    place = run.scores(epoch - since)
+    if not world.broadcast(place.exists()):
+        rows = features.rows_of("train")
+        mine = [(number, score_rows(features, batch, predictor(batch))) for number, batch in batches_of(rows, config.train.score_batch, world.rank, world.size)]
+        parts = [part for rank in world.gather(mine) for part in rank]
+        if world.leads:
+            write_table(place, join_scores(parts, features, epoch - since, {"config": config.digest}, config.seed))
+    return place
+
+
+def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, scores_place: Place | None) -> None:
+    """Writes the plan under a hidden name, its statistics, then the plan: a reader that sees the plan finds its statistics."""
+    scores = Scores.open(scores_place, features_fingerprint=features.fingerprint) if scores_place else None
+    staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
+    write_plan(staged, _draft(config, features, epoch, scores))
+    plan = BatchPlan.open(staged)
+    previous = BatchPlan.open(run.plan(epoch - 1)) if epoch else None
+    statistics = plan_statistics(plan, labels=features.labels, scores=scores, previous=previous, batch_rows=features.manifest["batch_rows"])
+    run.plan_stats(epoch).write_json(statistics)
+    write_plan(run.plan(epoch), plan)
+    staged.delete()
+
+
+def _draft(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None) -> Draft:
+    num_classes, batch_size = len(features.classes), config.train.batch_size
+    parents = {"features": features.fingerprint, "config": config.digest}
+    if scores:
+        scores.check_has(features.has)
+        return remix_draft(scores, config.plan, batch_size, config.seed, epoch, num_classes=num_classes, parents=parents)
+    rows, names = features.rows_of("train"), features.modalities
+    labels = features.labels[rows]
+    return joint_draft(rows, batch_size, config.seed, epoch, config=config.plan, modalities=names, labels=labels, num_classes=num_classes, parents=parents)

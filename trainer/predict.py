@@ -1,0 +1,69 @@
+"""From rows to class probabilities, per modality and fused: scoring, validation and test all go through here."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.scoring import batches_of
+from pipeline.tables import FeatureSet
+from trainer.inputs import Inputs
+from trainer.model import MultimodalModel
+from trainer.world import World
+
+Array = npt.NDArray[Any]
+FUSED = "fused"
+
+
+class Predictor:
+    """A model in evaluation on a feature set: deterministic input, no augmentation, no gradient."""
+
+    def __init__(self, model: MultimodalModel, inputs: Inputs, features: FeatureSet, device: torch.device, amp: bool = False) -> None:
+        self._model = model
+        self._inputs = inputs
+        self._features = features
+        self._device = device
+        self._amp = amp
+
+    @torch.inference_mode()
+    def __call__(self, rows: Array) -> dict[str, Array]:
+        """rows (B,) -> (B, C) float32 probabilities of each modality's head and of the fused head (key "fused")."""
+        was_training = self._model.training
+        self._model.eval()
+        raw = {name: torch.from_numpy(self._features.read(name, rows)) for name in self._features.modalities}
+        has = {name: torch.from_numpy(self._features.has[rows, k]) for k, name in enumerate(self._features.modalities)}
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+            outputs = self._model(self._inputs(raw, rows, training=False), has)
+        self._model.train(was_training)
+        logits = {**outputs.unimodal, FUSED: outputs.fused}
+        return {name: torch.softmax(value.float(), dim=1).cpu().numpy() for name, value in logits.items()}
+
+
+def outcomes(predictor: Predictor, features: FeatureSet, rows: Array, batch_size: int, world: World) -> dict[str, Array]:
+    """Per row of a split and per head (each modality, "fused"): `predicted_<head>` (n,) int32 and `p_label_<head>` (n,) float32, on every rank."""
+    mine = []
+    for number, batch in batches_of(rows, batch_size, world.rank, world.size):
+        found = predictor(batch)
+        labels = features.labels[batch]
+        part = {f"predicted_{name}": p.argmax(axis=1).astype(np.int32) for name, p in found.items()}
+        part |= {f"p_label_{name}": p[np.arange(len(batch)), labels] for name, p in found.items()}
+        mine.append((number, part))
+    parts = sorted((item for rank in world.gather(mine) for item in rank), key=lambda item: item[0])
+    return {key: np.concatenate([part[key] for _, part in parts]) for key in parts[0][1]}
+
+
+def accuracies(found: dict[str, Array], features: FeatureSet, rows: Array) -> dict[str, float]:
+    """Accuracy per head; a modality's over the samples that have it."""
+    labels, result = features.labels[rows], {}
+    for name in [FUSED, *features.modalities]:
+        counted = np.ones(len(rows), bool) if name == FUSED else features.has[rows, features.modalities.index(name)]
+        result[name] = float(np.mean(found[f"predicted_{name}"][counted] == labels[counted])) if counted.any() else float("nan")
+    return result
+
+
+def imbalance(found: dict[str, Array], features: FeatureSet, rows: Array) -> float:
+    """OGM-GE's ratio rho: the summed probability of the label under the strongest modality over that under the weakest."""
+    has = features.has[rows]
+    sums = [float(found[f"p_label_{name}"][has[:, k]].sum(dtype=np.float64)) for k, name in enumerate(features.modalities)]
+    return max(sums) / max(min(sums), 1e-12)

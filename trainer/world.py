@@ -1,0 +1,45 @@
+"""The processes that train together: who this one is, and the few words they exchange."""
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """One of `size` processes; of one process, all exchanges are identities."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the artifacts."""
+        return self.rank == 0
+
+    def broadcast(self, value: T) -> T:
+        """The value that rank 0 holds, on every rank; also a barrier."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum over ranks."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
