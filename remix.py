@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,11 +129,12 @@ def decode(
     shards: Shards,
     out: Annotated[str, typer.Option(help="STORE/features/NAME")],
     config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML; by default decode.yaml beside the shards, else inferred.")] = None,
+    max_rejected_share: Annotated[float | None, typer.Option(help="Fail above this share of rejected samples; by default as the config says (0.01).")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
     json_: Json = False,
 ) -> None:
     """Decode shards into per-modality feature tables (Ray Data)."""
-    from pipeline.config import DecodeConfig, load
+    from pipeline.config import DecodeConfig, load, parse
     from pipeline.shards import find_shards
     from pipeline.store import Place
 
@@ -143,12 +144,16 @@ def decode(
     from pipeline.decode import decode as run
     from pipeline.preflight import infer_config
 
+    asked = given or infer_config(found)
+    if max_rejected_share is not None:
+        asked = parse(DecodeConfig, {**asked.model_dump(), "max_rejected_share": max_rejected_share}, "--max-rejected-share")
+
     with progress("scan") as update:
 
         def tell(at: Progress) -> None:
             update(at.num_done, at.num_shards, description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards")
 
-        result = run(found, Place.at(out), given or infer_config(found), address=address, progress=tell)
+        result = run(found, Place.at(out), asked, address=address, progress=tell)
     reasons = ", ".join(f"{reason} {num}" for reason, num in result.reasons.items())
     kept = "was there already" if result.unchanged else f"{result.num_reused} of {result.num_shards} shards were decoded before"
     line = f"{result.num_rows} rows, {result.num_rejected} rejected{f' ({reasons})' if reasons else ''}: {out} ({kept}; fingerprint {result.fingerprint[:12]})"
@@ -170,7 +175,8 @@ def score(
     out: Annotated[str, typer.Option()],
     split: str = "train",
     workers: int = 1,
-    batch: int = 256,
+    gpus: Annotated[float, typer.Option(help="GPUs of each worker.")] = 0,
+    batch: int = 64,
     json_: Json = False,
 ) -> None:
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
@@ -178,12 +184,10 @@ def score(
     from pipeline.tables import FeatureSet, write_table
 
     feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
-    from pipeline.score import score as run
-    from trainer.offline import make_predict
+    from trainer.offline import score_checkpoint
 
-    make = make_predict(place, feature_set)
     with progress("score") as update:
-        table = run(feature_set, split, make, batch_size=batch, workers=workers, progress=update)
+        table = score_checkpoint(feature_set, place, split, batch_size=batch, workers=workers, num_gpus=gpus, progress=update)
     write_table(Place.at(out), table)
     say({"rows": table.num_rows, "out": out}, f"{table.num_rows} rows: {out}", json_)
 
@@ -201,31 +205,40 @@ def plan(
     min_share: float = 0.0,
     stratify: bool = False,
     locality: int | None = None,
+    features: Annotated[str | None, typer.Option(help="The features that were scored: the scores are checked against them.")] = None,
     json_: Json = False,
 ) -> None:
     """Make a plan of modality-pure batches from a scores file."""
     from pipeline.config import PlanConfig, parse
-    from pipeline.plan import remix_plan, write_plan
+    from pipeline.plan import BatchPlan, remix_draft, write_plan
     from pipeline.scores import Scores
     from pipeline.store import Place
+    from pipeline.tables import FeatureSet
 
     wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
     given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share, "stratify": stratify, "locality": locality}
     config = parse(PlanConfig, given, "remix plan")
-    made = remix_plan(Scores.open(Place.at(scores)), config, batch_size=batch_size, seed=seed, epoch=epoch)
-    write_plan(Place.at(out), made)
-    say({"steps": len(made), "fingerprint": made.fingerprint, "out": out}, f"{len(made)} steps: {out} (fingerprint {made.fingerprint[:12]})", json_)
+    opened = Scores.open(Place.at(scores))
+    if features:
+        opened.check_features(FeatureSet.open(Place.at(features)))
+    fingerprint = write_plan(Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch))
+    num_steps = len(BatchPlan.open(Place.at(out)))
+    say({"steps": num_steps, "fingerprint": fingerprint, "out": out}, f"{num_steps} steps: {out} (fingerprint {fingerprint[:12]})", json_)
 
 
 @app.command()
 def stats(plan: str, scores: Annotated[str | None, typer.Option(help="The scores that the plan was made from.")] = None, json_: Json = False) -> None:
     """Show the statistics of a plan."""
     from pipeline.plan import BatchPlan
+    from pipeline.schema import check_parent
     from pipeline.scores import Scores
     from pipeline.stats import plan_statistics
     from pipeline.store import Place
 
-    statistics = plan_statistics(BatchPlan.open(Place.at(plan)), scores=Scores.open(Place.at(scores)) if scores else None)
+    opened, given = BatchPlan.open(Place.at(plan)), Scores.open(Place.at(scores)) if scores else None
+    if given and given.fingerprint:
+        check_parent(plan, opened.metadata.get("parents", {}).get("scores"), "scores", given.fingerprint)
+    statistics = plan_statistics(opened, scores=given)
     show(statistics, json_, kind="statistics of", path=plan)
 
 
@@ -276,9 +289,10 @@ def demo(store: Path = Path("store"), seeds: int = 1, json_: Json = False) -> No
     from trainer.config import RunConfig
 
     shards, features = store / "shards" / "demo", store / "features" / "demo"
-    if not shards.exists():
-        generate(shards)
-    decode([str(shards)], str(features))
+    with redirect_stdout(sys.stderr):
+        if not shards.exists():
+            generate(shards)
+        decode([str(shards)], str(features))
     from trainer.compare import compare as run
     from trainer.compare import markdown
 

@@ -1,12 +1,18 @@
-"""The one JSON line that every benchmark prints: its ratio, what stands above and below the line, and the machine."""
+"""The one JSON line that every benchmark prints: its ratio, what stands above and below the line, and the machine.
+
+Imported before `pipeline`, it makes this checkout the Remix that is measured, installed or not.
+"""
 
 import json
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARIES = ("numpy", "pyarrow", "torch", "torchvision", "torchaudio", "av", "ray", "webdataset", "litdata")
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def machine() -> dict[str, object]:

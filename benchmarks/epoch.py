@@ -1,6 +1,6 @@
 """A remix epoch, its scoring and planning included, against a joint epoch, through the trainer's own parts.
 
-    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]     needs only torch, torchvision, numpy, pyarrow (and pydantic, PyYAML for the config)
+    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]     needs only torch, torchvision, numpy, pyarrow
 
 A ResNet-18 per modality, rows of two frames 3x112x112 (uint8) and of one 128x128 spectrogram (float16), batch 64, the paper's preset. A pair is one joint
 and one remix epoch, in turns which comes first; `ratio` is the median over pairs of remix by joint, wall time from the scores to the end of the last step.
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from _plain_config import STAND_INS
 from _report import report
 
 from pipeline.config import parse
@@ -106,18 +107,33 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
     parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
     parser.add_argument("--amp", choices=("off", "bf16"), default="bf16" if cuda else "off")
-    parser.add_argument("--score-batch", type=int, default=256)
+    parser.add_argument(
+        "--shares", choices=("natural", "equal"), default="natural", help="equal: half of the rows train each modality, whatever the scores say"
+    )
+    parser.add_argument("--score-batch", type=int, default=256 if cuda else 64)
     asked = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         train = {"batch_size": 64, "amp": asked.amp, "score_batch": asked.score_batch}
-        config = parse(RunConfig, {"name": "epoch", "features": "synthetic", "store": folder, "preset": "paper", "train": train}, "benchmark")
+        config = parse(
+            RunConfig,
+            {"name": "epoch", "features": "synthetic", "store": folder, "preset": "paper", "train": train, "plan": {"shares": asked.shares}},
+            "benchmark",
+        )
         epochs = Epochs(config, write_features(Place.at(Path(folder) / "features" / "synthetic"), asked.rows), device)
         epochs.run("joint"), epochs.run("remix")  # allocations, kernels' choices, page cache
         pairs = [{method: epochs.run(method) for method in order(i)} for i in range(asked.repeats)]
     ratios, processor = ([pair["remix"][key] / pair["joint"][key] for pair in pairs] for key in ("epoch_seconds", "processor_seconds"))
     sides = {method: {key: round(statistics.median(pair[method][key] for pair in pairs), 4) for key in pairs[0][method]} for method in ("joint", "remix")}
-    facts = {"rows": asked.rows, "batch": 64, "amp": asked.amp, "device": torch.cuda.get_device_name() if cuda else "cpu", "threads": torch.get_num_threads()}
+    facts = {
+        "rows": asked.rows,
+        "shares": asked.shares,
+        "batch": 64,
+        "amp": asked.amp,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "stand_ins": STAND_INS,
+    }
     what = {"above": "seconds of a remix epoch: score, plan, train", "below": "seconds of a joint epoch: plan, train", "goal": 0.9}
     report("epoch", statistics.median(ratios), **what, **sides, ratios=rounded(ratios), processor_ratios=rounded(processor), **facts)
 

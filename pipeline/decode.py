@@ -12,6 +12,7 @@ import ray
 import ray.data
 import torch
 
+from pipeline.cluster import connect
 from pipeline.config import DecodeConfig
 from pipeline.errors import BudgetError, DataError, MismatchError, RemixError
 from pipeline.ingest import Job, Moments, ShardScan, ingest, scan_shard
@@ -62,8 +63,7 @@ def decode(
     concurrency: int | None = None,
 ) -> DecodeSummary:
     """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError)."""
-    if not ray.is_initialized():
-        ray.init(address=address, num_cpus=None if address else num_cpus, include_dashboard=False, log_to_driver=False)
+    connect(address, num_cpus)
     # Ray Data reports each execution, although its progress is ours to show.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     tell = progress or (lambda _: None)
@@ -108,11 +108,12 @@ def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfi
         tell(Progress(stage="decode", num_done=num_done, num_shards=len(jobs), num_rows=num_rows, num_rejected=reasons.total()))
         if reasons.total() > budget:
             what = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
-            where = jobs[0].out / ".parts"
+            where = jobs[0].out / "rejected.arrow"
+            write_table(where, pa.Table.from_pylist([row for job in jobs if job.account.exists() for row in _rejected(job)], REJECTED))
             raise BudgetError(
                 f"{reasons.total()} samples rejected against {num_rows} kept after {num_done} of {len(jobs)} shards ({what}),"
                 f" more than max_rejected_share {config.max_rejected_share}",
-                f"mend the shards (the accounts in {where} name each sample) or raise max_rejected_share; finished parts are kept",
+                f"mend the shards ({where} names each sample) or raise max_rejected_share; finished parts are kept",
             )
     return num_reused
 
@@ -175,7 +176,7 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
             num_rows += batch.num_rows
             splits.update(account["samples"]["split"])
             moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
-            rejected += [{"shard": job.name, **row} for row in account["rejected"]]
+            rejected += _rejected(job)
             parts.append({"index": job.index, "shard": job.name, "rows": account["rows"], "files": account["files"], "account": account["members"]})
     for name, sums in moments.items():
         if not sums.num_present:
@@ -201,6 +202,10 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
     }
     (out / MANIFEST).write_json(manifest)
     return manifest
+
+
+def _rejected(job: Job) -> list[dict[str, str]]:
+    return [{"shard": job.name, **row} for row in job.account.read_json()["rejected"]]
 
 
 def _samples(account: dict[str, Any], shard: str, start: int, numbers: dict[str, int], modalities: Sequence[str]) -> pa.RecordBatch:

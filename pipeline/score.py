@@ -6,8 +6,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipeline.cluster import connect
 from pipeline.scoring import Predict, batches_of, join_scores, score_rows
 from pipeline.tables import FeatureSet
+
+Progress = Callable[[int, int], None]
 
 
 class _Scorer:
@@ -32,14 +35,15 @@ def score(
     split: str,
     make_predict: Callable[[FeatureSet], Predict],
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
     workers: int = 1,
     num_gpus: float = 0,
     epoch: int = 0,
     parents: dict[str, str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> pa.Table:
     """The scores of a split, computed by `workers` actors; the result does not depend on their number."""
+    connect()
     rows = features.rows_of(split)
     numbers = [number for number, _ in batches_of(rows, batch_size)]
     dataset = ray.data.from_items(numbers, override_num_blocks=max(1, min(len(numbers), 8 * workers))).map(

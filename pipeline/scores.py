@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.errors import DataError, MismatchError
 from pipeline.schema import check_parent, read_metadata, scores_schema
 from pipeline.store import Place
-from pipeline.tables import read_table
+from pipeline.tables import FeatureSet, read_table
 
 Array = npt.NDArray[Any]
 BLOCK_ROWS = 2**20
@@ -82,6 +82,15 @@ class Scores:
         """The table in slices of at most so many rows."""
         for start in range(0, len(self), num_rows):
             yield self.table.slice(start, num_rows)
+
+    def check_features(self, features: FeatureSet) -> None:
+        """Compares with the features that were scored: their fingerprint, modalities, rows and missing modalities (raises MismatchError)."""
+        if self.features_fingerprint is not None:
+            check_parent(self.what, self.features_fingerprint, "features", features.fingerprint)
+        if self.modalities != features.modalities:
+            message = f"{self.what} has kl_ columns of {', '.join(self.modalities)}, but the features have {', '.join(features.modalities)}"
+            raise MismatchError(message, "give one kl_ column for each modality of the features, in their order")
+        self.check_has(features.has)
 
     def check_has(self, has: npt.NDArray[np.bool_]) -> None:
         """Compares with (number of feature rows, K) `has`, in the order of `modalities`: scored is what the sample has (raises MismatchError)."""

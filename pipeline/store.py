@@ -134,9 +134,28 @@ class Place:
             file.write(data)
         return file.hexdigest()
 
+    def claim(self, data: bytes) -> bool:
+        """Writes the file unless it is there, and says whether it did; of several processes that share a local disk, one does (raises StoreError)."""
+        if not self.local:
+            if self.exists():
+                return False
+            self.write_bytes(data)
+            return True
+        whole = self.parent / f".{self.name}.{uuid4().hex[:8]}.claim"
+        whole.write_bytes(data)
+        try:
+            os.link(whole.path, self.path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"{self} cannot be written ({error})", "choose a place that you may write to") from error
+        finally:
+            whole.delete()
+        return True
+
     def write_json(self, value: Any) -> None:
         """Writes the value as JSON, atomically, its keys in their order."""
-        self.write_bytes((json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self.write_bytes(encode_json(value))
 
     def delete(self) -> None:
         """Removes a file, or a folder with all that is in it; nothing happens where nothing is."""
@@ -145,6 +164,11 @@ class Place:
             self.fs.delete_dir(self.path)
         elif kind != pafs.FileType.NotFound:
             self.fs.delete_file(self.path)
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as JSON for people and programs: indented, its keys in their order, NaN refused."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 class HashingFile:

@@ -13,6 +13,7 @@ import yaml
 
 import remix
 from pipeline.schema import scores_schema
+from pipeline.scoring import join_scores, score_rows
 from pipeline.store import Place
 from pipeline.tables import read_table, write_table
 from tests.support import make_features, run_config
@@ -95,6 +96,31 @@ def test_bad_scores_are_named(tmp_path: Path, command: Command, change: Callable
     code, _, err = command("plan", bad_scores(tmp_path, change(random_scores())), "--out", tmp_path / "p.arrow")
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "p.arrow").exists()
+
+
+def test_scores_of_other_features_are_refused(tmp_path: Path, command: Command) -> None:
+    features = make_features(tmp_path / "features" / "made", missing=0.2)
+    other = make_features(tmp_path / "features" / "other", seed=1)
+    rows = features.rows_of("train")
+    probabilities = {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities}
+    table = join_scores([(0, score_rows(features, rows, probabilities))], features, 0, {})
+    args = ["plan", bad_scores(tmp_path, table), "--out", tmp_path / "p.arrow", "--features"]
+    code, _, err = command(*args, other.place)
+    assert (code, "was made from features" in err) == (2, True), err
+    stripped = bad_scores(tmp_path, table.replace_schema_metadata(None))
+    code, _, err = command("plan", stripped, "--out", tmp_path / "p.arrow", "--features", other.place)
+    assert (code, "is NaN but the sample has" in err or "is not among the" in err or "a number but the sample lacks" in err) == (2, True), err
+    narrow = bad_scores(tmp_path, table.replace_schema_metadata(None).drop_columns(["kl_touch"]))
+    code, _, err = command("plan", narrow, "--out", tmp_path / "p.arrow", "--features", features.place)
+    assert (code, "has kl_ columns of sound, sight, but the features have sound, sight, touch" in err) == (2, True), err
+    assert not (tmp_path / "p.arrow").exists()
+    bad_scores(tmp_path, table)
+    assert command(*args, features.place)[0] == 0
+    code, _, err = command("stats", tmp_path / "p.arrow", "--scores", tmp_path / "s.arrow", "--json")
+    assert code == 0, err
+    bad_scores(tmp_path, join_scores([(0, score_rows(features, rows, probabilities))], features, 1, {}))
+    code, _, err = command("stats", tmp_path / "p.arrow", "--scores", tmp_path / "s.arrow")
+    assert (code, "was made from scores" in err) == (2, True), err
 
 
 def config_file(tmp_path: Path, **changes: object) -> Path:

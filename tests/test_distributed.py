@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pipeline.plan import BatchPlan
-from pipeline.schema import fingerprint
-from pipeline.score import score
+from pipeline.schema import fingerprint, read_metadata
 from pipeline.scoring import score_rows
+from pipeline.store import Place
 from pipeline.tables import FeatureSet, read_table
 from tests.support import check_coverage, make_features, run_config, weights
 from trainer.launch import launch
-from trainer.offline import make_predict
+from trainer.offline import load, score_checkpoint
 from trainer.run import Run
 
 
@@ -36,7 +36,10 @@ def one(store: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def two(store: Path, ray_cluster: None) -> Run:
-    return launch(run_config(store, name="two", optimizer={"kind": "sgd", "lr": 0.01}, resources={"workers": 2}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store.parent)  # a store is often given by a relative path, and workers run elsewhere
+        launch(run_config(Path(store.name), name="two", optimizer={"kind": "sgd", "lr": 0.01}, resources={"workers": 2}))
+    return Run.open(Place.at(store / "runs" / "two"))
 
 
 def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
@@ -90,11 +93,13 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: Path, one: Run, 
 
 def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(store: Path, one: Run, ray_cluster: None) -> None:
     features = FeatureSet.open(run_config(store).features_place)
-    make = make_predict(one.checkpoint("last"), features)
-    tables = [score(features, "train", make, batch_size=32, workers=workers) for workers in (1, 2)]
+    place = one.checkpoint("last")
+    tables = [score_checkpoint(features, place, "train", batch_size=32, workers=n, num_gpus=0, progress=lambda done, total: None) for n in (1, 2)]
+    facts = read_metadata(tables[0].schema)
+    assert (facts["epoch"], facts["parents"]["features"]) == (4, features.fingerprint)
     assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
     assert fingerprint(tables[0], {}) == fingerprint(tables[1], {})
     rows = tables[0]["row"].to_numpy()[:32]
-    assert fingerprint(score_rows(features, rows, make(features)(rows)), {}) == fingerprint(tables[0].slice(0, 32), {})
+    assert fingerprint(score_rows(features, rows, load(place, features)(rows)), {}) == fingerprint(tables[0].slice(0, 32), {})
     assert tables[0]["row"].to_pylist() == features.rows_of("train").tolist()
     assert np.isnan(tables[0]["kl_sight"].to_numpy()).tolist() == (~features.has[features.rows_of("train"), 1]).tolist()

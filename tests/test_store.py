@@ -1,6 +1,7 @@
 """Places: what is written appears whole, or not at all."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,12 @@ def test_errors_name_the_place_and_a_cure(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(StoreError, match="holds no JSON object"):
         (Place.at(tmp_path) / "list.json").read_json()
+
+
+def test_of_many_claims_one_holds(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "run" / "run.json"
+    with ThreadPoolExecutor(8) as pool:
+        held = list(pool.map(lambda i: place.claim(str(i).encode()), range(8)))
+    assert held.count(True) == 1
+    assert place.read_bytes() == str(held.index(True)).encode()
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]

@@ -1,5 +1,6 @@
 """Checkpoints: plain data, written atomically; what does not fit is refused."""
 
+import hashlib
 import io
 from typing import Any
 
@@ -29,6 +30,11 @@ def load(place: Place) -> Checkpoint:
     if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
         raise DataError(f"{place} is not a checkpoint of Remix (no model, architecture, cursor)", "give a file that `remix train` wrote")
     return found
+
+
+def digest(place: Place) -> str:
+    """The SHA-256 of a checkpoint's file."""
+    return hashlib.sha256(place.read_bytes()).hexdigest()
 
 
 def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:

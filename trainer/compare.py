@@ -24,7 +24,7 @@ class Outcome:
 
     method: str
     seed: int
-    accuracy: dict[str, float]  # head -> test accuracy
+    accuracy: dict[str, Any]  # head -> test accuracy, None where no test sample has the modality
     correct: np.ndarray[Any, np.dtype[np.bool_]]  # (n,) the fused head on each test sample
     seconds: float  # scoring, planning, loading, stepping
     num_steps: int
@@ -57,7 +57,7 @@ def summarise(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[dict[
     base = {outcome.seed: outcome.seconds for outcome in outcomes if outcome.method == methods[0]}
     for method in methods:
         own = [outcome for outcome in outcomes if outcome.method == method]
-        heads = {head: [outcome.accuracy[head] for outcome in own] for head in own[0].accuracy}
+        heads = {head: [outcome.accuracy[head] for outcome in own] for head, value in own[0].accuracy.items() if value is not None}
         accuracy = {head: {"mean": float(np.mean(values)), "sd": _sd(values), "each": values} for head, values in heads.items()}
         time_ratio = float(np.median([outcome.seconds / base[outcome.seed] for outcome in own]))
         rows.append({"method": method, "accuracy": accuracy, "num_steps": own[0].num_steps, "time_ratio": time_ratio})

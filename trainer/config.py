@@ -36,7 +36,7 @@ class TrainConfig(Config):
     warmup_epochs: int = Field(default=10, ge=0)
     batch_size: int = Field(default=64, ge=1)
     rescore_every: int = Field(default=1, ge=1)
-    score_batch: int = Field(default=256, ge=1)
+    score_batch: int = Field(default=64, ge=1)
     """Rows a forward pass of scoring; fixed, so that scores do not depend on the number of workers."""
     warmup_weight: float = Field(default=0.5, ge=0)
     """w_k: the weight of each unimodal loss in warm-up."""
@@ -63,7 +63,7 @@ class ResourcesConfig(Config):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
-        "model": {"fusion": "concat", "encoder": {"kind": "resnet18", "crop": True, "flip": True, "frames": 2, "normalize": "dataset"}},
+        "model": {"fusion": "concat", "encoder": {"kind": "resnet18", "crop": True, "flip": True, "frames": 2, "normalize": "imagenet"}},
         "optimizer": {"kind": "adam", "lr": 5e-5, "weight_decay": 1e-4, "decay_every": 30, "decay": 0.1},
         "train": {"epochs": 60, "warmup_epochs": 10, "batch_size": 64},
     },

@@ -1,16 +1,23 @@
 """Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
 
-from typing import Any
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from pipeline.errors import RemixError
+from pipeline.cluster import connect
+from pipeline.errors import ConfigError, MissingError, RemixError
+from pipeline.store import Place
 from trainer import config as configs
 from trainer import loop
 from trainer.run import Run
 from trainer.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def uses_gpu(resources: configs.ResourcesConfig) -> bool:
@@ -20,29 +27,55 @@ def uses_gpu(resources: configs.ResourcesConfig) -> bool:
     return resources.use_gpu
 
 
-def train(config: configs.RunConfig, run: Run) -> dict[str, Any]:
+def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
     """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=True)
+    connect()
     resources = config.resources
     gpu = uses_gpu(resources)
+    if config.train.sync_batchnorm and not gpu:
+        raise ConfigError("train.sync_batchnorm is set, but the workers have no GPU", "unset it, or use model.encoder.norm: group")
     scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if gpu else {})})
     storage = RunConfig(name="ray", storage_path=str(run.place.local or run.place), failure_config=FailureConfig(max_failures=resources.max_failures))
-    trainer = TorchTrainer(_worker, train_loop_config={"config": config.model_dump(mode="json"), "run": run}, scaling_config=scaling, run_config=storage)
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RemixError(f"run {config.name!r} failed under Ray Train: {error}", "mend the cause and continue with --resume") from error
+    # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
+    asked = {**config.model_dump(mode="json"), "store": str(Place.at(config.store).local or config.store)}
+    trainer = TorchTrainer(_worker, train_loop_config={"config": asked, "run": run}, scaling_config=scaling, run_config=storage)
+    with _watched(run, config.train.epochs, progress):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RemixError(f"run {config.name!r} failed under Ray Train: {error}", "mend the cause and continue with --resume") from error
     return dict(run.facts["result"])
 
 
 def _worker(given: dict[str, Any]) -> None:
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
-    config = configs.RunConfig.model_validate(given["config"])
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             ray.train.report({key: value for key, value in event.items() if key != "event"})
 
-    loop.train(config, given["run"], world, report)
+    loop.train(configs.RunConfig.model_validate(given["config"]), given["run"], world, report)
+
+
+@contextmanager
+def _watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
+    """Tells of the epochs as they appear in the run's folder, which is all that the driver sees of its workers."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        while not ended.wait(1.0):
+            with suppress(MissingError):
+                rows = run.epochs().slice(seen).to_pylist()
+                seen += len(rows)
+                for row in rows:
+                    progress({"event": "epoch", "num_epochs": num_epochs, **row})
+
+    thread = threading.Thread(target=watch, name="run-watcher", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

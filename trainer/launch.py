@@ -25,7 +25,7 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
         if config.resources.workers:
             from trainer import distributed
 
-            distributed.train(config, run)
+            distributed.train(config, run, progress)
         else:
             device = "cuda" if config.resources.use_gpu and torch.cuda.is_available() else "cpu"
             loop.train(config, run, World(device=torch.device(device)), progress)

@@ -9,7 +9,7 @@ because learning rate, augmentation and order are functions of (seed, epoch, ste
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.errors import ConfigError, InputError, MismatchError
 from pipeline.plan import BatchPlan
+from pipeline.schema import SPLITS
 from pipeline.tables import FeatureSet
 from trainer import checkpoint as checkpoints
 from trainer.config import RunConfig
@@ -42,7 +43,6 @@ class Cursor:
     plan_fingerprint: str = ""
     best_epoch: int = -1
     best_accuracy: float = -1.0
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def check(config: RunConfig, features: FeatureSet) -> None:
@@ -52,7 +52,13 @@ def check(config: RunConfig, features: FeatureSet) -> None:
         raise ConfigError(f"batch_size {config.train.batch_size} is smaller than the world size {workers}", f"set train.batch_size to {workers} or more")
     if len(features.classes) < 2:
         raise InputError(f"features {config.features!r} have {len(features.classes)} class", "training needs 2 classes or more")
-    for split in ("train", "validation", "test"):
+    if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
+        raise InputError(
+            f"features {config.features!r} have one modality, {features.modalities[0]!r}", "remixing needs two or more; set warmup_epochs to epochs"
+        )
+    if config.train.sync_batchnorm and not config.resources.workers and not torch.cuda.is_available():
+        raise ConfigError("train.sync_batchnorm is set, but there is no GPU", "unset it, or use model.encoder.norm: group")
+    for split in SPLITS:
         if not len(features.rows_of(split)):
             raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
     for name in config.model.encoders:
@@ -91,6 +97,7 @@ class Trainer:
         """Runs all epochs that are left, then the test; returns the result that run.json keeps."""
         for epoch in range(self.cursor.epoch, self.config.train.epochs):
             self._epoch(epoch)
+        self.record.close()
         return self._test()
 
     def _epoch(self, epoch: int) -> None:

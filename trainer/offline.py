@@ -1,10 +1,12 @@
 """A checkpoint as the function that scores rows: what `remix score` puts on each actor."""
 
-from collections.abc import Callable
 from functools import partial
 
+import pyarrow as pa
 import torch
 
+from pipeline.errors import InputError
+from pipeline.score import Progress, score
 from pipeline.scoring import Predict
 from pipeline.store import Place
 from pipeline.tables import FeatureSet
@@ -13,13 +15,20 @@ from trainer.inputs import Inputs
 from trainer.predict import Predictor
 
 
-def make_predict(checkpoint: Place, features: FeatureSet) -> Callable[[FeatureSet], Predict]:
-    """Checks the checkpoint against the features, and returns what loads it on an actor (raises MismatchError)."""
-    checkpoints.model_of(checkpoint, features)
-    return partial(_load, checkpoint)
+def score_checkpoint(features: FeatureSet, checkpoint: Place, split: str, *, batch_size: int, workers: int, num_gpus: float, progress: Progress) -> pa.Table:
+    """The scores of a split under a checkpoint, by `workers` actors (raises InputError, MismatchError before any of them starts)."""
+    if not len(features.rows_of(split)):
+        there = ", ".join(name for name, num in features.manifest["splits"].items() if num)
+        raise InputError(f"split {split!r} of {features.place} is empty", f"choose from {there}")
+    _, found = checkpoints.model_of(checkpoint, features)
+    parents = {"checkpoint": checkpoints.digest(checkpoint)}
+    make = partial(load, checkpoint)
+    epoch = found["cursor"]["epoch"]
+    return score(features, split, make, batch_size=batch_size, workers=workers, num_gpus=num_gpus, epoch=epoch, parents=parents, progress=progress)
 
 
-def _load(checkpoint: Place, features: FeatureSet) -> Predict:
+def load(checkpoint: Place, features: FeatureSet) -> Predict:
+    """The model of a checkpoint, ready to predict rows of the features."""
     model, found = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(model.to(device), Inputs(found["architecture"], 0, device), features, device)

@@ -44,7 +44,7 @@ def _score(config: RunConfig, features: FeatureSet, run: Run, world: World, pred
 
 def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, scores_place: Place | None) -> None:
     """Writes the plan under a hidden name, its statistics, then the plan: a reader that sees the plan finds its statistics."""
-    scores = Scores.open(scores_place, features_fingerprint=features.fingerprint) if scores_place else None
+    scores = Scores.open(scores_place) if scores_place else None
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
     write_plan(staged, _draft(config, features, epoch, scores))
     plan = BatchPlan.open(staged)
@@ -59,7 +59,7 @@ def _draft(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores |
     num_classes, batch_size = len(features.classes), config.train.batch_size
     parents = {"features": features.fingerprint, "config": config.digest}
     if scores:
-        scores.check_has(features.has)
+        scores.check_features(features)
         return remix_draft(scores, config.plan, batch_size, config.seed, epoch, num_classes=num_classes, parents=parents)
     rows, names = features.rows_of("train"), features.modalities
     labels = features.labels[rows]

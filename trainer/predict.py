@@ -53,17 +53,18 @@ def outcomes(predictor: Predictor, features: FeatureSet, rows: Array, batch_size
     return {key: np.concatenate([part[key] for _, part in parts]) for key in parts[0][1]}
 
 
-def accuracies(found: dict[str, Array], features: FeatureSet, rows: Array) -> dict[str, float]:
-    """Accuracy per head; a modality's over the samples that have it."""
-    labels, result = features.labels[rows], {}
-    for name in [FUSED, *features.modalities]:
-        counted = np.ones(len(rows), bool) if name == FUSED else features.has[rows, features.modalities.index(name)]
-        result[name] = float(np.mean(found[f"predicted_{name}"][counted] == labels[counted])) if counted.any() else float("nan")
+def accuracies(found: dict[str, Array], features: FeatureSet, rows: Array) -> dict[str, float | None]:
+    """Accuracy per head; a modality's over the samples that have it, None where there are none."""
+    right = {name: found[f"predicted_{name}"] == features.labels[rows] for name in [FUSED, *features.modalities]}
+    result: dict[str, float | None] = {FUSED: float(right[FUSED].mean())}
+    for k, name in enumerate(features.modalities):
+        own = features.has[rows, k]
+        result[name] = float(right[name][own].mean()) if own.any() else None
     return result
 
 
-def imbalance(found: dict[str, Array], features: FeatureSet, rows: Array) -> float:
-    """OGM-GE's ratio rho: the summed probability of the label under the strongest modality over that under the weakest."""
+def imbalance(found: dict[str, Array], features: FeatureSet, rows: Array) -> float | None:
+    """OGM-GE's ratio rho: the summed probability of the label under the strongest modality over that under the weakest; None where a sum is 0."""
     has = features.has[rows]
     sums = [float(found[f"p_label_{name}"][has[:, k]].sum(dtype=np.float64)) for k, name in enumerate(features.modalities)]
-    return max(sums) / max(min(sums), 1e-12)
+    return max(sums) / min(sums) if min(sums) > 0 else None

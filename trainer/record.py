@@ -1,7 +1,6 @@
 """What a run writes down: every step that was taken, every epoch, the test, and TensorBoard's event files."""
 
 import hashlib
-import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.plan import BatchPlan
+from pipeline.schema import ALL
 from pipeline.tables import FeatureSet, write_table
 from trainer.loading import Batch
 from trainer.predict import FUSED
@@ -36,7 +36,7 @@ class Recorder:
         """Notes a step; its numbers stay on the device until `flush`."""
         rows = batch.step.rows
         facts = {"epoch": epoch, "step": batch.step.step, "modality": batch.step.modality, "world_size": self._world.size, "num_rows": len(rows)}
-        trained = {f"num_rows_{name}": batch.num_valid[name] if batch.step.modality in ("all", name) else 0 for name in self._features.modalities}
+        trained = {f"num_rows_{name}": batch.num_valid[name] if batch.step.modality in (ALL, name) else 0 for name in self._features.modalities}
         digest = hashlib.sha256(np.ascontiguousarray(rows, np.int64)).hexdigest()[:16]
         self._steps.append({**facts, **trained, "rows_hash": digest, "wait_seconds": wait_seconds, "step_seconds": step_seconds})
         self._taken.append(taken)
@@ -55,7 +55,14 @@ class Recorder:
         self._steps, self._taken = [], []
 
     def epoch(
-        self, epoch: int, plan: BatchPlan, found: dict[str, npt.NDArray[Any]], accuracy: dict[str, float], rho: float, lr: float, times: dict[str, float]
+        self,
+        epoch: int,
+        plan: BatchPlan,
+        found: dict[str, npt.NDArray[Any]],
+        accuracy: dict[str, float | None],
+        rho: float | None,
+        lr: float,
+        times: dict[str, float],
     ) -> dict[str, Any]:
         """Adds the epoch's row to epochs.arrow; all of it follows from the steps' log, the plan's statistics and the validation."""
         self.flush()
@@ -72,7 +79,7 @@ class Recorder:
         for name in self._features.modalities:
             trained = _sum(steps, f"num_rows_{name}")
             row[f"train_accuracy_{name}"] = _sum(steps, f"num_correct_{name}") / trained if trained else None
-            row[f"validation_accuracy_{name}"] = accuracy[name] if not math.isnan(accuracy[name]) else None
+            row[f"validation_accuracy_{name}"] = accuracy[name]
             row[f"share_{name}"] = stats["modalities"].get(name, {}).get("share")
         load_seconds, step_seconds = float(np.sum(steps["wait_seconds"].to_numpy())), float(np.sum(steps["step_seconds"].to_numpy()))
         row |= {"churn": stats["churn"], "rho": rho, "load_seconds": load_seconds, "step_seconds": step_seconds, **times}
@@ -84,6 +91,11 @@ class Recorder:
                     self._board.add_scalar(key, value, epoch)
             self._board.flush()
         return row
+
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        if self._board:
+            self._board.close()
 
 
 def _sum(steps: pa.Table, column: str) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import InputError, MissingError, StoreError
+from pipeline.errors import InputError, MissingError
 from pipeline.schema import epochs_schema, steps_schema
-from pipeline.store import Place
+from pipeline.store import Place, encode_json
 from pipeline.tables import FeatureSet, read_table, write_table
 from trainer.config import RunConfig
 
@@ -25,20 +25,11 @@ class Run:
     def create(cls, config: RunConfig, features: FeatureSet) -> "Run":
         """Claims the run's name and writes run.json (raises InputError where the name is taken, StoreError)."""
         run = cls(config.run_place)
-        taken = InputError(f"run {config.name!r} exists in {config.store}", "continue it with --resume or choose another name")
-        try:
-            if run.place.local:
-                run.place.local.parent.mkdir(parents=True, exist_ok=True)
-                run.place.local.mkdir()
-            elif (run.place / "run.json").exists():
-                raise taken
-        except FileExistsError as error:
-            raise taken from error
-        except OSError as error:
-            raise StoreError(f"{run.place} cannot be written ({error})", "choose a store that you may write to") from error
         parents = {"name": config.features, "fingerprint": features.fingerprint}
         facts = {"kind": "run", "name": config.name, "config": config.model_dump(mode="json"), "digest": config.digest, "features": parents}
-        (run.place / "run.json").write_json({**facts, "modalities": features.modalities, "code_version": version("remix"), "status": "created"})
+        facts |= {"modalities": features.modalities, "code_version": version("remix"), "status": "created"}
+        if not (run.place / "run.json").claim(encode_json(facts)):
+            raise InputError(f"run {config.name!r} exists in {config.store}", "continue it with --resume or choose another name")
         return run
 
     @classmethod

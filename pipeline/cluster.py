@@ -1,0 +1,15 @@
+"""Where Ray runs: a cluster that is named, or this machine."""
+
+import logging
+import os
+
+import ray
+
+
+def connect(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already."""
+    if ray.is_initialized():
+        return
+    named = address or os.environ.get("RAY_ADDRESS")
+    local = {} if named else {"num_cpus": num_cpus, "include_dashboard": False}
+    ray.init(address=named, log_to_driver=False, logging_level=logging.WARNING, **local)
