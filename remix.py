@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.errors import ConfigError, RemixError
 
@@ -174,9 +175,9 @@ def score(
     checkpoint: Annotated[str, typer.Option()],
     out: Annotated[str, typer.Option()],
     split: str = "train",
-    workers: int = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs of each worker.")] = 0,
-    batch: int = 64,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker.")] = 0,
+    batch: Annotated[int, typer.Option(min=1)] = 64,
     json_: Json = False,
 ) -> None:
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
@@ -184,6 +185,7 @@ def score(
     from pipeline.tables import FeatureSet, write_table
 
     feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
+    Place.at(out).check_writable()
     from trainer.offline import score_checkpoint
 
     with progress("score") as update:
@@ -306,7 +308,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RemixError as error:
-        console.print(f"[bold red]remix:[/] {error}", highlight=False, soft_wrap=True)
+        console.print("[bold red]remix:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,12 +4,22 @@ import logging
 import os
 
 import ray
+import ray.data
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already."""
+    _keep_quiet()
     if ray.is_initialized():
         return
     named = address or os.environ.get("RAY_ADDRESS")
     local = {} if named else {"num_cpus": num_cpus, "include_dashboard": False}
     ray.init(address=named, log_to_driver=False, logging_level=logging.WARNING, **local)
+
+
+def _keep_quiet() -> None:
+    """Ray Data reports each execution and draws its own bars, although progress is ours to show."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

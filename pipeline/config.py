@@ -111,7 +111,7 @@ def parse(model: type[M], value: Any, what: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e)) for e in error.errors())) from error
+        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e), value) for e in error.errors())) from error
 
 
 def load(model: type[M], path: str | Path) -> M:
@@ -125,14 +125,25 @@ def load(model: type[M], path: str | Path) -> M:
     return parse(model, value if value is not None else {}, str(path))
 
 
-def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
-    field = ".".join(str(part) for part in error["loc"]) or "the document"
+def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
+    field = _path(error["loc"], value) or "the document"
     if error["type"] == "extra_forbidden":
         close = get_close_matches(str(error["loc"][-1]), _field_names(model), n=1)
         return f"field {field!r} (value {error['input']!r}) is unknown; " + (f"did you mean {close[0]!r}?" if close else "remove it")
     if error["type"] == "missing":
         return f"field {field!r} is missing; add it"
     return f"field {field!r} has the value {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _path(loc: tuple[str | int, ...], value: Any) -> str:
+    """Where in the document an error is: pydantic's path without its names of union members, which the document does not have."""
+    parts = []
+    for i, part in enumerate(loc):
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value))
+        if inside or (i + 1 == len(loc) and isinstance(value, dict)):
+            parts.append(str(part))
+            value = value[part] if inside else None
+    return ".".join(parts)
 
 
 def _field_names(model: type[BaseModel]) -> list[str]:

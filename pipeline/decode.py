@@ -1,6 +1,5 @@
 """Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
 
-import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -64,8 +63,6 @@ def decode(
 ) -> DecodeSummary:
     """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError)."""
     connect(address, num_cpus)
-    # Ray Data reports each execution, although its progress is ours to show.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     tell = progress or (lambda _: None)
     names = shard_names(shards)
     scans = _scan(shards, names, tell, concurrency)
@@ -134,8 +131,6 @@ def _each(work: Callable[[int], Any], num: int, concurrency: int | None) -> Iter
             return {"number": row["number"], "result": pickle.dumps(error)}
 
     dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(task, concurrency=concurrency)
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
     for row in dataset.iter_rows():
         result = pickle.loads(row["result"])
         if isinstance(result, RemixError):

@@ -12,7 +12,7 @@ from pipeline.assign import find_assignment
 from pipeline.config import PlanConfig
 from pipeline.draft import Draft
 from pipeline.errors import ConfigError, DataError
-from pipeline.schema import ALL, read_metadata, with_metadata
+from pipeline.schema import ALL, PLAN, check_columns, read_metadata, with_metadata
 from pipeline.scores import Scores
 from pipeline.store import Place
 from pipeline.tables import read_table, write_table
@@ -40,9 +40,11 @@ class BatchPlan:
         self.metadata: dict[str, Any] = read_metadata(table.schema)
 
     @classmethod
-    def open(cls, place: Place) -> "BatchPlan":
-        """Memory-maps a plan file (raises MissingError, DataError)."""
-        return cls(read_table(place))
+    def open(cls, place: Place, *, trusted: bool = False) -> "BatchPlan":
+        """Memory-maps a plan file, and checks it in full unless this run wrote it (raises MissingError, DataError)."""
+        table = read_table(place, trusted=trusted)
+        check_columns(table, PLAN, str(place))
+        return cls(table)
 
     @property
     def fingerprint(self) -> str:

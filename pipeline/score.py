@@ -39,6 +39,7 @@ def score(
     workers: int = 1,
     num_gpus: float = 0,
     epoch: int = 0,
+    seed: int = 0,
     parents: dict[str, str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> pa.Table:
@@ -53,4 +54,4 @@ def score(
     for item in dataset.iter_rows():
         found.append((item["number"], pa.ipc.open_stream(item["table"]).read_all()))
         progress(len(found), len(numbers))
-    return join_scores(found, features, epoch, parents or {})
+    return join_scores(found, features, epoch, parents or {}, seed)

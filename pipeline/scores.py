@@ -44,7 +44,7 @@ class Scores:
     @classmethod
     def open(cls, place: Place, features_fingerprint: str | None = None) -> "Scores":
         """Memory-maps and checks a scores file (raises MissingError, DataError, MismatchError where it was made from other features)."""
-        return cls(read_table(place), str(place), features_fingerprint)
+        return cls(read_table(place, trusted=False), str(place), features_fingerprint)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -91,6 +91,12 @@ class Scores:
             message = f"{self.what} has kl_ columns of {', '.join(self.modalities)}, but the features have {', '.join(features.modalities)}"
             raise MismatchError(message, "give one kl_ column for each modality of the features, in their order")
         self.check_has(features.has)
+        theirs = {"label": features.labels[self.rows], "sample_id": features.samples["sample_id"].take(pa.array(self.rows)).to_numpy()}
+        for name, values in theirs.items():
+            wrong = np.flatnonzero(self.table[name].to_numpy() != values)
+            if len(wrong):
+                row, own = self.rows[wrong[0]], self.table[name][int(wrong[0])].as_py()
+                raise MismatchError(f"{self.what}: row {row} has the {name} {own!r}, but the features have {values[wrong[0]]!r}", "score these features again")
 
     def check_has(self, has: npt.NDArray[np.bool_]) -> None:
         """Compares with (number of feature rows, K) `has`, in the order of `modalities`: scored is what the sample has (raises MismatchError)."""
@@ -109,6 +115,13 @@ class Scores:
         rows, kl = column(block, "row"), [column(block, f"kl_{name}") for name in self.modalities]
         if rows[0] < 0:
             raise DataError(f"{self.what}: row {rows[0]} is negative", "give the index of a row of the features")
+        labels = column(block, "label")
+        outside = np.flatnonzero((labels < 0) | (labels >= (self.num_classes or np.iinfo(np.int32).max)))
+        if len(outside):
+            among = f"the {self.num_classes} classes" if self.num_classes else "any classes"
+            raise DataError(
+                f"{self.what}: row {rows[outside[0]]}: label {labels[outside[0]]} is not among {among}", "give labels from 0 up, below the number of classes"
+            )
         repeated = np.flatnonzero(rows[1:] == rows[:-1])
         if len(repeated):
             raise DataError(f"{self.what}: row {rows[repeated[0]]} occurs more than once", "keep one score a row")

@@ -24,7 +24,7 @@ UNPLANNED = -1
 def plan_statistics(
     plan: BatchPlan, *, labels: Array | None = None, scores: Scores | None = None, previous: BatchPlan | None = None, batch_rows: int = BATCH_ROWS
 ) -> Json:
-    """A plan's statistics; needs one byte a feature row.
+    """A plan's statistics; needs one byte a feature row, and with scores the KL and difficulty of one modality at a time.
 
     `labels` are those of all feature rows (by default the scores'); `batch_rows` is the size of the features' record batches.
     `churn` is the share of the rows in both plans whose modality differs; null where there is no previous plan or one of the two is joint.

@@ -106,7 +106,7 @@ class Place:
     @contextlib.contextmanager
     def create(self) -> Iterator["HashingFile"]:
         """A file that appears under its name when the block ends well, and not at all when it does not (raises StoreError)."""
-        temporary = self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp" if self.local else self
+        temporary = self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp"
         try:
             self.fs.create_dir(self.parent.path, recursive=True)
             file = HashingFile(self.fs.open_output_stream(temporary.path))
@@ -118,12 +118,12 @@ class Place:
             if temporary.local:
                 with open(temporary.path, "rb") as written:
                     os.fsync(written.fileno())
-                os.replace(temporary.path, self.path)
+            temporary.move(self)
         except BaseException as error:
-            if temporary.local:
-                with contextlib.suppress(OSError):
-                    file.close()
-                Path(temporary.path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.close()
+            with contextlib.suppress(OSError):
+                temporary.delete()
             if isinstance(error, OSError):
                 raise StoreError(f"{self} cannot be written ({error})", "free space or choose another place") from error
             raise
@@ -133,6 +133,19 @@ class Place:
         with self.create() as file:
             file.write(data)
         return file.hexdigest()
+
+    def move(self, to: "Place") -> None:
+        """Gives a file another name in its file system, in place of what has that name; on a local disk in one step."""
+        if self.local:
+            os.replace(self.path, to.path)
+        else:
+            self.fs.move(self.path, to.path)
+
+    def check_writable(self) -> None:
+        """Raises StoreError where a file could not be written here."""
+        probe = self.parent / f".{self.name}.{uuid4().hex[:8]}.probe"
+        probe.write_bytes(b"")
+        probe.delete()
 
     def claim(self, data: bytes) -> bool:
         """Writes the file unless it is there, and says whether it did; of several processes that share a local disk, one does (raises StoreError)."""
@@ -147,10 +160,20 @@ class Place:
             os.link(whole.path, self.path)
         except FileExistsError:
             return False
-        except OSError as error:
-            raise StoreError(f"{self} cannot be written ({error})", "choose a place that you may write to") from error
+        except OSError:
+            return self._claim_without_links(data)
         finally:
             whole.delete()
+        return True
+
+    def _claim_without_links(self, data: bytes) -> bool:
+        try:
+            with open(self.path, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise StoreError(f"{self} cannot be written ({error})", "choose a place that you may write to") from error
         return True
 
     def write_json(self, value: Any) -> None:

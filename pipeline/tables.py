@@ -6,7 +6,7 @@ its record batch by a division. A sample that lacks a modality has a row of zero
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -20,6 +20,8 @@ from pipeline.store import MANIFEST, HashingFile, Place
 
 Array = npt.NDArray[Any]
 BATCH_ROWS = 64
+REMOTE_BATCHES = 256
+"""Record batches of an object store that a reader keeps in memory."""
 
 
 def part_name(index: int) -> str:
@@ -27,9 +29,17 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.arrow"
 
 
-def read_table(place: Place) -> pa.Table:
-    """An Arrow IPC file as a table, memory-mapped where it is local (raises MissingError, DataError, StoreError)."""
-    return _open_file(place).read_all()
+def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
+    """An Arrow IPC file as a table, memory-mapped where it is local, checked in full unless trusted (raises MissingError, DataError, StoreError)."""
+    reader = _open_file(place)
+    try:
+        table = reader.read_all()
+        if not trusted:
+            # offsets that point out of their buffers would otherwise crash the process that follows them
+            table.validate(full=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{place} is damaged ({error})", "write the file again") from error
+    return table
 
 
 def write_table(place: Place, table: pa.Table) -> str:
@@ -91,7 +101,9 @@ class FeatureSet:
         self.fingerprint: str = manifest["fingerprint"]
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
-        self._batches: dict[tuple[str, int], list[Array]] = {}
+        self._readers: dict[tuple[str, int], pa.ipc.RecordBatchFileReader] = {}
+        # maps of a local file cost nothing; what comes from an object store is kept for a while
+        self._batch = lru_cache(maxsize=None if place.local else REMOTE_BATCHES)(self._read_batch)
 
     @classmethod
     def open(cls, place: Place) -> "FeatureSet":
@@ -143,17 +155,12 @@ class FeatureSet:
         for i, row in enumerate(rows.tolist()):
             part = bisect_right(self._ends, row)
             local = row - (self._ends[part - 1] if part else 0)
-            out[i] = self._part(modality, part)[local // batch_rows][local % batch_rows]
+            out[i] = self._batch(modality, part, local // batch_rows)[local % batch_rows]
         return out
 
-    def _part(self, modality: str, part: int) -> list[Array]:
+    def _read_batch(self, modality: str, part: int, number: int) -> Array:
         key = (modality, part)
-        if key not in self._batches:
-            reader = _open_file(self.place / modality / part_name(self.manifest["parts"][part]["index"]))
-            self._batches[key] = [_rows(reader.get_batch(i)) for i in range(reader.num_record_batches)]
-        return self._batches[key]
-
-
-def _rows(batch: pa.RecordBatch) -> Array:
-    rows: Array = batch.column(0).to_numpy_ndarray()
-    return rows
+        if key not in self._readers:
+            self._readers[key] = _open_file(self.place / modality / part_name(self.manifest["parts"][part]["index"]))
+        rows: Array = self._readers[key].get_batch(number).column(0).to_numpy_ndarray()
+        return rows

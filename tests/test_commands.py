@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import remix
-from pipeline.schema import scores_schema
+from pipeline.schema import scores_schema, with_metadata
 from pipeline.scoring import join_scores, score_rows
 from pipeline.store import Place
 from pipeline.tables import read_table, write_table
@@ -77,6 +77,24 @@ def bad_scores(tmp_path: Path, table: pa.Table) -> Path:
     return tmp_path / "s.arrow"
 
 
+def test_what_is_not_a_plan_is_named(tmp_path: Path, command: Command) -> None:
+    code, _, err = command("stats", bad_scores(tmp_path, random_scores()))
+    assert (code, "s.arrow: column 'step' is missing" in err) == (2, True), err
+    code, _, err = command("stats", tmp_path / "no[/b]thing.arrow")
+    assert (code, "no[/b]thing.arrow does not exist" in err) == (2, True), err
+    damaged = bytearray((tmp_path / "s.arrow").read_bytes())
+    at = damaged.find(np.arange(1, 4, dtype=np.int32).tobytes())  # offsets of the sample ids
+    damaged[at : at + 12] = np.array([2**30, 5, 2**31 - 1], np.int32).tobytes()
+    (tmp_path / "damaged.arrow").write_bytes(damaged)
+    code, _, err = command("plan", tmp_path / "damaged.arrow", "--out", tmp_path / "p.arrow")
+    assert code == 2, err
+
+
+def other_label(label: int) -> Callable[[pa.Table], pa.Table]:
+    labels = [label if i == 4 else i % 5 for i in range(100)]
+    return lambda table: with_metadata(table.set_column(2, "label", pa.array(labels, pa.int32())), {"num_classes": 5, "modalities": ["x", "y", "z"]})
+
+
 def infinite(table: pa.Table) -> pa.Table:
     values = table["kl_x"].to_numpy().copy()
     values[7] = np.inf
@@ -87,6 +105,8 @@ def infinite(table: pa.Table) -> pa.Table:
     ("change", "message"),
     [
         (infinite, "row 7: kl_x is inf"),
+        (other_label(7), "row 4: label 7 is not among the 5 classes"),
+        (other_label(-2), "row 4: label -2 is not among the 5 classes"),
         (lambda table: table.drop_columns(["label"]), "column 'label' is missing"),
         (lambda table: table.drop_columns(["kl_x", "kl_y", "kl_z"]), "kl_"),
         (lambda table: pa.concat_tables([table, table.slice(3, 1)]), "row 3 occurs more than once"),
@@ -140,6 +160,11 @@ def config_file(tmp_path: Path, **changes: object) -> Path:
         ({"features": "other"}, "holds no finished feature set; run `remix decode"),
         ({"train": {"batch_size": 1}, "resources": {"workers": 2}}, "batch_size 1 is smaller than the world size 2; set train.batch_size to 2 or more"),
         ({"store": "/proc/nowhere"}, "/proc/nowhere"),
+        ({"model": {"encoder": {"frames": 99}}}, "99"),
+        ({"model": {"encoders": {"sound": {"kindd": "cnn"}}}}, "field 'model.encoders.sound.kindd' (value 'cnn') is unknown; did you mean 'kind'?"),
+        ({"plan": {"shares": {"sound": 0.5, "sihgt": 0.5}}}, "sihgt"),
+        ({"plan": {"shares": "even"}}, "field 'plan.shares' has the value 'even'"),
+        ({"plan": {"min_share": 0.4}}, "min_share"),
     ],
 )
 def test_bad_configs_are_named_before_anything_is_written(tmp_path: Path, command: Command, changes: dict[str, object], message: str) -> None:

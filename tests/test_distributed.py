@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.plan import BatchPlan
 from pipeline.schema import fingerprint, read_metadata
 from pipeline.scoring import score_rows
@@ -19,7 +20,9 @@ from pipeline.tables import FeatureSet, read_table
 from tests.support import check_coverage, make_features, run_config, weights
 from trainer.launch import launch
 from trainer.offline import load, score_checkpoint
+from trainer.predict import outcomes
 from trainer.run import Run
+from trainer.world import World
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +106,19 @@ def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(store: P
     assert fingerprint(score_rows(features, rows, load(place, features)(rows)), {}) == fingerprint(tables[0].slice(0, 32), {})
     assert tables[0]["row"].to_pylist() == features.rows_of("train").tolist()
     assert np.isnan(tables[0]["kl_sight"].to_numpy()).tolist() == (~features.has[features.rows_of("train"), 1]).tolist()
+
+
+def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray_cluster: None) -> None:
+    small = {"kind": "cnn", "width": 4, "norm": "batch"}
+    config = run_config(store, name="norm", model={"encoder": small, "encoders": {}}, train={"epochs": 2, "warmup_epochs": 1}, resources={"workers": 2})
+    run, features = launch(config), FeatureSet.open(config.features_place)
+    rows = features.rows_of("validation")
+    found = outcomes(load(run.checkpoint("last"), features), features, rows, config.train.score_batch, World())
+    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean()
+    assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-5)
+
+
+def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
+    with pytest.raises(ConfigError, match="16 with 1 CPUs each want 16 CPUs, but Ray has 2 here; lower workers"):
+        launch(run_config(store, name="many", resources={"workers": 16}))
+    assert not (store / "runs" / "many").exists()

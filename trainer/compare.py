@@ -52,9 +52,10 @@ def _outcome(run: Run, method: str, seed: int) -> Outcome:
 
 
 def summarise(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Per method: mean and SD (over seeds, n - 1) of the test accuracy of each head, steps, and time relative to the first method."""
+    """Per method: mean and SD (over seeds, n - 1) of the test accuracy of each head, steps, and time relative to joint, or else to the first method."""
     rows = []
-    base = {outcome.seed: outcome.seconds for outcome in outcomes if outcome.method == methods[0]}
+    reference = "joint" if "joint" in methods else methods[0]
+    base = {outcome.seed: outcome.seconds for outcome in outcomes if outcome.method == reference}
     for method in methods:
         own = [outcome for outcome in outcomes if outcome.method == method]
         heads = {head: [outcome.accuracy[head] for outcome in own] for head, value in own[0].accuracy.items() if value is not None}

@@ -1,5 +1,6 @@
 """Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
 
+import os
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,23 @@ def uses_gpu(resources: configs.ResourcesConfig) -> bool:
     return resources.use_gpu
 
 
-def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
-    """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
+def check(config: configs.RunConfig) -> None:
+    """Starts or joins Ray, and sees whether it can hold the run (raises ConfigError)."""
     connect()
     resources = config.resources
-    gpu = uses_gpu(resources)
-    if config.train.sync_batchnorm and not gpu:
+    if config.train.sync_batchnorm and not uses_gpu(resources):
         raise ConfigError("train.sync_batchnorm is set, but the workers have no GPU", "unset it, or use model.encoder.norm: group")
+    wanted, there = resources.workers * resources.cpus_per_worker, float(ray.cluster_resources().get("CPU", 0))
+    # a cluster that is named may grow; this machine will not
+    if wanted > there and not os.environ.get("RAY_ADDRESS"):
+        message = f"resources.workers {resources.workers} with {resources.cpus_per_worker:g} CPUs each want {wanted:g} CPUs, but Ray has {there:g} here"
+        raise ConfigError(message, "lower workers or cpus_per_worker, or name a larger cluster in RAY_ADDRESS")
+
+
+def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
+    """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
+    resources = config.resources
+    gpu = uses_gpu(resources)
     scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if gpu else {})})
     storage = RunConfig(name="ray", storage_path=str(run.place.local or run.place), failure_config=FailureConfig(max_failures=resources.max_failures))
     # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one

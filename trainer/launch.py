@@ -14,6 +14,10 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
     """Starts a run, or with `resume` takes up one of that name where there is one, and brings it to its end (raises InputError before anything is written)."""
     features = FeatureSet.open(config.features_place)
     loop.check(config, features)
+    if config.resources.workers:
+        from trainer import distributed
+
+        distributed.check(config)
     if resume and (config.run_place / "run.json").exists():
         run = Run.open(config.run_place)
         check_same(run, config, features)
@@ -23,8 +27,6 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
         run = Run.create(config, features)
     try:
         if config.resources.workers:
-            from trainer import distributed
-
             distributed.train(config, run, progress)
         else:
             device = "cuda" if config.resources.use_gpu and torch.cuda.is_available() else "cpu"

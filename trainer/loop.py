@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError, InputError, MismatchError
+from pipeline.order import key_of
 from pipeline.plan import BatchPlan
 from pipeline.schema import SPLITS
+from pipeline.shares import bounds_of
 from pipeline.tables import FeatureSet
 from trainer import checkpoint as checkpoints
 from trainer.config import RunConfig
@@ -61,9 +63,8 @@ def check(config: RunConfig, features: FeatureSet) -> None:
     for split in SPLITS:
         if not len(features.rows_of(split)):
             raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
-    for name in config.model.encoders:
-        if name not in features.modalities:
-            raise ConfigError(f"model.encoders names {name!r}, which features {config.features!r} lack", f"choose from {', '.join(features.modalities)}")
+    build_model(config.model, {name: features.shape(name) for name in features.modalities}, len(features.classes), config.seed)
+    bounds_of(config.plan, features.modalities, len(features.rows_of("train")))
 
 
 class Trainer:
@@ -114,12 +115,14 @@ class Trainer:
         found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
         accuracy = accuracies(found, self.features, rows)
         times |= {"validate_seconds": time.perf_counter() - validating, "epoch_seconds": time.perf_counter() - began}
-        if accuracy[FUSED] > self.cursor.best_accuracy:
+        improved = accuracy[FUSED] > self.cursor.best_accuracy
+        if improved:
             self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy[FUSED]
-            self._save("best", epoch + 1, 0, "")
         lr = self.config.optimizer.learning_rate(epoch)
         row = self.record.epoch(epoch, plan, found, accuracy, imbalance(found, self.features, rows), lr, times)
         self._save("last", epoch + 1, 0, "")
+        if improved:
+            self._save("best", epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": self.config.train.epochs, **row})
 
     def _train(self, epoch: int, plan: BatchPlan) -> None:
@@ -133,7 +136,8 @@ class Trainer:
         waiting = time.perf_counter()
         for batch in loader:
             stepping = time.perf_counter()
-            torch.manual_seed(hash((self.config.seed, epoch, batch.step.step)) % 2**63)
+            # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
+            torch.manual_seed(key_of(self.config.seed, epoch, batch.step.step))
             taken = self.step(batch, epoch)
             ended = time.perf_counter()
             self.record.step(epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping)
@@ -141,6 +145,7 @@ class Trainer:
             if (batch.step.step + 1) % resources.checkpoint_every == 0 and batch.step.step + 1 < len(plan):
                 self._save("last", epoch, batch.step.step + 1, plan.fingerprint)
             waiting = time.perf_counter()
+        self.world.align(self.model)
         self.cursor.step = 0
 
     def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
@@ -155,8 +160,9 @@ class Trainer:
             "best_epoch": self.cursor.best_epoch,
             "best_accuracy": self.cursor.best_accuracy,
         }
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state(), "cursor": cursor}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "cursor": cursor}
         facts = {"architecture": self.architecture, "features": self.features.fingerprint, "digest": self.config.digest}
+        facts |= {"seed": self.config.seed, "amp": self.config.train.amp}
         checkpoints.save(self.run.checkpoint(name), {**state, **facts})
 
     def _resume(self) -> None:
@@ -170,10 +176,16 @@ class Trainer:
             raise MismatchError(
                 f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}", "give the features that it was trained on"
             )
+        if found["digest"] != self.config.digest:
+            raise MismatchError(
+                f"{place} was trained under another configuration", "restore the configuration, or choose another name; only `resources` may change"
+            )
         self.model.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
-        torch.set_rng_state(found["rng"])
         self.cursor = Cursor(**found["cursor"])
+        if self.world.leads and self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step:
+            # killed after `last` and before `best` was written, which would have been the same
+            checkpoints.save(self.run.checkpoint("best"), found)
 
     def _test(self) -> dict[str, Any]:
         """The model of the best validation epoch on the whole test set."""
@@ -196,5 +208,5 @@ def train(config: RunConfig, run: Run, world: World | None = None, progress: Pro
     features = FeatureSet.open(config.features_place)
     world = world or World()
     if world.leads:
-        run.update(status="running")
+        run.update(status="running", error=None)
     return Trainer(config, features, run, world, progress).train()

@@ -24,11 +24,12 @@ def score_checkpoint(features: FeatureSet, checkpoint: Place, split: str, *, bat
     parents = {"checkpoint": checkpoints.digest(checkpoint)}
     make = partial(load, checkpoint)
     epoch = found["cursor"]["epoch"]
-    return score(features, split, make, batch_size=batch_size, workers=workers, num_gpus=num_gpus, epoch=epoch, parents=parents, progress=progress)
+    facts = {"epoch": epoch, "seed": found["seed"], "parents": parents}
+    return score(features, split, make, batch_size=batch_size, workers=workers, num_gpus=num_gpus, progress=progress, **facts)
 
 
 def load(checkpoint: Place, features: FeatureSet) -> Predict:
     """The model of a checkpoint, ready to predict rows of the features."""
     model, found = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(model.to(device), Inputs(found["architecture"], 0, device), features, device)
+    return Predictor(model.to(device), Inputs(found["architecture"], 0, device), features, device, amp=found["amp"] == "bf16")

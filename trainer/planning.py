@@ -17,16 +17,16 @@ from trainer.world import World
 
 def epoch_plan(config: RunConfig, features: FeatureSet, run: Run, world: World, predictor: Predictor, epoch: int) -> tuple[BatchPlan, dict[str, float]]:
     """The committed plan of an epoch and the seconds that scoring and planning took; what an earlier process committed is used as it is."""
-    began, scored = time.perf_counter(), time.perf_counter()
     if not world.broadcast(run.plan(epoch).exists()):
-        scores_place = None
-        if epoch >= config.train.warmup_epochs:
-            scores_place = _score(config, features, run, world, predictor, epoch)
+        began = time.perf_counter()
+        scores_place = _score(config, features, run, world, predictor, epoch) if epoch >= config.train.warmup_epochs else None
         scored = time.perf_counter()
         if world.leads:
             _commit(config, features, run, epoch, scores_place)
+            run.times(epoch).write_json({"score_seconds": scored - began, "plan_seconds": time.perf_counter() - scored})
     world.broadcast(None)
-    return BatchPlan.open(run.plan(epoch)), {"score_seconds": scored - began, "plan_seconds": time.perf_counter() - scored}
+    times = run.times(epoch)
+    return BatchPlan.open(run.plan(epoch), trusted=True), times.read_json() if times.exists() else {"score_seconds": 0.0, "plan_seconds": 0.0}
 
 
 def _score(config: RunConfig, features: FeatureSet, run: Run, world: World, predictor: Predictor, epoch: int) -> Place:
@@ -47,12 +47,11 @@ def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, score
     scores = Scores.open(scores_place) if scores_place else None
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
     write_plan(staged, _draft(config, features, epoch, scores))
-    plan = BatchPlan.open(staged)
-    previous = BatchPlan.open(run.plan(epoch - 1)) if epoch else None
+    plan = BatchPlan.open(staged, trusted=True)
+    previous = BatchPlan.open(run.plan(epoch - 1), trusted=True) if epoch else None
     statistics = plan_statistics(plan, labels=features.labels, scores=scores, previous=previous, batch_rows=features.manifest["batch_rows"])
     run.plan_stats(epoch).write_json(statistics)
-    write_plan(run.plan(epoch), plan)
-    staged.delete()
+    staged.move(run.plan(epoch))
 
 
 def _draft(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None) -> Draft:

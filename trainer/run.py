@@ -45,8 +45,8 @@ class Run:
         return (self.place / "run.json").read_json()
 
     def update(self, **changes: Any) -> None:
-        """Rewrites run.json with these entries changed."""
-        (self.place / "run.json").write_json({**self.facts, **changes})
+        """Rewrites run.json with these entries changed; None removes one."""
+        (self.place / "run.json").write_json({key: value for key, value in {**self.facts, **changes}.items() if value is not None})
 
     def plan(self, epoch: int) -> Place:
         """The plan of an epoch."""
@@ -55,6 +55,10 @@ class Run:
     def plan_stats(self, epoch: int) -> Place:
         """The statistics of an epoch's plan."""
         return self.place / "plans" / f"epoch-{epoch:04d}.stats.json"
+
+    def times(self, epoch: int) -> Place:
+        """The seconds that the epoch's scores and plan took."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.times.json"
 
     def scores(self, epoch: int) -> Place:
         """The scores of an epoch."""

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 T = TypeVar("T")
 
@@ -37,6 +38,12 @@ class World:
         values: list[T] = [value] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def align(self, model: nn.Module) -> None:
+        """Gives every rank the buffers of rank 0, such as BatchNorm's running statistics, which differ where ranks saw other rows."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The elementwise sum over ranks."""
