@@ -285,7 +285,7 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
 
 
 @app.command()
-def demo(store: Path = Path("store"), seeds: int = 1, json_: Json = False) -> None:
+def demo(store: Path = Path("store"), seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False) -> None:
     """Generate clips, decode them, train joint, random and remix on a small budget, and compare."""
     from pipeline.config import parse
     from trainer.config import RunConfig

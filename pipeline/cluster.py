@@ -18,8 +18,9 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
 
 
 def _keep_quiet() -> None:
-    """Ray Data reports each execution and draws its own bars, although progress is ours to show."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """Ray Data reports each execution and draws its own bars, although progress is ours to show; Ray tells at every start that it asks for a token."""
+    for name in ("ray.data", "ray._private.authentication"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

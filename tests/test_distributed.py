@@ -1,6 +1,7 @@
 """Ray Train around the loop: the same batches and, to float tolerance, the same weights; a dead worker is replaced; offline scores are the live ones."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -60,9 +61,15 @@ def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
         assert all(torch.allclose(first[key], second[key], rtol=1e-3, atol=1e-5) for key in first)
 
 
-def test_from_one_scores_file_any_world_size_reads_the_same_global_batches(two: Run) -> None:
-    plan = BatchPlan.open(two.plan(3))
-    for step in plan.steps():
+def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(store: Path, two: Run) -> None:
+    config = run_config(store, name="again", optimizer={"kind": "sgd", "lr": 0.01})
+    shutil.copytree(two.place.local / "scores", config.run_place.local / "scores")
+    again = launch(config)
+    for epoch in range(4):
+        assert again.plan(epoch).read_bytes() == two.plan(epoch).read_bytes()
+        assert again.steps(epoch)["rows_hash"].equals(two.steps(epoch)["rows_hash"])
+    assert set(again.steps(3)["world_size"].to_pylist()) == {1}
+    for step in BatchPlan.open(two.plan(3)).steps():
         for world_size in (1, 2, 3):
             parts = [step.for_rank(rank, world_size) for rank in range(world_size)]
             assert np.concatenate(parts).tolist() == step.rows.tolist()

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from pipeline.errors import ConfigError
@@ -112,38 +115,37 @@ def _percent(mean: float, sd: float | None, sign: str = "") -> str:
 
 
 def _save(place: Place, result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    place_of_curves = [
-        outcome.epochs.append_column("method", pa.array([outcome.method] * len(outcome.epochs))).append_column(
-            "seed", pa.array([outcome.seed] * len(outcome.epochs))
-        )
-        for outcome in outcomes
-    ]
-    curves = pa.concat_tables(place_of_curves)
-    write_table(place / "curves.arrow", curves.combine_chunks())
+    curves = pa.concat_tables([_labelled(outcome) for outcome in outcomes]).combine_chunks()
+    write_table(place / "curves.arrow", curves)
     (place / "table.json").write_json(result)
     (place / "table.md").write_bytes(markdown(result).encode())
-    for name, columns in {"accuracy": ["validation_accuracy"], "share": [name for name in curves.column_names if name.startswith("share_")]}.items():
-        (place / f"{name}.png").write_bytes(plot(curves, columns))
+    shares = [name for name in curves.column_names if name.startswith("share_")]
+    (place / "accuracy.png").write_bytes(plot(curves, ["validation_accuracy"]))
+    (place / "share.png").write_bytes(plot(curves, shares))
+
+
+def _labelled(outcome: Outcome) -> pa.Table:
+    num = len(outcome.epochs)
+    return outcome.epochs.append_column("method", pa.array([outcome.method] * num)).append_column("seed", pa.array([outcome.seed] * num))
 
 
 def plot(curves: pa.Table, columns: Sequence[str]) -> bytes:
     """A PNG of the columns over epochs: one line a method and column, the mean over seeds, a band of one SD."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    frame = curves.to_pandas()
-    for method, own in frame.groupby("method", sort=False):
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for method, own in curves.to_pandas().groupby("method", sort=False):
         for column in columns:
             each = own.groupby("epoch")[column].agg(["mean", "std"]).dropna(subset="mean")
-            label = f"{method} {column.removeprefix('share_')}" if len(columns) > 1 else str(method)
+            if each.empty:
+                continue
+            label = f"{method}: {column.removeprefix('share_')}" if len(columns) > 1 else str(method)
             (line,) = axes.plot(each.index, each["mean"], label=label)
             axes.fill_between(each.index, each["mean"] - each["std"].fillna(0), each["mean"] + each["std"].fillna(0), alpha=0.15, color=line.get_color())
     axes.set_xlabel("epoch")
     axes.set_ylabel(columns[0].replace("_", " ") if len(columns) == 1 else "share of samples")
-    axes.legend(fontsize="small")
-    buffer = io.BytesIO()
+    if axes.lines:
+        figure.legend(loc="outside right upper", fontsize="small")
+    buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

@@ -189,6 +189,7 @@ class Trainer:
 
     def _test(self) -> dict[str, Any]:
         """The model of the best validation epoch on the whole test set."""
+        self.world.broadcast(None)  # rank 0 may still be writing it
         self.model.load_state_dict(checkpoints.load(self.run.checkpoint("best"))["model"])
         rows = self.features.rows_of("test")
         found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
