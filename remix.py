@@ -279,7 +279,8 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
 
         def show(event: dict[str, Any]) -> None:
             if event["event"] == "epoch":
-                update(event["epoch"] + 1, event["num_epochs"])
+                accuracy = f": validation accuracy {event['validation_accuracy']:.3f}" if "validation_accuracy" in event else ""
+                update(event["epoch"] + 1, event["num_epochs"], description=f"{config.name}{accuracy}; epochs")
 
         return launch(config, resume=resume, progress=show)
 
