@@ -14,15 +14,13 @@ import torch
 from pipeline.cluster import connect
 from pipeline.config import DecodeConfig
 from pipeline.errors import BudgetError, DataError, MismatchError, RemixError
-from pipeline.ingest import Job, Moments, ShardScan, ingest, scan_shard
+from pipeline.ingest import VERSION, Job, Moments, ShardScan, ingest, scan_shard
 from pipeline.media import shape_of
 from pipeline.preflight import check
 from pipeline.schema import REJECTED, SPLITS, Fingerprinter, fingerprint_of, samples_schema
 from pipeline.shards import shard_names
 from pipeline.store import MANIFEST, Place
 from pipeline.tables import BATCH_ROWS, write_table
-
-VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +141,8 @@ def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], classe
         return None
     manifest = (out / MANIFEST).read_json()
     cure = "give another --out, or delete this feature set"
+    if manifest["version"] != VERSION:
+        raise MismatchError(f"{out} was decoded by version {manifest['version']} of the decoder, this is {VERSION}", cure)
     if manifest["parents"]["shards"] != parents["shards"]:
         raise MismatchError(f"{out} was decoded from the shards {manifest['parents']['shards'][:12]}, but the ones given are {parents['shards'][:12]}", cure)
     for name in dict.fromkeys([*manifest["modalities"], *specs]):

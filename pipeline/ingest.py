@@ -22,6 +22,9 @@ from pipeline.store import HashingFile, Place
 from pipeline.tables import BATCH_ROWS, PartWriter, part_name
 
 Array = npt.NDArray[Any]
+VERSION = 1
+"""Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
+
 _SCANNED = pa.schema([("index", pa.int64()), ("sample_id", pa.string()), ("label", pa.string()), ("split", pa.string())])
 
 
@@ -56,7 +59,7 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """What an account must say so that its parts need not be made again."""
-        return {"shard": self.name, "digest": self.digest, "modalities": modalities_digest(self.config)}
+        return {"version": VERSION, "shard": self.name, "digest": self.digest, "modalities": modalities_digest(self.config)}
 
 
 def modalities_digest(config: DecodeConfig) -> str:
@@ -96,6 +99,8 @@ def ingest(job: Job) -> dict[str, Any]:
     done = _finished(job)
     if done:
         return {**done, "reused": True}
+    # the parts are about to change: an older account must not speak for them
+    job.account.delete()
     rows = _Rows(job)
     wanted = {suffix for spec in job.config.modalities.values() for suffix in spec.member}
     with open_shard(job.shard) as file, rows.open_parts():

@@ -128,4 +128,6 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
     with pytest.raises(ConfigError, match="16 with 1 CPUs each want 16 CPUs, but Ray has 2 here; lower workers"):
         launch(run_config(store, name="many", resources={"workers": 16}))
+    with pytest.raises(ConfigError, match=r"use_gpu is true and resources.workers is 2, but Ray has 0 GPUs here"):
+        launch(run_config(store, name="many", resources={"workers": 2, "use_gpu": True}))
     assert not (store / "runs" / "many").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError, MismatchError
+from pipeline.errors import InputError, MismatchError, RemixError
 from pipeline.plan import BatchPlan
 from pipeline.scores import Scores
 from pipeline.tables import FeatureSet, read_table
@@ -163,3 +163,28 @@ def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> No
     model = {"fusion": fusion, "mask": mask}
     run = launch(run_config(store, name=f"{fusion}-{mask}", model=model, train={"epochs": 2, "warmup_epochs": 1}, optimizer={"clip_norm": 1.0}))
     assert all(torch.isfinite(value).all() for value in weights(run).values())
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
+    config = run_config(store, name="held", train={"epochs": 2, "warmup_epochs": 1})
+    run = Run.create(config, FeatureSet.open(config.features_place))
+    with run.held(), pytest.raises(InputError, match="'held' is being trained by another process"):
+        launch(config, resume=True)
+    assert launch(config, resume=True).facts["status"] == "finished"
+
+
+def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> None:
+    config = run_config(store, name="diverged", optimizer={"kind": "sgd", "lr": 1e30}, train={"epochs": 2, "warmup_epochs": 1})
+    with pytest.raises(RemixError, match=r"epoch 1: the model's prediction of .* is NaN; train has diverged: lower optimizer.lr"):
+        launch(config)
+    run = Run(config.run_place)
+    assert run.facts["status"] == "failed"
+    assert not run.scores(1).exists()
+    assert not run.plan(1).exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(store: Path) -> None:
+    with pytest.raises(InputError, match="use_gpu is true, but there is no GPU; set it to auto or false"):
+        launch(run_config(store, name="gpu", resources={"use_gpu": True}))
+    assert not (store / "runs" / "gpu").exists()

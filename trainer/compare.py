@@ -64,7 +64,7 @@ def summarise(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[dict[
         heads = {head: [outcome.accuracy[head] for outcome in own] for head, value in own[0].accuracy.items() if value is not None}
         accuracy = {head: {"mean": float(np.mean(values)), "sd": _sd(values), "each": values} for head, values in heads.items()}
         time_ratio = float(np.median([outcome.seconds / base[outcome.seed] for outcome in own]))
-        rows.append({"method": method, "accuracy": accuracy, "num_steps": own[0].num_steps, "time_ratio": time_ratio})
+        rows.append({"method": method, "accuracy": accuracy, "num_steps": float(np.mean([outcome.num_steps for outcome in own])), "time_ratio": time_ratio})
     return rows
 
 
@@ -100,7 +100,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [f"| method ({len(result['seeds'])} seeds) | " + " | ".join(heads) + " | steps | time |", "|---" * (len(heads) + 3) + "|"]
     for row in result["methods"]:
         cells = [_percent(row["accuracy"][head]["mean"], row["accuracy"][head]["sd"]) for head in heads]
-        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {row['num_steps']} | {row['time_ratio']:.2f} |")
+        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {row['num_steps']:.0f} | {row['time_ratio']:.2f} |")
     lines += ["", "| pair | difference | paired t over seeds, p | McNemar over samples, p of each seed |", "|---|---|---|---|"]
     for test in result["tests"]:
         p = "-" if test["paired_t_p"] is None else f"{test['paired_t_p']:.3f}"

@@ -34,6 +34,10 @@ def check(config: configs.RunConfig) -> None:
     resources = config.resources
     if config.train.sync_batchnorm and not uses_gpu(resources):
         raise ConfigError("train.sync_batchnorm is set, but the workers have no GPU", "unset it, or use model.encoder.norm: group")
+    gpus = float(ray.cluster_resources().get("GPU", 0))
+    if uses_gpu(resources) and gpus < resources.workers and not os.environ.get("RAY_ADDRESS"):
+        message = f"resources.use_gpu is true and resources.workers is {resources.workers}, but Ray has {gpus:g} GPUs here"
+        raise ConfigError(message, "set use_gpu to auto or false, or name a larger cluster in RAY_ADDRESS")
     wanted, there = resources.workers * resources.cpus_per_worker, float(ray.cluster_resources().get("CPU", 0))
     # a cluster that is named may grow; this machine will not
     if wanted > there and not os.environ.get("RAY_ADDRESS"):
@@ -46,7 +50,8 @@ def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[
     resources = config.resources
     gpu = uses_gpu(resources)
     scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if gpu else {})})
-    storage = RunConfig(name="ray", storage_path=str(run.place.local or run.place), failure_config=FailureConfig(max_failures=resources.max_failures))
+    place, failures = run.place, FailureConfig(max_failures=resources.max_failures)
+    storage = RunConfig(name="ray", storage_path=place.path, storage_filesystem=None if place.local else place.fs, failure_config=failures)
     # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
     asked = {**config.model_dump(mode="json"), "store": str(Place.at(config.store).local or config.store)}
     trainer = TorchTrainer(_worker, train_loop_config={"config": asked, "run": run}, scaling_config=scaling, run_config=storage)

@@ -25,16 +25,23 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
             return run
     else:
         run = Run.create(config, features)
-    try:
-        if config.resources.workers:
-            distributed.train(config, run, progress)
-        else:
-            device = "cuda" if config.resources.use_gpu and torch.cuda.is_available() else "cpu"
-            loop.train(config, run, World(device=torch.device(device)), progress)
-    except BaseException as error:
-        run.update(status="failed", error=f"{type(error).__name__}: {error}")
-        raise
+    with run.held():
+        try:
+            _train(config, run, progress)
+        except BaseException as error:
+            run.update(status="failed", error=f"{type(error).__name__}: {error}")
+            raise
     return run
+
+
+def _train(config: RunConfig, run: Run, progress: loop.Progress) -> None:
+    if config.resources.workers:
+        from trainer import distributed
+
+        distributed.train(config, run, progress)
+    else:
+        device = "cuda" if config.resources.use_gpu and torch.cuda.is_available() else "cpu"
+        loop.train(config, run, World(device=torch.device(device)), progress)
 
 
 def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:

@@ -60,6 +60,8 @@ def check(config: RunConfig, features: FeatureSet) -> None:
         )
     if config.train.sync_batchnorm and not config.resources.workers and not torch.cuda.is_available():
         raise ConfigError("train.sync_batchnorm is set, but there is no GPU", "unset it, or use model.encoder.norm: group")
+    if config.resources.use_gpu is True and not config.resources.workers and not torch.cuda.is_available():
+        raise ConfigError("resources.use_gpu is true, but there is no GPU", "set it to auto or false")
     for split in SPLITS:
         if not len(features.rows_of(split)):
             raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
@@ -139,10 +141,13 @@ class Trainer:
             # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
             torch.manual_seed(key_of(self.config.seed, epoch, batch.step.step))
             taken = self.step(batch, epoch)
+            pauses = (batch.step.step + 1) % resources.checkpoint_every == 0 or batch.step.step + 1 == len(plan)
+            if pauses and self.world.device.type == "cuda":
+                torch.cuda.synchronize()  # so that what is queued counts as the time of steps
             ended = time.perf_counter()
             self.record.step(epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping)
             self.progress({"event": "step", "epoch": epoch, "step": batch.step.step, "num_steps": len(plan)})
-            if (batch.step.step + 1) % resources.checkpoint_every == 0 and batch.step.step + 1 < len(plan):
+            if pauses and batch.step.step + 1 < len(plan):
                 self._save("last", epoch, batch.step.step + 1, plan.fingerprint)
             waiting = time.perf_counter()
         self.world.align(self.model)

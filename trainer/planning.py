@@ -2,7 +2,11 @@
 
 import time
 
+import numpy as np
+import pyarrow as pa
+
 from pipeline.draft import Draft
+from pipeline.errors import MismatchError, RemixError
 from pipeline.plan import BatchPlan, joint_draft, remix_draft, write_plan
 from pipeline.scores import Scores
 from pipeline.scoring import batches_of, join_scores, score_rows
@@ -38,8 +42,21 @@ def _score(config: RunConfig, features: FeatureSet, run: Run, world: World, pred
         mine = [(number, score_rows(features, batch, predictor(batch))) for number, batch in batches_of(rows, config.train.score_batch, world.rank, world.size)]
         parts = [part for rank in world.gather(mine) for part in rank]
         if world.leads:
+            _check_finite(parts, features, epoch)
             write_table(place, join_scores(parts, features, epoch - since, {"config": config.digest}, config.seed))
     return place
+
+
+def _check_finite(parts: list[tuple[int, pa.Table]], features: FeatureSet, epoch: int) -> None:
+    """Raises RemixError where the model predicts NaN: nothing can be planned from that, and nothing is written."""
+    for _, table in parts:
+        for k, name in enumerate(features.modalities):
+            lost = np.flatnonzero(np.isnan(table[f"kl_{name}"].to_numpy()) & features.has[table["row"].to_numpy(), k])
+            if len(lost):
+                row = table["row"][int(lost[0])].as_py()
+                raise RemixError(
+                    f"epoch {epoch}: the model's prediction of {name!r} for row {row} is NaN", "train has diverged: lower optimizer.lr or set clip_norm"
+                )
 
 
 def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, scores_place: Place | None) -> None:
@@ -59,6 +76,8 @@ def _draft(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores |
     parents = {"features": features.fingerprint, "config": config.digest}
     if scores:
         scores.check_features(features)
+        if not np.array_equal(scores.rows, features.rows_of("train")):
+            raise MismatchError(f"{scores.what} has {len(scores)} rows, which are not those of the split 'train'", "score that split")
         return remix_draft(scores, config.plan, batch_size, config.seed, epoch, num_classes=num_classes, parents=parents)
     rows, names = features.rows_of("train"), features.modalities
     labels = features.labels[rows]

@@ -64,7 +64,9 @@ def accuracies(found: dict[str, Array], features: FeatureSet, rows: Array) -> di
 
 
 def imbalance(found: dict[str, Array], features: FeatureSet, rows: Array) -> float | None:
-    """OGM-GE's ratio rho: the summed probability of the label under the strongest modality over that under the weakest; None where a sum is 0."""
-    has = features.has[rows]
-    sums = [float(found[f"p_label_{name}"][has[:, k]].sum(dtype=np.float64)) for k, name in enumerate(features.modalities)]
-    return max(sums) / min(sums) if min(sums) > 0 else None
+    """OGM-GE's ratio rho: the mean probability of the label under the strongest modality over that under the weakest; None where one has no samples."""
+    means = []
+    for k, name in enumerate(features.modalities):
+        own = found[f"p_label_{name}"][features.has[rows, k]]
+        means.append(float(own.mean(dtype=np.float64)) if len(own) else 0.0)
+    return max(means) / min(means) if min(means) > 0 else None
