@@ -224,7 +224,7 @@ def plan(
     if features:
         opened.check_features(FeatureSet.open(Place.at(features)))
     fingerprint = write_plan(Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch))
-    num_steps = len(BatchPlan.open(Place.at(out)))
+    num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
     say({"steps": num_steps, "fingerprint": fingerprint, "out": out}, f"{num_steps} steps: {out} (fingerprint {fingerprint[:12]})", json_)
 
 

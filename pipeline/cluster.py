@@ -6,6 +6,8 @@ import os
 import ray
 import ray.data
 
+from pipeline.errors import ConfigError
+
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already."""
@@ -24,3 +26,13 @@ def _keep_quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def require(what: str, cpus: float, gpus: float) -> None:
+    """Raises ConfigError where Ray on this machine can never hold `what`; a cluster that is named may grow."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
+        there = float(ray.cluster_resources().get(kind, 0))
+        if wanted > there:
+            raise ConfigError(f"{what} want {wanted:g} {kind}s, but Ray has {there:g} here", "ask for fewer, or name a larger cluster in RAY_ADDRESS")

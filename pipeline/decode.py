@@ -104,7 +104,7 @@ def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfi
         if reasons.total() > budget:
             what = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
             where = jobs[0].out / "rejected.arrow"
-            write_table(where, pa.Table.from_pylist([row for job in jobs if job.account.exists() for row in _rejected(job)], REJECTED))
+            write_table(where, pa.Table.from_pylist([row for job in jobs if job.account.exists() for row in _rejected(job, job.account.read_json())], REJECTED))
             raise BudgetError(
                 f"{reasons.total()} samples rejected against {num_rows} kept after {num_done} of {len(jobs)} shards ({what}),"
                 f" more than max_rejected_share {config.max_rejected_share}",
@@ -171,7 +171,7 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
             num_rows += batch.num_rows
             splits.update(account["samples"]["split"])
             moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
-            rejected += _rejected(job)
+            rejected += _rejected(job, account)
             parts.append({"index": job.index, "shard": job.name, "rows": account["rows"], "files": account["files"], "account": account["members"]})
     for name, sums in moments.items():
         if not sums.num_present:
@@ -199,8 +199,8 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
     return manifest
 
 
-def _rejected(job: Job) -> list[dict[str, str]]:
-    return [{"shard": job.name, **row} for row in job.account.read_json()["rejected"]]
+def _rejected(job: Job, account: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"shard": job.name, **row} for row in account["rejected"]]
 
 
 def _samples(account: dict[str, Any], shard: str, start: int, numbers: dict[str, int], modalities: Sequence[str]) -> pa.RecordBatch:

@@ -1,14 +1,12 @@
 """Offline scoring: a Ray Data job over a feature set, on actors that hold the model."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import ray
 
-from pipeline.cluster import connect
-from pipeline.errors import ConfigError
+from pipeline.cluster import connect, require
 from pipeline.scoring import Predict, batches_of, join_scores, score_rows
 from pipeline.tables import FeatureSet
 
@@ -47,11 +45,7 @@ def score(
 ) -> pa.Table:
     """The scores of a split, computed by `workers` actors; the result does not depend on their number."""
     connect()
-    there, named = ray.cluster_resources(), os.environ.get("RAY_ADDRESS")
-    for kind, wanted in (("CPU", float(workers)), ("GPU", workers * num_gpus)):
-        if wanted > there.get(kind, 0) and not named:
-            message = f"{workers} workers want {wanted:g} {kind}s, but Ray has {there.get(kind, 0):g} here"
-            raise ConfigError(message, "ask for fewer, or name a larger cluster in RAY_ADDRESS")
+    require(f"{workers} workers", workers, workers * num_gpus)
     rows = features.rows_of(split)
     numbers = [number for number, _ in batches_of(rows, batch_size)]
     dataset = ray.data.from_items(numbers, override_num_blocks=max(1, min(len(numbers), 8 * workers))).map(

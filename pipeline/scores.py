@@ -28,12 +28,10 @@ def column(table: pa.Table, name: str) -> Array:
 class Scores:
     """A scores table in ascending order of rows; a file from elsewhere needs only row, sample_id, label and a kl_ column per modality."""
 
-    def __init__(self, table: pa.Table, what: str = "scores", features_fingerprint: str | None = None) -> None:
+    def __init__(self, table: pa.Table, what: str = "scores") -> None:
         self.what = what
         self.metadata = read_metadata(table.schema)
         self.modalities = _modalities(table, self.metadata, what)
-        if features_fingerprint is not None:
-            check_parent(what, self.features_fingerprint, "features", features_fingerprint)
         self.table = _in_order(_with_types(table, self.modalities, what))
         if not self.table.num_rows:
             raise DataError(f"{what}: there is no row", "score a split that has samples")
@@ -42,9 +40,9 @@ class Scores:
             self._check(self.table.slice(max(start - 1, 0), BLOCK_ROWS + 1))
 
     @classmethod
-    def open(cls, place: Place, features_fingerprint: str | None = None) -> "Scores":
-        """Memory-maps and checks a scores file (raises MissingError, DataError, MismatchError where it was made from other features)."""
-        return cls(read_table(place, trusted=False), str(place), features_fingerprint)
+    def open(cls, place: Place) -> "Scores":
+        """Memory-maps and checks a scores file (raises MissingError, DataError)."""
+        return cls(read_table(place, trusted=False), str(place))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -84,19 +82,20 @@ class Scores:
             yield self.table.slice(start, num_rows)
 
     def check_features(self, features: FeatureSet) -> None:
-        """Compares with the features that were scored: their fingerprint, modalities, rows and missing modalities (raises MismatchError)."""
-        if self.features_fingerprint is not None:
-            check_parent(self.what, self.features_fingerprint, "features", features.fingerprint)
+        """Compares with the features that were scored: their fingerprint, modalities, rows, missing modalities, labels and ids (raises MismatchError)."""
+        check_parent(self.what, self.features_fingerprint, "features", features.fingerprint)
         if self.modalities != features.modalities:
             message = f"{self.what} has kl_ columns of {', '.join(self.modalities)}, but the features have {', '.join(features.modalities)}"
             raise MismatchError(message, "give one kl_ column for each modality of the features, in their order")
         self.check_has(features.has)
-        theirs = {"label": features.labels[self.rows], "sample_id": features.samples["sample_id"].take(pa.array(self.rows)).to_numpy()}
-        for name, values in theirs.items():
-            wrong = np.flatnonzero(self.table[name].to_numpy() != values)
-            if len(wrong):
-                row, own = self.rows[wrong[0]], self.table[name][int(wrong[0])].as_py()
-                raise MismatchError(f"{self.what}: row {row} has the {name} {own!r}, but the features have {values[wrong[0]]!r}", "score these features again")
+        for name in ("label", "sample_id"):
+            theirs = features.samples[name].take(pa.array(self.rows))
+            wrong = pc.index(pc.fill_null(pc.not_equal(self.table[name], theirs), True), True).as_py()
+            if wrong >= 0:
+                own, other = self.table[name][wrong].as_py(), theirs[wrong].as_py()
+                raise MismatchError(
+                    f"{self.what}: row {self.rows[wrong]} has the {name} {own!r}, but the features have {other!r}", "score these features again"
+                )
 
     def check_has(self, has: npt.NDArray[np.bool_]) -> None:
         """Compares with (number of feature rows, K) `has`, in the order of `modalities`: scored is what the sample has (raises MismatchError)."""

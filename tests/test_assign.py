@@ -1,4 +1,5 @@
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,11 @@ from pipeline.difficulty import ability
 from pipeline.errors import ConfigError, DataError, InputError, MismatchError
 from pipeline.schema import with_metadata
 from pipeline.scores import Scores
+from pipeline.scoring import score_rows
 from pipeline.store import Place
 from pipeline.tables import write_table
 from tests.plan_tables import arithmetic_costs, scores_table
+from tests.support import make_features
 
 
 def choose(costs: np.ndarray, seed: int = 0, **config: object) -> np.ndarray:
@@ -210,14 +213,30 @@ TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)
         (TABLE.drop_columns(["kl_m0"]), DataError, "kl_ columns of 1 modalities"),
         (scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]), DataError, "'kl_m2' of modality 'm2' is missing"),
         (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), DataError, "columns in that order"),
-        (scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"}), MismatchError, "features aaaa, but the one given is bbbb"),
         (TABLE.set_column(2, "label", pa.array(["x"] * 20)), DataError, "'label' is string, not int32"),
         (TABLE.slice(0, 0), DataError, "no row"),
     ],
 )
 def test_bad_scores(table: pa.Table, error: type[InputError], message: str) -> None:
     with pytest.raises(error, match=message):
-        Scores(table, features_fingerprint="bbbb")
+        Scores(table)
+
+
+def test_scores_of_other_features(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    with pytest.raises(MismatchError, match=f"features aaaa, but the one given is {features.fingerprint[:12]}"):
+        Scores(scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"})).check_features(features)
+
+
+@pytest.mark.parametrize(("column", "value"), [("label", 2), ("sample_id", "other")])
+def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> None:
+    features = make_features(tmp_path)
+    rows = features.rows_of("train")
+    table = score_rows(features, rows, {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities})
+    Scores(table).check_features(features)
+    at = int(np.flatnonzero(features.labels[rows] != 2)[5])
+    with pytest.raises(MismatchError, match=f"row {rows[at]} has the {column} {value!r}, but the features have"):
+        Scores(with_value(table, column, at, value)).check_features(features)
 
 
 def test_policy_loss_needs_its_columns() -> None:
@@ -248,7 +267,7 @@ def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> N
     foreign = pa.concat_tables([foreign.slice(11), foreign.slice(0, 11)])
     place = Place.at(str(tmp_path)) / "scores.arrow"
     write_table(place, foreign)
-    opened = Scores.open(place, "whatever")
+    opened = Scores.open(place)
     assert pc.all(pc.equal(opened.table["row"], table["row"])).as_py()
     np.testing.assert_array_equal(assign(opened, PlanConfig(), 0, 0), assign(Scores(table), PlanConfig(), 0, 0))
 

@@ -115,6 +115,23 @@ def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(store: P
     assert np.isnan(tables[0]["kl_sight"].to_numpy()).tolist() == (~features.has[features.rows_of("train"), 1]).tolist()
 
 
+def test_a_run_that_stops_in_mid_epoch_goes_on_with_two_workers(store: Path, one: Run, ray_cluster: None) -> None:
+    asked = {"name": "elastic", "optimizer": {"kind": "sgd", "lr": 0.01}}
+
+    def stop(event: dict[str, object]) -> None:
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(run_config(store, **asked), progress=stop)
+    run = launch(run_config(store, **asked, resources={"workers": 2}), resume=True)
+    check_coverage(run, 4)
+    assert run.steps(1)["world_size"].to_pylist()[:4] == [1, 1, 1, 2]
+    assert set(run.steps(2)["world_size"].to_pylist()) == {2}
+    assert run.plan(1).read_bytes() == one.plan(1).read_bytes()
+    np.testing.assert_allclose(run.steps(1)["loss"].to_numpy(), one.steps(1)["loss"].to_numpy(), rtol=1e-4)
+
+
 def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray_cluster: None) -> None:
     small = {"kind": "cnn", "width": 4, "norm": "batch"}
     config = run_config(store, name="norm", model={"encoder": small, "encoders": {}}, train={"epochs": 2, "warmup_epochs": 1}, resources={"workers": 2})
@@ -126,8 +143,8 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray
 
 
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
-    with pytest.raises(ConfigError, match="16 with 1 CPUs each want 16 CPUs, but Ray has 2 here; lower workers"):
+    with pytest.raises(ConfigError, match=r"resources.workers 16 .* want 16 CPUs, but Ray has 2 here; ask for fewer"):
         launch(run_config(store, name="many", resources={"workers": 16}))
-    with pytest.raises(ConfigError, match=r"use_gpu is true and resources.workers is 2, but Ray has 0 GPUs here"):
+    with pytest.raises(ConfigError, match=r"resources.workers 2 \(use_gpu True, .* want 2 GPUs, but Ray has 0 here; ask for fewer"):
         launch(run_config(store, name="many", resources={"workers": 2, "use_gpu": True}))
     assert not (store / "runs" / "many").exists()

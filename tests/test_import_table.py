@@ -18,7 +18,6 @@ from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, Vide
 from pipeline.errors import DataError, InputError, MissingError
 from pipeline.shards import Sample, ShardReader, find_shards, open_shard
 from pipeline.sources import encoding
-from pipeline.sources.splitting import carve, carve_groups
 from pipeline.sources.table import import_table
 
 Row = dict[str, str]
@@ -248,27 +247,6 @@ def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None)
         labels = Counter(fact["label"] for fact in facts if fact["split"] == "validation")
         assert split_by or labels == {"cat": 5, "dog": 10}
     assert results[0] != results[1]
-
-
-@given(labels=st.lists(st.sampled_from("abcde"), min_size=1, max_size=80), share=st.floats(0, 0.99), seed=st.integers(0, 5))
-def test_carving_takes_its_share_of_every_label_and_leaves_one(labels: list[str], share: float, seed: int) -> None:
-    names = [f"n{i}" for i in range(len(labels))]
-    carved = carve(names, labels, share, seed, "test")
-    sizes, taken = Counter(labels), Counter(label for name, label in zip(names, labels, strict=True) if name in carved)
-    assert all(taken[label] < num for label, num in sizes.items())
-    assert len(carved) <= share * len(labels) + 0.51
-    if min(sizes.values()) > 1 / (1 - share):
-        assert all(abs(taken[label] - share * num) <= 1.01 for label, num in sizes.items())
-        assert abs(len(carved) - share * len(labels)) <= 0.51
-
-
-@given(groups=st.lists(st.integers(0, 12).map(str), min_size=1, max_size=80), share=st.floats(0.01, 0.99), seed=st.integers(0, 5))
-def test_no_further_group_would_bring_the_share_nearer(groups: list[str], share: float, seed: int) -> None:
-    carved = carve_groups(groups, share, seed, "test")
-    sizes = Counter(groups)
-    missing = share * len(groups) - sum(sizes[group] for group in carved)
-    assert carved <= sizes.keys()
-    assert all(abs(missing - num) >= abs(missing) for group, num in sizes.items() if group not in carved)
 
 
 def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_written(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from tests.support import check_coverage, make_features, run_config, same_weight
 from trainer import checkpoint as checkpoints
 from trainer.config import RunConfig
 from trainer.launch import launch
+from trainer.offline import load
+from trainer.predict import outcomes
 from trainer.run import Run
+from trainer.world import World
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,8 @@ def test_warm_up_is_joint_and_the_rest_is_modality_pure(store: Path, finished: R
             assert {step.modality for step in steps} == {"all"}
             assert not finished.scores(epoch).exists()
             continue
-        scores = Scores.open(finished.scores(epoch), features_fingerprint=features.fingerprint)
+        scores = Scores.open(finished.scores(epoch))
+        scores.check_features(features)
         kl = np.stack([scores.kl(name) for name in scores.modalities], axis=1)
         hardest = {int(row): scores.modalities[int(np.nanargmin(values))] for row, values in zip(scores.rows, kl, strict=True)}
         assert all(hardest[row] == step.modality for step in steps for row in step.rows.tolist())
@@ -188,3 +192,12 @@ def test_a_gpu_that_is_not_there_is_named(store: Path) -> None:
     with pytest.raises(InputError, match="use_gpu is true, but there is no GPU; set it to auto or false"):
         launch(run_config(store, name="gpu", resources={"use_gpu": True}))
     assert not (store / "runs" / "gpu").exists()
+
+
+def test_bf16_trains_another_model_and_scores_it_offline_as_in_training(store: Path) -> None:
+    runs = [launch(run_config(store, name=amp, train={"amp": amp, "epochs": 2, "warmup_epochs": 1})) for amp in ("off", "bf16")]
+    assert not same_weights(*runs)
+    features = FeatureSet.open(run_config(store).features_place)
+    found = outcomes(load(runs[1].checkpoint("last"), features), features, features.rows_of("validation"), 32, World())
+    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean(dtype=np.float64)
+    assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-6)

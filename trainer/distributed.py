@@ -1,6 +1,5 @@
 """Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
 
-import os
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from pipeline.cluster import connect
+from pipeline.cluster import connect, require
 from pipeline.errors import ConfigError, MissingError, RemixError
 from pipeline.store import Place
 from trainer import config as configs
@@ -34,15 +33,8 @@ def check(config: configs.RunConfig) -> None:
     resources = config.resources
     if config.train.sync_batchnorm and not uses_gpu(resources):
         raise ConfigError("train.sync_batchnorm is set, but the workers have no GPU", "unset it, or use model.encoder.norm: group")
-    gpus = float(ray.cluster_resources().get("GPU", 0))
-    if uses_gpu(resources) and gpus < resources.workers and not os.environ.get("RAY_ADDRESS"):
-        message = f"resources.use_gpu is true and resources.workers is {resources.workers}, but Ray has {gpus:g} GPUs here"
-        raise ConfigError(message, "set use_gpu to auto or false, or name a larger cluster in RAY_ADDRESS")
-    wanted, there = resources.workers * resources.cpus_per_worker, float(ray.cluster_resources().get("CPU", 0))
-    # a cluster that is named may grow; this machine will not
-    if wanted > there and not os.environ.get("RAY_ADDRESS"):
-        message = f"resources.workers {resources.workers} with {resources.cpus_per_worker:g} CPUs each want {wanted:g} CPUs, but Ray has {there:g} here"
-        raise ConfigError(message, "lower workers or cpus_per_worker, or name a larger cluster in RAY_ADDRESS")
+    what = f"resources.workers {resources.workers} (use_gpu {resources.use_gpu}, cpus_per_worker {resources.cpus_per_worker:g})"
+    require(what, resources.workers * resources.cpus_per_worker, resources.workers if uses_gpu(resources) else 0)
 
 
 def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
