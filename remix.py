@@ -137,7 +137,7 @@ def decode(
     """Decode shards into per-modality feature tables (Ray Data)."""
     from pipeline.config import DecodeConfig, load, parse
     from pipeline.shards import find_shards
-    from pipeline.store import Place
+    from pipeline.store import Place, without_secrets
 
     found = find_shards(shards)
     given = load(DecodeConfig, config) if config else None
@@ -157,7 +157,8 @@ def decode(
         result = run(found, Place.at(out), asked, address=address, progress=tell)
     reasons = ", ".join(f"{reason} {num}" for reason, num in result.reasons.items())
     kept = "was there already" if result.unchanged else f"{result.num_reused} of {result.num_shards} shards were decoded before"
-    line = f"{result.num_rows} rows, {result.num_rejected} rejected{f' ({reasons})' if reasons else ''}: {out} ({kept}; fingerprint {result.fingerprint[:12]})"
+    rejected = f"{result.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
+    line = f"{result.num_rows} rows, {rejected}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
     say(asdict(result), "\n".join([*result.notes, line]), json_)
 
 
@@ -181,7 +182,7 @@ def score(
     json_: Json = False,
 ) -> None:
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
-    from pipeline.store import Place
+    from pipeline.store import Place, without_secrets
     from pipeline.tables import FeatureSet, write_table
 
     feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
@@ -191,7 +192,8 @@ def score(
     with progress("score") as update:
         table = score_checkpoint(feature_set, place, split, batch_size=batch, workers=workers, num_gpus=gpus, progress=update)
     write_table(Place.at(out), table)
-    say({"rows": table.num_rows, "out": out}, f"{table.num_rows} rows: {out}", json_)
+    shown = without_secrets(out)
+    say({"rows": table.num_rows, "out": shown}, f"{table.num_rows} rows: {shown}", json_)
 
 
 @app.command()
@@ -214,7 +216,7 @@ def plan(
     from pipeline.config import PlanConfig, parse
     from pipeline.plan import BatchPlan, remix_draft, write_plan
     from pipeline.scores import Scores
-    from pipeline.store import Place
+    from pipeline.store import Place, without_secrets
     from pipeline.tables import FeatureSet
 
     wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
@@ -225,7 +227,8 @@ def plan(
         opened.check_features(FeatureSet.open(Place.at(features)))
     fingerprint = write_plan(Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch))
     num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
-    say({"steps": num_steps, "fingerprint": fingerprint, "out": out}, f"{num_steps} steps: {out} (fingerprint {fingerprint[:12]})", json_)
+    shown = without_secrets(out)
+    say({"steps": num_steps, "fingerprint": fingerprint, "out": shown}, f"{num_steps} steps: {shown} (fingerprint {fingerprint[:12]})", json_)
 
 
 @app.command()
@@ -286,12 +289,41 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
 
 
 @app.command()
-def demo(store: Path = Path("store"), seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False) -> None:
+def serve(
+    store: Annotated[str | None, typer.Option(help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="[default: $REMIX_PORT or 8000]", show_default=False)] = None,
+) -> None:
+    """Show a store over HTTP and on a page; reads, never writes."""
+    from service.serve import serve as run
+    from service.settings import settings_of
+
+    run(settings_of(store=store, host=host, port=port))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
+    out: Annotated[str, typer.Option(help="The HTML file.")],
+    json_: Json = False,
+) -> None:
+    """Write the page of one run as one HTML file that needs no network."""
+    from pipeline.store import Place
+    from service.report import write_report
+
+    result = write_report(run, Place.at(out))
+    say({"out": out, **result}, f"{out}: {result['bytes']} bytes, {result['answers']} answers of the service", json_)
+
+
+@app.command()
+def demo(store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False) -> None:
     """Generate clips, decode them, train joint, random and remix on a small budget, and compare."""
     from pipeline.config import parse
     from trainer.config import RunConfig
 
-    shards, features = store / "shards" / "demo", store / "features" / "demo"
+    if "://" in store:
+        raise ConfigError(f"--store is {store!r}", "give a folder: generated shards are written to a local disk")
+    shards, features = Path(store) / "shards" / "demo", Path(store) / "features" / "demo"
     with redirect_stdout(sys.stderr):
         if not shards.exists():
             generate(shards)
@@ -299,7 +331,7 @@ def demo(store: Path = Path("store"), seeds: Annotated[int, typer.Option(min=1)]
     from trainer.compare import compare as run
     from trainer.compare import markdown
 
-    config = parse(RunConfig, {"name": "demo", "features": "demo", "store": str(store), "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}}, "demo")
+    config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}}, "demo")
     result = run(config, ["joint", "random", "remix"], range(seeds), lambda each: train_run(each, resume=True))
     say(result, f"{markdown(result)}\nEverything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo", json_)
 

@@ -14,6 +14,7 @@ import torch
 from pipeline.cluster import connect
 from pipeline.config import DecodeConfig
 from pipeline.errors import BudgetError, DataError, MismatchError, RemixError
+from pipeline.index import IDS, hash_ids, write_ids
 from pipeline.ingest import VERSION, Job, Moments, ShardScan, ingest, scan_shard
 from pipeline.media import shape_of
 from pipeline.preflight import check
@@ -157,17 +158,18 @@ def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], classe
 
 
 def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequence[str], specs: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
-    """Writes samples.arrow and rejected.arrow from the accounts, shard by shard, and then the manifest."""
+    """Writes samples.arrow, rejected.arrow and ids.arrow from the accounts, shard by shard, and then the manifest."""
     moments = {name: Moments.of(tuple(spec["shape"])) for name, spec in specs.items()}
     content = Fingerprinter(samples_schema(list(specs)))
     numbers = {label: i for i, label in enumerate(classes)}
-    splits, parts, rejected, num_rows = Counter[str](), [], [], 0
+    splits, parts, rejected, hashes, num_rows = Counter[str](), [], [], [], 0
     with (out / "samples.arrow").create() as file, pa.ipc.new_file(file, samples_schema(list(specs))) as writer:
         for job in jobs:
             account = job.account.read_json()
             batch = _samples(account, job.name, num_rows, numbers, list(specs))
             writer.write_batch(batch)
             content.update(batch)
+            hashes.append(hash_ids(account["samples"]["sample_id"]))
             num_rows += batch.num_rows
             splits.update(account["samples"]["split"])
             moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
@@ -179,6 +181,7 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
     if not splits["train"]:
         raise DataError(f"the split 'train' is empty: all of its samples were rejected ({len(rejected)} in all)", "mend the shards")
     write_table(out / "rejected.arrow", pa.Table.from_pylist(rejected, REJECTED))
+    write_ids(out / IDS, hashes)
     modalities = {name: {**spec, **moments[name].summary(), "num_rows": moments[name].num_present} for name, spec in specs.items()}
     files = [[part["shard"], part["rows"], {name: file["sha256"] for name, file in part["files"].items()}] for part in parts]
     manifest = {

@@ -16,12 +16,12 @@ from pipeline.config import PlanConfig
 from pipeline.errors import ConfigError, DataError
 from pipeline.order import Ints, Purpose, hashes, key_of, merge, sort_positions, spread_positions
 from pipeline.schema import PLAN, Fingerprinter, encode_metadata
-from pipeline.scores import column
+from pipeline.scores import BLOCK_ROWS, column
 
 Choose = Callable[[pa.Table], npt.NDArray[np.int8]]
 
 CHUNK_ROWS = 2**20
-"""Rows that are chosen at once, and about how many a record batch of a plan holds."""
+"""About how many rows a record batch of a plan holds."""
 GROUP_ROWS = 2**16
 """Small windows are worked on together until they have so many rows."""
 MAX_BATCH_SIZE = 2**30
@@ -88,7 +88,7 @@ class Draft:
 
     def _choose_group(self, group: int) -> npt.NDArray[np.int8]:
         table = self._slice(group)
-        return np.concatenate([self._choose(table.slice(start, CHUNK_ROWS)) for start in range(0, table.num_rows, CHUNK_ROWS)])
+        return np.concatenate([self._choose(table.slice(start, BLOCK_ROWS)) for start in range(0, table.num_rows, BLOCK_ROWS)])
 
     def _order_group(self, group: int) -> list[Ints]:
         """The rows of each modality in a group of windows, window by window."""

@@ -4,7 +4,7 @@ RemixError              exit code 1, HTTP 500: the work was asked for rightly an
 ├── BudgetError         too many samples rejected
 └── InputError          exit code 2, HTTP 422: what was given cannot be worked on
     ├── ConfigError     a field of a configuration
-    ├── DataError       a file or table whose content is wrong
+    ├── DataError       HTTP 500: a file or table whose content is wrong
     ├── MismatchError   HTTP 409: artifacts that do not belong together
     ├── MissingError    HTTP 404: a thing that is not there
     └── StoreError      HTTP 503: a place that cannot be read or written
@@ -41,7 +41,9 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
-    """The content of a file or table is wrong."""
+    """The content of a file or table is wrong; over HTTP that is the store's fault, not the client's."""
+
+    http_status = 500
 
 
 class MismatchError(InputError):

@@ -22,7 +22,7 @@ from pipeline.store import HashingFile, Place
 from pipeline.tables import BATCH_ROWS, PartWriter, part_name
 
 Array = npt.NDArray[Any]
-VERSION = 1
+VERSION = 2
 """Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
 
 _SCANNED = pa.schema([("index", pa.int64()), ("sample_id", pa.string()), ("label", pa.string()), ("split", pa.string())])

@@ -22,6 +22,8 @@ from pipeline.store import MANIFEST, Place
 from pipeline.tables import FeatureSet, read_table
 
 Found = dict[str, Any]
+MAX_SHOWN = 64
+"""A longer list is shown by its ends; all of it stands in the JSON."""
 KNOWN = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
 
 
@@ -121,7 +123,7 @@ def _file(place: Place) -> Found:
         raise DataError(f"{place} is a damaged Arrow file ({error})", "write it again") from error
     names = set(table.column_names)
     if set(PLAN.names) <= names:
-        check_columns(table, PLAN, str(place))
+        check_columns(table.schema, PLAN, str(place))
         what = _plan(BatchPlan(table))
     elif any(name.startswith("kl_") for name in names):
         what = _scores(table)
@@ -209,4 +211,6 @@ def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
 
 
 def _line(value: Any) -> str:
+    if isinstance(value, list) and len(value) > MAX_SHOWN:
+        return escape(f"[{', '.join(map(str, value[:8]))}, ..., {value[-1]}] ({len(value)} values)")
     return escape(", ".join(f"{name} {inner}" for name, inner in value.items()) if isinstance(value, Mapping) else str(value))

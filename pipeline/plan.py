@@ -43,7 +43,7 @@ class BatchPlan:
     def open(cls, place: Place, *, trusted: bool = False) -> "BatchPlan":
         """Memory-maps a plan file, and checks it in full unless this run wrote it (raises MissingError, DataError)."""
         table = read_table(place, trusted=trusted)
-        check_columns(table, PLAN, str(place))
+        check_columns(table.schema, PLAN, str(place))
         return cls(table)
 
     @property

@@ -70,15 +70,15 @@ def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
     return {f"{PREFIX}{key}": json.dumps(value, sort_keys=True) for key, value in sorted(metadata.items())}
 
 
-def read_metadata(schema: pa.Schema) -> dict[str, Any]:
+def read_metadata(schema: pa.Schema, what: str = "table") -> dict[str, Any]:
     """The `remix.*` metadata of a schema, without the prefix; {} where there is none (raises DataError)."""
     found = {}
     for key, value in (schema.metadata or {}).items():
         if key.startswith(PREFIX.encode()):
             try:
                 found[key.decode()[len(PREFIX) :]] = json.loads(value)
-            except ValueError as error:
-                raise DataError(f"metadata {key.decode()!r} is not JSON ({error})", "write the file again") from error
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{what}: metadata {key.decode(errors='replace')!r} is not JSON ({error})", "write the file again") from error
     return found
 
 
@@ -125,13 +125,15 @@ def fingerprint_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
 
-def check_columns(table: pa.Table, expected: pa.Schema, what: str) -> None:
+def check_columns(schema: pa.Schema, expected: pa.Schema, what: str) -> None:
     """Raises DataError where a column of the expected schema is missing or of another type."""
     for field in expected:
-        if field.name not in table.column_names:
-            raise DataError(f"{what}: column {field.name!r} is missing (found {', '.join(table.column_names)})", "write the file again with that column")
-        if table.schema.field(field.name).type != field.type:
-            raise DataError(f"{what}: column {field.name!r} is {table.schema.field(field.name).type}, not {field.type}", "write the file again with that type")
+        if field.name not in schema.names:
+            raise DataError(f"{what}: column {field.name!r} is missing (found {', '.join(schema.names)})", "write the file again with that column")
+        if schema.names.count(field.name) > 1:
+            raise DataError(f"{what}: column {field.name!r} occurs {schema.names.count(field.name)} times", "write the file again with one of them")
+        if schema.field(field.name).type != field.type:
+            raise DataError(f"{what}: column {field.name!r} is {schema.field(field.name).type}, not {field.type}", "write the file again with that type")
 
 
 def check_parent(what: str, recorded: str | None, parent: str, actual: str) -> None:

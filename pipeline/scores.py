@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from pipeline.errors import DataError, MismatchError
 from pipeline.schema import check_parent, read_metadata, scores_schema
 from pipeline.store import Place
-from pipeline.tables import FeatureSet, read_table
+from pipeline.tables import TABLE_ROWS, FeatureSet, read_table
 
 Array = npt.NDArray[Any]
-BLOCK_ROWS = 2**20
+BLOCK_ROWS = TABLE_ROWS
+"""Rows that are worked on at once: a record batch of a table that Remix wrote, which needs no copy."""
 
 
 def column(table: pa.Table, name: str) -> Array:
@@ -35,9 +36,9 @@ class Scores:
         self.table = _in_order(_with_types(table, self.modalities, what))
         if not self.table.num_rows:
             raise DataError(f"{what}: there is no row", "score a split that has samples")
-        for start in range(0, len(self), BLOCK_ROWS):
-            # one row of overlap, so that a duplicate across the seam is seen
-            self._check(self.table.slice(max(start - 1, 0), BLOCK_ROWS + 1))
+        last = -1
+        for block in self.blocks():
+            last = self._check(block, last)
 
     @classmethod
     def open(cls, place: Place) -> "Scores":
@@ -110,7 +111,8 @@ class Scores:
                     "score these features again",
                 )
 
-    def _check(self, block: pa.Table) -> None:
+    def _check(self, block: pa.Table, last: int) -> int:
+        """Checks rows that follow row `last` and returns the last of them."""
         rows, kl = column(block, "row"), [column(block, f"kl_{name}") for name in self.modalities]
         if rows[0] < 0:
             raise DataError(f"{self.what}: row {rows[0]} is negative", "give the index of a row of the features")
@@ -121,7 +123,7 @@ class Scores:
             raise DataError(
                 f"{self.what}: row {rows[outside[0]]}: label {labels[outside[0]]} is not among {among}", "give labels from 0 up, below the number of classes"
             )
-        repeated = np.flatnonzero(rows[1:] == rows[:-1])
+        repeated = np.flatnonzero(np.diff(rows, prepend=last) == 0)
         if len(repeated):
             raise DataError(f"{self.what}: row {rows[repeated[0]]} occurs more than once", "keep one score a row")
         for name, values in zip(self.modalities, kl, strict=True):
@@ -135,6 +137,7 @@ class Scores:
             raise DataError(
                 f"{self.what}: row {rows[empty[0]]} has no modality: {', '.join('kl_' + n for n in self.modalities)} are all NaN", "leave that row out"
             )
+        return int(rows[-1])
 
 
 def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[str]:

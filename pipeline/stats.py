@@ -9,71 +9,43 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.difficulty import difficulty
+from pipeline.histograms import score_histograms
 from pipeline.plan import BatchPlan
 from pipeline.schema import ALL
-from pipeline.scores import Scores
+from pipeline.scores import BLOCK_ROWS, Scores, column
 from pipeline.tables import BATCH_ROWS
 
 Array = npt.NDArray[Any]
 Json = dict[str, Any]
-NUM_BINS = 20
+MAX_ORDER_BINS = 512
 UNPLANNED = -1
 
 
 def plan_statistics(
     plan: BatchPlan, *, labels: Array | None = None, scores: Scores | None = None, previous: BatchPlan | None = None, batch_rows: int = BATCH_ROWS
 ) -> Json:
-    """A plan's statistics; needs one byte a feature row, and with scores the KL and difficulty of one modality at a time.
+    """A plan's statistics; needs one byte a feature row, and with scores one more a scored row.
 
+    `order` tells the course of the plan: the steps of each modality between equal edges, one bin a step where there are at most MAX_ORDER_BINS.
     `labels` are those of all feature rows (by default the scores'); `batch_rows` is the size of the features' record batches.
     `churn` is the share of the rows in both plans whose modality differs; null where there is no previous plan or one of the two is joint.
     `read_amplification` is the rows of all record batches that each step touches, over the rows that it uses: 1 at best, `batch_rows` at worst.
     """
     names = _names(plan)
     owners = _owners(plan, names)
-    statistics: Json = {"num_steps": len(plan), **_steps(plan, names, batch_rows), "churn": _churn(owners, names, previous), "histograms": None}
+    statistics: Json = {"num_steps": len(plan), **_steps(plan, names, batch_rows), "order": _order(plan, names)}
+    statistics |= {"churn": _churn(owners, names, previous), "histograms": None}
     if scores is not None:
-        statistics["histograms"] = score_histograms(scores, plan.metadata.get("num_classes"), owners=_at(owners, scores.rows), names=names)
+        scored = np.concatenate([_at(owners, column(block, "row")) for block in scores.blocks()])
+        statistics["histograms"] = score_histograms(scores, plan.metadata.get("num_classes"), owners=scored, names=names)
         if labels is None:
-            counts = _class_counts(_at(owners, scores.rows), scores.labels, len(names))
+            counts = _class_counts(scored, scores.labels, len(names))
     if labels is not None:
-        counts = _class_counts(_at(owners, np.arange(len(labels))), labels, len(names))
+        counts = _class_counts(owners, labels, len(names))
     known = labels is not None or scores is not None
     for k, name in enumerate(names):
         statistics["modalities"][name]["class_counts"] = counts[k].tolist() if known else None
     return statistics
-
-
-def score_histograms(
-    scores: Scores, num_classes: int | None = None, *, num_bins: int = NUM_BINS, owners: npt.NDArray[np.int8] | None = None, names: list[str] | None = None
-) -> Json:
-    """Per modality, how many samples lie in each bin of KL (bits) and of difficulty; with `owners` (N,), indices into `names`, also how many of its own.
-
-    Difficulty is null where the number of classes is unknown.
-    """
-    num_classes = num_classes or scores.num_classes
-    top = max(float(np.nanmax(scores.kl(name), initial=0.0)) for name in scores.modalities)
-    top = max(top, float(np.log2(num_classes)) if num_classes else 0.0) or 1.0
-    found: Json = {}
-    for name in scores.modalities:
-        kl = scores.kl(name)
-        own = owners == names.index(name) if owners is not None and names is not None and name in names else None
-        found[name] = {
-            "num_missing": int(np.isnan(kl).sum()),
-            "kl": _histogram(kl, own, num_bins, (min(0.0, float(np.nanmin(kl, initial=0.0))), top)),
-            "difficulty": _histogram(difficulty(kl, num_classes), own, num_bins, (0.0, 1.0)) if num_classes and num_classes > 1 else None,
-        }
-    return found
-
-
-def _histogram(values: Array, own: npt.NDArray[np.bool_] | None, num_bins: int, between: tuple[float, float]) -> Json:
-    edges = np.linspace(*between, num_bins + 1)
-    present = ~np.isnan(values)
-    counts = np.histogram(values[present], edges)[0]
-    assigned = None if own is None else np.histogram(values[present & own], edges)[0].tolist()
-    mean = float(values[present].mean(dtype=np.float64)) if present.any() else None
-    return {"edges": edges.tolist(), "counts": counts.tolist(), "assigned": assigned, "mean": mean}
 
 
 def _names(plan: BatchPlan) -> list[str]:
@@ -136,6 +108,18 @@ def _steps(plan: BatchPlan, names: list[str], batch_rows: int) -> Json:
     }
 
 
+def _order(plan: BatchPlan, names: list[str]) -> Json:
+    """How many steps of each modality lie between two edges; edges are step numbers."""
+    num_bins = min(len(plan), MAX_ORDER_BINS)
+    edges = [len(plan) * i // max(num_bins, 1) for i in range(num_bins + 1)]
+    counts, start = np.zeros((len(names), num_bins), np.int64), 0
+    for modality, _, _ in _parts(plan, names):
+        numbers = np.arange(start, start + len(modality))
+        np.add.at(counts, (modality, np.searchsorted(edges, numbers, side="right") - 1), 1)
+        start += len(modality)
+    return {"edges": edges, "num_steps": {name: counts[k].tolist() for k, name in enumerate(names)}}
+
+
 def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
     """Per step, the number of record batches that hold a row of it."""
     batches = rows // batch_rows
@@ -160,9 +144,14 @@ def _churn(owners: npt.NDArray[np.int8], names: list[str], previous: BatchPlan |
 
 
 def _class_counts(owners: npt.NDArray[np.int8], labels: Array, num: int) -> Array:
-    planned = owners != UNPLANNED
+    """(num, C): the labels of each modality's rows; the longer of `owners` and `labels` counts up to the end of the other."""
     num_classes = int(labels.max(initial=0)) + 1
-    return np.bincount(owners[planned].astype(np.int64) * num_classes + labels[planned], minlength=num * num_classes).reshape(num, num_classes)
+    counts = np.zeros(num * num_classes, np.int64)
+    for start in range(0, min(len(owners), len(labels)), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(owners), len(labels))
+        planned = np.flatnonzero(owners[start:stop] != UNPLANNED) + start
+        counts += np.bincount(owners[planned].astype(np.int64) * num_classes + labels[planned], minlength=len(counts))
+    return counts.reshape(num, num_classes)
 
 
 def _at(owners: npt.NDArray[np.int8], rows: Array) -> npt.NDArray[np.int8]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ import pyarrow.fs as pafs
 from pipeline.errors import MissingError, StoreError
 
 MANIFEST = "manifest.json"
+S3_SECONDS, S3_ATTEMPTS = 2, 2
+"""How long S3 may take to connect, and to send a byte more, and how often it is asked, where somebody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,20 @@ class Place:
     path: str
 
     @classmethod
-    def at(cls, uri: "str | os.PathLike[str] | Place") -> "Place":
-        """Opens a local path or a URI such as s3://bucket/prefix (raises StoreError)."""
+    def at(cls, uri: "str | os.PathLike[str] | Place", *, patient: bool = True) -> "Place":
+        """Opens a local path or a URI such as s3://bucket/prefix; S3 that is silent fails after minutes, without patience after 5 s (raises StoreError)."""
         if isinstance(uri, Place):
             return uri
         text = os.fspath(uri)
         if "://" not in text:
             return cls(pafs.LocalFileSystem(), os.path.abspath(text))
         try:
-            return cls(*pafs.FileSystem.from_uri(text))
+            fs, path = pafs.FileSystem.from_uri(text)
+            return cls(fs if patient or fs.type_name != "s3" else _impatient(fs, text), path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise StoreError(f"{text!r} is not a place that can be opened ({error})", "give a local path or a pyarrow.fs URI") from error
+            why = str(error).replace(text, without_secrets(text))
+            # without its cause, whose text has the credentials
+            raise StoreError(f"{without_secrets(text)!r} is not a place that can be opened ({why})", "give a local path or a pyarrow.fs URI") from None
 
     def __truediv__(self, name: str) -> "Place":
         return Place(self.fs, posixpath.join(self.path, name))
@@ -122,7 +128,7 @@ class Place:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 file.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StoreError):
                 temporary.delete()
             if isinstance(error, OSError):
                 raise StoreError(f"{self} cannot be written ({error})", "free space or choose another place") from error
@@ -181,12 +187,33 @@ class Place:
         self.write_bytes(encode_json(value))
 
     def delete(self) -> None:
-        """Removes a file, or a folder with all that is in it; nothing happens where nothing is."""
+        """Removes a file, or a folder with all that is in it; nothing happens where nothing is (raises StoreError)."""
         kind = self.info().type
-        if kind == pafs.FileType.Directory:
-            self.fs.delete_dir(self.path)
-        elif kind != pafs.FileType.NotFound:
-            self.fs.delete_file(self.path)
+        try:
+            if kind == pafs.FileType.Directory:
+                self.fs.delete_dir(self.path)
+            elif kind != pafs.FileType.NotFound:
+                self.fs.delete_file(self.path)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be deleted ({error})", "check that the store is there and may be written") from error
+
+
+def without_secrets(uri: str) -> str:
+    """A place as a person may see it: a URI without credentials and options, which may hold some."""
+    if "://" not in uri:
+        return uri
+    scheme, rest = uri.split("://", 1)
+    return f"{scheme}://{rest.rsplit('@', 1)[-1].split('?')[0]}"
+
+
+def _impatient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
+    """The same S3 with bounds on waiting, for which its URIs have no options: by itself it gives up on a server that hangs after 100 s."""
+    options = fs.__reduce__()[1][0]
+    given = urlsplit(uri)
+    # not those of `options`: where the URI has none they are what the environment or the machine lends for an hour, and must be asked for again
+    keys = {"access_key": given.username and unquote(given.username), "secret_key": given.password and unquote(given.password), "session_token": None}
+    bounds = {"connect_timeout": S3_SECONDS, "request_timeout": S3_SECONDS, "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)}
+    return pafs.S3FileSystem(**{**options, **keys, **bounds})
 
 
 def encode_json(value: Any) -> bytes:

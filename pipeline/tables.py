@@ -20,6 +20,8 @@ from pipeline.store import MANIFEST, HashingFile, Place
 
 Array = npt.NDArray[Any]
 BATCH_ROWS = 64
+TABLE_ROWS = 2**16
+"""Rows of a record batch of any other table: what a reader of one batch holds."""
 REMOTE_BATCHES = 256
 """Record batches of an object store that a reader keeps in memory."""
 
@@ -43,9 +45,9 @@ def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
 
 
 def write_table(place: Place, table: pa.Table) -> str:
-    """Writes a table as an Arrow IPC file, atomically, and returns the file's SHA-256."""
+    """Writes a table as an Arrow IPC file of record batches of at most TABLE_ROWS rows, atomically, and returns the file's SHA-256."""
     with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+        writer.write_table(table, max_chunksize=TABLE_ROWS)
     return file.hexdigest()
 
 

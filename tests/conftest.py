@@ -5,9 +5,14 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+from tests.support import make_features, run_config
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # the models of the tests are small: threads only get into each other's way
 
@@ -19,6 +24,28 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with features, two runs, one of them remixed, and their comparison: to be read only."""
+    from trainer.compare import compare
+    from trainer.launch import launch
+
+    store = tmp_path_factory.mktemp("trained")
+    make_features(store / "features" / "made", missing=0.2)
+    compare(run_config(store, name="demo"), ["joint", "remix"], [0], launch)
+    return store
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[], str]]:
+    """Makes the URI of a fresh bucket on a server with the S3 API; tests that stop a server start one of their own."""
+    from tests.object_store import S3Server
+
+    server = S3Server()
+    yield server.uri
+    server.stop()
 
 
 @pytest.fixture(scope="session")

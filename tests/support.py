@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.config import parse
+from pipeline.index import IDS, hash_ids, write_ids
 from pipeline.plan import BatchPlan
 from pipeline.schema import fingerprint, fingerprint_of, samples_schema
 from pipeline.store import MANIFEST, Place
@@ -57,6 +58,7 @@ def make_features(
     columns = [np.arange(num_rows), ids, labels.astype(np.int32), split, ["a.tar"] * num_rows, np.arange(num_rows), *has.values()]
     samples = pa.table([pa.array(column) for column in columns], schema=samples_schema(list(shapes)))
     write_table(place / "samples.arrow", samples)
+    write_ids(place / IDS, [hash_ids(ids)])
     parts = [{"index": part, "shard": "a.tar", "rows": int(cuts[part + 1] - cuts[part])} for part in range(num_parts)]
     splits = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
     manifest = {"kind": "features", "modalities": facts, "classes": [f"c{i}" for i in range(num_classes)], "splits": splits, "parts": parts}

@@ -16,7 +16,7 @@ from pipeline.config import PlanConfig
 from pipeline.difficulty import ability
 from pipeline.errors import ConfigError, DataError, InputError, MismatchError
 from pipeline.schema import with_metadata
-from pipeline.scores import Scores
+from pipeline.scores import BLOCK_ROWS, Scores
 from pipeline.scoring import score_rows
 from pipeline.store import Place
 from pipeline.tables import write_table
@@ -195,6 +195,14 @@ def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Tabl
     values = table[name].to_pylist()
     values[index] = value
     return table.set_column(table.column_names.index(name), name, pa.array(values, table.schema.field(name).type))
+
+
+@pytest.mark.parametrize("at", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
+def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
+    rows = np.arange(BLOCK_ROWS + 10)
+    rows[at] = at - 1
+    with pytest.raises(DataError, match=f"row {at - 1} occurs more than once"):
+        Scores(scores_table(arithmetic_costs(len(rows), 2), rows=rows))
 
 
 TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)

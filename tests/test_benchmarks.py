@@ -13,6 +13,7 @@ import torchvision
 
 ROOT = Path(__file__).parent.parent
 MISSING = ["pydantic", "pydantic_core", "yaml", "ray", "typer", "rich", "av", "torchaudio", "webdataset", "scipy", "tensorboard", "pandas", "matplotlib"]
+MISSING += ["httpx"]
 
 
 def test_an_epoch_needs_only_torch_torchvision_numpy_and_pyarrow(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.batches import BatchFile
 from pipeline.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
 from pipeline.decode import DecodeSummary, Progress, decode
 from pipeline.errors import BudgetError, InputError, MismatchError
+from pipeline.index import IDS, IDS_SCHEMA, find_rows
+from pipeline.ingest import VERSION
 from pipeline.media import decode_sample
 from pipeline.preflight import infer_config, sorted_labels
 from pipeline.schema import REJECTED
 from pipeline.shards import find_shards
-from pipeline.store import Place
+from pipeline.store import MANIFEST, Place
 from pipeline.tables import FeatureSet, read_table
 from tests.media_files import encode_clip, encode_image, encode_npy, encode_wav, facts, make_tar, tone, write_shard
 
@@ -80,6 +83,8 @@ def test_rows_are_the_samples_in_order(tmp_path: Path) -> None:
     for number in range(15):
         for name, expected in decode_sample(media(number), CONFIG.modalities).items():
             np.testing.assert_array_equal(features.read(name, np.array([number]))[0], expected)
+    index = BatchFile(Place.at(tmp_path / "out" / IDS), IDS_SCHEMA)
+    assert [find_rows(index, f"id{n:03d}") for n in range(16)] == [*([n] for n in range(15)), []]
     assert (summary.num_rows, summary.num_rejected, summary.splits) == (15, 0, {"train": 8, "validation": 4, "test": 3})
     assert [(p.stage, p.num_done) for p in seen] == [(stage, i + 1) for stage in ("scan", "decode") for i in range(3)]
     assert (seen[-1].num_rows, seen[-1].num_shards) == (15, 3)
@@ -128,6 +133,9 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="was decoded from the shards"):
         decode(shards, out, CONFIG)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    (out / MANIFEST).write_json({**(out / MANIFEST).read_json(), "version": VERSION - 1})
+    with pytest.raises(MismatchError, match=f"was decoded by version {VERSION - 1} of the decoder, this is {VERSION}"):
+        decode(shards, out, CONFIG)
 
 
 def test_a_sample_that_lacks_a_modality_stays(tmp_path: Path) -> None:

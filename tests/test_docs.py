@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 import remix
 from pipeline import config, errors, schema
+from service.app import create_app
+from service.settings import Settings
 from trainer.config import METHODS, RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -52,9 +54,10 @@ def test_the_tree_has_every_file_and_no_other() -> None:
         folders = folders[: len(found[1]) // 2 + 1]
         folders.append(folders[-1] + found[2])
         tree.add(folders[-1])
-    files = {path.relative_to(ROOT).as_posix() for folder in ("pipeline", "trainer", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    files = {path.relative_to(ROOT).as_posix() for folder in ("pipeline", "trainer", "service", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
     expected = {file.removesuffix("__init__.py") for file in files} | {"benchmarks/"}
-    assert {name for name in tree if name.startswith(("pipeline/", "trainer/", "benchmarks/"))} == expected
+    expected |= {"service/page/"}
+    assert {name for name in tree if name.startswith(("pipeline/", "trainer/", "service/", "benchmarks/"))} == expected
     assert all((ROOT / name).exists() for name in tree)
 
 
@@ -79,6 +82,17 @@ def test_the_make_targets_exist() -> None:
     makefile, pages = (ROOT / "Makefile").read_text(), README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", pages, re.MULTILINE))
     assert {"demo", "test"} <= named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+
+
+def test_every_address_and_setting_of_the_service_is_told() -> None:
+    text = section("## The service")
+    addresses = {address.split("?")[0] for line in text.splitlines() if line.startswith("| `/") for address in re.findall(r"`(/[^`]*)`", line.split(" | ")[0])}
+    app = create_app(Settings(store=str(ROOT)))
+    assert addresses - {"/openapi.json"} == set(app.openapi()["paths"])
+    told = {name: cells[1] for name, cells in rows(text).items() if name.startswith("REMIX_")}
+    assert set(told) == {f"REMIX_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        assert field.default is None or told[f"REMIX_{name.upper()}"] == f"`{field.default}`"
 
 
 def test_the_examples_of_yaml_are_valid() -> None:

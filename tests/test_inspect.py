@@ -195,9 +195,21 @@ def test_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
 def test_the_tree_shows_every_value(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
     manifest = (Place.at(tmp_path / "made") / MANIFEST).read_json()
-    (Place.at(tmp_path / "made") / MANIFEST).write_json({**manifest, "classes": ["[bold]", "[/x]", "c"], "reasons": {"truncated": 7}})
+    (Place.at(tmp_path / "made") / MANIFEST).write_json(
+        {**manifest, "classes": ["[bold]", "[/x]", "c"], "reasons": {"truncated": 7}, "parents": {"long": list(range(100)), "short": list(range(64))}}
+    )
     console = Console(width=500, file=io.StringIO(), record=True)
     console.print(render(inspect(tmp_path / "made")))
     text = console.export_text()
-    for words in ("features ", "num_rows  20", "[bold] ", "[/x] ", "truncated 7", manifest["fingerprint"], "shape  [2, 3, 16, 16]"):
+    for words in (
+        "features ",
+        "num_rows  20",
+        "[bold] ",
+        "[/x] ",
+        "truncated 7",
+        manifest["fingerprint"],
+        "shape  [2, 3, 16, 16]",
+        "6, 7, ..., 99] (100 values)",
+        "62, 63]",
+    ):
         assert words in text

@@ -3,12 +3,14 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.config import PlanConfig
+from pipeline.histograms import score_histograms
 from pipeline.plan import BatchPlan, joint_plan, remix_plan
 from pipeline.scores import Scores
-from pipeline.stats import plan_statistics, score_histograms
+from pipeline.stats import plan_statistics
 from tests.plan_tables import arithmetic_costs, scores_table
 
 NUM_CLASSES = 5
@@ -54,6 +56,10 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
     moves = Counter((a.modality, b.modality) for a, b in pairwise(steps))
     assert found["transitions"] == {a: {b: moves[a, b] for b in scores.modalities} for a in scores.modalities}
     assert found["num_switches"] == sum(a != b for a, b in moves.elements())
+    assert found["order"] == {
+        "edges": list(range(len(steps) + 1)),
+        "num_steps": {name: [int(step.modality == name) for step in steps] for name in scores.modalities},
+    }
     before, now = ({row: step.modality for step in p.steps() for row in step.rows.tolist()} for p in (previous, plan))
     assert found["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
 
@@ -92,6 +98,38 @@ def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     assert plan_statistics(plan_of(scores), previous=joint)["churn"] is None
     assert plan_statistics(plan_of(scores), previous=plan_of(scores, 5))["churn"] == 0
     assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
+
+
+@pytest.mark.parametrize("num_steps", [1, 511, 512, 513, 1000, 1024, 2500])
+def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
+    scores = scores_of(num_steps, 2)
+    plan = remix_plan(scores, PlanConfig(order="interleaved"), 1, 0, 0)
+    order = plan_statistics(plan)["order"]
+    edges, num_bins = order["edges"], min(num_steps, 512)
+    assert all(type(edge) is int for edge in edges)
+    assert (edges[0], edges[-1], len(edges)) == (0, num_steps, num_bins + 1)
+    assert max(np.diff(edges)) - min(np.diff(edges)) <= 1
+    modalities = [step.modality for step in plan.steps()]
+    assert list(order["num_steps"]) == ["m0", "m1"]
+    assert order["num_steps"] == {name: [modalities[a:b].count(name) for a, b in pairwise(edges)] for name in ("m0", "m1")}
+    cut = len(plan) // 3
+    chunked = BatchPlan(pa.concat_tables([plan.table.slice(0, cut), plan.table.slice(cut, 1), plan.table.slice(cut + 1)]))
+    assert plan_statistics(chunked)["order"] == order
+
+
+def test_a_plan_without_steps_has_statistics() -> None:
+    plan = plan_of(scores_of(100))
+    found = plan_statistics(BatchPlan(plan.table.slice(0, 0)))
+    assert found["order"] == {"edges": [0], "num_steps": {name: [] for name in ("m0", "m1", "m2")}}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_labels_of_all_rows_and_of_the_scored_rows_count_alike() -> None:
+    scores = scores_of(150_000)
+    labels = np.full(scores.rows[-1] + 100, NUM_CLASSES - 1, np.int32)
+    labels[scores.rows] = scores.labels
+    by_scores, by_labels = (plan_statistics(plan_of(scores), **given)["modalities"] for given in ({"scores": scores}, {"labels": labels}))
+    assert by_labels == by_scores
 
 
 def test_churn_goes_by_name_and_by_common_rows() -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.batches import BatchFile
 from pipeline.errors import DataError, MissingError
 from pipeline.schema import fingerprint, read_metadata, with_metadata
 from pipeline.store import Place
-from pipeline.tables import FeatureSet, PartWriter, part_name, read_table, write_table
+from pipeline.tables import TABLE_ROWS, FeatureSet, PartWriter, part_name, read_table, write_table
 from tests.support import SHAPES, make_features
 
 
@@ -109,6 +110,16 @@ def test_metadata_survives_the_file(tmp_path: Path) -> None:
     write_table(Place.at(tmp_path / "t.arrow"), table)
     facts = read_metadata(read_table(Place.at(tmp_path / "t.arrow")).schema)
     assert facts == {"epoch": 3, "parents": {"features": "abc"}, "fingerprint": fingerprint(TABLE, {"epoch": 3, "parents": {"features": "abc"}})}
+
+
+def test_a_table_is_written_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    num, place = 2 * TABLE_ROWS + 5, Place.at(tmp_path / "t.arrow")
+    table = pa.concat_tables([pa.table({"i": np.arange(num), "l": pa.array([[i] for i in range(num)])}), pa.table({"i": [num], "l": [[1, 2]]})])
+    write_table(place, table)
+    file = BatchFile(place, table.schema)
+    assert [batch.num_rows for batch in file.batches()] == [TABLE_ROWS, TABLE_ROWS, 5, 1]
+    assert pa.Table.from_batches(file.batches()).equals(table)
+    assert read_table(place).equals(table)
 
 
 def test_shapes_and_types_of_the_fixture(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batches import BatchFile
 from pipeline.errors import InputError, MismatchError, RemixError
+from pipeline.index import STEPS_SCHEMA, step_of
 from pipeline.plan import BatchPlan
 from pipeline.scores import Scores
 from pipeline.tables import FeatureSet, read_table
@@ -79,6 +81,16 @@ def test_the_same_run_twice_is_the_same_to_the_bit(store: Path, finished: Run) -
     assert all((Run.open(run_config(store, name="twice").run_place).plan(e)).read_bytes() == finished.plan(e).read_bytes() for e in range(4))
 
 
+def test_every_plan_has_its_index(store: Path, finished: Run) -> None:
+    num_rows = FeatureSet.open(run_config(store).features_place).num_rows
+    for epoch in range(4):
+        plan, index = BatchPlan.open(finished.plan(epoch)), BatchFile(finished.plan_index(epoch), STEPS_SCHEMA)
+        steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
+        assert [step_of(index, row) for row in range(num_rows)] == [steps.get(row) for row in range(num_rows)]
+        assert index.metadata["parents"] == {"plan": plan.fingerprint}
+        assert sum(map(sum, finished.plan_stats(epoch).read_json()["order"]["num_steps"].values())) == len(plan)
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
@@ -101,6 +113,25 @@ def test_a_run_that_stops_after_any_step_resumes_to_the_same_bits(store: Path, f
     check_coverage(run, 4)
     timeless = [name for name in run.epochs().column_names if "second" not in name]
     assert run.epochs().select(timeless).equals(finished.epochs().select(timeless))
+
+
+def test_a_run_that_died_before_its_plan_had_a_name_writes_all_of_it_again(store: Path, finished: Run) -> None:
+    config, num_steps = run_config(store, name="nameless"), sum(len(BatchPlan.open(finished.plan(epoch))) for epoch in range(2))
+
+    def stop(event: dict[str, object]) -> None:
+        if event["event"] == "step" and event["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        launch(config, progress=stop)
+    run = Run.open(config.run_place)
+    assert run.steps(0).num_rows + run.steps(1).num_rows == num_steps
+    for place in (run.plan(2).parent / f".{run.plan(2).name}", run.plan_stats(2), run.plan_index(2)):
+        place.write_bytes(b"cut sh")
+    run.plan(2).delete()
+    assert same_weights(finished, launch(config, resume=True))
+    for each in (Run.plan, Run.plan_index, Run.plan_stats):
+        assert each(run, 2).read_bytes() == each(finished, 2).read_bytes()
 
 
 def train_in_a_process(config: RunConfig, num_threads: int, num_events: Any) -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.draft import Draft
 from pipeline.errors import MismatchError, RemixError
+from pipeline.index import write_step_index
 from pipeline.plan import BatchPlan, joint_draft, remix_draft, write_plan
 from pipeline.scores import Scores
 from pipeline.scoring import batches_of, join_scores, score_rows
@@ -60,7 +61,7 @@ def _check_finite(parts: list[tuple[int, pa.Table]], features: FeatureSet, epoch
 
 
 def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, scores_place: Place | None) -> None:
-    """Writes the plan under a hidden name, its statistics, then the plan: a reader that sees the plan finds its statistics."""
+    """Writes the plan under a hidden name, its statistics and its index, then the plan: a reader that sees the plan finds both."""
     scores = Scores.open(scores_place) if scores_place else None
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
     write_plan(staged, _draft(config, features, epoch, scores))
@@ -68,6 +69,7 @@ def _commit(config: RunConfig, features: FeatureSet, run: Run, epoch: int, score
     previous = BatchPlan.open(run.plan(epoch - 1), trusted=True) if epoch else None
     statistics = plan_statistics(plan, labels=features.labels, scores=scores, previous=previous, batch_rows=features.manifest["batch_rows"])
     run.plan_stats(epoch).write_json(statistics)
+    write_step_index(run.plan_index(epoch), plan, features.num_rows)
     staged.move(run.plan(epoch))
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError, MissingError
 from pipeline.schema import epochs_schema, steps_schema
-from pipeline.store import Place, encode_json
+from pipeline.store import Place, encode_json, without_secrets
 from pipeline.tables import FeatureSet, read_table, write_table
 from trainer.config import RunConfig
 
@@ -29,10 +29,11 @@ class Run:
         """Claims the run's name and writes run.json (raises InputError where the name is taken, StoreError)."""
         run = cls(config.run_place)
         parents = {"name": config.features, "fingerprint": features.fingerprint}
-        facts = {"kind": "run", "name": config.name, "config": config.model_dump(mode="json"), "digest": config.digest, "features": parents}
+        asked = {**config.model_dump(mode="json"), "store": without_secrets(config.store)}
+        facts = {"kind": "run", "name": config.name, "config": asked, "digest": config.digest, "features": parents}
         facts |= {"modalities": features.modalities, "code_version": version("remix"), "status": "created"}
         if not (run.place / "run.json").claim(encode_json(facts)):
-            raise InputError(f"run {config.name!r} exists in {config.store}", "continue it with --resume or choose another name")
+            raise InputError(f"run {config.name!r} exists in {without_secrets(config.store)}", "continue it with --resume or choose another name")
         return run
 
     @classmethod
@@ -71,6 +72,10 @@ class Run:
     def plan_stats(self, epoch: int) -> Place:
         """The statistics of an epoch's plan."""
         return self.place / "plans" / f"epoch-{epoch:04d}.stats.json"
+
+    def plan_index(self, epoch: int) -> Place:
+        """The step of each row of the features in an epoch's plan."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.index.arrow"
 
     def times(self, epoch: int) -> Place:
         """The seconds that the epoch's scores and plan took."""

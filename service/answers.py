@@ -1,0 +1,126 @@
+"""From a model to a response: strong ETags, 304, gzip, and Arrow streamed record batch by record batch."""
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
+
+ARROW = "application/vnd.apache.arrow.stream"
+MIN_GZIP_BYTES = 1024
+PIECE_ROWS = 1024
+"""Rows that are encoded at once, however large the record batches of the file are."""
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it: the ETag is one of If-None-Match."}}
+
+
+def quality(header: str, wanted: str) -> float:
+    """The quality that an Accept or Accept-Encoding header gives to exactly this value; 0 where it is not named."""
+    for part in header.split(","):
+        value, *parameters = (piece.strip() for piece in part.split(";"))
+        if value.lower() == wanted:
+            given = next((parameter[2:] for parameter in parameters if parameter.lower().startswith("q=")), "1")
+            try:
+                return float(given)
+            except ValueError:
+                return 0.0
+    return 0.0
+
+
+def _list(request: Request, name: str) -> str:
+    """A header that is a list, which may come in several lines (RFC 9110, 5.3)."""
+    return ",".join(request.headers.getlist(name))
+
+
+def wants_arrow(request: Request) -> bool:
+    """Whether the client prefers an Arrow stream to JSON."""
+    accept = _list(request, "accept")
+    wanted = quality(accept, ARROW)
+    return wanted > 0 and wanted >= quality(accept, "application/json")
+
+
+def answer(request: Request, model: BaseModel, *, immutable: bool = False, headers: dict[str, str] | None = None) -> Response:
+    """A model as JSON; `immutable` for what cannot change under its URL."""
+    return respond(request, model.model_dump_json(by_alias=True).encode(), "application/json", immutable=immutable, headers=headers)
+
+
+def respond(request: Request, body: bytes, media_type: str, *, immutable: bool = False, headers: dict[str, str] | None = None) -> Response:
+    """Bytes with their ETag, or 304; compressed where the client takes it and it pays."""
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    packed = len(body) >= MIN_GZIP_BYTES and quality(_list(request, "accept-encoding"), "gzip") > 0
+    found = _headers(request, f'"{digest}-gzip"' if packed else f'"{digest}"', immutable, headers)
+    if _known(request, found["ETag"]):
+        return Response(status_code=304, headers=found)
+    if packed:
+        body, found["Content-Encoding"] = gzip.compress(body, 4, mtime=0), "gzip"
+    return Response(body, headers=found, media_type=media_type)
+
+
+def stream(request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch], digest: str) -> Response:
+    """Record batches as an Arrow IPC stream, one in memory at a time; `digest` stands for the content."""
+    headers = _headers(request, f'"{hashlib.sha256(digest.encode(errors="replace")).hexdigest()[:32]}"', True, None)
+    if _known(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    if request.state.head:
+        response = Response(headers=headers, media_type=ARROW)
+        del response.headers["Content-Length"]
+        return response
+    pieces = _encode(schema, batches)
+    first = next(pieces)  # what is damaged from its beginning is a problem, not an answer that breaks off
+    return StreamingResponse(chain([first], pieces), headers=headers, media_type=ARROW)
+
+
+def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+    sink = _Sink()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            for start in range(0, batch.num_rows, PIECE_ROWS):
+                writer.write_batch(batch.slice(start, PIECE_ROWS))
+                yield from sink.take()
+    yield from sink.take()
+
+
+class _Sink:
+    """Takes what the writer writes, and gives it away."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: pa.Buffer) -> int:
+        self._parts.append(bytes(data))
+        return len(self._parts[-1])
+
+    def take(self) -> Iterator[bytes]:
+        parts, self._parts = self._parts, []
+        yield b"".join(parts)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _headers(request: Request, etag: str, immutable: bool, headers: dict[str, str] | None) -> dict[str, str]:
+    scope = "private" if request.app.state.settings.token else "public"
+    cache = f"{scope}, max-age=31536000, immutable" if immutable else f"{scope}, no-cache"
+    return {"ETag": etag, "Cache-Control": cache, "Vary": "Accept, Accept-Encoding, Authorization", **(headers or {})}
+
+
+def _known(request: Request, etag: str) -> bool:
+    """Whether If-None-Match names it (RFC 9110, 13.1.2: compared weakly)."""
+    given = [value.strip().removeprefix("W/") for value in _list(request, "if-none-match").split(",")]
+    return etag in given or "*" in given

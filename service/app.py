@@ -1,0 +1,67 @@
+"""The application: routes over a catalog, errors as problems, everything observed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry
+
+from service import problems
+from service.access import guards
+from service.catalog import Catalog
+from service.examples import EXAMPLES
+from service.observe import Observed, StoreCollector
+from service.routes import comparisons, features, plans, process, runs
+from service.schemas import Problem
+from service.settings import Settings
+from service.shelf import Shelf
+
+ABOUT = "Batch plans and their statistics, read from a store. Read only. Errors are RFC 9457 problem details; lists are pages with `next`."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over one store (raises StoreError where the store's name makes no sense)."""
+    shelf = Shelf(settings.store, settings.cache_dir, int(settings.cache_size))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        shelf.close()
+
+    app = FastAPIOffline(title="Remix", version=version("remix"), description=ABOUT, lifespan=lifespan, redoc_url=None, docs_url="/docs")
+    app.state.settings, app.state.shelf, app.state.catalog = settings, shelf, Catalog(shelf)
+    app.state.registry = CollectorRegistry()
+    app.state.registry.register(StoreCollector(app.state.catalog))
+    app.add_middleware(Observed, registry=app.state.registry)
+    problems.install(app)
+    shown = guards(settings)
+    for router in (features.router, plans.router, runs.router, comparisons.router, process.guarded):
+        app.include_router(router, dependencies=shown)
+    app.include_router(process.router, dependencies=shown[-1:])
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Puts into the OpenAPI document what FastAPI does not know: the one shape of errors, examples, and that 401 needs a token."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = described()
+            document["components"]["schemas"]["Problem"] = Problem.model_json_schema(mode="serialization")
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            for name, schema in document["components"]["schemas"].items():
+                if name in EXAMPLES:
+                    schema["examples"] = [EXAMPLES[name]]
+            if not app.state.settings.token:
+                for operations in document["paths"].values():
+                    for operation in operations.values():
+                        operation["responses"].pop("401", None)
+        return described()
+
+    setattr(app, "openapi", openapi)  # noqa: B010

@@ -1,0 +1,132 @@
+"use strict";
+// The router, the clock of live updates, the token, the theme.
+(() => {
+  const LIVE = 2000;
+  const CALM = 10000;
+  const { h } = dom;
+  const ROUTES = [
+    [/^\/?$/, lists.runs, "#/"],
+    [/^\/runs\/([^/]+)$/, run.view, "#/"],
+    [/^\/comparisons$/, lists.comparisons, "#/comparisons"],
+    [/^\/comparisons\/([^/]+)$/, comparison.view, "#/comparisons"],
+    [/^\/features$/, lists.features, "#/features"],
+    [/^\/features\/([^/]+)$/, lists.feature, "#/features"],
+  ];
+  const main = document.getElementById("main");
+  const connection = document.getElementById("connection");
+  const live = document.getElementById("live");
+  const chooser = document.getElementById("theme");
+  let view = null;
+  let ending = new AbortController();
+  let timer = 0;
+  let shown = "";
+
+  const home = api.report ? `#/runs/${api.part(api.report.run)}` : "#/";
+  const split = () => (location.hash.startsWith("#/") ? location.hash : home).slice(1).split(/\?(.*)/s);
+  const say = (text) => { live.textContent = text; };
+
+  // Changes the query of the address without a step in the history, and returns it.
+  function setQuery(changes = {}) {
+    const [path, text] = split();
+    const query = new URLSearchParams(text);
+    for (const [name, value] of Object.entries(changes)) value === null ? query.delete(name) : query.set(name, value);
+    if (Object.keys(changes).length) history.replaceState(null, "", `#${path}${query.size ? `?${query}` : ""}`);
+    return query;
+  }
+
+  function decoded(values) {
+    try { return values.map(decodeURIComponent); } catch { return values; }
+  }
+
+  async function open() {
+    const [path, text] = split();
+    if (view && path === shown) return tick(); // only the query changed: the view reads it
+    clearTimeout(timer);
+    ending.abort();
+    ending = new AbortController();
+    charts.closeAll();
+    [view, shown] = [null, path];
+    const { signal } = ending;
+    const [pattern, make, section] = ROUTES.find(([each]) => each.test(path)) ?? [];
+    for (const link of document.querySelectorAll("#nav a")) link.getAttribute("href") === section ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+    main.setAttribute("aria-busy", "true");
+    const before = main.firstElementChild;
+    const wait = () => main.firstElementChild === before && main.replaceChildren(dom.quiet("Loading …"));
+    const slow = setTimeout(wait, 200); // a fast answer shows no flicker
+    try {
+      if (!make) throw new api.Problem({ title: "No such page", status: 404, detail: `This page has nothing at ${path}.` });
+      view = await make({ main, params: decoded(path.match(pattern).slice(1)), query: new URLSearchParams(text), signal, say, setQuery });
+      finish(view.title);
+    } catch (error) {
+      if (signal.aborted) return;
+      charts.closeAll();
+      fail(error);
+    } finally {
+      clearTimeout(slow);
+      if (!signal.aborted) main.removeAttribute("aria-busy");
+    }
+    if (view) schedule();
+  }
+
+  function finish(title) {
+    document.title = `${title} · Remix`;
+    connection.textContent = "";
+    if (finish.before) {
+      scrollTo(0, 0);
+      main.querySelector("h1")?.focus({ preventScroll: true });
+    }
+    finish.before = true;
+  }
+
+  function fail(error) {
+    if (error.status === 401) return askToken(error);
+    if (!(error instanceof api.Problem)) console.error(error);
+    const back = h("p", {}, h("a", { href: home }, api.report ? "Back to the report" : "Back to the runs"));
+    const name = decoded([shown.split("/").pop()])[0] || "Runs";
+    main.replaceChildren(h("h1", { tabindex: -1 }, name), dom.problem(error, back));
+    finish("Error");
+    if (!error.status || error.status === 503) timer = setTimeout(open, CALM);
+  }
+
+  function askToken(error) {
+    const input = h("input", { type: "password", id: "token", autocomplete: "current-password", required: true });
+    const submit = (event) => {
+      event.preventDefault();
+      api.token(input.value.trim());
+      [shown, view] = ["", null];
+      open();
+    };
+    const wrong = api.token() ? h("p", { role: "alert" }, "The service did not take this token. ", error.detail) : h("p", { class: "quiet" }, "Whoever started the service knows it: the variable REMIX_TOKEN. It is kept until this tab is closed.");
+    main.replaceChildren(h("h1", { tabindex: -1 }, "The service asks for a token"), wrong, h("form", { class: "bar", onsubmit: submit }, h("label", { for: "token" }, "Token"), input, h("button", {}, "Continue")));
+    document.title = "Token · Remix";
+    input.focus();
+  }
+
+  function schedule() {
+    clearTimeout(timer);
+    if (!api.report && !document.hidden) timer = setTimeout(tick, view.isLive() ? LIVE : CALM);
+  }
+
+  async function tick() {
+    clearTimeout(timer);
+    const { signal } = ending;
+    try {
+      await view.refresh();
+      connection.textContent = "";
+    } catch (error) {
+      if (error.name === "AbortError" || signal.aborted) return;
+      if (error.status === 401) { charts.closeAll(); view = null; return askToken(error); }
+      if (!(error instanceof api.Problem)) console.error(error);
+      connection.textContent = error.title ?? "An update failed";
+    }
+    if (view && !signal.aborted) schedule();
+  }
+
+  document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); main.scrollIntoView(); });
+  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : view && tick()));
+  addEventListener("hashchange", open);
+  chooser.value = theme.chosen();
+  chooser.addEventListener("change", () => theme.choose(chooser.value));
+  if (api.report) document.getElementById("nav").hidden = true;
+  open();
+})();

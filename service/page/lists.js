@@ -1,0 +1,112 @@
+"use strict";
+// The lists of runs, comparisons and feature sets, and the view of one feature set.
+const lists = (() => {
+  const { badge, chip, h, paged, quiet, table } = dom;
+  const LIMIT = 100;
+  const link = (kind, name) => h("a", { href: `#/${kind}/${api.part(name)}` }, name);
+  const damaged = (entry) => [entry.name, [badge("damaged"), " ", entry.error]];
+  const head = (title, ...more) => h("div", { class: "head" }, h("h1", { tabindex: -1 }, title), ...more);
+
+  function listView({ title, path, columns, row, empty, isLive = () => false }) {
+    return async ({ main, signal }) => {
+      let live = false;
+      const load = async (start, limit) => {
+        const page = await api.get(api.pagePath(path, start, limit), signal);
+        live = page.items.some(isLive);
+        return page;
+      };
+      const rows = paged({ caption: title, columns, load, limit: LIMIT, empty, row: (entry) => (entry.status === "damaged" ? damaged(entry) : row(entry)) });
+      const first = await load(0, LIMIT);
+      main.replaceChildren(head(title), rows.element);
+      if (first) await rows.reset();
+      return { title, refresh: rows.refresh, isLive: () => live };
+    };
+  }
+
+  const isLive = ({ status }) => status === "running" || status === "created";
+
+  const runs = listView({
+    title: "Runs",
+    path: "v1/runs",
+    isLive,
+    empty: "The store has no runs yet. `make demo` trains nine small ones; `remix train CONFIG.yaml` trains yours.",
+    columns: [{ name: "run", head: true }, { name: "status" }, { name: "best validation", num: true }, { name: "test", num: true }, { name: "epochs", num: true, wide: true }, { name: "features", wide: true }, { name: "modalities", wide: true }, { name: "updated", wide: true }],
+    row: (run) => [
+      link("runs", run.name),
+      [badge(run.status), run.error ? [" ", h("span", { class: "cut wide", title: run.error }, run.error)] : null],
+      run.best ? [format.percent(run.best.validation_accuracy), h("small", {}, ` @ ${run.best.epoch}`)] : format.NONE,
+      format.percent(run.test_accuracy?.fused),
+      `${run.num_epochs} / ${run.planned_epochs}`,
+      link("features", run.features.name),
+      run.modalities.map((name) => [chip(name, charts.palette(run.modalities)(name).colour), " "]),
+      h("time", { datetime: run.updated }, format.when(run.updated)),
+    ],
+  });
+
+  const comparisons = listView({
+    title: "Comparisons",
+    path: "v1/comparisons",
+    empty: "The store has no comparisons yet. `remix compare CONFIG.yaml` makes one.",
+    columns: [{ name: "comparison", head: true }, { name: "methods" }, { name: "seeds", num: true }],
+    row: (each) => [link("comparisons", each.name), each.methods.join(", "), format.integer(each.seeds.length)],
+  });
+
+  const features = listView({
+    title: "Features",
+    path: "v1/features",
+    empty: "The store has no features yet. `remix decode SHARDS --out STORE/features/NAME` makes them.",
+    columns: [{ name: "feature set", head: true }, { name: "modalities" }, { name: "samples", num: true }, { name: "rejected", num: true }, { name: "classes", num: true }, { name: "splits", wide: true }],
+    row: (each) => {
+      const names = Object.keys(each.modalities);
+      const splits = Object.entries(each.splits).map(([name, num]) => `${name} ${format.integer(num)}`).join(", ");
+      return [link("features", each.name), names.map((name) => [chip(name, charts.palette(names)(name).colour), " "]), format.integer(each.num_rows), format.integer(each.num_rejected), format.integer(each.num_classes), splits];
+    },
+  });
+
+  // The samples of a feature set that could not be used, and why.
+  function rejected(name, signal) {
+    let total = 0;
+    const reasons = h("p", { class: "bar" });
+    const rows = paged({
+      caption: "Rejected samples",
+      columns: [{ name: "sample", head: true }, { name: "reason" }, { name: "stage", wide: true }, { name: "shard", wide: true }, { name: "error", fill: true }],
+      limit: 25,
+      empty: "No sample was rejected.",
+      total: () => total,
+      load: async (start, limit) => total === 0 ? { items: [], next: null } : api.get(api.pagePath(`v1/features/${api.part(name)}/rejected`, start, limit), signal),
+      row: (each) => [each.sample_id || format.NONE, each.reason, each.stage, each.shard, each.error],
+    });
+    async function show(detail) {
+      total = detail.num_rejected;
+      const share = format.percent(total / ((total + detail.num_rows) || 1));
+      const counts = Object.entries(detail.reasons).map(([reason, num]) => `${reason} ${format.integer(num)}`);
+      reasons.textContent = total ? `${format.integer(total)} of ${format.integer(total + detail.num_rows)} samples (${share}): ${counts.join(", ")}` : "";
+      await rows.reset();
+    }
+    return { element: h("div", {}, reasons, rows.element), show };
+  }
+
+  async function feature({ main, params, signal }) {
+    const name = params[0];
+    const path = `v1/features/${api.part(name)}`;
+    const detail = await api.get(path, signal);
+    const names = Object.keys(detail.modalities);
+    const style = charts.palette(names);
+    const modalities = table("Modalities", [{ name: "modality", head: true }, { name: "kind" }, { name: "shape" }, { name: "type", wide: true }, { name: "samples", num: true }, { name: "missing", num: true }]);
+    modalities.update(Object.entries(detail.modalities).map(([each, facts]) => [chip(each, style(each).colour), facts.kind, facts.shape.join(" × "), facts.dtype, format.integer(facts.num_rows), format.integer(detail.num_rows - facts.num_rows)]));
+    const bad = rejected(name, signal);
+    const tile = (title, value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
+    const crumbs = h("p", { class: "crumbs" }, h("a", { href: "#/features" }, "Features"), " /");
+    main.replaceChildren(
+      h("div", { class: "head" }, crumbs, h("h1", { tabindex: -1 }, name), dom.facts([["fingerprint", h("code", {}, detail.fingerprint.slice(0, 12))], ["parts", format.integer(detail.num_parts)]])),
+      h("dl", { class: "tiles" }, tile("samples", format.integer(detail.num_rows)), Object.entries(detail.splits).map(([split, num]) => tile(split, format.integer(num))), tile("classes", format.integer(detail.num_classes)), tile("rejected", format.integer(detail.num_rejected))),
+      h("section", { class: "part" }, h("h2", {}, "Modalities"), modalities.element),
+      h("section", { class: "part" }, h("h2", {}, "Rejected samples"), bad.element),
+      h("section", { class: "part" }, h("h2", {}, "Classes"), quiet(detail.classes.join(", "))),
+    );
+    await bad.show(detail);
+    return { title: name, refresh: async () => {}, isLive: () => false };
+  }
+
+  return { comparisons, feature, features, head, isLive, link, rejected, runs };
+})();

@@ -1,0 +1,126 @@
+"use strict";
+// One run: its numbers now, its epochs as charts, and the sections for one epoch, one sample and the rejected.
+const run = (() => {
+  const { badge, chip, facts, h, quiet } = dom;
+  const STAGES = ["score", "plan", "load", "step", "validate"];
+  const column = (rows, get) => rows.map((row) => get(row) ?? null);
+
+  async function view({ main, params, query, signal, say, setQuery }) {
+    const name = params[0];
+    const path = api.runPath(name);
+    let detail = await api.get(path, signal);
+    let epochs = null;
+    const names = detail.modalities;
+    const style = charts.palette(names);
+    const pick = (epoch) => { if (detail.plans.includes(epoch)) onePlan.choose(epoch); };
+    const figures = {
+      accuracy: charts.figure("Validation accuracy", { note: "Of the fused head, and of each modality's own. The shaded epochs are warm-up.", height: 260, onPick: pick }),
+      share: charts.figure("Share of samples per modality", { note: "What each modality trains alone; in warm-up all train together.", height: 260, onPick: pick }),
+      churn: charts.figure("Churn", { note: "Samples whose modality differs from the epoch before.", onPick: pick }),
+      seconds: charts.figure("Seconds per stage", { onPick: pick }),
+      loss: charts.figure("Loss of the fused head", { onPick: pick }),
+      rho: charts.figure("Imbalance", { note: "The better modality's confidence in the label over the other's. 1: balanced.", onPick: pick }),
+    };
+    const status = h("span");
+    const about = h("div", { class: "about" });
+    const tiles = h("dl", { class: "tiles" });
+    const failure = h("div");
+    const onePlan = plan.section(name, names, { signal, onEpoch: (epoch, isLast) => { setQuery({ epoch: isLast ? null : epoch }); drawEpochs(); } });
+    const story = sample.section(name, detail.features.name, names, { signal, onPick: pick, onSearch: (id) => setQuery({ sample: id }) });
+    const bad = lists.rejected(detail.features.name, signal);
+    const badness = h("div", {}, bad.element);
+    const config = h("pre", { tabindex: 0, role: "region", "aria-label": "Configuration" });
+    const part = (title, ...children) => h("section", { class: "part" }, h("h2", {}, title), ...children);
+    main.replaceChildren(
+      h("div", { class: "head" }, h("p", { class: "crumbs" }, api.report ? "Report of a run" : [h("a", { href: "#/" }, "Runs"), " /"]), h("div", { class: "title" }, h("h1", { tabindex: -1 }, name), status), about),
+      failure, tiles,
+      part("Over the epochs", h("div", { class: "grid" }, figures.accuracy.element, figures.share.element), h("div", { class: "grid small" }, [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element))),
+      onePlan.element, story.element, part("Rejected samples", badness), h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
+    );
+
+    function drawHead(comparison) {
+      const { train = {}, seed, plan: asked = {} } = detail.config;
+      status.replaceChildren(badge(detail.status));
+      const link = comparison ? [["comparison", lists.link("comparisons", comparison)]] : [];
+      about.replaceChildren(
+        facts([["features", api.report ? detail.features.name : lists.link("features", detail.features.name)], ...link, ["epochs", `${detail.num_epochs} of ${detail.planned_epochs}, ${detail.warmup_epochs} of them warm-up`], ["policy", asked?.policy ?? format.NONE], ["batch", format.integer(train?.batch_size)], ["seed", String(seed ?? format.NONE)], ["updated", format.when(detail.updated)], ["code", detail.code_version]]),
+        ...(lists.isLive(detail) ? [h("progress", { max: detail.planned_epochs, value: detail.num_epochs, "aria-label": "Epochs done" })] : []),
+      );
+      failure.replaceChildren(...(detail.error ? [dom.problem({ title: "The run failed", detail: detail.error })] : []));
+      config.textContent = JSON.stringify(detail.config, null, 1);
+    }
+
+    function drawTiles() {
+      const last = epochs.at(-1);
+      const tile = (title, value, small = "") => h("div", {}, h("dt", {}, title), h("dd", {}, value, " ", h("small", {}, small)));
+      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) => tile(["test, ", names.includes(head) ? chip(head, style(head).colour) : head], format.percent(value)));
+      const total = epochs.reduce((sum, each) => sum + (each.seconds.epoch ?? 0), 0);
+      dom.patch(tiles, [tile("best validation", format.percent(detail.best?.validation_accuracy), detail.best ? `epoch ${detail.best.epoch}` : ""), ...tests, tile("last churn", format.percent(last?.churn)), tile("time", epochs.length ? format.seconds(total) : format.NONE)]);
+    }
+
+    function drawEpochs() {
+      if (!epochs) return;
+      const x = epochs.map((each) => each.epoch);
+      const base = (y) => ({ x: charts.epochAxis(0, Math.max(detail.planned_epochs - 1, ...x)), y, shapes: charts.marks(detail.warmup_epochs, onePlan.epoch()) });
+      const lastOf = (values, text) => values.map((get) => `${get.name} ${text(epochs.at(-1) && get.value(epochs.at(-1)))}`).join(", ");
+      const draw = (chart, series, text, more) => chart.draw(() => ({
+        traces: series.map((each) => each.trace(x, column(epochs, each.value))),
+        summary: epochs.length ? `Epoch ${x.at(-1)}: ${lastOf(series, text)}.` : "",
+        columns: [{ name: "epoch", num: true, head: true }, ...series.map((each) => ({ name: each.name, num: true }))],
+        rows: epochs.map((each) => [String(each.epoch), ...series.map(({ value }) => text(value(each)))]),
+        ...more(),
+      }));
+      const lined = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.line(label, at, y, own) });
+      const barred = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.bars(label, at, y, own) });
+      const heads = [lined("fused", charts.FUSED, (each) => each.validation_accuracy), ...names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.validation_accuracy))];
+      const training = lined("fused, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (each) => each.train_accuracy);
+      draw(figures.accuracy, [...heads, training], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
+      draw(figures.share, names.map((each) => barred(each, style(each), (row) => row.modalities[each]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.share))) ? "Every epoch so far trained all modalities on every sample." : undefined }));
+      draw(figures.churn, [lined("churn", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((each) => format.known(each.churn)) ? undefined : "Known from the second remixed epoch on." }));
+      const rest = (each) => (format.known(each.seconds.epoch) ? Math.max(0, each.seconds.epoch - STAGES.reduce((sum, stage) => sum + (each.seconds[stage] ?? 0), 0)) : null);
+      draw(figures.seconds, [...STAGES.map((stage, i) => barred(stage, { colour: `var(--s${i})` }, (each) => each.seconds[stage])), barred("other", { colour: "var(--s5)" }, rest)], format.seconds, () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }));
+      draw(figures.loss, [lined("validation", charts.FUSED, (each) => each.validation_loss), lined("training", { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" }, (each) => each.train_loss)], format.fixed, () => ({ layout: base({ hoverformat: ".3f" }) }));
+      draw(figures.rho, [lined("rho", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
+    }
+
+    async function refresh(first = false) {
+      const [now, found] = await Promise.all([first ? detail : api.get(path, signal), api.all(`${path}/epochs`, signal)]);
+      const changed = now !== detail || found !== epochs;
+      if (!changed && !first) return onePlan.choose(wanted ?? detail.plans.at(-1));
+      if (!first && found.length !== epochs.length) say(`${format.count(found.length, "epoch")} done; validation accuracy ${format.percent(found.at(-1)?.validation_accuracy)}.`);
+      if (!first && now.status !== detail.status) say(`The run is ${now.status}.`);
+      [detail, epochs] = [now, found];
+      drawHead(comparison);
+      drawTiles();
+      await onePlan.update(detail.plans, wanted);
+      drawEpochs();
+      if (!first) await story.refresh();
+    }
+
+    const comparison = await comparisonOf(name, signal);
+    let wanted = epochOf(query);
+    await refresh(true);
+    if (query.get("sample")) await story.open(query.get("sample"));
+    try {
+      await bad.show(await api.get(`v1/features/${api.part(detail.features.name)}`, signal));
+    } catch (error) {
+      if (error.status === 401 || error.name === "AbortError") throw error;
+      badness.replaceChildren(dom.problem(error)); // the features may be gone while the run is kept
+    }
+    return {
+      title: name, refresh: () => { wanted = epochOf(setQuery()); return refresh(); }, isLive: () => lists.isLive(detail),
+    };
+  }
+
+  const epochOf = (query) => (query.has("epoch") ? Number(query.get("epoch")) : null);
+
+  // NAME of a run NAME-METHOD-seedN whose comparison is in the store.
+  async function comparisonOf(name, signal) {
+    const found = name.match(/^(.+)-([^-]+)-seed\d+$/);
+    if (!found || api.report) return null;
+    const all = await api.all("v1/comparisons", signal);
+    return all.some((each) => each.name === found[1] && each.status !== "damaged") ? found[1] : null;
+  }
+
+  return { view };
+})();

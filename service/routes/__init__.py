@@ -1,0 +1,42 @@
+"""The routes of /v1: each a few lines from a URL to the catalog and back."""
+
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from service.answers import NOT_MODIFIED, answer
+from service.catalog import Catalog
+from service.problems import documented
+from service.schemas import Page
+from service.shelf import NAME
+
+T = TypeVar("T")
+Name = Annotated[str, Path(pattern=NAME, description="A name from the list.", examples=["demo"])]
+Epoch = Annotated[int, Path(ge=0, lt=10**9, description="Counted from 0.", examples=[10])]
+Start = Annotated[int, Query(ge=0, lt=2**31, description="The first item, counted from 0.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many items.")]
+ERRORS: dict[int | str, dict[str, Any]] = {**NOT_MODIFIED, **documented(401, 404, 422, 500, 503)}
+
+
+def _catalog(request: Request) -> Catalog:
+    found: Catalog = request.app.state.catalog
+    return found
+
+
+Store = Annotated[Catalog, Depends(_catalog)]
+
+
+def page(request: Request, items: list[Any], start: int | None, *, immutable: bool = False) -> Response:
+    """A page of a list; `start` is the first item of the page that follows."""
+    url = None if start is None else f"{request.scope.get('root_path', '')}{request.url.path}?{urlencode({**request.query_params, 'start': start})}"
+    headers = {"Link": f'<{url}>; rel="next"'} if url else {}
+    found: BaseModel = Page[Any](items=items, next=url)
+    return answer(request, found, immutable=immutable, headers=headers)
+
+
+def after(start: int, limit: int, total: int) -> int | None:
+    """Where the page that follows starts."""
+    return start + limit if start + limit < total else None
