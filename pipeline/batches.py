@@ -4,6 +4,7 @@ Nothing is mapped and nothing is kept: a file of any size takes the memory of on
 raises an error, where a memory map would end the process. Each batch is checked in full before it is returned. Threads may share a file.
 """
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -13,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from pipeline.blocks import MAX_BATCH_BYTES, Block, find_blocks, unpacked_bytes
 from pipeline.errors import DataError, MissingError, StoreError
 from pipeline.schema import check_columns, read_metadata
 from pipeline.store import Place
 
-DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
+DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError, struct.error)
 CURE = "write the file again"
 
 
@@ -34,6 +36,9 @@ class BatchFile:
         try:
             reader = self._reader(None)
             self.schema, self.num_batches = reader.schema, int(reader.num_record_batches)
+            dictionaries, self._blocks = find_blocks(self._source)
+            for block in dictionaries:
+                self._check_size(block, "a dictionary")
             # pyarrow decodes names only when they are asked for; ones that are no text fail here, not in a reader's hands
             _ = [(field.name, str(field.type)) for field in self.schema]
         except DAMAGED as error:
@@ -47,6 +52,8 @@ class BatchFile:
     def batch(self, number: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """One record batch, of these columns alone where they are named, valid in full (raises DataError, StoreError)."""
         try:
+            if 0 <= number < len(self._blocks):
+                self._check_size(self._blocks[number], f"record batch {number}")
             with self._lock:
                 batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
             batch.validate(full=True)
@@ -73,6 +80,11 @@ class BatchFile:
             options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
             self._readers[columns] = pa.ipc.open_file(self._source, options=options)
         return self._readers[columns]
+
+    def _check_size(self, block: Block, what: str) -> None:
+        num_bytes = unpacked_bytes(self._source, block)
+        if num_bytes > MAX_BATCH_BYTES:
+            raise DataError(f"{self.what}: {what} takes {num_bytes} bytes, more than {MAX_BATCH_BYTES}", f"{CURE} in smaller record batches")
 
     def _failure(self, what: str, error: BaseException) -> DataError:
         """The error of a file that is there; a store that is not raises StoreError."""

@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any
 
@@ -10,11 +10,12 @@ import pyarrow as pa
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 ARROW = "application/vnd.apache.arrow.stream"
 MIN_GZIP_BYTES = 1024
-PIECE_ROWS = 1024
-"""Rows that are encoded at once, however large the record batches of the file are."""
+PIECE_BYTES = 2**18
+"""What is encoded at once, about, however large the record batches of the file are: a client that does not read holds it several times."""
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it: the ETag is one of If-None-Match."}}
 
 
@@ -71,17 +72,32 @@ def stream(request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch
         return response
     pieces = _encode(schema, batches)
     first = next(pieces)  # what is damaged from its beginning is a problem, not an answer that breaks off
-    return StreamingResponse(chain([first], pieces), headers=headers, media_type=ARROW)
+    return _Stream(first, pieces, headers)
 
 
-def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Generator[bytes]:
     sink = _Sink()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
-            for start in range(0, batch.num_rows, PIECE_ROWS):
-                writer.write_batch(batch.slice(start, PIECE_ROWS))
+            num = max(PIECE_BYTES * batch.num_rows // max(batch.get_total_buffer_size(), 1), 1)
+            for start in range(0, batch.num_rows, num):
+                writer.write_batch(batch.slice(start, num))
                 yield from sink.take()
     yield from sink.take()
+
+
+class _Stream(StreamingResponse):
+    """Lets go of the file and its record batch when the client hangs up: garbage collection comes after hundreds of others have."""
+
+    def __init__(self, first: bytes, pieces: Generator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(chain([first], pieces), headers=headers, media_type=ARROW)
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._pieces.close()
 
 
 class _Sink:

@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 
 from service import problems
 from service.access import guards
-from service.catalog import Catalog
 from service.examples import EXAMPLES
 from service.observe import Observed, StoreCollector
 from service.routes import comparisons, features, plans, process, runs
@@ -31,10 +30,12 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         shelf.close()
 
-    app = FastAPIOffline(title="Remix", version=version("remix"), description=ABOUT, lifespan=lifespan, redoc_url=None, docs_url="/docs")
-    app.state.settings, app.state.shelf, app.state.catalog = settings, shelf, Catalog(shelf)
+    app = FastAPIOffline(
+        title="Remix", version=version("remix"), description=ABOUT, lifespan=lifespan, redoc_url=None, docs_url="/docs", redirect_slashes=False
+    )
+    app.state.settings, app.state.shelf = settings, shelf
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(StoreCollector(app.state.catalog))
+    app.state.registry.register(StoreCollector(shelf))
     app.add_middleware(Observed, registry=app.state.registry)
     problems.install(app)
     shown = guards(settings)

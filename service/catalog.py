@@ -2,26 +2,23 @@
 
 import math
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.difficulty import difficulty
 from pipeline.errors import DataError, InputError, MissingError, StoreError
 from pipeline.histograms import file_histograms
-from pipeline.index import IDS, IDS_SCHEMA, STEPS_SCHEMA, find_rows, step_of
-from pipeline.schema import PLAN, REJECTED, check_parent, epochs_schema, samples_schema, scores_schema
+from pipeline.schema import PLAN, REJECTED, epochs_schema, samples_schema, scores_schema
 from pipeline.store import MANIFEST
 from service import files
 from service import schemas as api
 from service.rows import Header, Rows, Steps
-from service.shelf import Artifact, Shelf, reading
+from service.shelf import NAME, ROW_BYTES, Artifact, Shelf, reading
+from service.story import assigned, find_sample, scored
 
 Model = TypeVar("Model", bound=BaseModel)
 EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
@@ -37,12 +34,12 @@ class Catalog:
 
     def _has(self, folder: str, name: str, file: str) -> bool:
         """Whether the name is in the listing of the store, with the file that makes it what it claims to be."""
-        return name in self.shelf.names(folder) and bool(self.shelf.names(folder, name, pattern=re.escape(file)))
+        return bool(re.fullmatch(NAME, name)) and self.shelf.has(folder, name) and self.shelf.has(folder, name, file)
 
     def _all(self, folder: str, file: str) -> list[str]:
         def has(name: str) -> bool:
             try:
-                return bool(self.shelf.names(folder, name, pattern=re.escape(file)))
+                return self.shelf.has(folder, name, file)
             except StoreError:
                 return True  # one folder that cannot be read: who asks for it is told, and the others are listed
 
@@ -74,7 +71,7 @@ class Catalog:
         if not self._has("features", name, MANIFEST):
             raise MissingError(f"there is no finished feature set {name!r}", "GET /v1/features lists them")
         artifact = self.shelf.artifact("features", name, MANIFEST)
-        manifest = self.shelf.json(artifact, files.Manifest)
+        manifest = self.shelf.json(artifact, files.Manifest, files.MAX_MANIFEST_BYTES)
         for what, num in (("parts", sum(part.rows for part in manifest.parts)), ("splits", sum(manifest.splits.values()))):
             if num != manifest.num_rows:
                 raise DataError(f"{artifact.place} says num_rows {manifest.num_rows}, but its {what} have {num}", "decode again")
@@ -90,9 +87,9 @@ class Catalog:
         """One run (raises MissingError, DataError)."""
         artifact = self._run_artifact(name)
         found = self.shelf.json(artifact, files.Run)
-        rows, written = self._epochs(name, found.modalities)
-        scored = [row for row in rows if row.validation_accuracy is not None]
-        best = max(scored, key=lambda row: (row.validation_accuracy or 0.0, -row.epoch), default=None)
+        num_epochs, best, written = 0, None, self._epoch_tables(name)
+        for each in written:  # of all runs that are listed this alone is remembered, not their rows
+            num_epochs, best = self.shelf.remember(each, f"best of {found.modalities}", partial(self._best, each, found.modalities))
         facts = found.model_dump(include={"status", "features", "modalities", "digest", "code_version"})
         train = _model(files.Config, found.config, f"{artifact.place}: config").train
         return _model(
@@ -103,43 +100,48 @@ class Catalog:
                 "error": found.error and self.shelf.public(found.error),
                 "config": {key: value for key, value in found.config.items() if key != "store"},  # a path, or a URI with credentials
                 "updated": max(artifact.written, *(each.written for each in written)) if written else artifact.written,
-                "num_epochs": len(rows),
+                "num_epochs": num_epochs,
                 "planned_epochs": train.epochs,
                 "warmup_epochs": train.warmup_epochs,
-                "best": best and {"epoch": best.epoch, "validation_accuracy": best.validation_accuracy},
+                "best": best,
                 "test_accuracy": found.result and found.result.test_accuracy,
-                "plans": list(self._numbered(name, "plans")),
-                "scores": list(self._numbered(name, "scores")),
+                "plans": self._numbers(name, "plans"),
+                "scores": self._numbers(name, "scores"),
             },
             str(artifact.place),
         )
 
     def epochs(self, name: str) -> list[api.EpochRow]:
         """The epochs of a run that are done."""
-        return self._epochs(name, self.shelf.json(self._run_artifact(name), files.Run).modalities)[0]
+        modalities = self.shelf.json(self._run_artifact(name), files.Run).modalities
+        tables = self._epoch_tables(name)
+        return [row for each in tables for row in self.shelf.remember(each, f"epochs of {modalities}", partial(self._epoch_rows, each, modalities), _weigh)]
 
     def _run_artifact(self, name: str) -> Artifact:
         if not self._has("runs", name, "run.json"):
             raise MissingError(f"there is no run {name!r}", "GET /v1/runs lists them")
         return self.shelf.artifact("runs", name, "run.json")
 
-    def _epochs(self, name: str, modalities: Sequence[str]) -> tuple[list[api.EpochRow], list[Artifact]]:
-        tables = self.shelf.artifacts("runs", name, pattern=r"epochs\.arrow")
-        return [row for each in tables for row in self._epoch_rows(each, modalities)], tables
+    def _epoch_tables(self, name: str) -> list[Artifact]:
+        return self.shelf.artifacts("runs", name, pattern=r"epochs\.arrow")
+
+    def _best(self, artifact: Artifact, modalities: Sequence[str]) -> tuple[int, api.Best | None]:
+        """The number of epochs, and the first of the best."""
+        rows = self._epoch_rows(artifact, modalities)
+        scored = [api.Best(epoch=row.epoch, validation_accuracy=row.validation_accuracy) for row in rows if row.validation_accuracy is not None]
+        return len(rows), max(scored, key=lambda best: (best.validation_accuracy, -best.epoch), default=None)
 
     def _epoch_rows(self, artifact: Artifact, modalities: Sequence[str]) -> list[api.EpochRow]:
-        def read() -> list[api.EpochRow]:
-            table = self.shelf.table(artifact, epochs_schema(modalities))
+        table = self.shelf.table(artifact, epochs_schema(modalities))
+        with reading(artifact):
             return [_model(api.EpochRow, _epoch(row, modalities), str(artifact.place)) for batch in table.batches() for row in batch.to_pylist()]
-
-        return self.shelf.remember(artifact, f"epochs of {modalities}", read, artifact.info.size or 0)
 
     # plans
 
     def plans(self, name: str) -> list[int]:
         """The epochs of a run that have a plan."""
         self._run_artifact(name)
-        return list(self._numbered(name, "plans"))
+        return self._numbers(name, "plans")
 
     def plan(self, name: str, epoch: int) -> api.PlanDetail:
         """One plan (raises MissingError, DataError)."""
@@ -148,7 +150,7 @@ class Catalog:
         named = {"asked_shares": metadata.get("shares"), **{key: metadata.get(key) for key in ("locality", "stratify", "min_share", "num_classes", "order")}}
         facts: dict[str, Any] = {key: metadata[key] for key in ("fingerprint", "policy", "modalities", "seed", "batch_size", "parents") if key in metadata}
         counts = {"num_steps": stats.num_steps, "num_rows": stats.num_rows, "churn": stats.churn, "shares": {m: s.share for m, s in stats.modalities.items()}}
-        written = {"written": artifact.written, "bytes": artifact.info.size, "has_scores": epoch in self._numbered(name, "scores")}
+        written = {"written": artifact.written, "bytes": artifact.info.size, "has_scores": epoch in self._numbers(name, "scores")}
         return _model(api.PlanDetail, {"epoch": epoch, **facts, **named, **counts, **written}, str(artifact.place))
 
     def stats(self, name: str, epoch: int) -> api.PlanStats:
@@ -193,9 +195,12 @@ class Catalog:
 
     def _epoch_file(self, name: str, kind: str, epoch: int, what: str) -> Artifact:
         file = f"epoch-{epoch:04d}.arrow"
-        if not self.shelf.names("runs", name, kind, pattern=re.escape(file)):
+        if not self.shelf.has("runs", name, kind, file):
             raise MissingError(f"run {name!r} has no {what} of epoch {epoch}", f"GET /v1/runs/{name} lists the epochs that have one")
         return self.shelf.artifact("runs", name, kind, file)
+
+    def _numbers(self, name: str, kind: str) -> list[int]:
+        return sorted(int(file.removeprefix("epoch-").removesuffix(".arrow")) for file in self.shelf.names("runs", name, kind, pattern=EPOCH))
 
     def _numbered(self, name: str, kind: str) -> dict[int, Artifact]:
         found = {re.fullmatch(EPOCH, artifact.place.name): artifact for artifact in self.shelf.artifacts("runs", name, kind, pattern=EPOCH)}
@@ -215,7 +220,7 @@ class Catalog:
             facts = {"epoch": epoch, "num_rows": (file.ends() or [0])[-1], "num_classes": num_classes, "modalities": found}
             return _model(api.ScoreHistograms, facts, str(artifact.place))
 
-        return self.shelf.remember(artifact, f"histogram {num_bins}", read, 64 * num_bins * len(run.modalities))
+        return self.shelf.remember(artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities))
 
     # samples
 
@@ -228,52 +233,21 @@ class Catalog:
                 f"run {name!r} was made from features {run.features.fingerprint[:12]}, but {run.features.name!r} is now {manifest.fingerprint[:12]}",
                 "decode them again, or delete the run",
             )
-        facts = self._find(run.features.name, sample_id, run.modalities)
+        facts = find_sample(self.shelf, run.features.name, sample_id, run.modalities)
         plans, scores = self._numbered(name, "plans"), self._numbered(name, "scores")
         epochs = []
         for epoch in sorted({*plans, *scores}):
             found: dict[str, Any] = {"epoch": epoch}
             if epoch in plans:
-                found |= self._assigned(name, epoch, plans[epoch], facts["row"])
+                index = self.shelf.artifact("runs", name, "plans", f"epoch-{epoch:04d}.index.arrow")
+                found |= assigned(self.shelf, self._steps(plans[epoch]), index, facts["row"])
             if epoch in scores:
-                found["modalities"] = self._scored(scores[epoch], facts["row"], run.modalities)
+                found["modalities"] = scored(self.shelf, scores[epoch], facts["row"], run.modalities)
             epochs.append(found)
         if not 0 <= facts["label"] < len(manifest.classes):
             raise DataError(f"sample {sample_id!r} has the label {facts['label']}, but there are {len(manifest.classes)} classes", "decode again")
         has = {modality: facts[f"has_{modality}"] for modality in run.modalities}
         return _model(api.Sample, {**facts, "class_name": manifest.classes[facts["label"]], "has": has, "epochs": epochs}, f"sample {sample_id!r}")
-
-    def _find(self, features: str, sample_id: str, modalities: Sequence[str]) -> dict[str, Any]:
-        artifact = self.shelf.artifact("features", features, IDS)
-        index = self.shelf.table(artifact, IDS_SCHEMA)
-        samples = Rows(self.shelf, self.shelf.artifact("features", features, "samples.arrow"), samples_schema(modalities))
-        with reading(artifact):
-            rows = find_rows(index, sample_id)
-        for row in rows:
-            for facts in samples.items(row, 1):
-                if facts["sample_id"] == sample_id:
-                    return {**facts, "row": row}
-        raise MissingError(f"features {features!r} have no sample {sample_id!r}", "give a sample_id as it stands in samples.arrow")
-
-    def _assigned(self, name: str, epoch: int, plan: Artifact, row: int) -> dict[str, Any]:
-        artifact = self.shelf.artifact("runs", name, "plans", f"epoch-{epoch:04d}.index.arrow")
-        steps, index = self._steps(plan), self.shelf.table(artifact, STEPS_SCHEMA)
-        with reading(artifact):
-            check_parent(str(artifact.place), index.metadata["parents"]["plan"], "plan", steps.header.metadata["fingerprint"])
-            step = step_of(index, row)
-        return {} if step is None else {"step": step, "assigned": steps.modality(step)}
-
-    def _scored(self, artifact: Artifact, row: int, modalities: Sequence[str]) -> dict[str, Any] | None:
-        file = self.shelf.table(artifact, scores_schema(modalities))
-        firsts = self.shelf.remember(artifact, "firsts", lambda: [batch.column(0)[0].as_py() for batch in file.batches(["row"])])
-        with reading(artifact):
-            number = bisect_right(firsts, row) - 1
-            batch = file.batch(max(number, 0))
-            position = pc.index(batch.column("row"), row).as_py()
-            if position < 0:
-                return None
-            facts, num_classes = batch.slice(position, 1).to_pylist()[0], file.metadata.get("num_classes")
-            return {modality: _scored_modality(facts, modality, num_classes) for modality in modalities}
 
     # comparisons
 
@@ -299,7 +273,7 @@ class Catalog:
             rows = (row for batch in file.batches() for row in batch.to_pylist())
             return [_model(api.CurvePoint, {**_epoch(row, modalities), "method": row["method"], "seed": row["seed"]}, str(artifact.place)) for row in rows]
 
-        return self.shelf.remember(artifact, "curves", read, artifact.info.size or 0)
+        return self.shelf.remember(artifact, "curves", read, _weigh)
 
 
 def damage(name: str, error: InputError, shelf: Shelf) -> api.Damage:
@@ -316,15 +290,11 @@ def _model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
         raise DataError(f"{what} is not what it should be: {where}: {first['msg']} ({error.error_count()} errors)", "write it again") from error
 
 
+def _weigh(rows: Sequence[api.EpochRow] | Sequence[api.CurvePoint]) -> int:
+    return sum(ROW_BYTES * (2 + len(row.modalities)) for row in rows)
+
+
 def _epoch(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
     facts = {name: {key: finite.get(f"{key}_{name}") for key in ("share", "train_accuracy", "validation_accuracy")} for name in modalities}
     return {**finite, "modalities": facts, "seconds": {name: finite.get(f"{name}_seconds") for name in SECONDS}}
-
-
-def _scored_modality(facts: dict[str, Any], modality: str, num_classes: Any) -> dict[str, Any]:
-    kl = facts[f"kl_{modality}"]
-    if kl is None or math.isnan(kl):
-        return {"kl": None, "difficulty": None, "p_label": None, "predicted": None}
-    hard = float(difficulty(np.array([kl]), num_classes)[0]) if isinstance(num_classes, int) and num_classes > 1 else None
-    return {"kl": kl, "difficulty": hard, "p_label": facts[f"p_label_{modality}"], "predicted": facts[f"predicted_{modality}"]}

@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 from service import schemas as api
 
+MAX_MANIFEST_BYTES = 64 * 2**20
+"""Some 400 bytes a shard."""
 Count = Annotated[int, Field(ge=0)]
 
 

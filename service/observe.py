@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.errors import RemixError
 from service.catalog import Catalog
 from service.problems import problem
+from service.shelf import Shelf
 
 ACCESS = logging.getLogger("remix.access")
 ERRORS = logging.getLogger("remix.service")
@@ -38,21 +39,21 @@ class JsonFormatter(logging.Formatter):
 class StoreCollector:
     """Gauges of the store, read when they are scraped."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("remix_store_up", "Whether the store can be read.")
         try:
-            gauges = list(self._gauges())
+            gauges = list(self._gauges(Catalog(self._shelf.view())))
         except RemixError:
             gauges = []
         up.add_metric([], float(bool(gauges)))
         yield from [up, *gauges]
 
-    def _gauges(self) -> Iterator[Metric]:
-        runs = self._catalog.runs()
-        plans = self._catalog.all_plans(runs)
+    def _gauges(self, catalog: Catalog) -> Iterator[Metric]:
+        runs = catalog.runs()
+        plans = catalog.all_plans(runs)
         yield GaugeMetricFamily("remix_runs", "Runs in the store.", value=len(runs))
         yield GaugeMetricFamily("remix_plans", "Plans in the store.", value=len(plans))
         if not plans:
@@ -65,7 +66,7 @@ class StoreCollector:
         info.add_metric([name], epoch)
         yield info
         try:
-            stats = self._catalog.stats(name, epoch)
+            stats = catalog.stats(name, epoch)
         except RemixError:
             return  # a plan without readable statistics: its age is told all the same
         for what in ("num_steps", "num_rows", "share"):

@@ -4,16 +4,14 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote
 
 import httpx
-import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from pipeline.errors import ConfigError, InputError, RemixError
+from pipeline.errors import ConfigError, InputError
 from pipeline.store import Place
-from pipeline.tables import FeatureSet
 from service.app import create_app
 from service.settings import Settings
 
@@ -46,33 +44,36 @@ def _split(run: str) -> tuple[str, str]:
 
 
 async def _write(store: str, name: str, out: Place) -> dict[str, int]:
-    settings = Settings(store=store, token=None)
-    transport = httpx.ASGITransport(create_app(settings))
-    async with httpx.AsyncClient(transport=transport, base_url="http://report") as client:
-        answers = await _answers(client, Place.at(store), name)
-        html = await _page(client, {"run": name, "responses": answers})
+    app = create_app(Settings(store=store, token=None))
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://report") as client:
+            answers = await _answers(client, name)
+            html = await _page(client, {"run": name, "responses": answers})
+    finally:
+        app.state.shelf.close()
     data = html.encode()
     out.write_bytes(data)
     return {"answers": len(answers), "bytes": len(data)}
 
 
-async def _answers(client: httpx.AsyncClient, store: Place, name: str) -> Answers:
+async def _answers(client: httpx.AsyncClient, name: str) -> Answers:
     """What the page asks for, by path and query as it writes them."""
     run = f"v1/runs/{quote(name, safe=IN_PAGE)}"
     answers: Answers = {}
     detail = await _get(client, run, answers)
     if not isinstance(detail, dict) or isinstance(detail.get("status"), int):
         raise InputError(str(detail["detail"]) if isinstance(detail, dict) else f"run {name!r} cannot be read")
-    await _get_pages(client, f"{run}/epochs", answers)
+    async for _ in _pages(client, f"{run}/epochs", answers):
+        pass
     plans = [int(str(epoch)) for epoch in _items(detail["plans"])]
     for epoch in plans:
         for path in (f"{run}/plans/{epoch}", f"{run}/plans/{epoch}/stats", f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}"):
             await _get(client, path, answers)
     parent = detail["features"]
-    features = str(parent["name"]) if isinstance(parent, dict) else ""
-    await _get(client, f"v1/features/{quote(features, safe=IN_PAGE)}", answers)
-    await _get(client, f"v1/features/{quote(features, safe=IN_PAGE)}/rejected?start=0&limit={NUM_REJECTED}", answers)
-    for sample in _first_samples(store / "features" / features, max(1, len(plans))):
+    features = f"v1/features/{quote(str(parent['name']) if isinstance(parent, dict) else '', safe=IN_PAGE)}"
+    await _get(client, features, answers)
+    await _get(client, f"{features}/rejected?start=0&limit={NUM_REJECTED}", answers)
+    for sample in await _first_samples(client, features, min(MAX_SAMPLES, NUM_STORIES // max(1, len(plans)))):
         await _get(client, f"{run}/samples/{quote(sample, safe=IN_PAGE)}", answers)
     return answers
 
@@ -87,11 +88,13 @@ async def _get(client: httpx.AsyncClient, path: str, answers: Answers) -> JsonVa
     return found
 
 
-async def _get_pages(client: httpx.AsyncClient, path: str, answers: Answers) -> None:
+async def _pages(client: httpx.AsyncClient, path: str, answers: Answers) -> AsyncIterator[Iterable[JsonValue]]:
+    """The items of a list, page by page; none where it cannot be read."""
     start: str | None = "0"
     while start is not None:
         found = await _get(client, f"{path}?start={start}&limit={PAGE_LIMIT}", answers)
-        following = found.get("next") if isinstance(found, dict) else None
+        items, following = (found.get("items"), found.get("next")) if isinstance(found, dict) else (None, None)
+        yield _items(items)
         start = httpx.URL(str(following)).params["start"] if following else None
 
 
@@ -99,15 +102,16 @@ def _items(value: JsonValue) -> Iterable[JsonValue]:
     return value if isinstance(value, list) else []
 
 
-def _first_samples(features: Place, num_epochs: int) -> list[str]:
-    """The ids of the first training samples, as many as a report holds; none where the features are gone."""
-    try:
-        samples = FeatureSet.open(features).samples
-    except RemixError:
-        return []
-    training = samples.filter(pc.equal(samples["split"], "train"))
-    found: list[str] = training["sample_id"].slice(0, min(MAX_SAMPLES, NUM_STORIES // num_epochs)).to_pylist()
-    return found
+async def _first_samples(client: httpx.AsyncClient, features: str, num: int) -> list[str]:
+    """The ids of the first training samples; none where the features are gone."""
+    pages: Answers = {}
+    found: list[str] = []
+    async for items in _pages(client, f"{features}/samples", pages):
+        found += [str(item["sample_id"]) for item in items if isinstance(item, dict) and item["split"] == "train"]
+        pages.clear()
+        if len(found) >= num:
+            break
+    return found[:num]
 
 
 async def _page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:

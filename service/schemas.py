@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Item = TypeVar("Item")
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Schema(BaseModel):
@@ -255,8 +256,8 @@ class ScoreHistograms(Schema):
 class ModalityStats(Schema):
     """What a plan does for one modality."""
 
-    num_steps: int
-    num_rows: int
+    num_steps: Count
+    num_rows: Count
     share: float | None
     read_amplification: float | None
     class_counts: list[int] | None = None

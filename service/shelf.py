@@ -1,12 +1,14 @@
 """The store as the service reads it: listed names alone, nothing outside it, and a bounded memory of what was read."""
 
 import os
+import posixpath
 import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +31,12 @@ S3_DETAILS = re.compile(r"\b(key|bucket) '[^']*'|; Details: [^)]*")
 """What messages of S3 tell of buckets and servers."""
 FRESH_SECONDS = 1.0
 """How long what a remote store said of its files is believed."""
-MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 4 * 2**20
+"""A reader of hostile JSON needs some 60 times its size."""
 MEMORY_BYTES = 64 * 2**20
-"""Of files, not of Python objects: what is remembered of them."""
-HEADER_BYTES = 2**14
+"""Of what is remembered of files, as Python objects, about."""
+HEADER_BYTES, ROW_BYTES, JSON_BYTES = 2**14, 2**10, 4
+"""What the least takes; a modality of a row of a table, and its other columns as much as two; a byte of JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +76,18 @@ class Shelf:
         self._lock = Lock()
         self._memory: LRUCache[Any, Any] = LRUCache(MEMORY_BYTES, getsizeof=lambda entry: entry[0])
         self._told: TTLCache[str, Any] = TTLCache(4096, FRESH_SECONDS)
+        self._seen: dict[str, Any] | None = None
         self._cache = None if self.root.local else FileCache(cache_dir or Path(tempfile.mkdtemp(prefix="remix-cache-")), cache_size)
         cached = [str(self._cache.folder)] if self._cache else []
         self._hidden = [text for text in (str(self.root), str(self._top), self._real, self.root.path, *cached) if len(text) > 1]
+
+    def view(self) -> "Shelf":
+        """The same store for one request: what the disk says of a file is asked for once; a remote store is believed for FRESH_SECONDS."""
+        if not self.root.local:
+            return self
+        view = copy(self)
+        view._seen = {}
+        return view
 
     def close(self) -> None:
         """Removes the copies of remote files."""
@@ -95,12 +108,16 @@ class Shelf:
     def names(self, *folder: str, pattern: str = NAME) -> list[str]:
         """The names in a folder that match, in order; [] where there is no such folder (raises StoreError)."""
         matches = re.compile(pattern).fullmatch
-        return [name for name in self._listing(*folder) if matches(name)]
+        return sorted(name for name in self._listing(*folder) if matches(name))
+
+    def has(self, *path: str) -> bool:
+        """Whether the last component stands in the listing of its folder (raises StoreError)."""
+        return path[-1] in self._listing(*path[:-1])
 
     def artifacts(self, *folder: str, pattern: str) -> list[Artifact]:
         """The files in a folder whose names match, in order."""
-        found = [(self._place(*folder, name), info) for name, info in self._listing(*folder).items() if re.fullmatch(pattern, name)]
-        artifacts = [Artifact(place=place, info=info or place.info()) for place, info in found]
+        found = [(self._place(*folder, name), info) for name, info in sorted(self._listing(*folder).items()) if re.fullmatch(pattern, name)]
+        artifacts = [Artifact(place=place, info=info or self._fresh(f"info {place.path}", place.info)) for place, info in found]
         return [artifact for artifact in artifacts if artifact.info.type != pafs.FileType.NotFound]
 
     def artifact(self, *path: str) -> Artifact:
@@ -113,9 +130,9 @@ class Shelf:
         self._check_inside(place)
         return Artifact(place=place, info=info)
 
-    def json(self, artifact: Artifact, model: type[T]) -> T:
-        """The file as a model (raises DataError)."""
-        return self.remember(artifact, model.__name__, lambda: self._parse(artifact, model), artifact.info.size or 0)
+    def json(self, artifact: Artifact, model: type[T], max_bytes: int = MAX_JSON_BYTES) -> T:
+        """The file, of at most so many bytes, as a model (raises DataError)."""
+        return self.remember(artifact, model.__name__, lambda: self._parse(artifact, model, max_bytes), lambda _: JSON_BYTES * (artifact.info.size or 0))
 
     def table(self, artifact: Artifact, expected: pa.Schema | None = None) -> BatchFile:
         """The file as record batches; of a remote store a copy, where the cache has room for it (raises DataError)."""
@@ -126,24 +143,22 @@ class Shelf:
                 return BatchFile(Place.at(copy), expected, what=str(artifact.place))
         return BatchFile(artifact.place, expected)
 
-    def remember(self, artifact: Artifact, what: str, build: Callable[[], T], num_bytes: int = HEADER_BYTES) -> T:
-        """What `build` made of this version of the file; the least used is forgotten."""
+    def remember(self, artifact: Artifact, what: str, build: Callable[[], T], weigh: Callable[[T], int] = lambda _: HEADER_BYTES) -> T:
+        """What `build` made of this version of the file, which takes about `weigh` bytes of memory; the least used is forgotten."""
         key = (*artifact.version, what)
         with self._lock:
             if key in self._memory:
                 return cast(T, self._memory[key][1])
         with reading(artifact):
             value = build()
+        num_bytes = max(weigh(value), HEADER_BYTES)
         if num_bytes <= MEMORY_BYTES:
             with self._lock:
-                self._memory[key] = (max(num_bytes, HEADER_BYTES), value)
+                self._memory[key] = (num_bytes, value)
         return value
 
     def _place(self, *path: str) -> Place:
-        place = self.root
-        for name in path:
-            place = place / name
-        return place
+        return self.root / posixpath.join(*path)
 
     def _listing(self, *folder: str) -> dict[str, pafs.FileInfo | None]:
         place = self._place(*folder)
@@ -153,21 +168,25 @@ class Shelf:
         return listing
 
     def _entries(self, place: Place) -> dict[str, pafs.FileInfo | None]:
-        """The names in a folder, in order; what else a remote store tells of them comes with its listing."""
+        """The names in a folder; what else a remote store tells of them comes with its listing."""
         try:
             if place.local:
                 # pyarrow would ask for the facts of every entry, and fail at a name that is not UTF-8
-                return dict.fromkeys(sorted(entry.name for entry in os.scandir(place.path)))
+                return dict.fromkeys(entry.name for entry in os.scandir(place.path))
             entries = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{place} cannot be listed ({error})", "check that the store is there and may be read") from error
-        return {entry.base_name: entry for entry in sorted(entries, key=lambda entry: str(entry.base_name))}
+        return {entry.base_name: entry for entry in entries}
 
     def _fresh(self, key: str, ask: Callable[[], T]) -> T:
         if self.root.local:
-            return ask()
+            if self._seen is None:
+                return ask()
+            if key not in self._seen:
+                self._seen[key] = ask()
+            return cast(T, self._seen[key])
         with self._lock:
             flight: Future[T] | None = self._told.get(key)
             mine = flight is None
@@ -194,9 +213,9 @@ class Shelf:
         if not regular:
             raise DataError(f"{place} is not a plain file", "put a file there")
 
-    def _parse(self, artifact: Artifact, model: type[T]) -> T:
-        if (artifact.info.size or 0) > MAX_JSON_BYTES:
-            raise DataError(f"{artifact.place} has {artifact.info.size} bytes, more than the {MAX_JSON_BYTES} of any that Remix writes", "write it again")
+    def _parse(self, artifact: Artifact, model: type[T], max_bytes: int) -> T:
+        if (artifact.info.size or 0) > max_bytes:
+            raise DataError(f"{artifact.place} has {artifact.info.size} bytes, more than the {max_bytes} of any that Remix writes", "write it again")
         try:
             return TypeAdapter(model).validate_json(artifact.place.read_bytes())
         except ValidationError as error:

@@ -26,10 +26,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(store: Any, **settings: Any) -> Iterator[str]:
+def serving(store: Any, *, root_path: str = "", **settings: Any) -> Iterator[str]:
     """Serves a store from a thread and yields the URL."""
     app = create_app(Settings(store=str(store), **settings))
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, access_log=False, log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, root_path=root_path, access_log=False, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -1,16 +1,19 @@
 """The service over a store that is damaged, lies, changes or goes away: one artifact is named, the rest is served, the process lives."""
 
+import gc
 import json
 import os
 import shutil
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -73,6 +76,32 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def with_step(step: int) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        table = pa.ipc.open_file(path.read_bytes()).read_all()
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(pa.table([pa.array([step] * len(table), pa.int32())], schema=table.schema))
+
+    return replace
+
+
+def bomb(path: Path) -> None:
+    """A plan of a few KB whose rows take 512 MiB."""
+    table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
+    num = 2**26
+    rows = pa.ListArray.from_arrays(pa.array(np.linspace(0, num, len(table) + 1).astype(np.int32)), pa.array(np.zeros(num, np.int64)))
+    with pa.ipc.new_file(str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table.set_column(2, table.schema.field("rows"), rows))
+
+
+def endless(path: Path) -> None:
+    """A number that is not JSON where the answer has a number."""
+    stats = json.loads(path.read_text())
+    stats["batch_sizes"]["counts"] = {}
+    stats["histograms"]["touch"]["kl"]["edges"] = [float("inf")]
+    path.write_text(json.dumps(stats))
+
+
 PLAN = f"runs/{RUN}/plans/epoch-0002.arrow"
 STATS = f"runs/{RUN}/plans/epoch-0002.stats.json"
 INDEX = f"runs/{RUN}/plans/epoch-0002.index.arrow"
@@ -94,6 +123,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [
     (PLAN, cut, PLAN_URL, "epoch-0002.arrow"),
     (PLAN, lambda path: path.write_bytes(b""), STEPS, "epoch-0002.arrow"),
     (PLAN, lambda path: path.write_bytes(b"ARROW1" + os.urandom(4000) + b"ARROW1"), STEPS, "epoch-0002.arrow"),
+    (PLAN, bomb, STEPS, "epoch-0002.arrow"),
     (PLAN, link_to("/etc/passwd"), STEPS, "epoch-0002.arrow"),
     (PLAN, link_to("/etc"), STEPS, "epoch-0002.arrow"),
     (PLAN, fifo, STEPS, "epoch-0002.arrow"),
@@ -103,10 +133,12 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [
     (STATS, lambda path: path.write_text("[" * 100_000), f"{PLAN_URL}/stats", "epoch-0002.stats.json"),
     (STATS, lambda path: edit_json(path, num_steps=7), f"{PLAN_URL}/stats", "epoch-0002.stats.json"),
     (STATS, lambda path: edit_json(path, modalities={"x": 1}), PLAN_URL, "epoch-0002.stats.json"),
+    (STATS, endless, f"{PLAN_URL}/stats", "epoch-0002.stats.json"),
     (STATS, lambda path: path.unlink(), f"{PLAN_URL}/stats", "epoch-0002.stats.json"),
     (STATS, link_to("/etc/hostname"), f"{PLAN_URL}/stats", "epoch-0002.stats.json"),
     (INDEX, with_nulls, SAMPLE, "epoch-0002.index.arrow"),
     (INDEX, cut, SAMPLE, "epoch-0002.index.arrow"),
+    (INDEX, with_step(-1000), SAMPLE, "epoch-0002.arrow"),
     (INDEX, lambda path: path.unlink(), SAMPLE, "epoch-0002.index.arrow"),
     (INDEX, lambda path: shutil.copy(path.parent / "epoch-0000.index.arrow", path), SAMPLE, "epoch-0002.index.arrow"),
     (SCORES, with_nulls, SAMPLE, "epoch-0002.arrow"),
@@ -161,7 +193,7 @@ def test_damage_is_named_and_the_rest_is_served(
         assert "root:" not in answer.text
         # everything else
         assert client.get("/readyz").status_code == 200
-        assert client.get("/metrics").status_code == 200
+        assert "remix_store_up 1.0" in client.get("/metrics").text
         assert {item["name"] for item in client.get("/v1/runs").json()["items"]} >= {"demo-joint-seed0"}
         assert client.get("/v1/runs/demo-joint-seed0/plans/2/steps").status_code == 200
         for path in ("/v1/features", "/v1/runs", "/v1/comparisons", "/v1/runs/demo-joint-seed0/plans"):
@@ -188,7 +220,78 @@ def test_a_damaged_run_stands_in_the_list_as_damaged(store: Path) -> None:
         assert [plan.get("status") for plan in plans] == [None, None, "damaged", None]
 
 
-def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Path) -> None:
+@pytest.mark.parametrize("where", ["runs", f"runs/{RUN}", f"runs/{RUN}/plans", "features", "comparisons"])
+def test_names_that_are_no_text_or_lead_in_circles_hide_nothing(store: Path, where: str) -> None:
+    (store / where / os.fsdecode(b"\xff\xfe")).mkdir()
+    (store / where / "loop").symlink_to("loop")
+    with serving(store) as base, httpx.Client(base_url=base) as client:
+        for path in ("/v1/features", "/v1/runs", "/v1/comparisons", RUN_URL, f"{RUN_URL}/plans", STEPS, SAMPLE):
+            assert client.get(path).status_code == 200, path
+        assert len([item for item in client.get("/v1/runs").json()["items"] if item["status"] == "finished"]) == 2
+        assert "remix_plans 8.0" in client.get("/metrics").text
+
+
+def test_metrics_do_without_a_number_that_they_cannot_show(store: Path) -> None:
+    stats = store / "runs" / RUN / "plans" / "epoch-0003.stats.json"
+    facts = json.loads(stats.read_text())
+    facts["modalities"]["touch"]["num_rows"] = 10**400
+    stats.write_text(json.dumps(facts))
+    os.utime(store / "runs" / RUN / "plans" / "epoch-0003.arrow", (2**32, 2**32))
+    with serving(store) as base:
+        answer = httpx.get(f"{base}/metrics")
+    assert answer.status_code == 200
+    assert f'remix_newest_plan_epoch{{run="{RUN}"}} 3.0' in answer.text
+    assert "remix_newest_plan_rows" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["звук", 'a"b', "a\r\nX-Forged: 1"])
+def test_a_modality_of_any_name_is_streamed(store: Path, name: str) -> None:
+    table = pa.ipc.open_file((store / PLAN).read_bytes()).read_all()
+    with pa.ipc.new_file(str(store / PLAN), table.schema) as writer:
+        writer.write_table(table.set_column(1, "modality", pa.array([name] * len(table))))
+    edit_json(store / STATS, modalities={name: json.loads((store / STATS).read_text())["modalities"]["touch"]})
+    with serving(store) as base:
+        answer = httpx.get(f"{base}{STEPS}", params={"modality": name}, headers={"Accept": ARROW})
+    assert answer.status_code == 200
+    assert len(pa.ipc.open_stream(answer.content).read_all()) == len(table)
+    assert answer.headers["etag"].isascii()
+    assert "x-forged" not in answer.headers
+
+
+def test_a_plan_that_is_damaged_from_its_beginning_is_a_problem_as_a_stream_too(store: Path) -> None:
+    bad_offsets(store / PLAN)
+    with serving(store) as base:
+        answer = httpx.get(f"{base}{STEPS}", headers={"Accept": ARROW})
+    assert answer.status_code == 500
+    assert "epoch-0002.arrow" in answer.json()["detail"]
+
+
+def test_what_is_remembered_is_bounded_in_memory(store: Path) -> None:
+    """Listing many long runs keeps a little of each, not their rows."""
+    from service.catalog import Catalog
+    from service.shelf import MEMORY_BYTES, Shelf
+
+    table = pa.ipc.open_file((store / EPOCHS).read_bytes()).read_all()
+    with pa.ipc.new_file(str(store / EPOCHS), table.schema) as writer:
+        writer.write_table(pa.concat_tables([table] * 50))
+    for number in range(40):
+        shutil.copytree(store / "runs" / RUN, store / "runs" / f"copy-{number}", ignore=shutil.ignore_patterns("checkpoints", "plans", "scores"))
+    catalog = Catalog(Shelf(str(store), None, 0))
+    catalog.runs()
+    tracemalloc.start()
+    for name in catalog.runs():
+        catalog.run(name)
+    listed = tracemalloc.get_traced_memory()[0]
+    for name in catalog.runs():
+        catalog.epochs(name)
+    whole = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert listed < 2 * 2**20
+    assert 2 * 2**20 < whole < MEMORY_BYTES
+
+
+def write_large_plan(store: Path) -> None:
+    """64 MB in 40 record batches."""
     rng = np.random.default_rng(0)
     plan = store / PLAN
     table = BatchPlan.open(Place.at(plan)).table
@@ -199,6 +302,27 @@ def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Pa
             writer.write_batch(pa.record_batch([steps, pa.array(["touch"] * 50), rows], schema=table.schema))
     os.replace(str(plan) + ".new", plan)
     edit_json(store / STATS, num_steps=2000)
+
+
+def test_a_client_that_hangs_up_leaves_no_file_open(store: Path) -> None:
+    write_large_plan(store)
+    gc.disable()  # it would tidy up sooner or later
+    try:
+        with serving(store) as base, httpx.Client(base_url=base) as client:
+            for _ in range(3):
+                with client.stream("GET", STEPS, headers={"Accept": ARROW}) as answer:
+                    next(answer.iter_raw(2**16))
+            deadline = time.monotonic() + 10
+            while any(file.path.endswith(PLAN) for file in psutil.Process().open_files()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    finally:
+        gc.enable()
+
+
+def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Path) -> None:
+    write_large_plan(store)
+    plan = store / PLAN
     with serving(store) as base, httpx.Client(base_url=base) as client:
         whole = client.get(STEPS, headers={"Accept": ARROW}).content
         assert len(pa.ipc.open_stream(whole).read_all()) == 2000

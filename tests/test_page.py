@@ -431,11 +431,11 @@ def test_an_outage_is_said_and_passes(browser: Browser, url: str) -> None:
 
 
 def test_a_token_is_asked_for_and_kept(browser: Browser, store: Path) -> None:
-    with serving(store, token="open sesame") as url, visit(browser, f"{url}/#/runs/{REMIX}", expected="401") as page:
+    with serving(store, token="open-sesame") as url, visit(browser, f"{url}/#/runs/{REMIX}", expected="401") as page:
         page.get_by_label("Token").fill("wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("did not take this token")
-        page.get_by_label("Token").fill("open sesame")
+        page.get_by_label("Token").fill("open-sesame")
         page.get_by_label("Token").press("Enter")
         expect(page.get_by_role("heading", name=REMIX)).to_be_visible()
         page.reload()

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -239,6 +240,21 @@ def test_json_is_compressed_for_those_who_take_it(client: httpx.Client) -> None:
     assert raw["gzip"][2] != raw["identity"][2]
 
 
+def test_a_header_may_come_in_several_lines(client: httpx.Client) -> None:
+    etag = client.get("/v1/runs").headers["etag"]
+    assert client.get("/v1/runs", headers=[("If-None-Match", '"other"'), ("If-None-Match", etag)]).status_code == 304
+    assert client.get(f"{PLAN}/steps", headers=[("Accept", "text/html"), ("Accept", ARROW)]).headers["content-type"] == ARROW
+    assert client.get(f"{PLAN}/stats", headers=[("Accept-Encoding", "br"), ("Accept-Encoding", "gzip")]).headers["content-encoding"] == "gzip"
+
+
+def test_the_next_page_lies_where_the_proxy_sees_it(trained_store: Path) -> None:
+    with serving(trained_store, root_path="/remix") as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/runs?limit=1").json()["next"] == "/remix/v1/runs?limit=1&start=1"
+        answer = client.get(f"{RUN}/plans/%202/steps?limit=1")
+        assert answer.json()["next"] == f"/remix{RUN}/plans/%202/steps?limit=1&start=1"
+        assert answer.links["next"]["url"] == answer.json()["next"]
+
+
 def test_what_cannot_change_is_immutable_and_nothing_else(client: httpx.Client) -> None:
     for url in (PLAN, f"{PLAN}/stats", f"{PLAN}/steps", f"{RUN}/scores/3/histogram", "/v1/features/made"):
         assert "immutable" in client.get(url).headers["cache-control"]
@@ -252,6 +268,7 @@ def test_what_cannot_change_is_immutable_and_nothing_else(client: httpx.Client) 
 def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> None:
     cases = [
         ("GET", "/nowhere", 404),
+        ("GET", "/v1/runs/", 404),
         ("GET", "/v1/runs/nobody", 404),
         ("GET", f"{RUN}/plans/99", 404),
         ("GET", f"{RUN}/plans/x", 422),
@@ -338,7 +355,7 @@ def test_names_never_reach_the_file_system_unchecked(client: httpx.Client, name:
 
 
 def test_the_token_guards_what_is_in_the_store(trained_store: Path) -> None:
-    with serving(trained_store, token="se-cret") as url, httpx.Client(base_url=url) as client:
+    with serving(trained_store, token="se-cret\n") as url, httpx.Client(base_url=url) as client:
         open_ones = {path: client.get(path).status_code for path in ("/healthz", "/readyz", "/", "/assets/plotly.min.js", "/docs", "/openapi.json")}
         assert set(open_ones.values()) == {200}
         guarded = [
@@ -425,7 +442,7 @@ def test_the_command_serves_logs_json_and_stops_when_told(trained_store: Path, t
     log = tmp_path / "log"
     with serve_command("--store", str(trained_store), log=log) as (url, process):
         assert httpx.get(f"{url}/v1/runs", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"] == "mine-1"
-        forged = httpx.get(f"{url}/v1/runs/x%0ay?z=%22", headers={"X-Request-ID": 'a"b'}).headers["x-request-id"]
+        forged = httpx.get(f"{url}/v1/runs/x%0a%C2%85%E2%80%A8y?z=%22", headers={"X-Request-ID": 'a"b'}).headers["x-request-id"]
         assert forged != 'a"b'
         process.terminate()
         assert process.wait(20) == 0
@@ -447,6 +464,10 @@ def test_the_command_serves_logs_json_and_stops_when_told(trained_store: Path, t
         (["--port", "99999"], {}, "port is 99999"),
         ([], {"REMIX_PORT": "x"}, "REMIX_PORT"),
         ([], {"REMIX_CACHE_SIZE": "much"}, "REMIX_CACHE_SIZE"),
+        (["--store", ""], {}, "store is ''"),
+        ([], {"REMIX_TOKEN": "   "}, "REMIX_TOKEN"),
+        ([], {"REMIX_TOKEN": "s\N{LATIN SMALL LETTER E WITH ACUTE}cret"}, "REMIX_TOKEN"),
+        ([], {"REMIX_TOKEN": "se cret"}, "REMIX_TOKEN"),
     ],
 )
 def test_wrong_settings_are_refused_before_it_listens(options: list[str], environment: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -456,6 +477,17 @@ def test_wrong_settings_are_refused_before_it_listens(options: list[str], enviro
     found = subprocess.run(command, env={**os.environ, **environment}, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert found.returncode == 2
     assert message in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "cret" not in found.stderr
+
+
+def test_a_port_that_is_taken_is_refused(trained_store: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [str(Path(sys.executable).parent / "remix"), "serve", "--store", str(trained_store), "--port", str(port)]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -1,7 +1,7 @@
 """The routes of /v1: each a few lines from a URL to the catalog and back."""
 
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
@@ -22,8 +22,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {**NOT_MODIFIED, **documented(401, 404
 
 
 def _catalog(request: Request) -> Catalog:
-    found: Catalog = request.app.state.catalog
-    return found
+    return Catalog(request.app.state.shelf.view())
 
 
 Store = Annotated[Catalog, Depends(_catalog)]
@@ -31,7 +30,7 @@ Store = Annotated[Catalog, Depends(_catalog)]
 
 def page(request: Request, items: list[Any], start: int | None, *, immutable: bool = False) -> Response:
     """A page of a list; `start` is the first item of the page that follows."""
-    url = None if start is None else f"{request.scope.get('root_path', '')}{request.url.path}?{urlencode({**request.query_params, 'start': start})}"
+    url = None if start is None else f"{quote(request.scope['path'])}?{urlencode({**request.query_params, 'start': start})}"
     headers = {"Link": f'<{url}>; rel="next"'} if url else {}
     found: BaseModel = Page[Any](items=items, next=url)
     return answer(request, found, immutable=immutable, headers=headers)
