@@ -333,7 +333,8 @@ def demo(store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, j
 
     config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}}, "demo")
     result = run(config, ["joint", "random", "remix"], range(seeds), lambda each: train_run(each, resume=True))
-    say(result, f"{markdown(result)}\nEverything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it.", json_)
+    where = f"Everything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it."
+    say(result, f"{markdown(result)}\n{where}", json_)
 
 
 def main() -> None:
