@@ -21,12 +21,18 @@ async def check_token(request: Request, given: Annotated[HTTPAuthorizationCreden
 
 
 async def check_query(request: Request) -> None:
-    """Refuses query parameters that the route does not have: a misspelt one would be passed over in silence."""
+    """Refuses query parameters that the route does not have, or that are given twice: they would be passed over in silence."""
     known = {field.alias for field in request.scope["route"].dependant.query_params}
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        allowed = f"known are {', '.join(sorted(known))}" if known else "this address takes none"
-        raise RequestValidationError([{"loc": ("query", unknown[0][:100]), "msg": f"no such parameter; {allowed}", "type": "extra_forbidden"}])
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            raise _refusal(name, f"no such parameter; known are {', '.join(sorted(known))}" if known else "no such parameter; this address takes none")
+        if given.count(name) > 1:
+            raise _refusal(name, "it is given more than once; give one value")
+
+
+def _refusal(name: str, why: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ("query", name[:100]), "msg": why, "type": "value_error"}])
 
 
 def guards(settings: Settings) -> list[DependsOn]:

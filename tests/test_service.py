@@ -278,6 +278,7 @@ def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> 
         ("GET", f"{PLAN}/steps?limit=0", 422),
         ("GET", f"{PLAN}/steps?limit=1001", 422),
         ("GET", f"{PLAN}/steps?modalty=touch", 422),
+        ("GET", "/v1/runs?start=x&start=0", 422),
         ("GET", "/v1/runs?x=1", 422),
     ]
     cases += [
