@@ -276,11 +276,6 @@ class Catalog:
         return self.shelf.remember(artifact, "curves", read, _weigh)
 
 
-def damage(name: str, error: InputError, shelf: Shelf) -> api.Damage:
-    """What stands in a list for an artifact that cannot be read."""
-    return api.Damage(name=name, error=shelf.public(str(error)))
-
-
 def _model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
     try:
         return TypeAdapter(model).validate_python(facts)

@@ -1,5 +1,6 @@
 """The routes of /v1: each a few lines from a URL to the catalog and back."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -7,10 +8,11 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from pipeline.errors import InputError
 from service.answers import NOT_MODIFIED, answer
 from service.catalog import Catalog
 from service.problems import documented
-from service.schemas import Page
+from service.schemas import Damage, Page
 from service.shelf import NAME
 
 T = TypeVar("T")
@@ -34,6 +36,17 @@ def page(request: Request, items: list[Any], start: int | None, *, immutable: bo
     headers = {"Link": f'<{url}>; rel="next"'} if url else {}
     found: BaseModel = Page[Any](items=items, next=url)
     return answer(request, found, immutable=immutable, headers=headers)
+
+
+def summaries(store: Catalog, names: Sequence[str], read: Callable[[str], T]) -> list[T | Damage]:
+    """What `read` says of each name; of one that cannot be read, why."""
+    found: list[T | Damage] = []
+    for name in names:
+        try:
+            found.append(read(name))
+        except InputError as error:
+            found.append(Damage(name=name, error=store.shelf.public(str(error))))
+    return found
 
 
 def after(start: int, limit: int, total: int) -> int | None:

@@ -3,11 +3,9 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from pipeline.errors import InputError
 from service import schemas as api
 from service.answers import answer
-from service.catalog import damage
-from service.routes import ERRORS, Limit, Name, Start, Store, after, page
+from service.routes import ERRORS, Limit, Name, Start, Store, after, page, summaries
 
 router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], responses=ERRORS)
 
@@ -16,13 +14,12 @@ router = APIRouter(prefix="/v1/comparisons", tags=["comparisons"], responses=ERR
 def list_comparisons(request: Request, store: Store, start: Start = 0, limit: Limit = 100) -> Response:
     """The comparisons of the store, by name."""
     names = store.comparisons()
-    items: list[api.ComparisonSummary | api.Damage] = []
-    for name in names[start : start + limit]:
-        try:
-            found = store.comparison(name)
-            items.append(api.ComparisonSummary(name=name, methods=[each.method for each in found.methods], seeds=found.seeds))
-        except InputError as error:
-            items.append(damage(name, error, store.shelf))
+
+    def read(name: str) -> api.ComparisonSummary:
+        found = store.comparison(name)
+        return api.ComparisonSummary(name=name, methods=[each.method for each in found.methods], seeds=found.seeds)
+
+    items = summaries(store, names[start : start + limit], read)
     return page(request, items, after(start, limit, len(names)))
 
 

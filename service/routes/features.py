@@ -3,11 +3,9 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from pipeline.errors import InputError
 from service import schemas as api
 from service.answers import answer
-from service.catalog import damage
-from service.routes import ERRORS, Limit, Name, Start, Store, after, page
+from service.routes import ERRORS, Limit, Name, Start, Store, after, page, summaries
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=ERRORS)
 
@@ -16,12 +14,7 @@ router = APIRouter(prefix="/v1/features", tags=["features"], responses=ERRORS)
 def list_features(request: Request, store: Store, start: Start = 0, limit: Limit = 100) -> Response:
     """The finished feature sets of the store."""
     names = store.features()
-    items: list[api.FeatureSummary | api.Damage] = []
-    for name in names[start : start + limit]:
-        try:
-            items.append(api.FeatureSummary.model_validate(store.feature_set(name).model_dump()))
-        except InputError as error:
-            items.append(damage(name, error, store.shelf))
+    items = summaries(store, names[start : start + limit], lambda name: api.FeatureSummary.model_validate(store.feature_set(name).model_dump()))
     return page(request, items, after(start, limit, len(names)))
 
 

@@ -8,7 +8,6 @@ from fastapi.responses import Response
 from pipeline.errors import InputError, MissingError
 from service import schemas as api
 from service.answers import ARROW, answer, stream, wants_arrow
-from service.catalog import damage
 from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page
 
 router = APIRouter(prefix="/v1/runs/{run}/plans", tags=["plans"], responses=ERRORS)
@@ -27,7 +26,7 @@ def list_plans(request: Request, store: Store, run: Name, start: Start = 0, limi
         try:
             items.append(api.PlanSummary.model_validate(store.plan(run, epoch).model_dump()))
         except InputError as error:
-            items.append(api.DamagedPlan(epoch=epoch, error=damage(run, error, store.shelf).error))
+            items.append(api.DamagedPlan(epoch=epoch, error=store.shelf.public(str(error))))
     return page(request, items, after(start, limit, len(epochs)))
 
 

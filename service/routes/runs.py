@@ -5,11 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
-from pipeline.errors import InputError
 from service import schemas as api
 from service.answers import answer
-from service.catalog import damage
-from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page
+from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page, summaries
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS)
 Bins = Annotated[int, Query(ge=1, le=1000, description="The number of bins.")]
@@ -20,12 +18,7 @@ SampleId = Annotated[str, Path(max_length=4096, description="As it stands in sam
 def list_runs(request: Request, store: Store, start: Start = 0, limit: Limit = 100) -> Response:
     """The runs of the store, by name."""
     names = store.runs()
-    items: list[api.RunSummary | api.Damage] = []
-    for name in names[start : start + limit]:
-        try:
-            items.append(api.RunSummary.model_validate(store.run(name).model_dump()))
-        except InputError as error:
-            items.append(damage(name, error, store.shelf))
+    items = summaries(store, names[start : start + limit], lambda name: api.RunSummary.model_validate(store.run(name).model_dump()))
     return page(request, items, after(start, limit, len(names)))
 
 
