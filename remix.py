@@ -308,21 +308,22 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the page of one run as one HTML file that needs no network."""
-    from pipeline.store import Place
+    from pipeline.store import Place, without_secrets
     from service.report import write_report
 
-    result = write_report(run, Place.at(out))
-    say({"out": out, **result}, f"{out}: {result['bytes']} bytes, {result['answers']} answers of the service", json_)
+    result, shown = write_report(run, Place.at(out)), without_secrets(out)
+    say({"out": shown, **result}, f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service", json_)
 
 
 @app.command()
 def demo(store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False) -> None:
     """Generate clips, decode them, train joint, random and remix on a small budget, and compare."""
     from pipeline.config import parse
+    from pipeline.store import without_secrets
     from trainer.config import RunConfig
 
     if "://" in store:
-        raise ConfigError(f"--store is {store!r}", "give a folder: generated shards are written to a local disk")
+        raise ConfigError(f"--store is {without_secrets(store)!r}", "give a folder: generated shards are written to a local disk")
     shards, features = Path(store) / "shards" / "demo", Path(store) / "features" / "demo"
     with redirect_stdout(sys.stderr):
         if not shards.exists():

@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import io
 from collections.abc import Generator, Iterator
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -44,21 +46,38 @@ def wants_arrow(request: Request) -> bool:
     return wanted > 0 and wanted >= quality(accept, "application/json")
 
 
+class Body:
+    """Bytes to be served; their hash and their compressed form are made when they are first asked for, and kept with them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @cached_property
+    def digest(self) -> str:
+        """The first 128 bits of their SHA-256."""
+        return hashlib.sha256(self.data).hexdigest()[:32]
+
+    @cached_property
+    def packed(self) -> bytes:
+        """They in gzip."""
+        return gzip.compress(self.data, 4, mtime=0)
+
+
 def answer(request: Request, model: BaseModel, *, immutable: bool = False, headers: dict[str, str] | None = None) -> Response:
     """A model as JSON; `immutable` for what cannot change under its URL."""
-    return respond(request, model.model_dump_json(by_alias=True).encode(), "application/json", immutable=immutable, headers=headers)
+    body = Body(model.model_dump_json(by_alias=True).encode())
+    return respond(request, body, "application/json", immutable=immutable, headers=headers)
 
 
-def respond(request: Request, body: bytes, media_type: str, *, immutable: bool = False, headers: dict[str, str] | None = None) -> Response:
+def respond(request: Request, body: Body, media_type: str, *, immutable: bool = False, headers: dict[str, str] | None = None) -> Response:
     """Bytes with their ETag, or 304; compressed where the client takes it and it pays."""
-    digest = hashlib.sha256(body).hexdigest()[:32]
-    packed = len(body) >= MIN_GZIP_BYTES and quality(_list(request, "accept-encoding"), "gzip") > 0
-    found = _headers(request, f'"{digest}-gzip"' if packed else f'"{digest}"', immutable, headers)
+    packed = len(body.data) >= MIN_GZIP_BYTES and quality(_list(request, "accept-encoding"), "gzip") > 0
+    found = _headers(request, f'"{body.digest}-gzip"' if packed else f'"{body.digest}"', immutable, headers)
     if _known(request, found["ETag"]):
         return Response(status_code=304, headers=found)
     if packed:
-        body, found["Content-Encoding"] = gzip.compress(body, 4, mtime=0), "gzip"
-    return Response(body, headers=found, media_type=media_type)
+        return Response(body.packed, headers={**found, "Content-Encoding": "gzip"}, media_type=media_type)
+    return Response(body.data, headers=found, media_type=media_type)
 
 
 def stream(request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch], digest: str) -> Response:
@@ -76,14 +95,22 @@ def stream(request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch
 
 
 def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Generator[bytes]:
-    sink = _Sink()
+    sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
             num = max(PIECE_BYTES * batch.num_rows // max(batch.get_total_buffer_size(), 1), 1)
             for start in range(0, batch.num_rows, num):
                 writer.write_batch(batch.slice(start, num))
-                yield from sink.take()
-    yield from sink.take()
+                yield _take(sink)
+    yield _take(sink)
+
+
+def _take(sink: io.BytesIO) -> bytes:
+    """What was written since the last time."""
+    data = sink.getvalue()
+    sink.seek(0)
+    sink.truncate()
+    return data
 
 
 class _Stream(StreamingResponse):
@@ -98,36 +125,6 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._pieces.close()
-
-
-class _Sink:
-    """Takes what the writer writes, and gives it away."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def write(self, data: pa.Buffer) -> int:
-        self._parts.append(bytes(data))
-        return len(self._parts[-1])
-
-    def take(self) -> Iterator[bytes]:
-        parts, self._parts = self._parts, []
-        yield b"".join(parts)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
 
 
 def _headers(request: Request, etag: str, immutable: bool, headers: dict[str, str] | None) -> dict[str, str]:

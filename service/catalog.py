@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from pipeline.errors import DataError, InputError, MissingError, StoreError
 from pipeline.histograms import file_histograms
@@ -17,7 +17,7 @@ from pipeline.store import MANIFEST
 from service import files
 from service import schemas as api
 from service.rows import Header, Rows, Steps
-from service.shelf import NAME, ROW_BYTES, Artifact, Shelf, reading
+from service.shelf import NAME, ROW_BYTES, Artifact, Shelf, fitting, reading
 from service.story import assigned, find_sample, scored
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -277,12 +277,8 @@ class Catalog:
 
 
 def _model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
-    try:
-        return TypeAdapter(model).validate_python(facts)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{what} is not what it should be: {where}: {first['msg']} ({error.error_count()} errors)", "write it again") from error
+    with fitting(what):
+        return model.model_validate(facts)
 
 
 def _weigh(rows: Sequence[api.EpochRow] | Sequence[api.CurvePoint]) -> int:

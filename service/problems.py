@@ -17,7 +17,6 @@ MEDIA_TYPE = "application/problem+json"
 DESCRIPTIONS = {
     401: "The token is missing or wrong.",
     404: "There is no such thing.",
-    405: "The service is read only.",
     422: "A parameter is wrong.",
     500: "An artifact of the store is damaged, or the service is wrong.",
     503: "The store cannot be read now.",

@@ -11,7 +11,7 @@ import httpx
 from pydantic import JsonValue
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.store import Place
+from pipeline.store import Place, without_secrets
 from service.app import create_app
 from service.settings import Settings
 
@@ -39,7 +39,7 @@ def _split(run: str) -> tuple[str, str]:
     path, mark, query = run.partition("?") if "://" in run else (os.path.abspath(run), "", "")
     parts = path.rstrip("/").rsplit("/", 2)
     if len(parts) < 3 or parts[1] != "runs":
-        raise ConfigError(f"{run!r} is not the folder of a run", "give STORE/runs/NAME")
+        raise ConfigError(f"{without_secrets(run)!r} is not the folder of a run", "give STORE/runs/NAME")
     return parts[0] + mark + query, parts[2]
 
 

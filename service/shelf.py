@@ -66,6 +66,17 @@ def reading(artifact: Artifact) -> Iterator[None]:
         raise DataError(f"{artifact.place} is damaged ({type(error).__name__}: {error})", "write it again") from error
 
 
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Names what does not fit its model, and the first field that does not (raises DataError)."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{what} is not what it should be: {where}: {first['msg']} ({error.error_count()} errors)", "write it again") from error
+
+
 class Shelf:
     """A store that is open for reading."""
 
@@ -127,7 +138,6 @@ class Shelf:
         if info.type == pafs.FileType.NotFound:
             self.check()
             raise MissingError(f"{place} does not exist")
-        self._check_inside(place)
         return Artifact(place=place, info=info)
 
     def json(self, artifact: Artifact, model: type[T], max_bytes: int = MAX_JSON_BYTES) -> T:
@@ -214,11 +224,8 @@ class Shelf:
             raise DataError(f"{place} is not a plain file", "put a file there")
 
     def _parse(self, artifact: Artifact, model: type[T], max_bytes: int) -> T:
+        self._check_inside(artifact.place)
         if (artifact.info.size or 0) > max_bytes:
             raise DataError(f"{artifact.place} has {artifact.info.size} bytes, more than the {max_bytes} of any that Remix writes", "write it again")
-        try:
+        with fitting(str(artifact.place)):
             return TypeAdapter(model).validate_json(artifact.place.read_bytes())
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DataError(f"{artifact.place} is not what it should be: {where}: {first['msg']} ({error.error_count()} errors)", "write it again") from error

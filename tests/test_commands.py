@@ -205,3 +205,22 @@ def test_an_empty_split_is_named(tmp_path: Path, command: Command, split: str) -
     code, _, err = command("train", path)
     assert (code, f"split '{split}' of features 'made' is empty" in err) == (2, True), err
     assert not (tmp_path / "runs").exists()
+
+
+def test_report_writes_one_file_and_names_what_is_no_run(command: Command, trained_store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.html"
+    code, printed, _ = command("report", trained_store / "runs" / "demo-remix-seed0", "--out", out, "--json")
+    found = json.loads(printed)
+    assert (code, found["out"], found["bytes"]) == (0, str(out), out.stat().st_size)
+    for run in (trained_store / "runs" / "nobody", trained_store, "s3://KEY:hush@bucket/demo?region=x"):
+        code, _, err = command("report", run, "--out", tmp_path / "none.html")
+        assert code == 2
+        assert "hush" not in err
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_the_demo_writes_to_a_local_store_alone(command: Command) -> None:
+    code, _, err = command("demo", "--store", "s3://KEY:hush@bucket/demo")
+    assert code == 2
+    assert "s3://bucket/demo" in err
+    assert "hush" not in err

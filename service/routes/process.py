@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 
-from service.answers import respond
+from service.answers import Body, respond
 from service.problems import documented
 from service.schemas import Ready
 
@@ -65,9 +65,9 @@ def asset_names() -> frozenset[str]:
 
 
 @cache
-def _read(name: str) -> bytes:
+def _read(name: str) -> Body:
     place = resources.files("plotly") / "package_data" if name == "plotly.min.js" else _folder()
-    return (place / name).read_bytes()
+    return Body((place / name).read_bytes())
 
 
 def _folder() -> Traversable:
