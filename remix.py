@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from pipeline.errors import ConfigError, RemixError
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
+    from trainer.jobs import Cluster, Job
     from trainer.run import Run
 
 app = typer.Typer(
@@ -27,6 +30,8 @@ app.add_typer(sources, name="import")
 
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+Address = Annotated[str | None, typer.Option(help="The jobs API of a Ray cluster; by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Show the job's log and progress to its end, and end with its exit code.")]
 Shards = Annotated[list[str], typer.Argument(help="Shards (.tar), folders of shards, or globs.")]
 
 
@@ -47,13 +52,61 @@ def show(result: dict[str, Any], as_json: bool, **title: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
-    """A progress bar on a terminal: yields update(done, total)."""
+    """A progress bar on a terminal, lines of JSON for who asks by REMIX_PROGRESS=json: yields update(done, total)."""
+    if os.environ.get("REMIX_PROGRESS") == "json":
+        with progress_lines(title) as update:
+            yield update
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, **facts: bar.update(task, completed=done, total=total, **facts)
+
+
+@contextmanager
+def progress_lines(title: str) -> Iterator[Any]:
+    """Progress for a program, on stderr: at most two lines of JSON a second, and always the last."""
+    told_at, waiting = 0.0, ""
+
+    def tell() -> None:
+        nonlocal told_at, waiting
+        sys.stderr.write(waiting)
+        sys.stderr.flush()
+        told_at, waiting = time.monotonic(), ""
+
+    def update(done: int | None, total: int | None, description: str = title) -> None:
+        nonlocal waiting
+        waiting = json.dumps({"progress": {"title": title, "done": done, "total": total, "description": description}}) + "\n"
+        if time.monotonic() >= told_at + 0.5:
+            tell()
+
+    try:
+        yield update
+    finally:
+        tell()
+
+
+class Terminated(SystemExit):
+    """The end on SIGTERM; a run keeps its name as the reason."""
+
+    def __str__(self) -> str:
+        return "SIGTERM"
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that what is under way is left as after any other."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def pairs(values: list[str], option: str) -> dict[str, str]:
@@ -232,29 +285,121 @@ def plan(
 
 
 @app.command()
-def stats(plan: str, scores: Annotated[str | None, typer.Option(help="The scores that the plan was made from.")] = None, json_: Json = False) -> None:
+def stats(
+    plan: str,
+    scores: Annotated[str | None, typer.Option(help="The scores that the plan was made from; those of a plan in a run's folder are found.")] = None,
+    json_: Json = False,
+) -> None:
     """Show the statistics of a plan."""
-    from pipeline.plan import BatchPlan
-    from pipeline.schema import check_parent
     from pipeline.scores import Scores
-    from pipeline.stats import plan_statistics
+    from pipeline.stats import statistics_at
     from pipeline.store import Place
 
-    opened, given = BatchPlan.open(Place.at(plan)), Scores.open(Place.at(scores)) if scores else None
-    if given and given.fingerprint:
-        check_parent(plan, opened.metadata.get("parents", {}).get("scores"), "scores", given.fingerprint)
-    statistics = plan_statistics(opened, scores=given)
-    show(statistics, json_, kind="statistics of", path=plan)
+    show(statistics_at(Place.at(plan), Scores.open(Place.at(scores)) if scores else None), json_, kind="statistics of", path=plan)
 
 
 @app.command()
-def train(config: Path, resume: Annotated[bool, typer.Option("--resume", help="Continue a run that exists.")] = False, json_: Json = False) -> None:
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; - is standard input.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that exists.")] = False,
+    json_: Json = False,
+) -> None:
     """Train one run from a YAML file."""
     from trainer.config import load_run
 
-    run = train_run(load_run(config), resume)
+    with orderly_end():
+        run = train_run(load_run("/dev/stdin" if str(config) == "-" else config), resume)
     result = run.facts["result"]
-    say({"run": run.place.name, **result}, f"{run.place}: best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}", json_)
+    say({"run": run.place.name, **result}, f"{run.place}: {summary(result)}", json_)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result of a run in words."""
+    return f"best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}"
+
+
+@app.command()
+def submit(config: Path, address: Address = None, follow: Follow = False, json_: Json = False) -> None:
+    """Train one run from a YAML file as a job of a Ray cluster."""
+    from trainer.config import load_run
+    from trainer.jobs import Cluster, request_of
+
+    request = request_of(load_run(config))
+    cluster = Cluster(address)
+    job = cluster.submit(request)
+    if follow:
+        follow_job(cluster, job, json_)
+    say(job.facts(), f"{job.id}: {cluster.ways(job.id)}", json_)
+
+
+@app.command()
+def jobs(
+    job: Annotated[str | None, typer.Argument(help="A job's id, or a run's name for its newest job; by default all are listed.")] = None,
+    address: Address = None,
+    follow: Follow = False,
+    json_: Json = False,
+) -> None:
+    """Show the jobs of a Ray cluster that were submitted here, or one of them with the end of its log."""
+    from trainer.jobs import Cluster
+
+    if follow and job is None:
+        raise ConfigError("--follow is given without a job", "name one: remix jobs JOB --follow")
+    cluster = Cluster(address)
+    if job is None:
+        there = [each.facts() for each in cluster.jobs()]
+        print(json.dumps({"jobs": there}, ensure_ascii=False)) if json_ else Console().print(table_of(there))
+    elif follow:
+        follow_job(cluster, cluster.job(job), json_)
+    else:
+        found = cluster.job(job)
+        end = [event for event in cluster.log(found.id) if isinstance(event, str)][-20:]
+        say({**found.facts(), "log": end}, "\n".join([*end, found.text]), json_)
+
+
+@app.command()
+def stop(job: Annotated[str, typer.Argument(help="A job's id, or the name of a run that is under way.")], address: Address = None, json_: Json = False) -> None:
+    """Stop a job of a Ray cluster; submitted again, its run goes on where it stopped."""
+    from trainer.jobs import Cluster
+
+    stopped = Cluster(address).stop(job)
+    say(stopped.facts(), stopped.text, json_)
+
+
+def table_of(found: list[dict[str, Any]]) -> Any:
+    """Jobs as a table."""
+    from datetime import timedelta
+
+    from rich.table import Table
+
+    table = Table("job", "run", "status", "started", "duration")
+    for each in found:
+        table.add_row(each["job"], each["run"], each["status"], each["started"], str(timedelta(seconds=round(each["seconds"] or 0))))
+    return table
+
+
+def follow_job(cluster: "Cluster", job: "Job", json_: bool) -> None:
+    """Shows a job's log and progress on stderr until its end, then its result, and ends with its exit code (raises typer.Exit)."""
+    result: dict[str, Any] = {}
+    told_at = 0.0
+    try:
+        with progress(job.run or job.id) as update:
+            for event in cluster.follow(job.id):
+                if isinstance(event, str):
+                    console.out(event, highlight=False)
+                elif "progress" in event:
+                    done, total, text = (event["progress"].get(key) for key in ("done", "total", "description"))
+                    update(done, total, description=text)
+                    if not console.is_terminal and (done == total or time.monotonic() > told_at + 5):
+                        told_at = time.monotonic()
+                        console.out(f"{text}: {done}/{total}", highlight=False)
+                else:
+                    result = event
+    except KeyboardInterrupt:
+        console.out(f"{job.id} goes on: {cluster.ways(job.id)}", highlight=False)
+        raise typer.Exit(130) from None
+    job = cluster.job(job.id)
+    say({**job.facts(), **result}, f"{job.text}: {summary(result)}" if result else job.text, json_)
+    raise typer.Exit(job.exit_code)
 
 
 @app.command()
@@ -281,6 +426,8 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
     with progress(config.name) as update:
 
         def show(event: dict[str, Any]) -> None:
+            if event["event"] == "source":
+                update(event["num_done"], event["num_shards"], description=f"{event['stage']}: {event['num_rows']} rows; shards")
             if event["event"] == "epoch":
                 accuracy = f": validation accuracy {event['validation_accuracy']:.3f}" if "validation_accuracy" in event else ""
                 update(event["epoch"] + 1, event["num_epochs"], description=f"{config.name}{accuracy}; epochs")
@@ -299,6 +446,26 @@ def serve(
     from service.settings import settings_of
 
     run(settings_of(store=store, host=host, port=port))
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
+    parts: Annotated[bool, typer.Option("--parts", help="Read every file of the features too, and compare its SHA-256.")] = False,
+    json_: Json = False,
+) -> None:
+    """Prove from a run's artifacts that every planned row was trained exactly once; exit code 1 where something does not hold."""
+    from pipeline.store import Place
+    from trainer.run import Run
+    from trainer.verify import text_of
+    from trainer.verify import verify as check
+
+    opened = Run.open(Place.at(run))
+    with progress("verify") as update:
+        result = check(opened, parts=parts, progress=update)
+    say(result, text_of(result), json_)
+    if not result["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -332,7 +499,8 @@ def demo(store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, j
     from trainer.compare import compare as run
     from trainer.compare import markdown
 
-    config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}}, "demo")
+    small = {"train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}, "resources": {"cpus_per_worker": 2}}
+    config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, **small}, "demo")
     result = run(config, ["joint", "random", "remix"], range(seeds), lambda each: train_run(each, resume=True))
     where = f"Everything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it."
     say(result, f"{markdown(result)}\n{where}", json_)
@@ -345,6 +513,10 @@ def main() -> None:
     except RemixError as error:
         console.print("[bold red]remix:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        cure = "pip install 'remix[train]'"
+        console.print(f"[bold red]remix:[/] this needs {error.name!r}, which is not installed; {escape(cure)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 ConfigDict = dict
+ByteSize = int
 
 
 class ValidationError(ValueError):

@@ -2,11 +2,14 @@
 
 import logging
 import os
+from collections.abc import Mapping
 
 import ray
 import ray.data
 
 from pipeline.errors import ConfigError
+
+LOG = logging.getLogger("remix.cluster")
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
@@ -28,11 +31,12 @@ def _keep_quiet() -> None:
     context.print_on_execution_start = False
 
 
-def require(what: str, cpus: float, gpus: float) -> None:
-    """Raises ConfigError where Ray on this machine can never hold `what`; a cluster that is named may grow."""
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
+def require(what: str, cpus: float, gpus: float, resources: Mapping[str, float] | None = None) -> None:
+    """Raises ConfigError where Ray on this machine can never hold `what`; a cluster that is named may grow, so there it is a warning."""
+    for kind, wanted in {"CPU": cpus, "GPU": gpus, **(resources or {})}.items():
         there = float(ray.cluster_resources().get(kind, 0))
         if wanted > there:
-            raise ConfigError(f"{what} want {wanted:g} {kind}s, but Ray has {there:g} here", "ask for fewer, or name a larger cluster in RAY_ADDRESS")
+            lacks = f"{what} want {wanted:g} of {kind}, but Ray has {there:g} here"
+            if not os.environ.get("RAY_ADDRESS"):
+                raise ConfigError(lacks, "ask for fewer, or name a larger cluster in RAY_ADDRESS")
+            LOG.warning("%s: they wait until nodes join that have it", lacks)

@@ -1,8 +1,9 @@
 """Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
 
 import pickle
+import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,9 @@ import ray
 import ray.data
 import torch
 
-from pipeline.cluster import connect
+from pipeline.cluster import connect, require
 from pipeline.config import DecodeConfig
-from pipeline.errors import BudgetError, DataError, MismatchError, RemixError
+from pipeline.errors import BudgetError, DataError, MismatchError, RemixError, StoreError
 from pipeline.index import IDS, hash_ids, write_ids
 from pipeline.ingest import VERSION, Job, Moments, ShardScan, ingest, scan_shard
 from pipeline.media import shape_of
@@ -59,12 +60,18 @@ def decode(
     address: str | None = None,
     num_cpus: int | None = None,
     concurrency: int | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> DecodeSummary:
-    """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError)."""
+    """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError).
+
+    A task takes one CPU, and of Ray's custom `resources` what is said there, so that only nodes that offer them decode.
+    """
     connect(address, num_cpus)
+    require("decode tasks", 1, 0, resources)
     tell = progress or (lambda _: None)
     names = shard_names(shards)
-    scans = _scan(shards, names, tell, concurrency)
+    asked = {"concurrency": concurrency, "resources": dict(resources or {})}
+    scans = _scan(shards, names, tell, asked)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
     specs = {
@@ -74,31 +81,31 @@ def decode(
     finished = _finished(out, parents, specs, classes)
     if finished:
         return _summary(finished, num_reused=len(shards), unchanged=True)
-    (out / ".parts" / "started").write_bytes(b"")
+    _started(out).write_bytes(b"")
     jobs = [
         Job(shard=shard, name=scan.name, digest=scan.digest, index=i, out=out, config=config) for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
     ]
-    num_reused = _ingest(jobs, scans, config, tell, concurrency)
+    num_reused = _ingest(jobs, scans, config, tell, asked)
     manifest = _finish(out, jobs, config, classes, specs, parents)
     return _summary(manifest, num_reused=num_reused, unchanged=False)
 
 
-def _scan(shards: Sequence[Place], names: Sequence[str], tell: Callable[[Progress], None], concurrency: int | None) -> list[ShardScan]:
+def _scan(shards: Sequence[Place], names: Sequence[str], tell: Callable[[Progress], None], asked: dict[str, Any]) -> list[ShardScan]:
     scans: dict[int, ShardScan] = {}
     num_rows = num_lost = 0
-    for i, scan in _each(lambda i: scan_shard(shards[i], names[i]), len(shards), concurrency):
+    for i, scan in _each(lambda i: scan_shard(shards[i], names[i]), len(shards), asked):
         scans[i] = scan
         num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
         tell(Progress(stage="scan", num_done=len(scans), num_shards=len(shards), num_rows=num_rows, num_rejected=num_lost))
     return [scans[i] for i in range(len(shards))]
 
 
-def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfig, tell: Callable[[Progress], None], concurrency: int | None) -> int:
+def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfig, tell: Callable[[Progress], None], asked: dict[str, Any]) -> int:
     """Runs the jobs and returns how many were finished before; stops as soon as the budget of rejected samples is spent."""
     budget = config.max_rejected_share * sum(scan.samples.num_rows + scan.num_lost for scan in scans)
     num_done = num_rows = num_reused = 0
     reasons: Counter[str] = Counter()
-    for _, (rows, reused, rejected) in _each(lambda i: _outcome(jobs[i]), len(jobs), concurrency):
+    for _, (rows, reused, rejected) in _each(lambda i: _outcome(jobs[i]), len(jobs), asked):
         num_done, num_rows, num_reused = num_done + 1, num_rows + rows, num_reused + reused
         reasons.update(rejected)
         tell(Progress(stage="decode", num_done=num_done, num_shards=len(jobs), num_rows=num_rows, num_rejected=reasons.total()))
@@ -115,11 +122,17 @@ def _ingest(jobs: Sequence[Job], scans: Sequence[ShardScan], config: DecodeConfi
 
 
 def _outcome(job: Job) -> tuple[int, bool, list[str]]:
+    if not _started(job.out).exists():
+        raise StoreError(f"{job.out} is not seen from the node {platform.node()}", "decode into a place that all nodes of the cluster share")
     account = ingest(job)
     return account["rows"], account["reused"], [row["reason"] for row in account["rejected"]]
 
 
-def _each(work: Callable[[int], Any], num: int, concurrency: int | None) -> Iterator[tuple[int, Any]]:
+def _started(out: Place) -> Place:
+    return out / ".parts" / "started"
+
+
+def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterator[tuple[int, Any]]:
     """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; errors of ours keep their class."""
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +142,7 @@ def _each(work: Callable[[int], Any], num: int, concurrency: int | None) -> Iter
         except RemixError as error:
             return {"number": row["number"], "result": pickle.dumps(error)}
 
-    dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(task, concurrency=concurrency)
+    dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(task, **asked)
     for row in dataset.iter_rows():
         result = pickle.loads(row["result"])
         if isinstance(result, RemixError):

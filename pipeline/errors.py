@@ -8,6 +8,7 @@ RemixError              exit code 1, HTTP 500: the work was asked for rightly an
     ├── MismatchError   HTTP 409: artifacts that do not belong together
     ├── MissingError    HTTP 404: a thing that is not there
     └── StoreError      HTTP 503: a place that cannot be read or written
+        └── FullError   exit code 1: its disk is full
 
 SampleError stands apart: it rejects one sample, becomes a row of rejected.arrow, and never ends a job.
 """
@@ -62,6 +63,12 @@ class StoreError(InputError):
     """A place cannot be read or written."""
 
     http_status = 503
+
+
+class FullError(StoreError):
+    """There is no space left to write to; the work that has been done stays, and goes on when there is."""
+
+    exit_code = 1
 
 
 REASONS = (

@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import MissingError
 from pipeline.histograms import score_histograms
 from pipeline.plan import BatchPlan
-from pipeline.schema import ALL
+from pipeline.schema import ALL, check_parent
 from pipeline.scores import BLOCK_ROWS, Scores, column
-from pipeline.tables import BATCH_ROWS
+from pipeline.store import Place
+from pipeline.tables import BATCH_ROWS, FeatureSet
 
 Array = npt.NDArray[Any]
 Json = dict[str, Any]
@@ -46,6 +48,39 @@ def plan_statistics(
     for k, name in enumerate(names):
         statistics["modalities"][name]["class_counts"] = counts[k].tolist() if known else None
     return statistics
+
+
+def statistics_at(place: Place, scores: Scores | None = None) -> Json:
+    """The statistics of a plan file, as a run stores them where it lies in a run's folder, beside its scores, the plan before it and its features.
+
+    Raises MissingError, DataError, MismatchError.
+    """
+    plan = BatchPlan.open(place)
+    parents = plan.metadata.get("parents", {})
+    if scores and scores.fingerprint:
+        check_parent(str(place), parents.get("scores"), "scores", scores.fingerprint)
+    run = place.parent.parent
+    if place.parent.name != "plans" or not (run / "run.json").exists():
+        return plan_statistics(plan, scores=scores)
+    epoch = int(plan.metadata["epoch"])
+    before = place.parent / f"epoch-{epoch - 1:04d}.arrow"
+    if scores is None and "scores" in parents:
+        scores = _scores_of(run, epoch, parents["scores"])
+    features = FeatureSet.open(run.parent.parent / "features" / (run / "run.json").read_json()["features"]["name"])
+    check_parent(str(place), parents.get("features"), "features", features.fingerprint)
+    previous = BatchPlan.open(before) if before.exists() else None
+    return plan_statistics(plan, labels=features.labels, scores=scores, previous=previous, batch_rows=features.manifest["batch_rows"])
+
+
+def _scores_of(run: Place, epoch: int, fingerprint: str) -> Scores:
+    """The scores that a plan was made from: those of its epoch, or of the last one before it that was scored."""
+    for number in range(epoch, -1, -1):
+        place = run / "scores" / f"epoch-{number:04d}.arrow"
+        if place.exists():
+            scores = Scores.open(place)
+            check_parent(f"plan {epoch} of {run}", fingerprint, "scores", str(scores.fingerprint))
+            return scores
+    raise MissingError(f"plan {epoch} of {run} was made from scores {fingerprint[:12]}, which are not there", "give them with --scores")
 
 
 def _names(plan: BatchPlan) -> list[str]:

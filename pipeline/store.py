@@ -1,6 +1,7 @@
 """Places: files and folders on a local disk or any pyarrow.fs URI, written atomically."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import MissingError, StoreError
+from pipeline.errors import FullError, MissingError, StoreError
 
 MANIFEST = "manifest.json"
 S3_SECONDS, S3_ATTEMPTS = 2, 2
@@ -117,7 +118,7 @@ class Place:
             self.fs.create_dir(self.parent.path, recursive=True)
             file = HashingFile(self.fs.open_output_stream(temporary.path))
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self} cannot be written ({error})", "choose a place that you may write to") from error
+            raise _unwritable(self, error) from error
         try:
             yield file
             file.close()
@@ -130,8 +131,9 @@ class Place:
                 file.close()
             with contextlib.suppress(OSError, StoreError):
                 temporary.delete()
-            if isinstance(error, OSError):
-                raise StoreError(f"{self} cannot be written ({error})", "free space or choose another place") from error
+            failed = error if isinstance(error, OSError) else file.failed
+            if failed and isinstance(error, Exception):
+                raise _unwritable(self, failed) from failed
             raise
 
     def write_bytes(self, data: bytes) -> str:
@@ -198,6 +200,12 @@ class Place:
             raise StoreError(f"{self} cannot be deleted ({error})", "check that the store is there and may be written") from error
 
 
+def _unwritable(place: Place, error: Exception) -> StoreError:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return FullError(f"{place} cannot be written ({error})", "free space and run the command again, or choose another place")
+    return StoreError(f"{place} cannot be written ({error})", "choose a place that you may write to")
+
+
 def without_secrets(uri: str) -> str:
     """A place as a person may see it: a URI without credentials and options, which may hold some."""
     if "://" not in uri:
@@ -222,18 +230,23 @@ def encode_json(value: Any) -> bytes:
 
 
 class HashingFile:
-    """A writable file that knows the SHA-256 and the number of the bytes that went through it."""
+    """A writable file that knows the SHA-256 and the number of the bytes that went through it, and the error that ended it (some writers hide it)."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self._hash = hashlib.sha256()
         self.num_bytes = 0
+        self.failed: OSError | None = None
         self.closed = False
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
         self.num_bytes += memoryview(data).nbytes
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.failed = error
+            raise
         return memoryview(data).nbytes
 
     def flush(self) -> None:

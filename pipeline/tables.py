@@ -5,8 +5,8 @@ its record batch by a division. A sample that lacks a modality has a row of zero
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import DataError, MissingError, StoreError
+from pipeline.cache import PartCache, RemoteFile
+from pipeline.errors import DataError, MissingError
+from pipeline.parts import RemoteParts, open_file, read_batch
 from pipeline.schema import samples_schema
 from pipeline.store import MANIFEST, HashingFile, Place
 
@@ -22,8 +24,6 @@ Array = npt.NDArray[Any]
 BATCH_ROWS = 64
 TABLE_ROWS = 2**16
 """Rows of a record batch of any other table: what a reader of one batch holds."""
-REMOTE_BATCHES = 256
-"""Record batches of an object store that a reader keeps in memory."""
 
 
 def part_name(index: int) -> str:
@@ -33,7 +33,7 @@ def part_name(index: int) -> str:
 
 def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
     """An Arrow IPC file as a table, memory-mapped where it is local, checked in full unless trusted (raises MissingError, DataError, StoreError)."""
-    reader = _open_file(place)
+    reader = open_file(place)
     try:
         table = reader.read_all()
         if not trusted:
@@ -49,18 +49,6 @@ def write_table(place: Place, table: pa.Table) -> str:
     with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=TABLE_ROWS)
     return file.hexdigest()
-
-
-def _open_file(place: Place) -> pa.ipc.RecordBatchFileReader:
-    if not place.exists():
-        raise MissingError(f"{place} does not exist")
-    try:
-        source = pa.memory_map(str(place.local)) if place.local else place.fs.open_input_file(place.path)
-        return pa.ipc.open_file(source)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{place} is not an Arrow IPC file ({error})", "give a file that Remix wrote, or write it again") from error
-    except OSError as error:
-        raise StoreError(f"{place} cannot be read ({error})", "check that the store is there and may be read") from error
 
 
 class PartWriter:
@@ -93,9 +81,9 @@ class PartWriter:
 
 
 class FeatureSet:
-    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays."""
+    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays; parts of a remote one go through `cache`."""
 
-    def __init__(self, place: Place, manifest: dict[str, Any]) -> None:
+    def __init__(self, place: Place, manifest: dict[str, Any], cache: PartCache | None = None) -> None:
         self.place = place
         self.manifest = manifest
         self.modalities: list[str] = list(manifest["modalities"])
@@ -103,19 +91,22 @@ class FeatureSet:
         self.fingerprint: str = manifest["fingerprint"]
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
-        self._readers: dict[tuple[str, int], pa.ipc.RecordBatchFileReader] = {}
-        # maps of a local file cost nothing; what comes from an object store is kept for a while
-        self._batch = lru_cache(maxsize=None if place.local else REMOTE_BATCHES)(self._read_batch)
+        self.cache = None if place.local else cache
+        if place.local:  # maps of a local file cost nothing
+            self._reader = lru_cache(maxsize=None)(self._open_part)
+            self._batch: Callable[[str, int, int], Array] = lru_cache(maxsize=None)(self._map_batch)
+        else:
+            self._batch = RemoteParts(partial(_file_of, place, manifest["parts"]), self.cache).batch
 
     @classmethod
-    def open(cls, place: Place) -> "FeatureSet":
+    def open(cls, place: Place, cache: PartCache | None = None) -> "FeatureSet":
         """Opens a folder with a manifest (raises MissingError where there is none)."""
         if not (place / MANIFEST).exists():
             raise MissingError(f"{place} holds no finished feature set", f"run `remix decode SHARDS --out {place}` to the end")
-        return cls(place, (place / MANIFEST).read_json())
+        return cls(place, (place / MANIFEST).read_json(), cache)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureSet, (self.place, self.manifest)
+        return FeatureSet, (self.place, self.manifest, self.cache)
 
     @cached_property
     def samples(self) -> pa.Table:
@@ -160,9 +151,26 @@ class FeatureSet:
             out[i] = self._batch(modality, part, local // batch_rows)[local % batch_rows]
         return out
 
-    def _read_batch(self, modality: str, part: int, number: int) -> Array:
-        key = (modality, part)
-        if key not in self._readers:
-            self._readers[key] = _open_file(self.place / modality / part_name(self.manifest["parts"][part]["index"]))
-        rows: Array = self._readers[key].get_batch(number).column(0).to_numpy_ndarray()
-        return rows
+    def file_of(self, modality: str, part: int) -> RemoteFile:
+        """The file of a part, by its position in the manifest."""
+        return _file_of(self.place, self.manifest["parts"], modality, part)
+
+    def parts_of(self, rows: Array) -> list[int]:
+        """The parts, ascending, that hold any of the rows."""
+        parts: list[int] = np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
+        return parts
+
+    def fetch(self, modality: str, part: int) -> bool:
+        """Sees to it that the cache has a copy of a part; False: it has no room (raises DataError, MissingError, StoreError)."""
+        return self.cache is not None and self.cache.fetch(self.file_of(modality, part))
+
+    def _open_part(self, modality: str, part: int) -> pa.ipc.RecordBatchFileReader:
+        return open_file(self.file_of(modality, part).place)
+
+    def _map_batch(self, modality: str, part: int, number: int) -> Array:
+        return read_batch(self._reader(modality, part), number)
+
+
+def _file_of(place: Place, parts: Sequence[dict[str, Any]], modality: str, part: int) -> RemoteFile:
+    known = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
+    return RemoteFile(place=place / modality / part_name(parts[part]["index"]), sha256=known["sha256"], num_bytes=known["bytes"])

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config import parse
 from pipeline.index import IDS, hash_ids, write_ids
+from pipeline.ingest import VERSION
 from pipeline.plan import BatchPlan
 from pipeline.schema import fingerprint, fingerprint_of, samples_schema
 from pipeline.store import MANIFEST, Place
@@ -39,7 +40,7 @@ def make_features(
     place = Place.at(folder)
     cuts = np.linspace(0, num_rows, num_parts + 1).astype(int)
     facts = {}
-    files: list[dict[str, str]] = [{} for _ in range(num_parts)]
+    files: list[dict[str, dict[str, object]]] = [{} for _ in range(num_parts)]
     for k, (name, (shape, dtype)) in enumerate(shapes.items()):
         patterns = rng.normal(size=(num_classes, *shape))
         values = patterns[labels] + rng.normal(size=(num_rows, *shape)) * (1 + k)
@@ -50,7 +51,7 @@ def make_features(
                 for row in range(cuts[part], cuts[part + 1]):
                     writer.append(values[row] if has[name][row] else None)
                 writer.close()
-            files[part][name] = file.hexdigest()
+            files[part][name] = {"sha256": file.hexdigest(), "bytes": file.num_bytes}
         axes = tuple(i for i in range(values.ndim) if i != (values.ndim - 3 if len(shape) >= 3 else 1))
         moments = {"mean": values.mean(axes, dtype=float).tolist(), "std": values.std(axes, dtype=float).tolist()}
         facts[name] = {"kind": "tensor", "shape": list(shape), "dtype": dtype, "num_rows": int(has[name].sum()), **moments}
@@ -59,11 +60,13 @@ def make_features(
     samples = pa.table([pa.array(column) for column in columns], schema=samples_schema(list(shapes)))
     write_table(place / "samples.arrow", samples)
     write_ids(place / IDS, [hash_ids(ids)])
-    parts = [{"index": part, "shard": "a.tar", "rows": int(cuts[part + 1] - cuts[part])} for part in range(num_parts)]
+    parts = [{"index": part, "shard": "a.tar", "rows": int(cuts[part + 1] - cuts[part]), "files": files[part]} for part in range(num_parts)]
     splits = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
     manifest = {"kind": "features", "modalities": facts, "classes": [f"c{i}" for i in range(num_classes)], "splits": splits, "parts": parts}
-    manifest |= {"num_rows": num_rows, "num_rejected": 0, "batch_rows": BATCH_ROWS, "parents": {}}
-    (place / MANIFEST).write_json({**manifest, "fingerprint": fingerprint_of([facts, files, fingerprint(samples, {})])})
+    manifest |= {"version": VERSION, "num_rows": num_rows, "num_rejected": 0, "batch_rows": BATCH_ROWS, "parents": {}}
+    hashes = [[part["shard"], part["rows"], {name: file["sha256"] for name, file in part["files"].items()}] for part in parts]
+    content = [VERSION, list(facts.items()), manifest["classes"], hashes, fingerprint(samples, {})]
+    (place / MANIFEST).write_json({**manifest, "fingerprint": fingerprint_of(content)})
     return FeatureSet.open(place)
 
 

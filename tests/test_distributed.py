@@ -1,14 +1,9 @@
-"""Ray Train around the loop: the same batches and, to float tolerance, the same weights; a dead worker is replaced; offline scores are the live ones."""
+"""Ray Train around the loop: the same batches and, to float tolerance, the same weights; offline scores are the live ones."""
 
-import os
 import shutil
-import signal
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -75,32 +70,6 @@ def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(store:
             assert np.concatenate(parts).tolist() == step.rows.tolist()
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: Path, one: Run, two: Run) -> None:
-    config = run_config(store, name="killed", optimizer={"kind": "sgd", "lr": 0.01}, resources={"workers": 2, "checkpoint_every": 2})
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        seen = config.run_place.local / "checkpoints" / "last.pt"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not killed:
-            if seen.exists():
-                for process in psutil.Process(os.getpid()).children(recursive=True):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        process.send_signal(signal.SIGKILL)
-                        killed.append(process.pid)
-                        break
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    run = launch(config)
-    thread.join()
-    assert killed, "no worker was found to kill"
-    check_coverage(run, 4)
-    first, second = weights(two), weights(run)
-    assert all(torch.equal(first[key], second[key]) for key in first)
-
-
 def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(store: Path, one: Run, ray_cluster: None) -> None:
     features = FeatureSet.open(run_config(store).features_place)
     place = one.checkpoint("last")
@@ -143,8 +112,8 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray
 
 
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
-    with pytest.raises(ConfigError, match=r"resources.workers 16 .* want 16 CPUs, but Ray has 2 here; ask for fewer"):
+    with pytest.raises(ConfigError, match=r"resources.workers 16 .* want 16 of CPU, but Ray has 2 here; ask for fewer"):
         launch(run_config(store, name="many", resources={"workers": 16}))
-    with pytest.raises(ConfigError, match=r"resources.workers 2 \(use_gpu True, .* want 2 GPUs, but Ray has 0 here; ask for fewer"):
+    with pytest.raises(ConfigError, match=r"resources.workers 2 \(use_gpu True, .* want 2 of GPU, but Ray has 0 here; ask for fewer"):
         launch(run_config(store, name="many", resources={"workers": 2, "use_gpu": True}))
     assert not (store / "runs" / "many").exists()

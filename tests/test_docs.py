@@ -74,14 +74,14 @@ def test_every_command_is_told_with_its_options_and_defaults() -> None:
 
 def test_every_example_can_be_typed() -> None:
     for line in re.findall(r"^remix .*$", "".join(blocks("console")), re.MULTILINE):
-        name = next(name for name in COMMANDS if line.startswith(f"{name} "))
+        name = next(name for name in COMMANDS if f"{line} ".startswith(f"{name} "))
         COMMANDS[name].make_context(name, shlex.split(line.removeprefix(name)))  # raises UsageError
 
 
 def test_the_make_targets_exist() -> None:
     makefile, pages = (ROOT / "Makefile").read_text(), README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", pages, re.MULTILINE))
-    assert {"demo", "test"} <= named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", pages, re.MULTILINE))
+    assert {"demo", "test"} <= named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
 def test_every_address_and_setting_of_the_service_is_told() -> None:

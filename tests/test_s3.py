@@ -119,10 +119,10 @@ def test_a_server_that_stops_or_hangs_is_an_error_in_time_and_is_found_again(ser
 
 
 def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) -> None:
-    runs = []
+    runs, resources = [], {"cache_dir": str(tmp_path / "cache")}
     for store in (str(tmp_path), s3()):
         features = make_features(Place.at(store) / "features" / "made", missing=0.2)
-        runs.append(launch(run_config(store)))
+        runs.append(launch(run_config(store, resources=resources)))
     local, remote = runs
     check_coverage(remote, 4)
     assert remote.checkpoint("last").read_bytes()[:2] == b"PK"
@@ -137,9 +137,9 @@ def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) 
     secret = store.split("@")[0].rsplit(":", 1)[1]
     assert secret.encode() not in (remote.place / "run.json").read_bytes()
     with pytest.raises(InputError, match="run 'run' exists in s3://bucket-") as error:
-        launch(run_config(store))
+        launch(run_config(store, resources=resources))
     assert secret not in str(error.value)
-    assert launch(run_config(store), resume=True).facts["status"] == "finished"
+    assert launch(run_config(store, resources=resources), resume=True).facts["status"] == "finished"
 
 
 def test_copies_of_files_on_s3(server: S3Server, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
-from pipeline.config import Config, Name, PlanConfig, load, parse
+from pipeline.config import Config, DecodeConfig, Name, PlanConfig, load, parse
 from pipeline.errors import ConfigError
 from pipeline.schema import fingerprint_of
 from pipeline.store import Place
@@ -54,11 +54,46 @@ class ResourcesConfig(Config):
     """0: this process alone, without Ray; N: N workers of Ray Train."""
     use_gpu: bool | Literal["auto"] = "auto"
     cpus_per_worker: float = Field(default=1, gt=0)
+    """Also the threads of torch in training on CPUs, since the weights depend on them in the last bits."""
     max_failures: int = Field(default=3, ge=-1)
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints within an epoch; the end of an epoch is always one."""
     prefetch: int = Field(default=3, ge=1)
     """Batches prepared ahead of the step."""
+    worker_resources: dict[Name, float] = Field(default={})
+    """What else a node must offer for each worker, by the names that it was started with (`ray start --resources`)."""
+    decode_resources: dict[Name, float] = Field(default={})
+    """The same for each task that decodes a shard of `source`."""
+    cache_dir: str | None = None
+    """Where a node keeps copies of a remote store's parts; null: a folder `remix-cache` among its temporary files."""
+    cache_size: ByteSize = ByteSize(20 * 2**30)
+    """How many bytes all copies on a node may take together."""
+
+
+class GenerateConfig(Config):
+    """Generated samples, as `remix generate` makes them, in <store>/shards/<features>."""
+
+    samples: int = Field(default=480, ge=1)
+    classes: int = Field(default=6, ge=2)
+    shards: int = Field(default=4, ge=1)
+    seed: int = Field(default=0, ge=0)
+    modalities: tuple[Name, ...] = ("audio", "video")
+
+
+class SourceConfig(Config):
+    """What the features are made from where they are not there yet: either generated samples or shards."""
+
+    generate: GenerateConfig | None = None
+    shards: tuple[str, ...] = ()
+    """Shards, folders of them or globs; places without a scheme that do not begin with / lie below the store."""
+    decode: DecodeConfig | None = None
+    """As for `remix decode`; null: decode.yaml beside the shards, else inferred."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "SourceConfig":
+        if bool(self.generate) == bool(self.shards):
+            raise ValueError("give either `generate` or `shards`")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -87,6 +122,7 @@ class RunConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     plan: PlanConfig = PlanConfig()
+    source: SourceConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="before")
@@ -97,8 +133,8 @@ class RunConfig(Config):
         return merge(PRESETS.get(str(value.get("preset", "small")), {}), value)
 
     def asked(self) -> dict[str, Any]:
-        """The configuration without name and circumstances: what decides the result."""
-        return self.model_dump(mode="json", exclude={"name", "store", "resources"})
+        """The configuration without name, source and circumstances: what decides the result, together with the features."""
+        return self.model_dump(mode="json", exclude={"name", "store", "source", "resources"})
 
     @property
     def digest(self) -> str:
@@ -114,6 +150,13 @@ class RunConfig(Config):
     def run_place(self) -> Place:
         """<store>/runs/<name>"""
         return Place.at(self.store) / "runs" / self.name
+
+
+def check_world(config: RunConfig) -> None:
+    """Raises ConfigError where a global batch has fewer rows than there are workers."""
+    workers = max(config.resources.workers, 1)
+    if config.train.batch_size < workers:
+        raise ConfigError(f"batch_size {config.train.batch_size} is smaller than the world size {workers}", f"set train.batch_size to {workers} or more")
 
 
 METHODS: dict[str, Any] = {

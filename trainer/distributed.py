@@ -1,15 +1,17 @@
 """Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
 
+import platform
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from pipeline.cluster import connect, require
-from pipeline.errors import ConfigError, MissingError, RemixError
+from pipeline.errors import ConfigError, MissingError, RemixError, StoreError
 from pipeline.store import Place
 from trainer import config as configs
 from trainer import loop
@@ -34,14 +36,16 @@ def check(config: configs.RunConfig) -> None:
     if config.train.sync_batchnorm and not uses_gpu(resources):
         raise ConfigError("train.sync_batchnorm is set, but the workers have no GPU", "unset it, or use model.encoder.norm: group")
     what = f"resources.workers {resources.workers} (use_gpu {resources.use_gpu}, cpus_per_worker {resources.cpus_per_worker:g})"
-    require(what, resources.workers * resources.cpus_per_worker, resources.workers if uses_gpu(resources) else 0)
+    others = {name: amount * resources.workers for name, amount in resources.worker_resources.items()}
+    require(what, resources.workers * resources.cpus_per_worker, resources.workers if uses_gpu(resources) else 0, others)
 
 
 def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
     """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
     resources = config.resources
     gpu = uses_gpu(resources)
-    scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if gpu else {})})
+    each = {"CPU": resources.cpus_per_worker, **({"GPU": 1} if gpu else {}), **resources.worker_resources}
+    scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker=each)
     place, failures = run.place, FailureConfig(max_failures=resources.max_failures)
     storage = RunConfig(name="ray", storage_path=place.path, storage_filesystem=None if place.local else place.fs, failure_config=failures)
     # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
@@ -51,19 +55,31 @@ def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
+            if own := _own(error):
+                raise own from error
             raise RemixError(f"run {config.name!r} failed under Ray Train: {error}", "mend the cause and continue with --resume") from error
     return dict(run.facts["result"])
 
 
+def _own(error: ray.train.TrainingFailedError) -> RemixError | None:
+    """The error of ours that ended a worker, without Ray's wrapping of it."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return next((each for each in (getattr(failure, "_base_exc", failure) for failure in failures) if isinstance(each, RemixError)), None)
+
+
 def _worker(given: dict[str, Any]) -> None:
-    context = ray.train.get_context()
-    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
+    context, device, run = ray.train.get_context(), get_device(), given["run"]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collectives take the current device, which would be the first one for every worker of a node
+    if not (run.place / "run.json").exists():
+        raise StoreError(f"{run.place} is not seen from the node {platform.node()}", "give a store that all nodes of the cluster share")
+    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
     def report(event: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             ray.train.report({key: value for key, value in event.items() if key != "event"})
 
-    loop.train(configs.RunConfig.model_validate(given["config"]), given["run"], world, report)
+    loop.train(configs.RunConfig.model_validate(given["config"]), run, world, report)
 
 
 @contextmanager

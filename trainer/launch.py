@@ -1,23 +1,30 @@
 """From a configuration to a finished run: checked first, then in this process or on Ray Train."""
 
+from contextlib import suppress
+
 import torch
 
-from pipeline.errors import MismatchError
+from pipeline.errors import MismatchError, StoreError
 from pipeline.tables import FeatureSet
 from trainer import loop
-from trainer.config import RunConfig
+from trainer.config import RunConfig, check_world
 from trainer.run import Run
 from trainer.world import World
 
 
 def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress = lambda event: None) -> Run:
-    """Starts a run, or with `resume` takes up one of that name where there is one, and brings it to its end (raises InputError before anything is written)."""
-    features = FeatureSet.open(config.features_place)
-    loop.check(config, features)
+    """Starts a run, or with `resume` takes up one of that name, and brings it to its end (raises InputError before anything of it is written)."""
+    check_world(config)
     if config.resources.workers:
         from trainer import distributed
 
         distributed.check(config)
+    if config.source:
+        from trainer.source import ensure_features
+
+        ensure_features(config, progress)
+    features = FeatureSet.open(config.features_place)
+    loop.check(config, features)
     if resume and (config.run_place / "run.json").exists():
         run = Run.open(config.run_place)
         check_same(run, config, features)
@@ -29,7 +36,8 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
         try:
             _train(config, run, progress)
         except BaseException as error:
-            run.update(status="failed", error=f"{type(error).__name__}: {error}")
+            with suppress(StoreError):  # which would hide the error, where the disk is full
+                run.update(status="failed", error=f"{type(error).__name__}: {error}")
             raise
     return run
 
@@ -54,8 +62,8 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
         )
     if facts["digest"] != config.digest:
         before, now = facts["config"], config.model_dump(mode="json")
-        changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "store", "resources")]
+        changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "store", "source", "resources")]
         raise MismatchError(
             f"run {config.name!r} was started with another configuration of {', '.join(changed)}",
-            "choose another name, or restore the configuration; only `resources` may change",
+            "choose another name, or restore the configuration; only `source` and `resources` may change",
         )

@@ -10,6 +10,7 @@ import torch
 from pipeline.plan import BatchPlan, Step
 from pipeline.schema import ALL
 from pipeline.tables import FeatureSet
+from trainer.ahead import Ahead, Reads
 from trainer.world import World
 
 
@@ -55,10 +56,12 @@ class PlanLoader:
 
     def _fill(self, ahead: "queue.Queue[Batch | BaseException | None]", stop: threading.Event) -> None:
         try:
-            for step in self._plan.steps(self._start):
-                if stop.is_set():
-                    return
-                ahead.put(self.load(step))
+            with Ahead(self._features, map(self._reads, self._plan.steps(self._start))) as fetcher:
+                for number, step in enumerate(self._plan.steps(self._start)):
+                    if stop.is_set():
+                        return
+                    fetcher.reach(number)
+                    ahead.put(self.load(step))
             ahead.put(None)
         except BaseException as error:
             ahead.put(error)
@@ -67,16 +70,19 @@ class PlanLoader:
         """One batch, now."""
         rows = step.for_rank(self._world.rank, self._world.size)
         names = self._features.modalities
-        read = [name for name in names if step.modality in (ALL, name) or not self._skip_masked]
         global_has, has = self._features.has[step.rows], self._features.has[rows]
         return Batch(
             step=step,
             rows=torch.from_numpy(rows.copy()),
             labels=torch.from_numpy(self._features.labels[rows]).long(),
-            inputs={name: self._pinned(torch.from_numpy(self._features.read(name, rows))) for name in read},
+            inputs={name: self._pinned(torch.from_numpy(self._features.read(name, rows))) for name, rows in self._reads(step)},
             has={name: torch.from_numpy(has[:, k].copy()) for k, name in enumerate(names)},
             num_valid={name: int(global_has[:, k].sum()) for k, name in enumerate(names)},
         )
+
+    def _reads(self, step: Step) -> Reads:
+        rows = step.for_rank(self._world.rank, self._world.size)
+        return [(name, rows) for name in self._features.modalities if step.modality in (ALL, name) or not self._skip_masked]
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory() if self._pin else tensor

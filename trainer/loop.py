@@ -7,6 +7,7 @@ A run that was killed goes on from its last checkpoint: the cursor (epoch, next 
 because learning rate, augmentation and order are functions of (seed, epoch, step, row) and of nothing else.
 """
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pipeline.schema import SPLITS
 from pipeline.shares import bounds_of
 from pipeline.tables import FeatureSet
 from trainer import checkpoint as checkpoints
+from trainer.ahead import check_cache, open_features
 from trainer.config import RunConfig
 from trainer.inputs import Inputs
 from trainer.loading import PlanLoader
@@ -49,9 +51,6 @@ class Cursor:
 
 def check(config: RunConfig, features: FeatureSet) -> None:
     """Everything about a run that can be known to be wrong before it starts (raises InputError)."""
-    workers = max(config.resources.workers, 1)
-    if config.train.batch_size < workers:
-        raise ConfigError(f"batch_size {config.train.batch_size} is smaller than the world size {workers}", f"set train.batch_size to {workers} or more")
     if len(features.classes) < 2:
         raise InputError(f"features {config.features!r} have {len(features.classes)} class", "training needs 2 classes or more")
     if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
@@ -67,6 +66,7 @@ def check(config: RunConfig, features: FeatureSet) -> None:
             raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
     build_model(config.model, {name: features.shape(name) for name in features.modalities}, len(features.classes), config.seed)
     bounds_of(config.plan, features.modalities, len(features.rows_of("train")))
+    check_cache(config, features)
 
 
 class Trainer:
@@ -183,7 +183,8 @@ class Trainer:
             )
         if found["digest"] != self.config.digest:
             raise MismatchError(
-                f"{place} was trained under another configuration", "restore the configuration, or choose another name; only `resources` may change"
+                f"{place} was trained under another configuration",
+                "restore the configuration, or choose another name; only `source` and `resources` may change",
             )
         self.model.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
@@ -211,8 +212,11 @@ class Trainer:
 
 def train(config: RunConfig, run: Run, world: World | None = None, progress: Progress = lambda event: None) -> dict[str, Any]:
     """Trains a run that exists, from its start or its last checkpoint, to its end."""
-    features = FeatureSet.open(config.features_place)
+    features = open_features(config)
     world = world or World()
+    if world.device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))  # sums in another number of threads are other sums
+    nodes = world.gather(platform.node())
     if world.leads:
-        run.update(status="running", error=None)
+        run.update(status="running", nodes=nodes, error=None)
     return Trainer(config, features, run, world, progress).train()

@@ -10,10 +10,11 @@ from pipeline.errors import MismatchError, RemixError
 from pipeline.index import write_step_index
 from pipeline.plan import BatchPlan, joint_draft, remix_draft, write_plan
 from pipeline.scores import Scores
-from pipeline.scoring import batches_of, join_scores, score_rows
+from pipeline.scoring import join_scores, score_rows
 from pipeline.stats import plan_statistics
 from pipeline.store import Place
 from pipeline.tables import FeatureSet, write_table
+from trainer.ahead import fetching
 from trainer.config import RunConfig
 from trainer.predict import Predictor
 from trainer.run import Run
@@ -40,7 +41,7 @@ def _score(config: RunConfig, features: FeatureSet, run: Run, world: World, pred
     place = run.scores(epoch - since)
     if not world.broadcast(place.exists()):
         rows = features.rows_of("train")
-        mine = [(number, score_rows(features, batch, predictor(batch))) for number, batch in batches_of(rows, config.train.score_batch, world.rank, world.size)]
+        mine = [(number, score_rows(features, batch, predictor(batch))) for number, batch in fetching(features, rows, config.train.score_batch, world)]
         parts = [part for rank in world.gather(mine) for part in rank]
         if world.leads:
             _check_finite(parts, features, epoch)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.scoring import batches_of
 from pipeline.tables import FeatureSet
+from trainer.ahead import fetching
 from trainer.inputs import Inputs
 from trainer.model import MultimodalModel
 from trainer.world import World
@@ -43,7 +43,7 @@ class Predictor:
 def outcomes(predictor: Predictor, features: FeatureSet, rows: Array, batch_size: int, world: World) -> dict[str, Array]:
     """Per row of a split and per head (each modality, "fused"): `predicted_<head>` (n,) int32 and `p_label_<head>` (n,) float32, on every rank."""
     mine = []
-    for number, batch in batches_of(rows, batch_size, world.rank, world.size):
+    for number, batch in fetching(features, rows, batch_size, world):
         found = predictor(batch)
         labels = features.labels[batch]
         part = {f"predicted_{name}": p.argmax(axis=1).astype(np.int32) for name, p in found.items()}

@@ -1,0 +1,127 @@
+"""Clips/s of `remix decode` and samples/s of training with 1, 2, ... workers, each pinned to a core of its own.
+
+    python benchmarks/scaling.py [--workers 1,2] [--repeats 3]     decode needs REMIX_TEST_DATA; without it only training is measured
+
+`ratio` is the median over repeats of decoding with the most workers by decoding with one, `train.ratio` the same of training; both sides of each pair run
+in one Ray, one after the other, in turns which comes first. Decoding is timed behind the scan. Training is the paper's preset (a ResNet-18 a modality,
+batch 64 over all workers) in joint epochs; a step's time is that of rank 0, waiting and exchange of gradients included, and the first epoch is left out.
+Driver, raylet and controller may use any core: on a machine with no more cores than workers they take theirs from the workers, and the ratio says so.
+"""
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import ray
+from _report import report
+from decode import CONFIG, unpack
+
+from pipeline.config import DecodeConfig, parse
+from pipeline.decode import Progress, decode
+from pipeline.shards import find_shards
+from pipeline.store import Place
+from trainer.config import RunConfig
+from trainer.launch import launch
+
+VIDEO = {"kind": "video", "member": "mp4", "frames": 2, "size": 112}
+AUDIO = {"kind": "audio", "member": "mp4", "seconds": 1.0, "hop": 256}
+EPOCHS = 3
+
+
+class Pins(threading.Thread):
+    """Keeps every process that decodes or trains on one core: the first on the first core, and so on, in turns."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._seen: dict[int, int] = {}
+
+    def run(self) -> None:
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    name = " ".join(process.cmdline())
+                    if name.startswith(("ray::Map(", "ray::RayTrainWorker")) or "RayTrainWorker" in name:
+                        self._pin(process.pid)
+                except psutil.Error:
+                    self._seen.pop(process.pid, None)
+            time.sleep(0.2)
+
+    def _pin(self, pid: int) -> None:
+        alive = {each: core for each, core in self._seen.items() if psutil.pid_exists(each)}
+        self._seen = alive
+        if pid not in alive:
+            used = list(alive.values())
+            alive[pid] = min(self._cores, key=lambda core: (used.count(core), core))
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {alive[pid]})
+
+
+def decoding(shards: list[Place], out: Path, workers: int) -> float:
+    """Clips/s behind the scan."""
+    scanned = time.perf_counter()
+
+    def watch(progress: Progress) -> None:
+        nonlocal scanned
+        if progress.stage == "scan":
+            scanned = time.perf_counter()
+
+    summary = decode(shards, Place.at(out), CONFIG, progress=watch, concurrency=workers)
+    return summary.num_rows / (time.perf_counter() - scanned)
+
+
+def training(store: Path, name: str, workers: int) -> float:
+    """Samples/s behind the first epoch."""
+    decoded = parse(DecodeConfig, {"modalities": {"audio": AUDIO, "video": VIDEO}}, "scaling")
+    source = {"generate": {"samples": 280, "classes": 6, "shards": 4}, "decode": decoded.model_dump()}
+    train = {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch_size": 64}
+    facts = {"name": name, "features": "scaling", "store": str(store), "preset": "paper", "source": source, "train": train, "resources": {"workers": workers}}
+    run = launch(parse(RunConfig, facts, "scaling"))
+    steps = [step for epoch in range(1, EPOCHS) for step in run.steps(epoch).to_pylist()]
+    return sum(step["num_rows"] for step in steps) / sum(step["wait_seconds"] + step["step_seconds"] for step in steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    numbers = sorted(int(number) for number in asked.workers.split(","))
+    ray.init(num_cpus=numbers[-1], include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    Pins().start()
+    clips: dict[int, list[float]] = {number: [] for number in numbers}
+    samples: dict[int, list[float]] = {number: [] for number in numbers}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = "REMIX_TEST_DATA" in os.environ
+        shards = []
+        if data:
+            unpack(folder)
+            shards = find_shards([str(folder / "shards")])
+            decoding(shards, folder / "warm", numbers[-1])
+        for i in range(asked.repeats):
+            for number in numbers if i % 2 == 0 else reversed(numbers):
+                if data:
+                    clips[number].append(decoding(shards, folder / f"decoded-{i}-{number}", number))
+                samples[number].append(training(folder / "store", f"run-{i}-{number}", number))
+    found = {"train": sides(samples, "samples/s of training", 1.7), **({"decode": sides(clips, "clips/s of remix decode", 1.8)} if data else {})}
+    first = found.get("decode", found["train"])
+    report("scaling", float(str(first["ratio"])), above=f"{numbers[-1]} workers", below=f"{numbers[0]} worker", workers=numbers, **found)
+
+
+def sides(rates: dict[int, list[float]], what: str, goal: float) -> dict[str, object]:
+    """The rates of each number of workers, and the median ratio of the most to the fewest within a repeat."""
+    first, last = min(rates), max(rates)
+    ratios = [most / one for one, most in zip(rates[first], rates[last], strict=True)]
+    rounds = {str(number): [round(rate, 2) for rate in each] for number, each in rates.items()}
+    return {"what": what, "ratio": round(statistics.median(ratios), 4), "ratios": [round(ratio, 4) for ratio in ratios], "goal": goal, "rounds": rounds}
+
+
+if __name__ == "__main__":
+    main()
