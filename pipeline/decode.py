@@ -81,12 +81,16 @@ def decode(
     finished = _finished(out, parents, specs, classes)
     if finished:
         return _summary(finished, num_reused=len(shards), unchanged=True)
-    _started(out).write_bytes(b"")
-    jobs = [
-        Job(shard=shard, name=scan.name, digest=scan.digest, index=i, out=out, config=config) for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
-    ]
-    num_reused = _ingest(jobs, scans, config, tell, asked)
-    manifest = _finish(out, jobs, config, classes, specs, parents)
+    with (out / ".parts" / ".lock").held(f"{out} is being decoded by another process"):
+        for folder in (out, out / ".parts", *(out / name for name in specs)):
+            folder.sweep()
+        _started(out).write_bytes(b"")
+        jobs = [
+            Job(shard=shard, name=scan.name, digest=scan.digest, index=i, out=out, config=config)
+            for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
+        ]
+        num_reused = _ingest(jobs, scans, config, tell, asked)
+        manifest = _finish(out, jobs, config, classes, specs, parents)
     return _summary(manifest, num_reused=num_reused, unchanged=False)
 
 

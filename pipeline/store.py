@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,11 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import FullError, MissingError, StoreError
+from pipeline.errors import FullError, InputError, MissingError, StoreError
 
 MANIFEST = "manifest.json"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""The names of files that are being written."""
 S3_SECONDS, S3_ATTEMPTS = 2, 2
 """How long S3 may take to connect, and to send a byte more, and how often it is asked, where somebody waits."""
 
@@ -148,6 +152,34 @@ class Place:
             os.replace(self.path, to.path)
         else:
             self.fs.move(self.path, to.path)
+
+    def sweep(self) -> None:
+        """Removes what writers that died left of files in this folder; nobody may be writing there (raises StoreError)."""
+        try:
+            entries = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be listed ({error})", "check that the store is there and may be read") from error
+        for entry in entries:
+            if TEMPORARY.fullmatch(entry.base_name):
+                Place(self.fs, entry.path).delete()
+
+    @contextlib.contextmanager
+    def held(self, busy: str) -> Iterator[None]:
+        """Holds a lock file, on a local disk alone; the lock of a process ends with it (raises InputError that says `busy` where another has it)."""
+        if not self.local:
+            yield
+            return
+        try:
+            self.local.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.local.open("w")
+        except OSError as error:
+            raise _unwritable(self, error) from error
+        with lock as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(busy, "wait for it to end, or stop it") from error
+            yield
 
     def check_writable(self) -> None:
         """Raises StoreError where a file could not be written here."""

@@ -1,16 +1,20 @@
 import json
+import shutil
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.config import PlanConfig
+from pipeline.errors import MismatchError
 from pipeline.histograms import score_histograms
 from pipeline.plan import BatchPlan, joint_plan, remix_plan
 from pipeline.scores import Scores
-from pipeline.stats import plan_statistics
+from pipeline.stats import plan_statistics, statistics_at
+from pipeline.store import Place
 from tests.plan_tables import arithmetic_costs, scores_table
 
 NUM_CLASSES = 5
@@ -151,3 +155,16 @@ def test_locality_lowers_read_amplification() -> None:
     scores = scores_of(20_000, 2)
     whole, local = (plan_statistics(plan_of(scores, locality=locality))["read_amplification"] for locality in (None, 256))
     assert local < whole / 4
+
+
+def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(trained_store: Path, tmp_path: Path) -> None:
+    plans = sorted(trained_store.glob("runs/*/plans/epoch-????.arrow"))
+    assert len(plans) == 8
+    for plan in plans:
+        assert json.loads(json.dumps(statistics_at(Place.at(plan)))) == json.loads(plan.with_suffix(".stats.json").read_text())
+    alone = tmp_path / "plan.arrow"
+    shutil.copy(plans[-1], alone)
+    assert statistics_at(Place.at(alone))["churn"] is None
+    scores = Scores.open(Place.at(plans[-2].parent.parent / "scores" / plans[-2].name))
+    with pytest.raises(MismatchError, match="was made from scores"):
+        statistics_at(Place.at(alone), scores)

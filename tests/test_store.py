@@ -1,12 +1,13 @@
 """Places: what is written appears whole, or not at all."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import MissingError, StoreError
+from pipeline.errors import InputError, MissingError, StoreError
 from pipeline.store import Place
 
 
@@ -75,3 +76,35 @@ def test_of_many_claims_one_holds(tmp_path: Path) -> None:
     assert held.count(True) == 1
     assert place.read_bytes() == str(held.index(True)).encode()
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    lock = Place.at(tmp_path / "new" / ".lock")
+    with (
+        lock.held("the folder is in use"),
+        pytest.raises(InputError, match="the folder is in use; wait for it to end, or stop it"),
+        lock.held("the folder is in use"),
+    ):
+        pass
+    with lock.held("the folder is in use"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"), (Place.at(tmp_path / "file") / ".lock").held("in use"):
+        pass
+
+
+def test_what_dead_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    place = Place.at(tmp_path)
+    place.sweep()
+    (Place.at(tmp_path / "none")).sweep()
+    with pytest.raises(KeyboardInterrupt), (place / "whole").create() as file:
+        file.write(b"x")
+        (tmp_path / ".left").write_bytes(b"")
+        (left,) = tmp_path.glob(".whole.*.tmp")
+        shutil.copy(left, tmp_path / left.name.replace("whole", "other"))
+        raise KeyboardInterrupt
+    (place / "whole").write_bytes(b"")
+    (tmp_path / "a.0123abcd.tmp").write_bytes(b"")
+    assert len(list(tmp_path.iterdir())) == 4
+    place.sweep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".left", "a.0123abcd.tmp", "whole"]

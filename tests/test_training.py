@@ -81,6 +81,17 @@ def test_the_same_run_twice_is_the_same_to_the_bit(store: Path, finished: Run) -
     assert all((Run.open(run_config(store, name="twice").run_place).plan(e)).read_bytes() == finished.plan(e).read_bytes() for e in range(4))
 
 
+def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -> None:
+    make_features(tmp_path / "features" / "made")
+    encoder, train = {"kind": "cnn", "width": 32}, {"epochs": 1, "warmup_epochs": 1, "batch_size": 64}  # large enough for torch to share the work
+    runs = []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        runs.append(launch(run_config(tmp_path, name=f"threads-{num_threads}", model={"encoder": encoder, "encoders": {}}, train=train)))
+    torch.set_num_threads(1)
+    assert same_weights(*runs)
+
+
 def test_every_plan_has_its_index(store: Path, finished: Run) -> None:
     num_rows = FeatureSet.open(run_config(store).features_place).num_rows
     for epoch in range(4):

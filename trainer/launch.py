@@ -33,6 +33,7 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
     else:
         run = Run.create(config, features)
     with run.held():
+        run.sweep()
         try:
             _train(config, run, progress)
         except BaseException as error:

@@ -1,9 +1,7 @@
 """A run's folder: where its artifacts lie, its status, and its tables of epochs and steps."""
 
-import fcntl
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -43,18 +41,14 @@ class Run:
             raise MissingError(f"{place} holds no run", "check the name, or start it with `remix train`")
         return cls(place)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other processes of this machine from training the run; the lock of a process ends with it (raises InputError)."""
-        if not self.place.local:
-            yield
-            return
-        with (self.place.local / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"run {self.place.name!r} is being trained by another process", "wait for it to end, or stop it") from error
-            yield
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps other processes of this machine from training the run (raises InputError)."""
+        return (self.place / ".lock").held(f"run {self.place.name!r} is being trained by another process")
+
+    def sweep(self) -> None:
+        """Removes what a process that died left of files that it was writing."""
+        for folder in ("", "scores", "plans", "steps", "checkpoints"):
+            (self.place / folder if folder else self.place).sweep()
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""A run whose features are made from its source where they are not there yet."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import parse
+from pipeline.errors import ConfigError, InputError
+from pipeline.schema import SPLITS
+from pipeline.sources.generate import generate
+from pipeline.tables import FeatureSet
+from trainer.config import RunConfig
+from trainer.launch import launch
+
+SAMPLES = {"samples": 60, "classes": 2, "shards": 2, "modalities": ["tensor", "image"]}
+
+
+def asked(store: Path, **source: object) -> RunConfig:
+    model = {"encoder": {"kind": "cnn", "width": 4, "norm": "group"}}
+    train = {"epochs": 1, "warmup_epochs": 1}
+    return parse(RunConfig, {"name": "run", "features": "fresh", "store": str(store), "source": source, "model": model, "train": train}, "test")
+
+
+def test_generated_features_are_made_once_and_again_the_same(tmp_path: Path, ray_cluster: None) -> None:
+    config, events = asked(tmp_path, generate=SAMPLES), []
+    run = launch(config, progress=events.append)
+    assert [event["event"] for event in events if event["event"] == "source"] == ["source"] * 4  # two shards scanned, two decoded
+    assert run.facts["status"] == "finished"
+    features = FeatureSet.open(config.features_place)
+    assert {name: features.manifest["splits"][name] for name in SPLITS} == {"train": 42, "validation": 9, "test": 9}
+    manifest = tmp_path / "features" / "fresh" / "manifest.json"
+    before = (manifest.read_bytes(), manifest.stat().st_mtime_ns)
+    assert launch(config, resume=True).facts == run.facts
+    assert (manifest.read_bytes(), manifest.stat().st_mtime_ns) == before
+    shutil.rmtree(tmp_path / "features")
+    (tmp_path / "shards" / "fresh" / "shards.json").unlink()  # as where the job was killed before the last file
+    launch(config, resume=True)
+    assert manifest.read_bytes() == before[0]
+
+
+def test_shards_lie_below_the_store_or_where_they_are_said_to_be(tmp_path: Path, ray_cluster: None) -> None:
+    summary = generate(tmp_path / "one" / "shards" / "made", **{**SAMPLES, "seed": 3})
+    fingerprints = set()
+    for store, shards in (("one", ["shards/made"]), ("two", [f"{tmp_path}/one/shards/made/*.tar"])):
+        config = asked(tmp_path / store, shards=shards)
+        launch(config)
+        features = FeatureSet.open(config.features_place)
+        assert features.num_rows == summary["samples"]
+        fingerprints.add(features.fingerprint)
+    assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({}, "field 'source' has the value {}: give either `generate` or `shards`"),
+        ({"generate": SAMPLES, "shards": ["a"]}, "give either `generate` or `shards`"),
+        ({"generate": {"sample": 3}}, "did you mean 'samples'"),
+    ],
+)
+def test_a_source_is_one_thing(source: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        asked(tmp_path, **source)
+    assert message in str(error.value)
+
+
+def test_shards_that_are_not_there_are_named(tmp_path: Path, ray_cluster: None) -> None:
+    with pytest.raises(InputError, match=r"no shards match '.*shards/none'"):
+        launch(asked(tmp_path, shards=["shards/none"]))
+    assert not (tmp_path / "runs").exists()
