@@ -22,11 +22,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.errors import ConfigError, DataError, MissingError, StoreError
+from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.store import Place
 
 LOG = logging.getLogger("remix.cache")
-PIECE_BYTES = 8 * 2**20
 PAUSE_SECONDS = 60.0
 """How long nothing is downloaded after the cache's disk refused a copy."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -223,20 +222,9 @@ def _write(file: RemoteFile, held: int) -> tuple[str, int]:
     sha256, num_bytes = hashlib.sha256(), 0
     os.lseek(held, 0, os.SEEK_SET)
     with open(held, "wb", closefd=False) as out:
-        for piece in _pieces(file.place):
+        for piece in file.place.read_pieces():
             sha256.update(piece)
             num_bytes += len(piece)
             if num_bytes <= file.num_bytes:
                 out.write(piece)
     return sha256.hexdigest(), num_bytes
-
-
-def _pieces(place: Place) -> Iterator[bytes]:
-    try:
-        with place.fs.open_input_file(place.path) as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
-    except FileNotFoundError as error:
-        raise MissingError(f"{place} does not exist") from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{place} cannot be read ({error})", "check that the store is there and may be read") from error

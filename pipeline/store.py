@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 from pipeline.errors import FullError, InputError, MissingError, StoreError
 
 MANIFEST = "manifest.json"
+PIECE_BYTES = 8 * 2**20
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """The names of files that are being written."""
 S3_SECONDS, S3_ATTEMPTS = 2, 2
@@ -99,6 +100,17 @@ class Place:
         try:
             with self.fs.open_input_file(self.path) as file:
                 return bytes(file.read())
+        except FileNotFoundError as error:
+            raise MissingError(f"{self} does not exist") from error
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self} cannot be read ({error})", "check that the store is there and may be read") from error
+
+    def read_pieces(self) -> Iterator[bytes]:
+        """The file piece by piece, none of which has more than PIECE_BYTES (raises MissingError, StoreError)."""
+        try:
+            with self.fs.open_input_file(self.path) as file:
+                while piece := file.read(PIECE_BYTES):
+                    yield piece
         except FileNotFoundError as error:
             raise MissingError(f"{self} does not exist") from error
         except (pa.ArrowException, OSError) as error:

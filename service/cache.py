@@ -6,18 +6,15 @@ import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Condition
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import ConfigError, MissingError, StoreError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.store import Place
 
-PIECE_BYTES = 8 * 2**20
 COPY = re.compile(r"[0-9a-f]{64}(\.part)?")
 
 
@@ -118,7 +115,7 @@ def _take(folder: Path) -> int:
 
 def _download(place: Place, info: pafs.FileInfo, part: Path) -> None:
     num_bytes = 0
-    pieces = _pieces(place)
+    pieces = place.read_pieces()
     try:
         with part.open("xb") as file:
             for piece in pieces:
@@ -127,14 +124,3 @@ def _download(place: Place, info: pafs.FileInfo, part: Path) -> None:
         raise StoreError(f"the cache cannot be written ({error})", "free space on its disk, or give the service another cache_dir") from error
     if num_bytes != info.size or place.info().mtime_ns != info.mtime_ns:
         raise StoreError(f"{place} changed while it was copied", "ask again")
-
-
-def _pieces(place: Place) -> Iterator[bytes]:
-    try:
-        with place.fs.open_input_file(place.path) as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
-    except FileNotFoundError as error:
-        raise MissingError(f"{place} does not exist") from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{place} cannot be read ({error})", "check that the store is there and may be read") from error

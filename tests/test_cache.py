@@ -15,8 +15,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from pipeline.errors import ConfigError, MissingError, StoreError
-from pipeline.store import Place
-from service.cache import PIECE_BYTES, FileCache
+from pipeline.store import PIECE_BYTES, Place
+from service.cache import FileCache
 
 
 class Remote(pafs.FSSpecHandler):  # type: ignore[misc]

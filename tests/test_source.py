@@ -1,6 +1,7 @@
 """A run whose features are made from its source where they are not there yet."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,14 @@ from trainer.launch import launch
 SAMPLES = {"samples": 60, "classes": 2, "shards": 2, "modalities": ["tensor", "image"]}
 
 
-def asked(store: Path, **source: object) -> RunConfig:
+def asked(store: Path, resources: Mapping[str, object] | None = None, **source: object) -> RunConfig:
     model = {"encoder": {"kind": "cnn", "width": 4, "norm": "group"}}
     train = {"epochs": 1, "warmup_epochs": 1}
-    return parse(RunConfig, {"name": "run", "features": "fresh", "store": str(store), "source": source, "model": model, "train": train}, "test")
+    return parse(
+        RunConfig,
+        {"name": "run", "features": "fresh", "store": str(store), "source": source, "model": model, "train": train, "resources": resources or {}},
+        "test",
+    )
 
 
 def test_generated_features_are_made_once_and_again_the_same(tmp_path: Path, ray_cluster: None) -> None:
@@ -69,3 +74,12 @@ def test_shards_that_are_not_there_are_named(tmp_path: Path, ray_cluster: None) 
     with pytest.raises(InputError, match=r"no shards match '.*shards/none'"):
         launch(asked(tmp_path, shards=["shards/none"]))
     assert not (tmp_path / "runs").exists()
+
+
+def test_nodes_are_told_apart_by_what_they_offer(tmp_path: Path, ray_cluster: None) -> None:
+    for resources, message in (
+        ({"decode_resources": {"decode": 1}}, "decode tasks want 1 of decode, but Ray has 0 here"),
+        ({"workers": 2, "worker_resources": {"fast": 0.5}}, "want 1 of fast, but Ray has 0 here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            launch(asked(tmp_path, resources, generate=SAMPLES))
