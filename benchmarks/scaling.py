@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,32 +36,31 @@ EPOCHS = 3
 
 
 class Pins(threading.Thread):
-    """Keeps every process that decodes or trains on one core: the first on the first core, and so on, in turns."""
+    """Keeps every process that decodes or trains on a core of its own, as far as there are cores."""
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._cores = sorted(os.sched_getaffinity(0))
-        self._seen: dict[int, int] = {}
+    daemon = True
 
     def run(self) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        pinned: dict[int, int] = {}
         while True:
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    name = " ".join(process.cmdline())
-                    if name.startswith(("ray::Map(", "ray::RayTrainWorker")) or "RayTrainWorker" in name:
-                        self._pin(process.pid)
-                except psutil.Error:
-                    self._seen.pop(process.pid, None)
-            time.sleep(0.2)
+            busy = [process.pid for process in psutil.Process().children(recursive=True) if _is_busy(process)]
+            pinned = {pid: pinned[pid] for pid in busy if pid in pinned}
+            for pid in busy:
+                if pid not in pinned:
+                    taken = list(pinned.values())
+                    pinned[pid] = min(cores, key=lambda core: (taken.count(core), core))
+                    for thread in Path(f"/proc/{pid}/task").iterdir():
+                        with suppress(OSError):
+                            os.sched_setaffinity(int(thread.name), {pinned[pid]})
+            time.sleep(0.5)
 
-    def _pin(self, pid: int) -> None:
-        alive = {each: core for each, core in self._seen.items() if psutil.pid_exists(each)}
-        self._seen = alive
-        if pid not in alive:
-            used = list(alive.values())
-            alive[pid] = min(self._cores, key=lambda core: (used.count(core), core))
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {alive[pid]})
+
+def _is_busy(process: psutil.Process) -> bool:
+    """Whether a process decodes or trains now; Ray gives processes the name of what they do."""
+    with suppress(psutil.Error):
+        return any(name in " ".join(process.cmdline()) for name in ("ray::Map(", "RayTrainWorker"))
+    return False
 
 
 def decoding(shards: list[Place], out: Path, workers: int) -> float:
