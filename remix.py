@@ -189,7 +189,7 @@ def decode(
 ) -> None:
     """Decode shards into per-modality feature tables (Ray Data)."""
     from pipeline.config import DecodeConfig, load, parse
-    from pipeline.shards import find_shards
+    from pipeline.find import find_shards
     from pipeline.store import Place, without_secrets
 
     found = find_shards(shards)
@@ -208,11 +208,56 @@ def decode(
             update(at.num_done, at.num_shards, description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards")
 
         result = run(found, Place.at(out), asked, address=address, progress=tell)
-    reasons = ", ".join(f"{reason} {num}" for reason, num in result.reasons.items())
     kept = "was there already" if result.unchanged else f"{result.num_reused} of {result.num_shards} shards were decoded before"
-    rejected = f"{result.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
-    line = f"{result.num_rows} rows, {rejected}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
+    line = f"{result.text}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
     say(asdict(result), "\n".join([*result.notes, line]), json_)
+
+
+@app.command()
+def lint(
+    shards: Shards,
+    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards.")] = None,
+    json_: Json = False,
+) -> None:
+    """Read shards without decoding and name all that is lost in them; exit code 1 where anything is."""
+    from pipeline.find import find_shards
+    from pipeline.lint import lint as run
+    from pipeline.lint import text_of
+
+    found = find_shards(shards)
+    with progress("lint") as update:
+        result = run(found, progress=update, **reading(config, found))
+    say(result, text_of(result), json_)
+    if result["num_lost"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(
+    shards: Shards,
+    out: Annotated[str, typer.Option(help="A folder for the clean shards.")],
+    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write clean shards of all samples that are whole, and name what they lack."""
+    from pipeline.find import find_shards
+    from pipeline.lint import repair as run
+    from pipeline.lint import text_of
+    from pipeline.store import Place
+
+    found = find_shards(shards)
+    with progress("repair") as update:
+        result = run(found, Place.at(out), progress=update, **reading(config, found))
+    say(result, text_of(result), json_)
+
+
+def reading(config: Path | None, shards: list[Any]) -> dict[str, Any]:
+    """How shards are read: with the limits and members of a configuration, where there is one."""
+    from pipeline.config import DecodeConfig, load
+    from pipeline.preflight import config_beside
+
+    found = load(DecodeConfig, config) if config else config_beside(shards)
+    return {"limits": found.limits, "known": found.members} if found else {}
 
 
 @app.command()
@@ -278,6 +323,7 @@ def plan(
     opened = Scores.open(Place.at(scores))
     if features:
         opened.check_features(FeatureSet.open(Place.at(features)))
+    Place.at(out).check_writable()
     fingerprint = write_plan(Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch))
     num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
     shown = without_secrets(out)
@@ -426,6 +472,8 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
     with progress(config.name) as update:
 
         def show(event: dict[str, Any]) -> None:
+            if event["event"] in ("takeover", "decoded"):
+                console.out(f"{config.name}: {event['text']}", highlight=False)
             if event["event"] == "source":
                 update(event["num_done"], event["num_shards"], description=f"{event['stage']}: {event['num_rows']} rows; shards")
             if event["event"] == "epoch":

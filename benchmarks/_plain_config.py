@@ -78,7 +78,9 @@ def _dumped(value: Any, mode: str) -> Any:
 
 STAND_INS: list[str] = []
 """What could not be imported."""
-for name, module in {"pydantic": sys.modules[__name__], "yaml": module_from_spec(ModuleSpec("yaml", None))}.items():
+_YAML = module_from_spec(ModuleSpec("yaml", None))
+vars(_YAML).update(SafeLoader=object, Node=object)
+for name, module in {"pydantic": sys.modules[__name__], "yaml": _YAML}.items():
     try:
         import_module(name)
     except ImportError:

@@ -2,6 +2,7 @@
 
 Needs REMIX_TEST_DATA. Above the line: scan, decode, write and manifest, on a Ray that is up and has decoded before; `steady` leaves the scan out.
 Below it: open, decode, pick frames and transform, thrown away. Ray gives its workers niceness 15, the bare loop has 0: on a busy machine that counts.
+Where REMIX_BEFORE names another checkout of Remix: the whole job's time against that one's, in processes of their own that take turns (goal at most 1.05).
 """
 
 import csv
@@ -9,6 +10,8 @@ import io
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -25,7 +28,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from pipeline.config import AudioSpec, DecodeConfig, VideoSpec
 from pipeline.decode import Progress, decode
-from pipeline.shards import find_shards
+from pipeline.find import find_shards
 from pipeline.store import Place
 
 PROCESSES = 2
@@ -99,6 +102,40 @@ def remix(shards: list[Place], out: Path) -> tuple[float, float]:
     return end - start, end - scanned
 
 
+JOB = f"""
+import logging, sys, tempfile, time
+import ray
+from pathlib import Path
+from pipeline.config import DecodeConfig
+from pipeline.decode import decode
+from pipeline.store import Place
+try:
+    from pipeline.find import find_shards
+except ImportError:
+    from pipeline.shards import find_shards
+ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+shards, config = find_shards([sys.argv[1]]), DecodeConfig.model_validate({CONFIG.model_dump(mode="json", include={"modalities"})!r})
+with tempfile.TemporaryDirectory() as out:
+    decode(shards, Place.at(Path(out) / "warm"), config)
+    start = time.perf_counter()
+    decode(shards, Place.at(Path(out) / "timed"), config)
+    print(time.perf_counter() - start)
+"""
+"""A second decode job in a process of its own, by whatever Remix is there: the first has started the workers."""
+
+
+def against(before: str, shards: Path) -> dict[str, object]:
+    """The jobs of this checkout and of another, in turns."""
+    seconds: dict[str, list[float]] = {"now": [], "before": []}
+    for _ in range(ROUNDS):
+        for name, root in (("now", Path(__file__).resolve().parent.parent), ("before", Path(before))):
+            environment = {**os.environ, "PYTHONPATH": str(root)}
+            ended = subprocess.run([sys.executable, "-c", JOB, shards], cwd=root, env=environment, capture_output=True, text=True, check=True)
+            seconds[name].append(float(ended.stdout.splitlines()[-1]))
+    ratios = [now / then for now, then in zip(seconds["now"], seconds["before"], strict=True)]
+    return {"ratio": round(median(ratios), 4), "goal": 1.05, **{name: [round(x, 2) for x in found] for name, found in seconds.items()}}
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(PROCESSES, start_bare) as pool:
         folder = Path(name)
@@ -114,6 +151,9 @@ def main() -> None:
             start = time.perf_counter()
             pool.map(bare, clips, chunksize=8)
             loop.append(len(clips) / (time.perf_counter() - start))
+        before = os.environ.get("REMIX_BEFORE")
+        ray.shutdown()
+        earlier = {"before": against(before, folder / "shards")} if before else {}
     report(
         "decode",
         median(steady) / median(loop),
@@ -124,6 +164,7 @@ def main() -> None:
         clips=len(clips),
         processes=PROCESSES,
         shards=len(shards),
+        **earlier,
     )
 
 

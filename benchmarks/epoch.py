@@ -53,13 +53,14 @@ def write_features(place: Place, num_rows: int) -> FeatureSet:
                 writer.append(np.clip(values, 0, 255).astype(dtype))
             writer.close()
         channels = shape[-3]
-        facts[name] = {"shape": list(shape), "dtype": dtype, "mean": [128.0] * channels, "std": [37.0] * channels}
+        facts[name] = {"shape": list(shape), "dtype": dtype, "num_rows": num_rows, "mean": [128.0] * channels, "std": [37.0] * channels}
     columns = [range(num_rows), [f"{i:08d}" for i in range(num_rows)], labels, ["train"] * num_rows, [""] * num_rows, range(num_rows)]
     columns += [np.ones(num_rows, bool)] * len(SHAPES)
     schema = samples_schema(list(SHAPES))
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     write_table(place / "samples.arrow", pa.table(arrays, schema=schema))
-    manifest = {"modalities": facts, "classes": [str(c) for c in range(NUM_CLASSES)], "num_rows": num_rows, "batch_rows": BATCH_ROWS}
+    manifest = {"modalities": facts, "classes": [str(c) for c in range(NUM_CLASSES)], "splits": {"train": num_rows}, "num_rows": num_rows}
+    manifest |= {"batch_rows": BATCH_ROWS}
     (place / MANIFEST).write_json({**manifest, "parts": [{"index": 0, "rows": num_rows}], "fingerprint": fingerprint_of(manifest)})
     return FeatureSet.open(place)
 

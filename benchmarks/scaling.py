@@ -25,7 +25,7 @@ from decode import CONFIG, unpack
 
 from pipeline.config import DecodeConfig, parse
 from pipeline.decode import Progress, decode
-from pipeline.shards import find_shards
+from pipeline.find import find_shards
 from pipeline.store import Place
 from trainer.config import RunConfig
 from trainer.launch import launch

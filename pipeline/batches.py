@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.blocks import MAX_BATCH_BYTES, Block, find_blocks, unpacked_bytes
+from pipeline.blocks import MAX_BATCH_BYTES, MAX_UNPACKED_BYTES, Block, find_blocks, unpacked_bytes
 from pipeline.errors import DataError, MissingError, StoreError
 from pipeline.schema import check_columns, read_metadata
 from pipeline.store import Place
@@ -36,8 +36,8 @@ class BatchFile:
         try:
             reader = self._reader(None)
             self.schema, self.num_batches = reader.schema, int(reader.num_record_batches)
-            dictionaries, self._blocks = find_blocks(self._source)
-            for block in dictionaries:
+            self._dictionaries, self._blocks = find_blocks(self._source)
+            for block in self._dictionaries:
                 self._check_size(block, "a dictionary")
             # pyarrow decodes names only when they are asked for; ones that are no text fail here, not in a reader's hands
             _ = [(field.name, str(field.type)) for field in self.schema]
@@ -73,6 +73,21 @@ class BatchFile:
         """The number of rows up to the end of each record batch; reads one narrow column."""
         first = [field.name for field in sorted(self.schema, key=lambda field: not pa.types.is_primitive(field.type))[:1]]
         return list(accumulate(batch.num_rows for batch in self.batches(first)))
+
+    def check_unpacked(self) -> None:
+        """Raises DataError where a reader of the whole file would unpack more than a batch, or a table, may take."""
+        total = 0
+        for number, block in enumerate([*self._dictionaries, *self._blocks]):
+            try:
+                num_bytes = unpacked_bytes(self._source, block)
+            except DAMAGED as error:
+                raise self._failure(f"is damaged in the header of record batch {number - len(self._dictionaries)}", error) from error
+            total += num_bytes if num_bytes > block[2] else 0  # as it is, a batch takes no more than the file
+            if num_bytes > max(MAX_BATCH_BYTES, block[2]) or total > MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{self.what}: unpacked, its record batches take {total} bytes or more; one may take {MAX_BATCH_BYTES}, all {MAX_UNPACKED_BYTES}",
+                    f"{CURE} without compression",
+                )
 
     def _reader(self, columns: tuple[str, ...] | None) -> Any:
         if columns not in self._readers:

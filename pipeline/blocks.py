@@ -9,6 +9,10 @@ from typing import Any
 
 MAX_BATCH_BYTES = 2**28
 """Of one record batch, unpacked: the most that is read."""
+MAX_UNPACKED_BYTES = 2**32
+"""Of all compressed record batches of a table that is read whole; one that is not compressed is mapped."""
+VERSION = 4
+"""V5 of the format, in the numbers of format/Schema.fbs."""
 Block = tuple[int, int, int]
 """Where a record batch begins, the bytes of its header, those of its body."""
 
@@ -32,7 +36,9 @@ def unpacked_bytes(source: Any, block: Block) -> int:
     start, header_bytes, body_bytes = block
     if min(block) < 0:
         raise ValueError("a size in the footer is negative")
-    if header_bytes + body_bytes > MAX_BATCH_BYTES:
+    if header_bytes + body_bytes > source.size():
+        raise ValueError("a record batch is larger than the file")
+    if header_bytes > MAX_BATCH_BYTES:
         return header_bytes + body_bytes
     header = source.read_at(header_bytes, start)
     message = _follow(header, 8 if header[:4] == b"\xff" * 4 else 4)
@@ -40,6 +46,9 @@ def unpacked_bytes(source: Any, block: Block) -> int:
     if struct.unpack_from("<B", header, _field(header, message, 1))[0] == 2:  # a dictionary, in which a record batch lies
         table = _follow(header, _field(header, table, 1))
     buffers = _follow(header, _field(header, table, 2))
+    version, own_metadata = _field(header, message, 0), _field(header, message, 4)
+    if own_metadata and (not version or struct.unpack_from("<h", header, version)[0] != VERSION):
+        raise ValueError("it is of a version of Arrow's format before 1.0")  # which said there, unseen by us, how it compresses
     if not buffers or not _field(header, table, 3):
         return body_bytes
     total = 0

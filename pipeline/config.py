@@ -1,7 +1,9 @@
 """What decode and plan were asked to do; the YAML files and their errors."""
 
+from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -14,12 +16,19 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A modality, run or feature set: it becomes a file name, a column name and a part of a URL."""
 
 M = TypeVar("M", bound=BaseModel)
+MAX_BYTES, MAX_NODES = 2**20, 10**6
+"""Of a YAML file, and of the values in it."""
+MAX_TOLD = 20
+"""Errors of one file that are told."""
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
 
 
 class Config(BaseModel):
     """A frozen part of a configuration; a field that it does not have is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Spec(Config):
@@ -74,6 +83,31 @@ class TensorSpec(Spec):
 ModalitySpec = Annotated[VideoSpec | AudioSpec | ImageSpec | TensorSpec, Field(discriminator="kind")]
 
 
+class Limits(Config):
+    """The most that a sample may be or take; one that is more is rejected as `oversize`, or as `timeout`."""
+
+    member_bytes: int = Field(default=2**28, ge=1)
+    """Of one member of a shard."""
+    sample_bytes: int = Field(default=2**29, ge=1)
+    """Of the members of a sample together, and of all samples whose members lie apart in a shard."""
+    shard_bytes: int = Field(default=2**36, ge=1)
+    """Of a compressed shard, unpacked."""
+    seconds: float = Field(default=3600.0, gt=0)
+    """Of a film or a sound, by its container."""
+    pixels: int = Field(default=2**26, ge=1)
+    """Width times height of a picture."""
+    fps: float = Field(default=1000.0, gt=0)
+    """Frames a second of a film, on average."""
+    frames: int = Field(default=1_000_000, ge=1)
+    """Of a film."""
+    channels: int = Field(default=64, ge=1)
+    """Of a sound."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds that decoding a sample may take."""
+    memory: int = Field(default=2**31, ge=2**26)
+    """Bytes that decoding a sample may take."""
+
+
 class DecodeConfig(Config):
     """How shards become a feature set."""
 
@@ -82,6 +116,14 @@ class DecodeConfig(Config):
     """The class names in the order of their numbers; by default those that occur, sorted."""
     max_rejected_share: float = Field(default=0.01, ge=0, le=1)
     """The job fails where a larger share of the samples is rejected."""
+    max_rejected_in_a_row: int = Field(default=100, ge=1)
+    """The job fails where more samples of a shard than this are rejected one after the other."""
+    limits: Limits = Limits()
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The suffixes of the members that are read."""
+        return frozenset(suffix for spec in self.modalities.values() for suffix in spec.member)
 
     @model_validator(mode="after")
     def _names(self) -> "DecodeConfig":
@@ -111,28 +153,67 @@ def parse(model: type[M], value: Any, what: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e), value) for e in error.errors())) from error
+        found = error.errors()
+        more = f"; and {len(found) - MAX_TOLD} more" if len(found) > MAX_TOLD else ""
+        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e), value) for e in found[:MAX_TOLD]) + more) from error
+    except (OverflowError, RecursionError, TypeError) as error:
+        raise ConfigError(f"{what}: a value is out of all range ({type(error).__name__}: {error})", "mend the file") from error
 
 
 def load(model: type[M], path: str | Path) -> M:
     """Reads a YAML file into a model (raises ConfigError, MissingError)."""
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"config {path} has more than {MAX_BYTES} bytes", "give a YAML file that a person wrote")
+        value = yaml.load(data.decode(), _Loader)
     except FileNotFoundError as error:
         raise MissingError(f"config {path} does not exist", "give the path of a YAML file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"config {path} is not readable YAML ({error})", "mend the file") from error
     return parse(model, value if value is not None else {}, str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data; keys that occur twice and aliases that multiply are refused."""
+
+    def get_single_data(self) -> Any:
+        """The one document of the file."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _check_size(node, {})
+        return self.construct_document(node)
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """The nodes below and with a node, aliases as often as they are used; no mapping has a key twice (raises YAMLError)."""
+    known = sizes.get(id(node), 0)
+    if known is None:
+        raise yaml.YAMLError("an alias leads into itself")
+    if known:
+        return known
+    sizes[id(node)] = None
+    keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)) if isinstance(node, yaml.MappingNode) else Counter[str]()
+    if keys and keys.most_common(1)[0][1] > 1:
+        raise yaml.constructor.ConstructorError("while reading a mapping", node.start_mark, f"the key {keys.most_common(1)[0][0]!r} occurs twice")
+    below = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value if isinstance(node, yaml.SequenceNode) else []
+    size = 1 + sum(_check_size(each, sizes) for each in below)
+    if size > MAX_NODES:
+        raise yaml.YAMLError(f"it has more than {MAX_NODES} values, aliases as often as they are used")
+    sizes[id(node)] = size
+    return size
+
+
 def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
-    field = _path(error["loc"], value) or "the document"
+    field, given = _path(error["loc"], value) or "the document", _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
         close = get_close_matches(str(error["loc"][-1]), _field_names(model), n=1)
-        return f"field {field!r} (value {error['input']!r}) is unknown; " + (f"did you mean {close[0]!r}?" if close else "remove it")
+        return f"field {field!r} (value {given}) is unknown; " + (f"did you mean {close[0]!r}?" if close else "remove it")
     if error["type"] == "missing":
         return f"field {field!r} is missing; add it"
-    return f"field {field!r} has the value {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    return f"field {field!r} has the value {given}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _path(loc: tuple[str | int, ...], value: Any) -> str:

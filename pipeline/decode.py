@@ -1,26 +1,26 @@
 """Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
 
-import pickle
+import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
-import torch
 
+from pipeline import errors
 from pipeline.cluster import connect, require
 from pipeline.config import DecodeConfig
 from pipeline.errors import BudgetError, DataError, MismatchError, RemixError, StoreError
+from pipeline.find import shard_names
 from pipeline.index import IDS, hash_ids, write_ids
 from pipeline.ingest import VERSION, Job, Moments, ShardScan, ingest, scan_shard
-from pipeline.media import shape_of
+from pipeline.media.shapes import shape_of
 from pipeline.preflight import check
 from pipeline.schema import REJECTED, SPLITS, Fingerprinter, fingerprint_of, samples_schema
-from pipeline.shards import shard_names
 from pipeline.store import MANIFEST, Place
 from pipeline.tables import BATCH_ROWS, write_table
 
@@ -38,17 +38,26 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeSummary:
-    """What came of a decode job: `unchanged` where the feature set was finished before, `notes` for what one should know."""
+    """What came of a decode job: `ignored` members by suffix, `unchanged` where the feature set was finished before, `notes` for what one should know."""
 
     fingerprint: str
     num_rows: int
     num_rejected: int
     reasons: dict[str, int]
     splits: dict[str, int]
+    ignored: dict[str, int]
     num_shards: int
     num_reused: int
     unchanged: bool
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """How many rows there are, and what was left out."""
+        reasons = ", ".join(f"{reason} {num}" for reason, num in self.reasons.items())
+        rejected = f"{self.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
+        ignored = f", {sum(self.ignored.values())} members of unknown suffix left out ({', '.join(self.ignored)})" if self.ignored else ""
+        return f"{self.num_rows} rows, {rejected}{ignored}"
 
 
 def decode(
@@ -71,34 +80,35 @@ def decode(
     tell = progress or (lambda _: None)
     names = shard_names(shards)
     asked = {"concurrency": concurrency, "resources": dict(resources or {})}
-    scans = _scan(shards, names, tell, asked)
+    scans = _scan(shards, names, config, tell, asked)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
     specs = {
         name: {"shape": list(shape_of(name, spec)[0]), "dtype": shape_of(name, spec)[1], "kind": spec.kind, "spec": spec.model_dump(mode="json")}
         for name, spec in config.modalities.items()
     }
-    finished = _finished(out, parents, specs, classes)
+    finished = _finished(out, parents, specs, config, classes)
     if finished:
         return _summary(finished, num_reused=len(shards), unchanged=True)
-    with (out / ".parts" / ".lock").held(f"{out} is being decoded by another process"):
+    with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead:
         for folder in (out, out / ".parts", *(out / name for name in specs)):
             folder.sweep()
         _started(out).write_bytes(b"")
         jobs = [
-            Job(shard=shard, name=scan.name, digest=scan.digest, index=i, out=out, config=config)
+            Job(shard=shard, name=scan.name, digest=scan.digest, torn=scan.torn, index=i, out=out, config=config)
             for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
         ]
         num_reused = _ingest(jobs, scans, config, tell, asked)
         manifest = _finish(out, jobs, config, classes, specs, parents)
-    return _summary(manifest, num_reused=num_reused, unchanged=False)
+    takeover = [f"took over from {dead}, which ended without a word"] if dead else []
+    return _summary(manifest, num_reused=num_reused, unchanged=False, notes=takeover)
 
 
-def _scan(shards: Sequence[Place], names: Sequence[str], tell: Callable[[Progress], None], asked: dict[str, Any]) -> list[ShardScan]:
+def _scan(shards: Sequence[Place], names: Sequence[str], config: DecodeConfig, tell: Callable[[Progress], None], asked: dict[str, Any]) -> list[ShardScan]:
     scans: dict[int, ShardScan] = {}
     num_rows = num_lost = 0
-    for i, scan in _each(lambda i: scan_shard(shards[i], names[i]), len(shards), asked):
-        scans[i] = scan
+    for i, found in _each(lambda i: asdict(scan_shard(shards[i], names[i], config)), len(shards), asked):
+        scan = scans[i] = ShardScan(**found)
         num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
         tell(Progress(stage="scan", num_done=len(scans), num_shards=len(shards), num_rows=num_rows, num_rejected=num_lost))
     return [scans[i] for i in range(len(shards))]
@@ -137,24 +147,22 @@ def _started(out: Place) -> Place:
 
 
 def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; errors of ours keep their class."""
+    """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; a result is a JSON value, and errors of ours keep their class."""
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
-        torch.set_num_threads(1)
         try:
-            return {"number": row["number"], "result": pickle.dumps(work(row["number"]))}
+            return {"number": row["number"], "result": json.dumps(work(row["number"])), "error": ""}
         except RemixError as error:
-            return {"number": row["number"], "result": pickle.dumps(error)}
+            return {"number": row["number"], "result": str(error), "error": type(error).__name__}
 
     dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(task, **asked)
     for row in dataset.iter_rows():
-        result = pickle.loads(row["result"])
-        if isinstance(result, RemixError):
-            raise result
-        yield row["number"], result
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["result"])
+        yield row["number"], json.loads(row["result"])
 
 
-def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], config: DecodeConfig, classes: Sequence[str]) -> dict[str, Any] | None:
     if not (out / MANIFEST).exists():
         return None
     manifest = (out / MANIFEST).read_json()
@@ -167,6 +175,10 @@ def _finished(out: Place, parents: dict[str, str], specs: dict[str, Any], classe
         was, now = manifest["modalities"].get(name, {}).get("spec"), specs.get(name, {}).get("spec")
         if was != now:
             raise MismatchError(f"{out} was decoded with modalities.{name} = {was}, but the configuration says {now}", cure)
+    limits = config.limits.model_dump(mode="json")
+    for name, now in limits.items():
+        if manifest["limits"].get(name) != now:
+            raise MismatchError(f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)}, but the configuration says {now}", cure)
     if list(manifest["modalities"]) != list(specs) or manifest["classes"] != list(classes):
         raise MismatchError(
             f"{out} has the modalities {list(manifest['modalities'])} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}", cure
@@ -179,7 +191,7 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
     moments = {name: Moments.of(tuple(spec["shape"])) for name, spec in specs.items()}
     content = Fingerprinter(samples_schema(list(specs)))
     numbers = {label: i for i, label in enumerate(classes)}
-    splits, parts, rejected, hashes, num_rows = Counter[str](), [], [], [], 0
+    splits, ignored, parts, rejected, hashes, num_rows = Counter[str](), Counter[str](), [], [], [], 0
     with (out / "samples.arrow").create() as file, pa.ipc.new_file(file, samples_schema(list(specs))) as writer:
         for job in jobs:
             account = job.account.read_json()
@@ -191,7 +203,8 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
             splits.update(account["samples"]["split"])
             moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
             rejected += _rejected(job, account)
-            parts.append({"index": job.index, "shard": job.name, "rows": account["rows"], "files": account["files"], "account": account["members"]})
+            ignored.update(account["ignored"])
+            parts.append({"index": job.index, "shard": job.name, "rows": account["rows"], "files": account["files"], "account": account["account"]})
     for name, sums in moments.items():
         if not sums.num_present:
             raise DataError(f"no sample has the modality {name!r}: its member holds no such stream", f"correct modalities.{name}, or leave it out")
@@ -210,6 +223,8 @@ def _finish(out: Place, jobs: Sequence[Job], config: DecodeConfig, classes: Sequ
         "num_rows": num_rows,
         "num_rejected": len(rejected),
         "reasons": dict(Counter(row["reason"] for row in rejected).most_common()),
+        "ignored": dict(ignored.most_common()),
+        "limits": config.limits.model_dump(mode="json"),
         "batch_rows": BATCH_ROWS,
         "parts": parts,
         "parents": parents,
@@ -230,18 +245,23 @@ def _samples(account: dict[str, Any], shard: str, start: int, numbers: dict[str,
     return pa.RecordBatch.from_pydict({name: values[name] for name in schema.names}, schema)
 
 
-def _summary(manifest: dict[str, Any], *, num_reused: int, unchanged: bool) -> DecodeSummary:
-    notes = [f"no sample is in the split {split!r}" for split, num in manifest["splits"].items() if not num]
+def _summary(manifest: dict[str, Any], *, num_reused: int, unchanged: bool, notes: Sequence[str] = ()) -> DecodeSummary:
+    told = [*notes]
+    told += [f"no sample is in the split {split!r}" for split, num in manifest["splits"].items() if not num]
     if unchanged:
-        notes.append("the feature set was finished before: nothing was decoded")
+        told.append("the feature set was finished before: nothing was decoded")
+    apart = sum(part["account"]["regrouped"] for part in manifest["parts"])
+    if apart:
+        told.append(f"{apart} samples whose members lie apart in their shard were put together")
     return DecodeSummary(
         fingerprint=manifest["fingerprint"],
         num_rows=manifest["num_rows"],
         num_rejected=manifest["num_rejected"],
         reasons=manifest["reasons"],
+        ignored=manifest["ignored"],
         splits=manifest["splits"],
         num_shards=len(manifest["parts"]),
         num_reused=num_reused,
         unchanged=unchanged,
-        notes=notes,
+        notes=told,
     )

@@ -1,4 +1,4 @@
-"""One shard -> one part per modality and an account of it; no Ray, so it runs anywhere.
+"""One shard -> one part per modality and an account of it; no Ray, so it runs anywhere, and no media library: a sandbox decodes.
 
 The account is written last. A part whose account fits shard and configuration is finished, and a rerun skips it.
 """
@@ -14,15 +14,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import DecodeConfig
-from pipeline.errors import SampleError, StoreError
-from pipeline.media import channel_axis, decode_sample, shape_of
-from pipeline.schema import fingerprint_of
-from pipeline.shards import Sample, ShardReader, facts_of, only_text, open_shard
+from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
+from pipeline.facts import facts_of
+from pipeline.media.sandbox import Sandbox, sandbox_for
+from pipeline.media.shapes import channel_axis, shape_of
+from pipeline.schema import REJECTED, fingerprint_of
+from pipeline.shards import Lost, Sample, ShardReader, only_text, open_shard, settled
 from pipeline.store import HashingFile, Place
-from pipeline.tables import BATCH_ROWS, PartWriter, part_name
+from pipeline.tables import BATCH_ROWS, PartWriter, part_name, write_table
 
 Array = npt.NDArray[Any]
-VERSION = 2
+VERSION = 3
 """Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
 
 _SCANNED = pa.schema([("index", pa.int64()), ("sample_id", pa.string()), ("label", pa.string()), ("split", pa.string())])
@@ -30,14 +32,20 @@ _SCANNED = pa.schema([("index", pa.int64()), ("sample_id", pa.string()), ("label
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardScan:
-    """What a shard holds, without its media: index, sample_id, label and split of each sample, its suffixes, and what was lost."""
+    """What a shard holds, without its media: index, sample_id, label and split of each sample, its suffixes, what was lost, and what lies apart."""
 
     name: str
     digest: str
-    samples: pa.Table
+    columns: dict[str, list[Any]]
     suffixes: dict[str, int]
     num_lost: int
     losses: list[str]
+    torn: dict[str, int]
+
+    @property
+    def samples(self) -> pa.Table:
+        """The columns as a table."""
+        return pa.table(self.columns, _SCANNED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +55,7 @@ class Job:
     shard: Place
     name: str
     digest: str
+    torn: Mapping[str, int]
     index: int
     out: Place
     config: DecodeConfig
@@ -64,34 +73,49 @@ class Job:
 
 def modalities_digest(config: DecodeConfig) -> str:
     """The hash of all of a configuration that changes the content of a part."""
-    return fingerprint_of([[name, spec.model_dump(mode="json"), list(shape_of(name, spec))] for name, spec in config.modalities.items()])
+    modalities = [[name, spec.model_dump(mode="json"), list(shape_of(name, spec))] for name, spec in config.modalities.items()]
+    return fingerprint_of([modalities, config.limits.model_dump(mode="json")])
 
 
-def scan_shard(shard: Place, name: str) -> ShardScan:
+def scan_shard(shard: Place, name: str, config: DecodeConfig) -> ShardScan:
     """Reads a shard without decoding its media (raises StoreError, MissingError)."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SCANNED.names}
-    suffixes: Counter[str] = Counter()
-    errors: list[str] = []
-    with open_shard(shard) as file:
-        reader = ShardReader(file, load=only_text)
-        for sample in reader:
-            suffixes.update(sample.suffixes)
-            try:
-                row = {"index": sample.index, **asdict(facts_of(sample, name))}
-            except SampleError as error:
-                errors.append(str(error))
-                continue
-            for column, value in row.items():
-                columns[column].append(value)
-    errors += [f"{reason}: {text}" for _, reason, text in reader.rejected()]
+    scan, reader = settled(shard, lambda reader: _Scan(reader, name), load=only_text, limits=config.limits, known=config.members)
     return ShardScan(
         name=name,
         digest=reader.digest,
-        samples=pa.table(columns, _SCANNED),
-        suffixes=dict(suffixes),
-        num_lost=len(errors),
-        losses=errors[:3],
+        columns=scan.columns,
+        suffixes=dict(scan.suffixes),
+        num_lost=scan.num_lost,
+        losses=scan.losses,
+        torn=reader.apart,
     )
+
+
+class _Scan:
+    """What the samples of a shard say of themselves, and of what is lost the number and the first few."""
+
+    def __init__(self, reader: ShardReader, name: str) -> None:
+        self.columns: dict[str, list[Any]] = {name: [] for name in _SCANNED.names}
+        self.suffixes: Counter[str] = Counter()
+        self.num_lost = 0
+        self.losses: list[str] = []
+        for item in reader:
+            if isinstance(item, Lost):
+                self._lose(f"{item.reason}: {item.error}")
+                continue
+            self.suffixes.update(item.suffixes)
+            try:
+                row = {"index": item.index, **asdict(facts_of(item, name))}
+            except SampleError as error:
+                self._lose(str(error))
+                continue
+            for column, value in row.items():
+                self.columns[column].append(value)
+
+    def _lose(self, text: str) -> None:
+        self.num_lost += 1
+        if len(self.losses) < 3:
+            self.losses.append(text)
 
 
 def ingest(job: Job) -> dict[str, Any]:
@@ -101,22 +125,22 @@ def ingest(job: Job) -> dict[str, Any]:
         return {**done, "reused": True}
     # the parts are about to change: an older account must not speak for them
     job.account.delete()
-    rows = _Rows(job)
-    wanted = {suffix for spec in job.config.modalities.values() for suffix in spec.member}
+    rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits))
+    wanted = job.config.members
     with open_shard(job.shard) as file, rows.open_parts():
-        reader = ShardReader(file, load=lambda suffix: suffix in wanted or only_text(suffix))
-        for sample in reader:
-            rows.add(sample)
+        reader = ShardReader(file, load=lambda suffix: suffix in wanted or only_text(suffix), limits=job.config.limits, known=wanted, torn=job.torn)
+        for item in reader:
+            rows.add(item)
         if reader.digest != job.digest:
             raise StoreError(f"shard {job.shard} changed while it was read", "run the command again when nobody writes the shard")
-    rejected = rows.rejected + [{"sample_id": key, "stage": "shard", "reason": reason, "error": text} for key, reason, text in reader.rejected()]
     account = {
         **job.identity,
         "rows": len(rows.columns["sample_id"]),
         "files": {name: {"sha256": file.hexdigest(), "bytes": file.num_bytes} for name, file in rows.files.items()},
         "moments": {name: asdict(moments) for name, moments in rows.moments.items()},
-        "members": reader.account,
-        "rejected": rejected,
+        "account": {**asdict(reader.account), "rejected": dict(Counter(row["reason"] for row in rows.rejected))},
+        "ignored": dict(rows.ignored),
+        "rejected": rows.rejected,
         "samples": rows.columns,
     }
     job.account.write_json(account)
@@ -136,14 +160,18 @@ def _finished(job: Job) -> dict[str, Any] | None:
 class _Rows:
     """The growing parts of one shard, with the columns and the moments of their rows."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, sandbox: Sandbox) -> None:
         self._job = job
+        self._sandbox = sandbox
+        self._wanted = job.config.members
+        self._in_a_row = 0
         self._specs = job.config.modalities
         self._writers: dict[str, PartWriter] = {}
         self.files: dict[str, HashingFile] = {}
         self.moments = {name: Moments.of(shape_of(name, spec)[0]) for name, spec in self._specs.items()}
         self.columns: dict[str, list[Any]] = {name: [] for name in ("sample_id", "label", "split", "index_in_shard", *(f"has_{m}" for m in self._specs))}
         self.rejected: list[dict[str, str]] = []
+        self.ignored: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def open_parts(self) -> Iterator[None]:
@@ -156,25 +184,45 @@ class _Rows:
             for writer in self._writers.values():
                 writer.close()
 
-    def add(self, sample: Sample) -> None:
-        """Decodes a sample into a row, or rejects it."""
-        sample_id = sample.key
-        try:
-            facts = facts_of(sample, self._job.name)
-            sample_id = facts.sample_id
-            arrays = decode_sample(sample.members, self._specs)
-            if all(array is None for array in arrays.values()):
-                raise SampleError("missing_member", f"none of the modalities {', '.join(arrays)} among {', '.join(sorted(sample.suffixes))}")
-        except SampleError as error:
-            self.rejected.append({"sample_id": sample_id, "stage": "decode", "reason": error.reason, "error": error.detail})
+    def add(self, item: Sample | Lost) -> None:
+        """Decodes a sample into a row, or rejects it (raises BudgetError where too many in a row are rejected)."""
+        if isinstance(item, Lost):
+            self._reject(item.key, "shard", item.reason, item.error)
             return
+        self.ignored.update(loss.member.rpartition(".")[2].lower() for loss in item.ignored)
+        sample_id = item.key
+        try:
+            facts = facts_of(item, self._job.name)
+            sample_id = facts.sample_id
+            arrays = self._sandbox.decode({suffix: data for suffix, data in item.members.items() if suffix in self._wanted})
+            if all(array is None for array in arrays.values()):
+                raise SampleError("missing_member", f"none of the modalities {', '.join(arrays)} among {', '.join(sorted(item.suffixes))}")
+        except SampleError as error:
+            self._reject(sample_id, "decode", error.reason, error.detail)
+            return
+        self._in_a_row = 0
         for name, array in arrays.items():
             self._writers[name].append(array)
             self.columns[f"has_{name}"].append(array is not None)
             if array is not None:
                 self.moments[name].add(array, facts.split == "train")
-        for column, value in (("sample_id", facts.sample_id), ("label", facts.label), ("split", facts.split), ("index_in_shard", sample.index)):
+        for column, value in (("sample_id", facts.sample_id), ("label", facts.label), ("split", facts.split), ("index_in_shard", item.index)):
             self.columns[column].append(value)
+
+    def _reject(self, sample_id: str, stage: str, reason: str, error: str) -> None:
+        assert reason in REASONS, reason
+        self.rejected.append({"sample_id": sample_id, "stage": stage, "reason": reason, "error": error})
+        self._in_a_row += 1
+        limit = self._job.config.max_rejected_in_a_row
+        if self._in_a_row > limit:
+            what = ", ".join(f"{reason} {num}" for reason, num in Counter(row["reason"] for row in self.rejected).most_common())
+            where = self._job.out / "rejected.arrow"
+            write_table(where, pa.Table.from_pylist([{"shard": self._job.name, **row} for row in self.rejected], REJECTED))
+            raise BudgetError(
+                f"{self._job.name}: {self._in_a_row} samples rejected in a row, more than max_rejected_in_a_row {limit} ({what});"
+                f" the last, {sample_id!r}: {error}",
+                f"mend the shard ({where} names each sample so far), or raise max_rejected_in_a_row",
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -13,11 +15,14 @@ import pyarrow.fs as pafs
 from rich.markup import escape
 from rich.tree import Tree
 
+from pipeline.checks import check_fingerprint, check_metadata
 from pipeline.config import DecodeConfig, load
 from pipeline.errors import DataError, MissingError, SampleError
+from pipeline.facts import Facts, facts_of
+from pipeline.find import ENDINGS, find_shards, shard_names
 from pipeline.plan import BatchPlan
 from pipeline.schema import PLAN, check_columns, read_metadata
-from pipeline.shards import Facts, ShardReader, facts_of, find_shards, only_text, open_shard, shard_names
+from pipeline.shards import Lost, ShardReader, only_text, settled
 from pipeline.store import MANIFEST, Place
 from pipeline.tables import FeatureSet, read_table
 
@@ -42,13 +47,13 @@ def _look(place: Place) -> Found:
             return _shards(find_shards([place]), None)
         raise MissingError(f"{place} does not exist", KNOWN)
     if kind == pafs.FileType.File:
-        return _shards([place], place.parent / "decode.yaml") if place.name.endswith(".tar") else _file(place)
+        return _shards([place], place.parent / "decode.yaml") if place.name.endswith(ENDINGS) else _file(place)
     names = {entry.name for entry in place.list()}
     if MANIFEST in names:
         return _features(FeatureSet.open(place))
     if "run.json" in names:
         return _run(place)
-    if any(name.endswith(".tar") for name in names):
+    if any(name.endswith(ENDINGS) for name in names):
         return _shards(find_shards([place]), place / "decode.yaml")
     if names & {"features", "runs"}:
         return {"kind": "store", **{part: [entry.name for entry in (place / part).list()] for part in ("features", "runs")}}
@@ -61,15 +66,13 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     suffixes, kept, reasons, parts = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
     for place, name in zip(shards, shard_names(shards), strict=True):
-        num_bytes = int(place.info().size)
-        with open_shard(place) as file:
-            reader = ShardReader(file, load=only_text, hashed=False)
-            facts, rejected = _facts(reader, place, kept)
-        for fact in facts:
+        told, reader = settled(place, partial(_Facts, place), load=only_text, hashed=False)
+        for fact in told.facts:
             splits[fact.split or "none"][fact.label] += 1
-        rejected += [reason for _, reason, _ in reader.rejected()]
-        reasons.update(rejected)
-        parts.append({"shard": name, "bytes": num_bytes, "samples": len(facts), "rejected": len(rejected)})
+        kept.update(told.kept)
+        reasons.update(told.rejected)
+        account = asdict(reader.account)
+        parts.append({"shard": name, "bytes": int(place.info().size), "samples": len(told.facts), "rejected": len(told.rejected), "account": account})
     for present, num in kept.items():
         suffixes.update(dict.fromkeys(present, num))
     found: Found = {"kind": "shards", "bytes": sum(part["bytes"] for part in parts), "num_samples": kept.total(), "splits": _counts(splits)}
@@ -81,17 +84,23 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
     return found
 
 
-def _facts(reader: ShardReader, shard: Place, kept: Counter[frozenset[str]]) -> tuple[list[Facts], list[str]]:
-    """What the usable samples say of themselves, and the reasons of those that say too little; `kept` counts the former by their suffixes."""
-    facts, rejected = [], []
-    for sample in reader:
-        try:
-            facts.append(facts_of(sample, shard.path))
-        except SampleError as error:
-            rejected.append(error.reason)
-        else:
-            kept[sample.suffixes] += 1
-    return facts, rejected
+class _Facts:
+    """What the usable samples of a shard say of themselves, how many have which suffixes, and the reasons of all that is lost or says too little."""
+
+    def __init__(self, shard: Place, reader: ShardReader) -> None:
+        self.facts: list[Facts] = []
+        self.kept: Counter[frozenset[str]] = Counter()
+        self.rejected: list[str] = []
+        for item in reader:
+            if isinstance(item, Lost):
+                self.rejected.append(item.reason)
+                continue
+            try:
+                self.facts.append(facts_of(item, shard.path))
+            except SampleError as error:
+                self.rejected.append(error.reason)
+            else:
+                self.kept[item.suffixes] += 1
 
 
 def _features(features: FeatureSet) -> Found:
@@ -107,6 +116,7 @@ def _features(features: FeatureSet) -> Found:
         "modalities": modalities,
         "num_rejected": manifest.get("num_rejected", 0),
         "rejected": manifest.get("reasons", {}),
+        "account": _sums(part.get("account", {}) for part in manifest["parts"]),
         "schema": _schema(samples),
         "num_parts": len(manifest["parts"]),
         "fingerprint": features.fingerprint,
@@ -114,22 +124,25 @@ def _features(features: FeatureSet) -> Found:
     }
 
 
+def _sums(accounts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The accounts of all shards as one."""
+    sums: Counter[str] = Counter()
+    for account in accounts:
+        sums.update({name: num for name, num in account.items() if isinstance(num, int)})
+    return dict(sums)
+
+
 def _file(place: Place) -> Found:
-    table = read_table(place)
-    try:
-        # A file from anywhere: offsets that point outside it would end the process, not raise.
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{place} is a damaged Arrow file ({error})", "write it again") from error
-    names = set(table.column_names)
-    if set(PLAN.names) <= names:
-        check_columns(table.schema, PLAN, str(place))
-        what = _plan(BatchPlan(table))
-    elif any(name.startswith("kl_") for name in names):
-        what = _scores(table)
+    table, what = read_table(place, trusted=False), str(place)
+    metadata = read_metadata(table.schema, what)
+    names = table.column_names
+    if set(PLAN.names) <= set(names):
+        told = _plan(BatchPlan.open(place))
     else:
-        what = {"kind": "table", "num_rows": table.num_rows}
-    return {**read_metadata(table.schema), **what, "schema": _schema(table)}
+        check_metadata(metadata, what)
+        check_fingerprint(table.to_batches(), table.schema, metadata, what)
+        told = _scores(table, what) if any(name.startswith("kl_") for name in names) else {"kind": "table", "num_rows": table.num_rows}
+    return {**{key: value for key, value in metadata.items() if key not in ("path", "bytes")}, **told, "schema": _schema(table)}
 
 
 def _plan(plan: BatchPlan) -> Found:
@@ -147,9 +160,13 @@ def _plan(plan: BatchPlan) -> Found:
     return {"kind": "plan", "num_steps": len(plan), "num_rows": sum(part["rows"] for part in modalities.values()), "steps": modalities}
 
 
-def _scores(table: pa.Table) -> Found:
+def _scores(table: pa.Table, what: str) -> Found:
     abilities = {}
-    for name in table.column_names:
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if name.startswith("kl_") or name == "label":
+            check_columns(table.schema, pa.schema([(name, kind)]), what)
+            if not (pa.types.is_floating(kind) if name != "label" else pa.types.is_integer(kind)) or (name == "label" and table[name].null_count):
+                raise DataError(f"{what}: column {name!r} is {kind} with {table[name].null_count} nulls, not a number a row", "write the file again")
         if name.startswith("kl_"):
             bits = table[name].to_numpy()
             present = bits[np.isfinite(bits)]
@@ -162,8 +179,11 @@ def _scores(table: pa.Table) -> Found:
 def _run(place: Place) -> Found:
     found: Found = {**(place / "run.json").read_json(), "kind": "run"}
     if (place / "epochs.arrow").exists():
-        epochs = read_table(place / "epochs.arrow")
-        last = [{key: _finite(value) for key, value in row.items()} for row in epochs.slice(max(0, epochs.num_rows - 1)).to_pylist()]
+        epochs = read_table(place / "epochs.arrow", trusted=False)
+        try:
+            last = [{key: _finite(value) for key, value in row.items()} for row in epochs.slice(max(0, epochs.num_rows - 1)).to_pylist()]
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise DataError(f"{place / 'epochs.arrow'} is damaged ({error})", "train again") from error
         found["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
     for part in ("scores", "plans", "checkpoints"):
         found[part] = {entry.name: int(entry.info().size or 0) for entry in (place / part).list()}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.assign import find_assignment
+from pipeline.checks import check_plan
 from pipeline.config import PlanConfig
 from pipeline.draft import Draft
 from pipeline.errors import ConfigError, DataError
@@ -40,15 +41,22 @@ class BatchPlan:
         self.metadata: dict[str, Any] = read_metadata(table.schema)
 
     @classmethod
-    def open(cls, place: Place, *, trusted: bool = False) -> "BatchPlan":
-        """Memory-maps a plan file, and checks it in full unless this run wrote it (raises MissingError, DataError)."""
+    def open(cls, place: Place, *, trusted: bool = False, num_rows: int | None = None) -> "BatchPlan":
+        """Memory-maps a plan file, and checks it in full, against the `num_rows` of the features too, unless this run wrote it.
+
+        Raises MissingError, DataError, StoreError.
+        """
         table = read_table(place, trusted=trusted)
         check_columns(table.schema, PLAN, str(place))
+        if not trusted:
+            check_plan(table.to_batches, table.schema, read_metadata(table.schema, str(place)), str(place), num_rows)
         return cls(table)
 
     @property
     def fingerprint(self) -> str:
         """The hash of the plan's content and metadata."""
+        if "fingerprint" not in self.metadata:
+            raise DataError("the plan has no fingerprint in its metadata", "give a plan that Remix wrote")
         return str(self.metadata["fingerprint"])
 
     def __len__(self) -> int:

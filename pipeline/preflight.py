@@ -6,37 +6,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec, parse
+from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, Limits, TensorSpec, VideoSpec, parse
 from pipeline.errors import ConfigError, DataError, InputError, SampleError
 from pipeline.ingest import ShardScan
-from pipeline.media import AnySpec, shape_of
-from pipeline.media.clip import streams_in
 from pipeline.media.limits import check_member
+from pipeline.media.sandbox import sandbox_for
+from pipeline.media.shapes import AnySpec, shape_of
 from pipeline.media.tensor import npy_header
 from pipeline.schema import SPLITS
-from pipeline.shards import Sample, ShardReader, open_shard
+from pipeline.shards import CLIPS, IMAGES, SOUNDS, Sample, ShardReader, open_shard
 from pipeline.store import Place
 
 CONFIG = "decode.yaml"
-_CLIPS = ("mp4", "webm", "mkv", "mov", "avi", "flv")
-_IMAGES = ("jpg", "jpeg", "png")
-_SOUNDS = ("wav", "flac", "ogg", "mp3", "m4a", "opus")
 
 
 def infer_config(shards: Sequence[Place]) -> DecodeConfig:
     """The decode.yaml beside the first shard, or else modalities by the suffixes of the first sample (raises InputError)."""
-    beside = shards[0].parent / CONFIG
-    if beside.exists():
-        try:
-            value = yaml.safe_load(beside.read_bytes())
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"config {beside} is not readable YAML ({error})", "mend the file") from error
-        return parse(DecodeConfig, value if value is not None else {}, str(beside))
+    beside = config_beside(shards)
+    if beside is not None:
+        return beside
     for shard in shards:
         with open_shard(shard) as file:
-            for sample in ShardReader(file, hashed=False):
+            for sample in ShardReader(file, hashed=False).samples():
                 return DecodeConfig(modalities=_modalities(sample, shard))
     raise DataError(f"{shards[0]} and the {len(shards) - 1} shards beside it hold no whole sample", "give WebDataset shards: members KEY.json, KEY.mp4, ...")
+
+
+def config_beside(shards: Sequence[Place]) -> DecodeConfig | None:
+    """The decode.yaml beside the first shard, where there is one (raises ConfigError)."""
+    beside = shards[0].parent / CONFIG
+    if not beside.exists():
+        return None
+    try:
+        value = yaml.safe_load(beside.read_bytes())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {beside} is not readable YAML ({error})", "mend the file") from error
+    return parse(DecodeConfig, value if value is not None else {}, str(beside))
 
 
 def _modalities(sample: Sample, shard: Place) -> dict[str, AnySpec]:
@@ -64,16 +69,16 @@ def _modalities(sample: Sample, shard: Place) -> dict[str, AnySpec]:
 
 def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
     last = suffix.rpartition(".")[2]
-    if last not in (*_CLIPS, *_IMAGES, *_SOUNDS, "npy"):
+    if last not in CLIPS | IMAGES | SOUNDS | {"npy"}:
         return []
     check_member(data, suffix)
-    if last in _CLIPS:
-        streams = streams_in(data)
+    if last in CLIPS:
+        streams = sandbox_for({}, Limits()).streams_in(data)
         sound: list[tuple[str, AnySpec]] = [("audio", AudioSpec(kind="audio", member=(suffix,)))] if "audio" in streams else []
         return sound + ([("video", VideoSpec(kind="video", member=(suffix,)))] if "video" in streams else [])
-    if last in _IMAGES:
+    if last in IMAGES:
         return [("image", ImageSpec(kind="image", member=(suffix,)))]
-    if last in _SOUNDS:
+    if last in SOUNDS:
         return [("audio", AudioSpec(kind="audio", member=(suffix,)))]
     return [("tensor", TensorSpec(kind="tensor", member=(suffix,), shape=npy_header(data)[0] or (1,)))]
 

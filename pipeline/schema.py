@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import DataError, MismatchError
@@ -13,6 +14,9 @@ from pipeline.errors import DataError, MismatchError
 PREFIX = "remix."
 ALL = "all"
 """The `modality` of a warm-up step: every modality is trained."""
+
+FINGERPRINT_ROWS = 2**16
+"""Rows that are hashed at once."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -98,9 +102,9 @@ class Fingerprinter:
                 lengths.update(np.diff(column.offsets.to_numpy()).astype(np.int64))
                 values.update(column.flatten().to_numpy())
             elif pa.types.is_string(column.type):
-                data = [value.encode() for value in column.to_pylist()]
-                lengths.update(np.array([len(value) for value in data], np.int64).data)
-                values.update(b"".join(data))
+                offsets, text = _text_of(column)
+                lengths.update(np.diff(offsets).astype(np.int64).data)
+                values.update(text)
             else:
                 values.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).data)
 
@@ -112,10 +116,21 @@ class Fingerprinter:
         return fingerprint_of([{key: value for key, value in metadata.items() if key != "fingerprint"}, self._num_rows, columns])
 
 
+def _text_of(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """Where the strings of a column begin and end in bytes, from 0 on, and those bytes; it has no nulls."""
+    _, where, data = column.buffers()
+    if column.null_count:
+        raise ValueError("a column of strings with nulls has no hash")
+    if not len(column):
+        return np.zeros(1, np.int32), memoryview(b"")
+    offsets = np.frombuffer(where, np.int32, len(column) + 1, 4 * column.offset)
+    return offsets, memoryview(data or b"")[offsets[0] : offsets[-1]]
+
+
 def fingerprint(table: pa.Table, metadata: Mapping[str, Any]) -> str:
     """The Fingerprinter's hash of a whole table."""
     content = Fingerprinter(table.schema)
-    for batch in table.to_batches():
+    for batch in table.to_batches(max_chunksize=FINGERPRINT_ROWS):
         content.update(batch)
     return content.hexdigest(metadata)
 

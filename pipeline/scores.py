@@ -1,5 +1,6 @@
 """A scores table, checked once: which rows are eligible and how able the model is on each modality of each."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -9,12 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.checks import MAX_CLASSES, MAX_MODALITIES, MAX_ROWS, check_fingerprint, check_metadata
 from pipeline.errors import DataError, MismatchError
 from pipeline.schema import check_parent, read_metadata, scores_schema
 from pipeline.store import Place
 from pipeline.tables import TABLE_ROWS, FeatureSet, read_table
 
 Array = npt.NDArray[Any]
+MISSING = -1
+"""What is predicted where the modality is missing."""
+TOLERANCE = 0.01
+"""By how much a number from low precision may be outside of its range."""
 BLOCK_ROWS = TABLE_ROWS
 """Rows that are worked on at once: a record batch of a table that Remix wrote, which needs no copy."""
 
@@ -31,7 +37,7 @@ class Scores:
 
     def __init__(self, table: pa.Table, what: str = "scores") -> None:
         self.what = what
-        self.metadata = read_metadata(table.schema)
+        self.metadata = read_metadata(table.schema, what)
         self.modalities = _modalities(table, self.metadata, what)
         self.table = _in_order(_with_types(table, self.modalities, what))
         if not self.table.num_rows:
@@ -41,9 +47,16 @@ class Scores:
             last = self._check(block, last)
 
     @classmethod
-    def open(cls, place: Place) -> "Scores":
-        """Memory-maps and checks a scores file (raises MissingError, DataError)."""
-        return cls(read_table(place, trusted=False), str(place))
+    def open(cls, place: Place, *, hashed: bool = True) -> "Scores":
+        """Memory-maps and checks a scores file, its fingerprint too unless the caller has done that (raises MissingError, DataError, StoreError)."""
+        table, what = read_table(place, trusted=False), str(place)
+        check_metadata(read_metadata(table.schema, what), what)
+        scores = cls(table, what)
+        for block in scores.blocks():
+            check_values(block, scores.modalities, scores.num_classes, what)
+        if hashed:
+            check_fingerprint(table.to_batches(), table.schema, scores.metadata, what)
+        return scores
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -114,12 +127,13 @@ class Scores:
     def _check(self, block: pa.Table, last: int) -> int:
         """Checks rows that follow row `last` and returns the last of them."""
         rows, kl = column(block, "row"), [column(block, f"kl_{name}") for name in self.modalities]
-        if rows[0] < 0:
-            raise DataError(f"{self.what}: row {rows[0]} is negative", "give the index of a row of the features")
+        if rows[0] < 0 or rows[-1] >= MAX_ROWS:
+            wrong = f"row {rows[0]} is negative" if rows[0] < 0 else f"row {rows[-1]} is not below {MAX_ROWS}"
+            raise DataError(f"{self.what}: {wrong}", "give the index of a row of the features")
         labels = column(block, "label")
-        outside = np.flatnonzero((labels < 0) | (labels >= (self.num_classes or np.iinfo(np.int32).max)))
+        outside = np.flatnonzero((labels < 0) | (labels >= (self.num_classes or MAX_CLASSES)))
         if len(outside):
-            among = f"the {self.num_classes} classes" if self.num_classes else "any classes"
+            among = f"the {self.num_classes} classes" if self.num_classes else f"any classes, of which there are at most {MAX_CLASSES}"
             raise DataError(
                 f"{self.what}: row {rows[outside[0]]}: label {labels[outside[0]]} is not among {among}", "give labels from 0 up, below the number of classes"
             )
@@ -140,7 +154,33 @@ class Scores:
         return int(rows[-1])
 
 
+def check_values(block: pa.Table, modalities: list[str], num_classes: int | None, what: str) -> None:
+    """Raises DataError for a value that no model can have given: outside of its range, or there where the modality is missing."""
+    rows, most = column(block, "row"), math.inf if num_classes is None else math.log2(num_classes) + TOLERANCE
+    for name in modalities:
+        kl = column(block, f"kl_{name}")
+        missing = np.isnan(kl)
+        rules = [(f"kl_{name}", (kl < -TOLERANCE) | (kl > most), f"which is not from 0 to {most:.4g} bits")]
+        if f"p_label_{name}" in block.column_names:
+            p = column(block, f"p_label_{name}")
+            rules.append((f"p_label_{name}", (p < -TOLERANCE) | (p > 1 + TOLERANCE), "which is no probability"))
+            rules.append((f"p_label_{name}", np.isnan(p) & ~missing, f"but kl_{name} is a number"))
+            rules.append((f"p_label_{name}", ~np.isnan(p) & missing, f"but kl_{name} is NaN"))
+        if f"predicted_{name}" in block.column_names:
+            predicted = column(block, f"predicted_{name}")
+            outside = ~missing & ((predicted < 0) | (predicted >= (num_classes or MAX_CLASSES)))
+            rules.append((f"predicted_{name}", outside, f"which is not among the {num_classes or MAX_CLASSES} classes"))
+            rules.append((f"predicted_{name}", missing & (predicted != MISSING), f"but kl_{name} is NaN"))
+        for of, wrong, rule in rules:
+            at = np.flatnonzero(wrong)
+            if len(at):
+                raise DataError(f"{what}: row {rows[at[0]]}: {of} is {column(block, of)[at[0]]}, {rule}", "score these features again")
+
+
 def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[str]:
+    for name in table.column_names:
+        if table.column_names.count(name) > 1:
+            raise DataError(f"{what}: column {name!r} occurs {table.column_names.count(name)} times", "write the file again with one of them")
     found = [name.removeprefix("kl_") for name in table.column_names if name.startswith("kl_")]
     named = metadata.get("modalities", found)
     for name in named:
@@ -152,6 +192,8 @@ def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[st
         raise DataError(
             f"{what}: metadata names the modalities {named}, but the kl_ columns are of {found}", "write the file again with the columns in that order"
         )
+    if len(found) > MAX_MODALITIES:
+        raise DataError(f"{what}: there are kl_ columns of {len(found)} modalities", f"give at most {MAX_MODALITIES}")
     if len(found) < 2:
         raise DataError(
             f"{what}: there are kl_ columns of {len(found)} modalities (found {', '.join(table.column_names)})", "give one kl_ column for each of two or more"
@@ -171,11 +213,16 @@ def _with_types(table: pa.Table, modalities: list[str], what: str) -> pa.Table:
         if values.type != field.type:
             try:
                 table = table.set_column(index, field, values.cast(field.type))
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            except (pa.ArrowException, ValueError) as error:
                 raise DataError(f"{what}: column {field.name!r} is {values.type}, not {field.type} ({error})", "write the file again with that type") from error
-        if field.name in ("row", "label") and values.null_count:
-            raise DataError(f"{what}: column {field.name!r} has {values.null_count} nulls", "give every row its number and its label")
+        if not pa.types.is_floating(field.type) and values.null_count:
+            raise DataError(f"{what}: column {field.name!r} has {values.null_count} nulls, the first in row {_first_null(values)}", "give every row its value")
     return table
+
+
+def _first_null(values: pa.ChunkedArray) -> int:
+    """The place of the first null in the file."""
+    return int(pc.index(pc.is_null(values), True).as_py())
 
 
 def _in_order(table: pa.Table) -> pa.Table:

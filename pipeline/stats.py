@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import MissingError
+from pipeline.errors import DataError, MissingError
 from pipeline.histograms import score_histograms
 from pipeline.plan import BatchPlan
 from pipeline.schema import ALL, check_parent
@@ -55,21 +55,32 @@ def statistics_at(place: Place, scores: Scores | None = None) -> Json:
 
     Raises MissingError, DataError, MismatchError.
     """
-    plan = BatchPlan.open(place)
+    run = place.parent.parent
+    within = place.parent.name == "plans" and (run / "run.json").exists()
+    features = _features_of(run) if within else None
+    plan = BatchPlan.open(place, num_rows=features.num_rows if features else None)
     parents = plan.metadata.get("parents", {})
     if scores and scores.fingerprint:
         check_parent(str(place), parents.get("scores"), "scores", scores.fingerprint)
-    run = place.parent.parent
-    if place.parent.name != "plans" or not (run / "run.json").exists():
+    if features is None:
         return plan_statistics(plan, scores=scores)
-    epoch = int(plan.metadata["epoch"])
+    if "epoch" not in plan.metadata:
+        raise DataError(f"{place}: metadata 'remix.epoch' is missing", "give a plan that Remix wrote")
+    epoch = plan.metadata["epoch"]
     before = place.parent / f"epoch-{epoch - 1:04d}.arrow"
     if scores is None and "scores" in parents:
         scores = _scores_of(run, epoch, parents["scores"])
-    features = FeatureSet.open(run.parent.parent / "features" / (run / "run.json").read_json()["features"]["name"])
     check_parent(str(place), parents.get("features"), "features", features.fingerprint)
     previous = BatchPlan.open(before) if before.exists() else None
     return plan_statistics(plan, labels=features.labels, scores=scores, previous=previous, batch_rows=features.manifest["batch_rows"])
+
+
+def _features_of(run: Place) -> FeatureSet:
+    features = (run / "run.json").read_json().get("features")
+    name = features.get("name") if isinstance(features, dict) else None
+    if not isinstance(name, str):
+        raise DataError(f"{run / 'run.json'} does not name its features", "restore it, or train again")
+    return FeatureSet.open(run.parent.parent / "features" / name)
 
 
 def _scores_of(run: Place, epoch: int, fingerprint: str) -> Scores:

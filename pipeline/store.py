@@ -2,12 +2,12 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import FullError, InputError, MissingError, StoreError
+from pipeline.locks import HeldError, Owner, hold, is_being_written, writing
 
 MANIFEST = "manifest.json"
 PIECE_BYTES = 8 * 2**20
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 """The names of files that are being written."""
 S3_SECONDS, S3_ATTEMPTS = 2, 2
 """How long S3 may take to connect, and to send a byte more, and how often it is asked, where somebody waits."""
@@ -120,7 +121,7 @@ class Place:
         """The JSON object in the file (raises MissingError, StoreError)."""
         try:
             value = json.loads(self.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{self} is not JSON ({error})", "delete it and run the stage again") from error
         if not isinstance(value, dict):
             raise StoreError(f"{self} holds no JSON object", "delete it and run the stage again")
@@ -129,28 +130,32 @@ class Place:
     @contextlib.contextmanager
     def create(self) -> Iterator["HashingFile"]:
         """A file that appears under its name when the block ends well, and not at all when it does not (raises StoreError)."""
-        temporary = self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp"
+        temporary, written = self._temporary(), contextlib.ExitStack()
         try:
             self.fs.create_dir(self.parent.path, recursive=True)
             file = HashingFile(self.fs.open_output_stream(temporary.path))
+            descriptor = written.enter_context(writing(temporary.local)) if temporary.local else None
         except (pa.ArrowException, OSError) as error:
-            raise _unwritable(self, error) from error
-        try:
-            yield file
-            file.close()
-            if temporary.local:
-                with open(temporary.path, "rb") as written:
-                    os.fsync(written.fileno())
-            temporary.move(self)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
+            raise unwritable(self, error) from error
+        with written:
+            try:
+                yield file
                 file.close()
-            with contextlib.suppress(OSError, StoreError):
-                temporary.delete()
-            failed = error if isinstance(error, OSError) else file.failed
-            if failed and isinstance(error, Exception):
-                raise _unwritable(self, failed) from failed
-            raise
+                if descriptor is not None:
+                    os.fsync(descriptor)
+                temporary.move(self)
+            except BaseException as error:
+                with contextlib.suppress(OSError):
+                    file.close()
+                with contextlib.suppress(OSError, StoreError):
+                    temporary.delete()
+                failed = error if isinstance(error, OSError) else file.failed
+                if failed and isinstance(error, Exception):
+                    raise unwritable(self, failed) from failed
+                raise
+
+    def _temporary(self) -> "Place":
+        return self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp"
 
     def write_bytes(self, data: bytes) -> str:
         """Writes the file atomically and returns its SHA-256."""
@@ -165,39 +170,40 @@ class Place:
         else:
             self.fs.move(self.path, to.path)
 
-    def sweep(self) -> None:
-        """Removes what writers that died left of files in this folder; nobody may be writing there (raises StoreError)."""
+    def sweep(self, name: str | None = None) -> None:
+        """Removes what writers that died left of the files in this folder, or of one; in an object store nobody may be writing them (raises StoreError)."""
         try:
             entries = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{self} cannot be listed ({error})", "check that the store is there and may be read") from error
         for entry in entries:
-            if TEMPORARY.fullmatch(entry.base_name):
-                Place(self.fs, entry.path).delete()
+            found, place = TEMPORARY.fullmatch(entry.base_name), Place(self.fs, entry.path)
+            if found and name in (None, found[1]) and not (place.local and is_being_written(place.local)):
+                place.delete()
 
     @contextlib.contextmanager
-    def held(self, busy: str) -> Iterator[None]:
-        """Holds a lock file, on a local disk alone; the lock of a process ends with it (raises InputError that says `busy` where another has it)."""
+    def held(self, busy: str) -> Iterator[Owner | None]:
+        """Holds a lock file, on a local disk alone, and yields the process that died with it (raises InputError, `busy` by whom, where another has it)."""
         if not self.local:
-            yield
+            yield None
             return
-        try:
-            self.local.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.local.open("w")
-        except OSError as error:
-            raise _unwritable(self, error) from error
-        with lock as file:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(busy, "wait for it to end, or stop it") from error
-            yield
+                self.local.parent.mkdir(parents=True, exist_ok=True)
+                dead = held.enter_context(hold(self.local, " ".join(map(without_secrets, [os.path.basename(sys.argv[0]), *sys.argv[1:]]))))
+            except HeldError as error:
+                raise InputError(f"{busy} by {error.owner or 'another process'}", "wait for it to end, or stop it") from error
+            except OSError as error:
+                raise unwritable(self, error) from error
+            yield dead
 
     def check_writable(self) -> None:
-        """Raises StoreError where a file could not be written here."""
-        probe = self.parent / f".{self.name}.{uuid4().hex[:8]}.probe"
-        probe.write_bytes(b"")
-        probe.delete()
+        """Raises StoreError where a file could not be written here; what writers that died left of it goes."""
+        with contextlib.suppress(_ProbedError), self.create() as file:
+            file.close()
+            raise _ProbedError
+        if self.local:
+            self.parent.sweep(self.name)
 
     def claim(self, data: bytes) -> bool:
         """Writes the file unless it is there, and says whether it did; of several processes that share a local disk, one does (raises StoreError)."""
@@ -206,7 +212,7 @@ class Place:
                 return False
             self.write_bytes(data)
             return True
-        whole = self.parent / f".{self.name}.{uuid4().hex[:8]}.claim"
+        whole = self._temporary()
         whole.write_bytes(data)
         try:
             os.link(whole.path, self.path)
@@ -244,7 +250,12 @@ class Place:
             raise StoreError(f"{self} cannot be deleted ({error})", "check that the store is there and may be written") from error
 
 
-def _unwritable(place: Place, error: Exception) -> StoreError:
+class _ProbedError(Exception):
+    """Ends a file that was only to be begun."""
+
+
+def unwritable(place: Place, error: Exception) -> StoreError:
+    """That a place cannot be written; a FullError where its disk is full."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return FullError(f"{place} cannot be written ({error})", "free space and run the command again, or choose another place")
     return StoreError(f"{place} cannot be written ({error})", "choose a place that you may write to")

@@ -14,16 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.batches import DAMAGED, BatchFile
 from pipeline.cache import PartCache, RemoteFile
 from pipeline.errors import DataError, MissingError
-from pipeline.parts import RemoteParts, open_file, read_batch
-from pipeline.schema import samples_schema
+from pipeline.manifest import check_manifest, check_samples
+from pipeline.parts import Expected, RemoteParts, open_file, read_batch
 from pipeline.store import MANIFEST, HashingFile, Place
 
 Array = npt.NDArray[Any]
 BATCH_ROWS = 64
 TABLE_ROWS = 2**16
 """Rows of a record batch of any other table: what a reader of one batch holds."""
+
+_TRUSTED: set[tuple[object, ...]] = set()
+"""Versions of samples.arrow that this process has checked."""
 
 
 def part_name(index: int) -> str:
@@ -32,14 +36,19 @@ def part_name(index: int) -> str:
 
 
 def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
-    """An Arrow IPC file as a table, memory-mapped where it is local, checked in full unless trusted (raises MissingError, DataError, StoreError)."""
+    """An Arrow IPC file as a table, memory-mapped where it is local and not compressed (raises MissingError, DataError, StoreError).
+
+    Unless trusted it is checked in full: what it would take unpacked, before it is, and then every offset, name and string.
+    """
+    if not trusted:
+        BatchFile(place).check_unpacked()
     reader = open_file(place)
     try:
         table = reader.read_all()
         if not trusted:
             # offsets that point out of their buffers would otherwise crash the process that follows them
             table.validate(full=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGED as error:
         raise DataError(f"{place} is damaged ({error})", "write the file again") from error
     return table
 
@@ -96,24 +105,31 @@ class FeatureSet:
             self._reader = lru_cache(maxsize=None)(self._open_part)
             self._batch: Callable[[str, int, int], Array] = lru_cache(maxsize=None)(self._map_batch)
         else:
-            self._batch = RemoteParts(partial(_file_of, place, manifest["parts"]), self.cache).batch
+            self._batch = RemoteParts(partial(_file_of, place, manifest["parts"]), partial(_expected, manifest), self.cache).batch
 
     @classmethod
     def open(cls, place: Place, cache: PartCache | None = None) -> "FeatureSet":
-        """Opens a folder with a manifest (raises MissingError where there is none)."""
+        """Opens a folder with a manifest, which is checked; samples and parts are when they are first read (raises MissingError, DataError, StoreError)."""
         if not (place / MANIFEST).exists():
             raise MissingError(f"{place} holds no finished feature set", f"run `remix decode SHARDS --out {place}` to the end")
-        return cls(place, (place / MANIFEST).read_json(), cache)
+        manifest = (place / MANIFEST).read_json()
+        check_manifest(manifest, str(place / MANIFEST))
+        return cls(place, manifest, cache)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureSet, (self.place, self.manifest, self.cache)
 
     @cached_property
     def samples(self) -> pa.Table:
-        """samples.arrow, one row a sample."""
-        table = read_table(self.place / "samples.arrow")
-        if table.schema.names != samples_schema(self.modalities).names or table.num_rows != self.num_rows:
-            raise DataError(f"{self.place / 'samples.arrow'} does not fit its manifest", "decode again")
+        """samples.arrow, one row a sample, checked in full once a process (raises DataError)."""
+        place = self.place / "samples.arrow"
+        info = place.info()
+        version = (str(place), info.size, info.mtime_ns, self.fingerprint)
+        trusted = version in _TRUSTED and info.mtime_ns is not None
+        table = read_table(place, trusted=trusted)
+        if not trusted:
+            check_samples(table, self.manifest, str(place))
+            _TRUSTED.add(version)
         return table
 
     @cached_property
@@ -165,12 +181,26 @@ class FeatureSet:
         return self.cache is not None and self.cache.fetch(self.file_of(modality, part))
 
     def _open_part(self, modality: str, part: int) -> pa.ipc.RecordBatchFileReader:
-        return open_file(self.file_of(modality, part).place)
+        return open_file(self.file_of(modality, part).place, None, _expected(self.manifest, modality, part))
 
     def _map_batch(self, modality: str, part: int, number: int) -> Array:
-        return read_batch(self._reader(modality, part), number)
+        place = self.file_of(modality, part).place
+        try:
+            return read_batch(self._reader(modality, part), number, _expected(self.manifest, modality, part), place)
+        except DAMAGED as error:
+            raise DataError(f"{place} is damaged in record batch {number} ({error})", "decode again") from error
 
 
 def _file_of(place: Place, parts: Sequence[dict[str, Any]], modality: str, part: int) -> RemoteFile:
     known = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
     return RemoteFile(place=place / modality / part_name(parts[part]["index"]), sha256=known["sha256"], num_bytes=known["bytes"])
+
+
+def _expected(manifest: dict[str, Any], modality: str, part: int) -> Expected:
+    facts = manifest["modalities"][modality]
+    return Expected(
+        num_rows=manifest["parts"][part]["rows"],
+        batch_rows=manifest["batch_rows"],
+        type=pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(facts["dtype"])), facts["shape"]),
+        num_bytes=manifest["parts"][part].get("files", {}).get(modality, {"bytes": 0})["bytes"],
+    )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -95,3 +96,65 @@ def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(make_tar([(f"{key}.{suffix}", data) for key, members in samples.items() for suffix, data in members.items()]))
     return path
+
+
+def encode_film(
+    frames: Sequence[np.ndarray],
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    times: Sequence[int] | None = None,
+    options: Mapping[str, str] | None = None,
+    colours: tuple[int, int, int] | None = None,
+    interlaced: bool = False,
+) -> bytes:
+    """Frames of (H, W, 3) or (H, W, 4) uint8, shown at times[i] / 10 s; `colours` are FFmpeg's numbers of primaries, transfer and matrix."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        video = out.add_stream(codec, rate=10, options=dict(options or {}))
+        video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], pix_fmt
+        video.codec_context.time_base = Fraction(1, 10)
+        if colours:
+            video.codec_context.color_primaries, video.codec_context.color_trc, video.codec_context.colorspace = colours
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24")
+            if colours:
+                frame = frame.reformat(format=pix_fmt, dst_colorspace=colours[2])
+            frame.pts, frame.time_base = times[i] if times else i, Fraction(1, 10)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    return file.getvalue()
+
+
+def encode_sound(waves: np.ndarray, container: str, codec: str, sample_rate: int = SAMPLE_RATE, *, cover: bytes | None = None, start: int = 0) -> bytes:
+    """(channels, samples) float in [-1, 1]; `cover` is a JPEG that goes in as a stream of pictures, `start` the time of the first sample."""
+    file = io.BytesIO()
+    layout = {1: "mono", 2: "stereo"}.get(len(waves), f"{len(waves)} channels")
+    with av.open(file, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=sample_rate, layout=layout)
+        picture = None
+        if cover:
+            with av.open(io.BytesIO(cover)) as source:
+                packet = next(packet for packet in source.demux() if packet.size)
+                picture = out.add_stream_from_template(source.streams.video[0])
+                picture.disposition = av.stream.Disposition.attached_pic
+        packed = (waves.T * (2**15 - 1)).round().astype(np.int16).reshape(1, -1)
+        block = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        block.sample_rate, block.pts, block.time_base = sample_rate, start, Fraction(1, sample_rate)
+        out.start_encoding()
+        if picture:
+            packet.stream, packet.pts, packet.dts = picture, 0, 0
+            out.mux(packet)
+        for frame in av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=sample_rate).resample(block):
+            frame.pts = start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def turn(clip: bytes, degrees: int) -> bytes:
+    """The MP4 with a display matrix that shows it turned clockwise."""
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    start = clip.index(b"tkhd") + 44
+    return clip[:start] + struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30) + clip[start + 36 :]

@@ -13,12 +13,12 @@ from pipeline.schema import encode_metadata
 def scores_table(
     costs: npt.NDArray[np.floating], rows: Sequence[int] | npt.NDArray[np.int64] | None = None, num_classes: int = 5, names: Sequence[str] = (), **metadata: Any
 ) -> pa.Table:
-    """A table whose kl_ and p_label_ columns are the (N, K) costs, NaN = missing; labels run through the classes."""
+    """A table whose kl_ columns are the (N, K) costs, NaN = missing, and its p_label_ columns half of them; labels run through the classes."""
     num, names = len(costs), names or [f"m{k}" for k in range(costs.shape[1])]
     rows = np.arange(num) if rows is None else np.asarray(rows)
     columns = {"row": rows.astype(np.int64), "sample_id": pa.array([f"s{row}" for row in rows.tolist()]), "label": (rows * 7 % num_classes).astype(np.int32)}
     for k, name in enumerate(names):
-        columns |= {f"kl_{name}": costs[:, k].astype(np.float32), f"p_label_{name}": costs[:, k].astype(np.float32)}
+        columns |= {f"kl_{name}": costs[:, k].astype(np.float32), f"p_label_{name}": costs[:, k].astype(np.float32) / 2}
     return pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 import remix
-from pipeline.schema import scores_schema, with_metadata
+from pipeline.manifest import features_fingerprint
+from pipeline.schema import SPLITS, fingerprint, scores_schema, with_metadata
 from pipeline.scoring import join_scores, score_rows
-from pipeline.store import Place
+from pipeline.store import MANIFEST, Place
 from pipeline.tables import read_table, write_table
 from tests.support import make_features, run_config
 
@@ -201,7 +202,10 @@ def test_an_empty_split_is_named(tmp_path: Path, command: Command, split: str) -
     samples = read_table(Place.at(tmp_path / "features" / "made" / "samples.arrow"))
     other = "test" if split != "test" else "train"
     splits = [other if value == split else value for value in samples["split"].to_pylist()]
-    write_table(Place.at(tmp_path / "features" / "made" / "samples.arrow"), samples.set_column(3, "split", pa.array(splits)))
+    place, changed = Place.at(tmp_path / "features" / "made"), samples.set_column(3, "split", pa.array(splits))
+    write_table(place / "samples.arrow", changed)
+    manifest = {**(place / MANIFEST).read_json(), "splits": {name: splits.count(name) for name in SPLITS}}
+    (place / MANIFEST).write_json({**manifest, "fingerprint": features_fingerprint(manifest, fingerprint(changed, {}))})
     code, _, err = command("train", path)
     assert (code, f"split '{split}' of features 'made' is empty" in err) == (2, True), err
     assert not (tmp_path / "runs").exists()

@@ -1,23 +1,27 @@
 """Shards -> feature tables on Ray: the same bytes whatever the parallelism, every rejection named, and bad input refused before anything is written."""
 
 import csv
+import gzip
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.batches import BatchFile
-from pipeline.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
+from pipeline.config import AudioSpec, DecodeConfig, Limits, TensorSpec, VideoSpec
 from pipeline.decode import DecodeSummary, Progress, decode
 from pipeline.errors import BudgetError, InputError, MismatchError
+from pipeline.find import find_shards
 from pipeline.index import IDS, IDS_SCHEMA, find_rows
 from pipeline.ingest import VERSION
-from pipeline.media import decode_sample
+from pipeline.media.sample import decode_sample
 from pipeline.preflight import infer_config, sorted_labels
 from pipeline.schema import REJECTED
-from pipeline.shards import find_shards
 from pipeline.store import MANIFEST, Place
 from pipeline.tables import FeatureSet, read_table
 from tests.media_files import encode_clip, encode_image, encode_npy, encode_wav, facts, make_tar, tone, write_shard
@@ -81,7 +85,7 @@ def test_rows_are_the_samples_in_order(tmp_path: Path) -> None:
     assert features.classes == ["0", "1", "2"]
     assert features.has.all()
     for number in range(15):
-        for name, expected in decode_sample(media(number), CONFIG.modalities).items():
+        for name, expected in decode_sample(media(number), CONFIG.modalities, CONFIG.limits).items():
             np.testing.assert_array_equal(features.read(name, np.array([number]))[0], expected)
     index = BatchFile(Place.at(tmp_path / "out" / IDS), IDS_SCHEMA)
     assert [find_rows(index, f"id{n:03d}") for n in range(16)] == [*([n] for n in range(15)), []]
@@ -171,7 +175,7 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
     assert rejected.schema.equals(REJECTED)
     rows = [(row["shard"], row["sample_id"], row["stage"], row["reason"]) for row in rejected.to_pylist()]
     assert rows == [
-        ("x.tar", "id101", "decode", "undecodable"),
+        ("x.tar", "id101", "decode", "truncated"),
         ("x.tar", "id102", "decode", "lfs_pointer"),
         ("x.tar", "id103", "decode", "empty"),
         ("y.tar", "g", "shard", "truncated"),
@@ -181,20 +185,69 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
     assert features.samples["index_in_shard"].to_pylist()[5:] == [0, 4, 0]
     np.testing.assert_array_equal(features.read("feel", np.array([6]))[0], [104, 208, 1])
     assert (summary.num_rows, summary.num_rejected) == (8, 4)
-    assert summary.reasons == {"undecodable": 1, "lfs_pointer": 1, "empty": 1, "truncated": 1}
+    assert summary.reasons == {"truncated": 2, "lfs_pointer": 1, "empty": 1}
     for part in features.manifest["parts"]:
-        assert part["account"]["members"] == part["account"]["kept"] + part["account"]["lost"]
+        account = part["account"]
+        assert account["members"] == account["kept"] + account["lost"] + account["ignored"]
+        assert account["bytes"] == account["bytes_kept"] + account["bytes_lost"] + account["bytes_ignored"] + account["bytes_framing"]
+        assert account["samples"] + account["samples_lost"] == part["rows"] + sum(account["rejected"].values())
 
 
 def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
     shards, out = damaged(tmp_path / "in"), tmp_path / "out"
-    with pytest.raises(BudgetError, match=r"undecodable 1.*max_rejected_share 0\.2") as caught:
+    with pytest.raises(BudgetError, match=r"truncated 1.*max_rejected_share 0\.2") as caught:
         decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.2}))
     assert caught.value.exit_code == 1
     assert not (out / "manifest.json").exists()
     kept = decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3}))
     assert kept.num_rejected == 3
     assert kept.num_reused >= 1
+    with pytest.raises(MismatchError, match=r"limits\.pixels = 67108864, but the configuration says 5000"):
+        decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3, "limits": Limits(pixels=5000)}))
+
+
+def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
+    shards, lenient = damaged(tmp_path / "in")[:2], {"max_rejected_share": 1.0}
+    with pytest.raises(
+        BudgetError, match=r"x\.tar: 3 samples rejected in a row.*max_rejected_in_a_row 2 \(truncated 1, lfs_pointer 1, empty 1\).*'id103'"
+    ) as caught:
+        decode(shards, Place.at(tmp_path / "out"), CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 2}))
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert decode(shards, Place.at(tmp_path / "out"), CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 3})).num_rejected == 3
+
+
+def test_limits_reject_what_is_more(tmp_path: Path) -> None:
+    limits = Limits(pixels=64 * 48 - 1)
+    with pytest.raises(BudgetError, match="oversize 5"):
+        decode(make_shards(tmp_path / "in", 1), Place.at(tmp_path / "out"), CONFIG.model_copy(update={"limits": limits}))
+
+
+def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None:
+    plain = make_shards(tmp_path / "in")
+    decode(plain, Place.at(tmp_path / "plain"), CONFIG)
+    for number, pack in enumerate((gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True), torn)):
+        packed = pack(Path(plain[number].path).read_bytes())
+        Path(plain[number].path).unlink()
+        (tmp_path / "in" / f"part-{number}{('.tar.gz', '.tar.zst', '.tar')[number]}").write_bytes(packed)
+    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "packed"), CONFIG)
+    one, other = (FeatureSet.open(Place.at(tmp_path / name)) for name in ("plain", "packed"))
+    ids = other.samples["sample_id"].to_pylist()
+    assert sorted(ids) == one.samples["sample_id"].to_pylist()
+    order = np.argsort(np.array(ids))
+    for name in one.modalities:
+        np.testing.assert_array_equal(other.read(name, order), one.read(name, np.arange(15)))
+    assert summary.num_rejected == 0
+    assert summary.ignored == {"pkl": 5}
+    assert "5 samples whose members lie apart in their shard were put together" in summary.notes
+
+
+def torn(tar: bytes) -> bytes:
+    """The same samples, suffix by suffix, and each with a pickle."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]
+    pickles = [(name.replace("json", "pkl"), b"cos\nsystem\n(S'false'\ntR.") for name, _ in members if name.endswith("json")]
+    return make_tar(sorted(members + pickles, key=lambda member: member[0].rpartition(".")[2]))
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ def test_every_field_of_a_run_is_told_with_its_defaults() -> None:
 
 def test_every_field_of_decoding_is_told_with_its_default() -> None:
     fields = dict(config.DecodeConfig.model_fields) | {"member": config.Spec.model_fields["member"]}
+    del fields["limits"]
+    fields |= {f"limits.{name}": field for name, field in config.Limits.model_fields.items()}
     for spec in get_args(get_args(config.ModalitySpec)[0]):
         kind = get_args(spec.model_fields["kind"].annotation)[0]
         fields |= {f"{kind}.{name}": field for name, field in spec.model_fields.items() if name not in ("kind", "member")}

@@ -1,7 +1,9 @@
 """Faults of real processes and of a real full disk: what is seen meanwhile is whole, and the end is that of an undisturbed run."""
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,11 +25,12 @@ import psutil
 import pytest
 import yaml
 
+import remix
 from pipeline.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
 from pipeline.decode import decode
-from pipeline.errors import FullError
+from pipeline.errors import FullError, InputError, StoreError
+from pipeline.find import find_shards
 from pipeline.plan import BatchPlan, joint_draft, write_plan
-from pipeline.shards import find_shards
 from pipeline.stats import plan_statistics
 from pipeline.store import Place
 from pipeline.tables import FeatureSet
@@ -119,8 +122,8 @@ def kill_worker(title: str, seen: Callable[[], Any], what: str) -> None:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each visible file below a folder; what is being written has a hidden name that ends in .tmp."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
+    """The SHA-256 of each file below a folder that is no lock and is not being written, whose hidden name ends in .tmp."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp" and path.name != ".lock")
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -203,10 +206,19 @@ def test_the_driver_dies_while_it_decodes(shards: Path, decoded: Decoded, start:
     kill_driver(process, and_its_workers=False)
     decoded.check_partial(files(out))
     summary = decode_into(out, shards)
+    assert summary.notes[0].startswith(f"took over from process {process.pid} (remix decode ")
     assert 0 < summary.num_reused < NUM_SHARDS
     assert summary.fingerprint == decoded.fingerprint
     assert files(out) == decoded.files
     assert not temporaries(out)
+
+
+def test_a_feature_set_is_decoded_by_one_process_at_a_time(shards: Path, tmp_path: Path, ray_cluster: None) -> None:
+    out = tmp_path / "out"
+    refusal = rf"{out} is being decoded by process {os.getpid()} \(.*\) on .* since 20.*; wait for it to end, or stop it"
+    with (Place.at(out) / ".parts" / ".lock").held("in use"), pytest.raises(InputError, match=refusal):
+        decode_into(out, shards)
+    assert files(out) == {}
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +319,8 @@ def test_the_driver_dies_in_the_middle_of_an_epoch(copied: Run, reference: Run, 
     path.write_text(yaml.safe_dump(slow_config(tmp_path, "interrupted").model_dump(mode="json"), sort_keys=False))
     process = start("train", path, "--resume", log=log)
     assert process.wait(300) == 0, log.read_text()
+    dead = copied.facts["took_over"]
+    assert f"took over from process {dead['pid']} (remix train " in log.read_text()
     check_same(copied, reference)
 
 
@@ -445,3 +459,78 @@ def test_the_disk_fills_while_checkpoints_are_written(share: float, name: str, s
     assert found["status"] == ("failed" if share else "running")  # nothing can be written down where there is no room at all
     (disk / "ballast").unlink()
     check_same(launch(config, resume=True), alone)
+
+
+WRITERS = ("generate", "repair", "decode", "score", "plan", "report", "train")
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The commands that write, each into `disk` alone; they run in this process."""
+
+    disk: Path
+    shards: Path
+    run: Run
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, stage: str) -> tuple[int, str]:
+        """The exit code of one, and what it said."""
+        store = self.run.place.local.parent.parent
+        features, checkpoint = store / "features" / "made", self.run.checkpoint("last").local
+        arguments = {
+            "generate": [self.disk / "shards", "--samples", 12, "--classes", 2],
+            "repair": [self.shards, "--out", self.disk / "clean"],
+            "decode": [self.shards, "--out", self.disk / "decoded"],
+            "score": [features, "--checkpoint", checkpoint, "--out", self.disk / "scores.arrow"],
+            "plan": [self.run.scores(1).local, "--out", self.disk / "plan.arrow"],
+            "report": [self.run.place.local, "--out", self.disk / "report.html"],
+            "train": [self.disk / "run.yaml"],
+        }
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["remix", stage, *map(str, arguments[stage])])
+            remix.main()
+        return int(ended.value.code or 0), " ".join(self.capsys.readouterr().err.split())
+
+    def left(self) -> list[str]:
+        """The files that have come."""
+        return [name for name in files(self.disk) if name not in ("ballast", "run.yaml")]
+
+
+@pytest.fixture
+def writers(disk: Path, shards: Path, alone: Run, store: Path, capsys: pytest.CaptureFixture[str]) -> Writers:
+    (disk / "features").symlink_to(store / "features")
+    (disk / "run.yaml").write_text(yaml.safe_dump(slow_config(disk, "new", 0).model_dump(mode="json"), sort_keys=False))
+    return Writers(disk, shards, alone, capsys)
+
+
+@pytest.mark.parametrize("stage", WRITERS)
+def test_no_command_leaves_anything_on_a_disk_without_room(stage: str, writers: Writers, ray_cluster: None) -> None:
+    ballast = fill(writers.disk, 0)
+    code, said = writers(stage)
+    assert re.search(rf"remix: {writers.disk}/\S+ cannot be written \(.*No space left on device.*\); free space", said), said
+    assert code == FullError.exit_code
+    assert writers.left() == []
+    assert not temporaries(writers.disk)
+    if stage in ("generate", "repair", "plan", "report"):
+        ballast.unlink()
+        assert writers(stage)[0] == 0
+
+
+@pytest.mark.parametrize("stage", WRITERS)
+def test_a_store_that_may_only_be_read_is_refused_by_every_command(stage: str, writers: Writers, ray_cluster: None) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(writers.disk)], check=True)
+    code, said = writers(stage)
+    assert re.search(rf"remix: {writers.disk}/\S+ cannot be written \(.*Read-only file system.*\); choose a place that you may write to", said), said
+    assert code == StoreError.exit_code
+    assert writers.left() == []
+
+
+def test_killed_at_any_moment_plan_and_train_come_to_the_same_end(tmp_path: Path) -> None:
+    make_features(tmp_path / "made", num_rows=60)
+    benchmark = Path(__file__).parent.parent / "benchmarks" / "kills.py"
+    command = [sys.executable, str(benchmark), "--kills", "6", "--stages", "plan,train", "--features", str(tmp_path / "made")]
+    ended = subprocess.run(command, env={**environment(), "TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["ratio"], found["stages"].keys()) == (1, {"plan", "train"})
+    assert found["kills"] >= 6

@@ -17,7 +17,8 @@ from PIL import Image
 
 from pipeline.config import DecodeConfig, load
 from pipeline.errors import InputError, StoreError
-from pipeline.shards import Sample, ShardReader, find_shards, open_shard
+from pipeline.find import find_shards
+from pipeline.shards import Sample, ShardReader, open_shard
 from pipeline.sources import patterns
 from pipeline.sources.generate import generate
 
@@ -30,8 +31,8 @@ def read(folder: Path) -> list[Sample]:
     for place in find_shards([str(folder)]):
         with open_shard(place) as file:
             reader = ShardReader(file)
-            samples += reader
-            assert not reader.losses
+            samples += reader.samples()
+            assert reader.account.samples_lost == 0
     return samples
 
 

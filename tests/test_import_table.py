@@ -16,7 +16,8 @@ from PIL import Image
 
 from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec, load
 from pipeline.errors import DataError, InputError, MissingError
-from pipeline.shards import Sample, ShardReader, find_shards, open_shard
+from pipeline.find import find_shards
+from pipeline.shards import Sample, ShardReader, open_shard
 from pipeline.sources import encoding
 from pipeline.sources.table import import_table
 
@@ -76,11 +77,11 @@ def read(folder: Path) -> dict[str, tuple[dict[str, str], Sample]]:
     for place in find_shards([str(folder)]):
         with open_shard(place) as file:
             reader = ShardReader(file)
-            for sample in reader:
+            for sample in reader.samples():
                 facts = json.loads(sample.members["json"])
                 assert facts["sample_id"] not in found
                 found[facts["sample_id"]] = (facts, sample)
-            assert not reader.losses
+            assert reader.account.samples_lost == 0
     return found
 
 

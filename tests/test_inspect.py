@@ -16,12 +16,13 @@ from rich.console import Console
 from pipeline.config import PlanConfig
 from pipeline.errors import DataError, InputError, MissingError
 from pipeline.inspect import inspect, render
+from pipeline.manifest import features_fingerprint
 from pipeline.plan import remix_plan
-from pipeline.schema import epochs_schema, with_metadata
+from pipeline.schema import epochs_schema, fingerprint, with_metadata
 from pipeline.scores import Scores
 from pipeline.sources.generate import generate
 from pipeline.store import MANIFEST, Place
-from pipeline.tables import write_table
+from pipeline.tables import read_table, write_table
 from tests.plan_tables import arithmetic_costs, scores_table
 from tests.support import make_features
 
@@ -69,7 +70,8 @@ def test_damaged_shards_with_missing_modalities(shards: Path) -> None:
             tar.addfile(info, io.BytesIO(data))
     found = told(shards)
     parts = {part["shard"]: part for part in found["shards"]}
-    assert parts[second.name] == {"shard": second.name, "bytes": second.stat().st_size, "samples": 2, "rejected": 2}
+    assert {**parts[second.name], "account": None} == {"shard": second.name, "bytes": second.stat().st_size, "samples": 2, "rejected": 2, "account": None}
+    assert (parts[second.name]["account"]["samples"], parts[second.name]["account"]["members"]) == (4, 5)
     assert parts[third.name]["rejected"] == 0
     assert found["num_samples"] == sum(part["samples"] for part in parts.values()) < 40
     assert found["num_rejected"] == sum(part["rejected"] for part in parts.values()) == sum(found["rejected"].values())
@@ -179,7 +181,7 @@ def test_a_file_whose_offsets_lie_is_an_error_and_not_the_end_of_the_process(tmp
     data = (tmp_path / "plan.arrow").read_bytes()
     assert data.count(offsets.tobytes()) == 1
     (tmp_path / "plan.arrow").write_bytes(data.replace(offsets.tobytes(), np.array([0, 777, 2**30], np.int32).tobytes()))
-    with pytest.raises(DataError, match="damaged Arrow file"):
+    with pytest.raises(DataError, match=r"plan\.arrow is damaged"):
         inspect(tmp_path / "plan.arrow")
 
 
@@ -195,9 +197,9 @@ def test_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
 def test_the_tree_shows_every_value(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
     manifest = (Place.at(tmp_path / "made") / MANIFEST).read_json()
-    (Place.at(tmp_path / "made") / MANIFEST).write_json(
-        {**manifest, "classes": ["[bold]", "[/x]", "c"], "reasons": {"truncated": 7}, "parents": {"long": list(range(100)), "short": list(range(64))}}
-    )
+    manifest |= {"classes": ["[bold]", "[/x]", "c"], "reasons": {"truncated": 7}, "parents": {"long": list(range(100)), "short": list(range(64))}}
+    manifest["fingerprint"] = features_fingerprint(manifest, fingerprint(read_table(Place.at(tmp_path / "made" / "samples.arrow")), {}))
+    (Place.at(tmp_path / "made") / MANIFEST).write_json(manifest)
     console = Console(width=500, file=io.StringIO(), record=True)
     console.print(render(inspect(tmp_path / "made")))
     text = console.export_text()

@@ -31,6 +31,7 @@ def test_generated_features_are_made_once_and_again_the_same(tmp_path: Path, ray
     config, events = asked(tmp_path, generate=SAMPLES), []
     run = launch(config, progress=events.append)
     assert [event["event"] for event in events if event["event"] == "source"] == ["source"] * 4  # two shards scanned, two decoded
+    assert [event["text"].split(": ")[1] for event in events if event["event"] == "decoded"] == ["60 rows, 0 rejected"]
     assert run.facts["status"] == "finished"
     features = FeatureSet.open(config.features_place)
     assert {name: features.manifest["splits"][name] for name in SPLITS} == {"train": 42, "validation": 9, "test": 9}

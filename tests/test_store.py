@@ -1,7 +1,12 @@
 """Places: what is written appears whole, or not at all."""
 
+import json
 import os
+import platform
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,33 +83,78 @@ def test_of_many_claims_one_holds(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
-def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_at_a_time_who_is_named(tmp_path: Path) -> None:
     lock = Place.at(tmp_path / "new" / ".lock")
     with (
-        lock.held("the folder is in use"),
-        pytest.raises(InputError, match="the folder is in use; wait for it to end, or stop it"),
+        lock.held("the folder is in use") as dead,
+        pytest.raises(InputError, match=rf"the folder is in use by process {os.getpid()} \(.*\) on .* since 20.*; wait for it to end, or stop it"),
         lock.held("the folder is in use"),
     ):
         pass
-    with lock.held("the folder is in use"):
-        pass
+    assert dead is None
+    assert lock.read_bytes() == b""
+    with lock.held("the folder is in use") as dead:
+        assert dead is None
+        owner = json.loads(lock.read_bytes())
+        assert (owner["pid"], owner.keys()) == (os.getpid(), {"pid", "host", "since", "command"})
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"), (Place.at(tmp_path / "file") / ".lock").held("in use"):
         pass
+
+
+def test_a_lock_tells_who_died_with_it(tmp_path: Path) -> None:
+    lock = Place.at(tmp_path) / ".lock"
+    script = "import os, signal, sys; from pipeline.store import Place\nwith Place.at(sys.argv[1]).held('in use'): os.kill(os.getpid(), signal.SIGKILL)"
+    died = subprocess.Popen([sys.executable, "-c", script, lock.path, "s3://me:secret@bucket/x?key=1"])
+    assert died.wait() == -signal.SIGKILL
+    with lock.held("in use") as dead:
+        assert dead
+        assert (dead.pid, dead.host) == (died.pid, platform.node())
+        assert dead.command.endswith(".lock s3://bucket/x")
+        assert f"process {died.pid} (" in str(dead)
+    with lock.held("in use") as dead:
+        assert dead is None
+    with pytest.raises(RuntimeError), lock.held("in use"):
+        raise RuntimeError
+    with lock.held("in use") as dead:
+        assert dead is None  # an error is a word
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\0" * 99, b"[" * 99_999, b'{"pid": "x", "host": "", "since": "", "command": ""}'])
+def test_a_lock_file_of_nonsense_is_a_lock_file(content: bytes, tmp_path: Path) -> None:
+    lock = Place.at(tmp_path) / ".lock"
+    lock.write_bytes(content)
+    with lock.held("in use") as dead:
+        assert dead is None
+    assert lock.read_bytes() == b""
 
 
 def test_what_dead_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
     place = Place.at(tmp_path)
     place.sweep()
     (Place.at(tmp_path / "none")).sweep()
-    with pytest.raises(KeyboardInterrupt), (place / "whole").create() as file:
-        file.write(b"x")
-        (tmp_path / ".left").write_bytes(b"")
-        (left,) = tmp_path.glob(".whole.*.tmp")
-        shutil.copy(left, tmp_path / left.name.replace("whole", "other"))
-        raise KeyboardInterrupt
     (place / "whole").write_bytes(b"")
+    (tmp_path / ".left").write_bytes(b"")
     (tmp_path / "a.0123abcd.tmp").write_bytes(b"")
-    assert len(list(tmp_path.iterdir())) == 4
-    place.sweep()
+    with (place / "whole").create() as file:
+        file.write(b"x")
+        (live,) = tmp_path.glob(".whole.*.tmp")
+        for name in (".whole", ".other", "..whole.00000000.tmp", ".whole.more"):
+            shutil.copy(live, tmp_path / f"{name}.{'ffffffff' if '0' in name else '0123abcd'}.tmp")
+        (place / "other").check_writable()
+        assert len(list(tmp_path.iterdir())) == 7
+        place.sweep("whole")
+        assert len(list(tmp_path.iterdir())) == 6
+        place.sweep()
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".left", live.name, "a.0123abcd.tmp", "whole"])
+    assert (place / "whole").read_bytes() == b"x"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".left", "a.0123abcd.tmp", "whole"]
+
+
+def test_what_a_killed_writer_left_is_swept_by_who_writes_it_again(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "x"
+    script = "import os, signal, sys; from pipeline.store import Place\nwith Place.at(sys.argv[1]).create() as f: os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", script, place.path]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    place.check_writable()
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """The loop: coverage, exact resumption, and what a run records."""
 
+import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -214,9 +216,27 @@ def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> No
 def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
     config = run_config(store, name="held", train={"epochs": 2, "warmup_epochs": 1})
     run = Run.create(config, FeatureSet.open(config.features_place))
-    with run.held(), pytest.raises(InputError, match="'held' is being trained by another process"):
+    with run.held(), pytest.raises(InputError, match=rf"'held' is being trained by process {os.getpid()} \(.*\) on .* since 20"):
         launch(config, resume=True)
     assert launch(config, resume=True).facts["status"] == "finished"
+
+
+def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None:
+    config = run_config(store, name="orphan", train={"epochs": 2, "warmup_epochs": 1})
+    run = Run.create(config, FeatureSet.open(config.features_place))
+    dead = {"pid": 4, "host": "far", "since": "2026-01-01T00:00:00+00:00", "command": "remix train run.yaml"}
+    (run.place / ".lock").write_json(dead)  # over several lines, as nothing of ours is
+    events: list[dict[str, Any]] = []
+    launch(config, resume=True, progress=events.append)
+    assert "took_over" not in run.facts
+    assert "takeover" not in {event["event"] for event in events}
+    run.update(status="created")
+    (run.place / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
+    launch(config, resume=True, progress=events.append)
+    assert run.facts["took_over"] == dead
+    text = "took over from process 4 (remix train run.yaml) on far since 2026-01-01T00:00:00+00:00, which ended without a word"
+    assert {"event": "takeover", "text": text} in events
+    assert (run.place / ".lock").read_bytes() == b""
 
 
 def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> None:

@@ -189,7 +189,7 @@ def read_scores(place: Place, epoch: int, facts: Facts, config: RunConfig, probl
         problems.expect_metadata(place, file.metadata, asked)
         if samples.hexdigest({}) != facts.digests["train"]:
             problems.add(place, "its rows, with their ids and labels, are not those of the split 'train'")
-        opened = Scores.open(place)
+        opened = Scores.open(place, hashed=False)
     return opened, fingerprint
 
 

@@ -1,6 +1,7 @@
 """From a configuration to a finished run: checked first, then in this process or on Ray Train."""
 
 from contextlib import suppress
+from dataclasses import asdict
 
 import torch
 
@@ -32,8 +33,11 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
             return run
     else:
         run = Run.create(config, features)
-    with run.held():
+    with run.held() as dead:
         run.sweep()
+        if dead:
+            run.update(took_over=asdict(dead))
+            progress({"event": "takeover", "text": f"took over from {dead}, which ended without a word"})
         try:
             _train(config, run, progress)
         except BaseException as error:

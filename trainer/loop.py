@@ -186,8 +186,8 @@ class Trainer:
                 f"{place} was trained under another configuration",
                 "restore the configuration, or choose another name; only `source` and `resources` may change",
             )
-        self.model.load_state_dict(found["model"])
-        self.optimizer.load_state_dict(found["optimizer"])
+        checkpoints.load_weights(place, self.model, found["model"])
+        checkpoints.load_optimizer(place, self.optimizer, found.get("optimizer"))
         self.cursor = Cursor(**found["cursor"])
         if self.world.leads and self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step:
             # killed after `last` and before `best` was written, which would have been the same
@@ -196,7 +196,8 @@ class Trainer:
     def _test(self) -> dict[str, Any]:
         """The model of the best validation epoch on the whole test set."""
         self.world.broadcast(None)  # rank 0 may still be writing it
-        self.model.load_state_dict(checkpoints.load(self.run.checkpoint("best"))["model"])
+        best = self.run.checkpoint("best")
+        checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
         rows = self.features.rows_of("test")
         found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
         result = {

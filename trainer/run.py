@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputError, MissingError
+from pipeline.locks import Owner
 from pipeline.schema import epochs_schema, steps_schema
 from pipeline.store import Place, encode_json, without_secrets
 from pipeline.tables import FeatureSet, read_table, write_table
@@ -41,9 +42,9 @@ class Run:
             raise MissingError(f"{place} holds no run", "check the name, or start it with `remix train`")
         return cls(place)
 
-    def held(self) -> AbstractContextManager[None]:
-        """Keeps other processes of this machine from training the run (raises InputError)."""
-        return (self.place / ".lock").held(f"run {self.place.name!r} is being trained by another process")
+    def held(self) -> AbstractContextManager[Owner | None]:
+        """Keeps other processes of this machine from training the run, and tells which of them died at it (raises InputError)."""
+        return (self.place / ".lock").held(f"run {self.place.name!r} is being trained")
 
     def sweep(self) -> None:
         """Removes what a process that died left of files that it was writing."""

@@ -9,9 +9,10 @@ import pyarrow as pa
 from torch.utils.data import Sampler
 
 from pipeline.batches import BatchFile, locate
+from pipeline.checks import check_plan
 from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plan import BatchPlan, Step
-from pipeline.schema import PLAN, Fingerprinter
+from pipeline.schema import PLAN
 from pipeline.store import Place
 from trainer.download import download, is_url, public
 
@@ -23,7 +24,8 @@ class PlanBatchSampler(Sampler[Batch]):
 
     `source` is a plan file (a path, a pyarrow.fs URI or a Place) or the service's `http://HOST:PORT/v1/runs/RUN/plans/EPOCH`, which is fetched once to
     a temporary file, `retries` times more where the network fails, waiting up to `timeout` seconds at a time, with `token` (else the environment's
-    REMIX_TOKEN). The plan is checked against its fingerprint, and against the one that is expected, where given; memory holds one record batch of it.
+    REMIX_TOKEN). The plan is checked in full: against its fingerprint, the one that is expected and the number of rows of the data, where they are given.
+    Memory holds one record batch of it, and while it is checked a byte a row of the data, at most 128 MiB.
     A pass begins at the first step, but for the first one after `load_state_dict`, which begins where the state says. Pickled, it reads its source again.
     Raises InputError: ConfigError, MissingError, DataError, MismatchError, StoreError.
     """
@@ -35,6 +37,7 @@ class PlanBatchSampler(Sampler[Batch]):
         world_size: int = 1,
         *,
         fingerprint: str | None = None,
+        num_rows: int | None = None,
         with_modality: bool = False,
         token: str | None = None,
         retries: int = 5,
@@ -54,7 +57,8 @@ class PlanBatchSampler(Sampler[Batch]):
             self._source = Place.at(source)
             self._name = str(self._source)
             self._file = BatchFile(self._source, PLAN)
-        self._ends = _check_steps(self._file, self._name, world_size)
+        self._num_rows = num_rows
+        self._ends = _check_steps(self._file, self._name, world_size, num_rows)
         self.fingerprint = str(self._file.metadata["fingerprint"])
         if fingerprint not in (None, self.fingerprint):
             raise MismatchError(f"{self._name} has fingerprint {self.fingerprint}, not {fingerprint}", "give the plan that was expected")
@@ -91,7 +95,8 @@ class PlanBatchSampler(Sampler[Batch]):
         self._start = self._step = self._checked(state["step"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        asked = {"rank": self.rank, "world_size": self.world_size, "with_modality": self.with_modality, "fingerprint": self.fingerprint, **self._fetching}
+        asked = {"rank": self.rank, "world_size": self.world_size, "with_modality": self.with_modality, "fingerprint": self.fingerprint}
+        asked |= {"num_rows": self._num_rows, **self._fetching}
         return _reopen, (self._source, asked, self._start, self._step)
 
     def _checked(self, step: object) -> int:
@@ -137,29 +142,24 @@ class _Pass(Iterator[Batch]):
         self._steps = self._sampler._begin()
 
 
-def _check_steps(file: BatchFile, name: str, world_size: int) -> list[int]:
+def _check_steps(file: BatchFile, name: str, world_size: int, num_rows: int | None) -> list[int]:
     """The number of steps up to the end of each record batch of a plan that is what it says, with a row for each rank in every step."""
-    recorded = file.metadata.get("fingerprint")
-    if not isinstance(recorded, str):
+    if not isinstance(file.metadata.get("fingerprint"), str):
         raise DataError(f"{name} has no fingerprint in its metadata", "give a plan that Remix wrote")
-    content, ends, short = Fingerprinter(file.schema), [0], None
-    for batch in file.batches():
-        steps, rows = batch.column("step"), batch.column("rows")
-        if any(column.null_count for column in [*batch.columns, rows.flatten()]):
-            raise DataError(f"{name} has nulls", "write the plan again")
-        wrong = np.flatnonzero(steps.to_numpy() != np.arange(ends[-1], ends[-1] + len(steps)))
-        if len(wrong):
-            raise DataError(f"{name} has step {steps[int(wrong[0])]} where step {ends[-1] + wrong[0]} should be", "write the plan again")
-        content.update(batch)
-        few = np.flatnonzero(np.diff(rows.offsets.to_numpy()) < world_size)
-        if short is None and len(few):
-            short = int(few[0]) + ends[-1], len(rows[int(few[0])])
-        ends.append(ends[-1] + len(steps))
-    if (actual := content.hexdigest(file.metadata)) != recorded:
-        raise DataError(f"{name} says that its fingerprint is {recorded}, but its content has {actual}", "fetch or write the plan again")
-    if short:
-        raise ConfigError(f"step {short[0]} of {name} has {short[1]} rows for {world_size} ranks", "use fewer ranks, or a plan of a larger batch size")
-    return ends[1:]
+    fewest: list[tuple[int, int]] = []
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for batch in file.batches():
+            sizes = np.diff(batch.column("rows").offsets.to_numpy())
+            few = np.flatnonzero(sizes < world_size)
+            if len(few) and not fewest:
+                fewest.append((batch.column("step")[int(few[0])].as_py(), int(sizes[few[0]])))
+            yield batch
+
+    ends = check_plan(read, file.schema, file.metadata, name, num_rows)
+    if fewest:
+        raise ConfigError(f"step {fewest[0][0]} of {name} has {fewest[0][1]} rows for {world_size} ranks", "use fewer ranks, or a plan of a larger batch size")
+    return ends
 
 
 def _reopen(source: str | Place, asked: dict[str, Any], start: int, step: int) -> PlanBatchSampler:

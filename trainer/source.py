@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.decode import Progress, decode
+from pipeline.find import find_shards
 from pipeline.preflight import infer_config
-from pipeline.shards import find_shards
 from pipeline.sources.generate import generate
 from pipeline.sources.writing import SUMMARY
 from pipeline.store import MANIFEST, Place
@@ -29,7 +29,8 @@ def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -
     def progress(at: Progress) -> None:
         tell({"event": "source", **asdict(at)})
 
-    decode(shards, features, source.decode or infer_config(shards), progress=progress, resources=config.resources.decode_resources)
+    summary = decode(shards, features, source.decode or infer_config(shards), progress=progress, resources=config.resources.decode_resources)
+    tell({"event": "decoded", "text": "; ".join([f"{features}: {summary.text}", *summary.notes])})
 
 
 def _generated(config: GenerateConfig, out: Place) -> Place:

@@ -11,14 +11,11 @@ from torchaudio.transforms import MelSpectrogram, Spectrogram
 
 from pipeline.config import AudioSpec
 from pipeline.errors import SampleError
+from pipeline.media.shapes import num_samples
 
 Array = npt.NDArray[Any]
 _FLOOR = 1e-7
-
-
-def num_samples(spec: AudioSpec) -> int:
-    """The length of the waveform that a spectrogram is made of."""
-    return round(spec.sample_rate * spec.seconds)
+_MOST_PLANES = 7
 
 
 class Waveform:
@@ -26,7 +23,8 @@ class Waveform:
 
     def __init__(self, spec: AudioSpec) -> None:
         self._spec = spec
-        self._resampler = AudioResampler(format="fltp", rate=spec.sample_rate)
+        self._resampler: AudioResampler | None = None
+        self._form: tuple[int, int] | None = None
         self._blocks: list[Array] = []
         self._missing = num_samples(spec)
 
@@ -36,14 +34,28 @@ class Waveform:
         return self._missing <= 0
 
     def add(self, frame: AudioFrame | None) -> None:
-        """Adds a decoded frame; None stands for the end of the stream."""
-        if self.full:
+        """Adds a decoded frame; None stands for the end of the stream (raises SampleError where the frame is damaged or unlike those before)."""
+        if self.full or (frame is None and self._resampler is None):
             return
+        if frame is not None:
+            self._check(frame)
+        if self._resampler is None:
+            # PyAV counts planes up to a null pointer, which does not stand behind the eighth: it would read on from nowhere.
+            self._resampler = AudioResampler(format="flt" if self._form and self._form[1] > _MOST_PLANES else "fltp", rate=self._spec.sample_rate)
         for block in self._resampler.resample(frame):
+            planes = block.to_ndarray() if block.format.is_planar else block.to_ndarray().reshape(-1, len(block.layout.channels)).T
             # The mean of the channels; FFmpeg's own mono is louder by 3 dB for stereo than for mono sound.
-            values = block.to_ndarray().mean(axis=0, dtype=np.float32)
+            values = planes.mean(axis=0, dtype=np.float32)
             self._blocks.append(values)
             self._missing -= len(values)
+
+    def _check(self, frame: AudioFrame) -> None:
+        form = frame.sample_rate, frame.layout.nb_channels
+        if frame.is_corrupt:
+            raise SampleError("undecodable", "a block of the sound is damaged")
+        if form != (self._form or form):
+            raise SampleError("undecodable", f"(rate, channels) of the sound change from {self._form} to {form}")
+        self._form = form
 
     def spectrogram(self) -> Array:
         """(1, bins, time) float16, log(S + 1e-7) (raises SampleError)."""

@@ -15,6 +15,8 @@ from webdataset import ShardWriter
 
 from pipeline.config import DecodeConfig
 from pipeline.errors import InputError, StoreError
+from pipeline.locks import writing
+from pipeline.store import Place, unwritable
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 Progress = Callable[[int, int], None]
@@ -97,10 +99,12 @@ def _appearing(out: Path) -> Iterator[Path]:
     temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, out)
+        with writing(temporary):
+            Place.at(out.parent).sweep(out.name)
+            yield temporary
+            os.replace(temporary, out)
     except OSError as error:
-        raise StoreError(f"OUT {out} cannot be written ({error})", "free space, or give a folder in a place that you may write to") from error
+        raise unwritable(Place.at(out), error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
