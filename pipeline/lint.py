@@ -59,6 +59,7 @@ class _Report:
             "bytes": account["bytes"],
             "lost": self.lost,
             "unusable": self.unusable,
+            "regrouped": reader.regrouped,
             "account": account,
         }
 
@@ -112,7 +113,7 @@ def _totals(found: Sequence[Found]) -> Found:
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),
         "num_unusable": sum(len(shard["unusable"]) for shard in found),
-        "regrouped": sum(shard["account"]["regrouped"] for shard in found),
+        "num_regrouped": sum(len(shard["regrouped"]) for shard in found),
     }
 
 
@@ -130,9 +131,10 @@ def text_of(found: Found) -> str:
     for shard in found["shards"]:
         name = shard["shard"]
         lines += [f"{name}: {loss['member'] or 'shard'} at byte {loss['offset']}: {loss['reason']}: {loss['detail']}" for loss in shard["lost"]]
+        lines += [f"{name}: sample {key}: its members lie apart, and were put together" for key in shard["regrouped"]]
         lines += [f"{name}: sample {one['key']} will not decode: {one['reason']}: {one['detail']}" for one in shard["unusable"]]
     reasons = ", ".join(f"{reason} {num}" for reason, num in found["reasons"].items())
     end = f"{found['samples_kept']} samples kept in {len(found['shards'])} shards, {found['num_lost']} losses{f' ({reasons})' if reasons else ''}"
-    end += f", {found['regrouped']} samples that lie apart put together" if found["regrouped"] else ""
+    end += f", {found['num_regrouped']} samples that lie apart put together" if found["num_regrouped"] else ""
     end += f", {found['num_unusable']} samples that will not decode" if found["num_unusable"] else ""
     return "\n".join([*lines, end + (f": {found['out']}" if "out" in found else "")])

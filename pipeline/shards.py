@@ -135,6 +135,8 @@ class ShardReader:
         self._asked = dict(torn or {})
         self._apart: dict[str, _Group] = {}
         self._bytes_apart = 0
+        self._together: set[str] = set()
+        self.regrouped: list[str] = []
         self._waiting: list[_Group] = []
         self._final = False
         self._runs: dict[str, frozenset[str]] = {}
@@ -274,7 +276,7 @@ class ShardReader:
         else:
             self._bytes_apart -= whole.num_bytes
             del self._asked[run.key]
-            self.account.regrouped += not whole.losses
+            self._together.add(run.key)
             yield from self._judge(whole)
 
     def _join(self, first: _Group | None, run: _Group) -> _Group:
@@ -338,6 +340,9 @@ class ShardReader:
     def _keep(self, group: _Group) -> Sample:
         self._kept.add(group.key)
         account = self.account
+        if group.key in self._together:
+            account.regrouped += 1
+            self.regrouped.append(group.key)
         account.samples += 1
         account.kept += len(group.members)
         account.ignored += len(group.ignored)

@@ -31,6 +31,7 @@ IN_PAGE = "!'()*~"
 def write_report(run: str, out: Place) -> dict[str, int]:
     """Writes the report of STORE/runs/NAME; the same run gives the same bytes (raises InputError where the run cannot be read, StoreError)."""
     store, name = _split(run)
+    out.check_writable()
     return asyncio.run(_write(store, name, out))
 
 

@@ -127,7 +127,7 @@ def test_lint_names_the_losses_and_repair_leaves_them_out(tmp_path: Path, cases:
     (clean,) = (tmp_path / "clean").iterdir()
     assert clean.name == "shard.tar"
     code, out, _ = command("lint", clean, "--json")
-    assert (code, json.loads(out)["num_lost"], json.loads(out)["regrouped"]) == (0, 0, 0)
+    assert (code, json.loads(out)["num_lost"], json.loads(out)["num_regrouped"]) == (0, 0, 0)
     assert by_tarfile(clean) == case.kept
     assert by_webdataset(clean) == case.kept
     assert {sample.key: sample.members for sample in settled(Place.at(clean), list)[0]} == case.kept

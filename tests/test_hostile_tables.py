@@ -594,8 +594,8 @@ def test_the_fingerprint_is_what_it_was() -> None:
 @pytest.mark.parametrize("name", mutate.KINDS)
 def test_mutated_files_are_an_error_or_the_same(tmp_path: Path, name: str) -> None:
     """In a process of its own, since what is looked for would end it."""
-    script = [sys.executable, "-W", "ignore", "-m", "tests.mutate", name, "0", "300", str(tmp_path)]
+    script = [sys.executable, "-W", "ignore", "-m", "tests.mutate", name, "0", "100", str(tmp_path)]
     ended = subprocess.run(script, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout)
-    assert found["num"] == 300 and found["grown_mib"] < 500
+    assert found["num"] == 100 and found["grown_mib"] < 500

@@ -124,7 +124,7 @@ def test_repair_writes_whole_samples_alone(tmp_path: Path, command: Command) -> 
     code, out, _ = command("repair", tmp_path / "in", "--out", tmp_path / "out", "--json")
     found = json.loads(out)
     assert code == 0
-    assert (found["out"], found["samples_kept"], found["regrouped"]) == (str(tmp_path / "out"), 3, 2)
+    assert (found["out"], found["samples_kept"], found["num_regrouped"]) == (str(tmp_path / "out"), 3, 2)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x.tar", "y.tar"]
     with tarfile.open(tmp_path / "out" / "x.tar") as tar:
         assert tar.getnames() == ["a.json", "a.wav", "b.json", "b.wav"]

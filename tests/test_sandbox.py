@@ -213,7 +213,7 @@ def test_many_crashes_leave_no_process_and_no_open_file(tmp_path: Path) -> None:
     with Sandbox(SMALL, LIMITS, entry=HOSTILE) as sandbox:
         zygote, _ = processes_of(sandbox, tmp_path / "pids")
         open_files = psutil.Process().num_fds(), zygote.num_fds()
-        for _ in range(100):  # each of them kills two children
+        for _ in range(40):  # each of them kills two children
             with pytest.raises(SampleError, match="crash"):
                 sandbox.decode({"x": b"segfault"})
         assert healthy(sandbox)
