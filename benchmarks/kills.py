@@ -266,7 +266,11 @@ class Stages:
             pid = self._kill(case, out, folder / f"log-{len(case.kills)}", rng, left, cluster)
             if not pid:
                 if case.kills:
-                    break  # the resume had less to do than was hoped for
+                    # the resume had less to do than was hoped for: it has ended, and it is the one that has to name the process that died
+                    told, dead = f"took over from process {dead}" in (folder / f"log-{len(case.kills)}").read_text() or not dead, None
+                    if not told:
+                        case.problems.append("the resume that ended before it could be killed names no process that died")
+                    break
                 shutil.rmtree(folder)
                 out = self.out(case.stage, folder)
                 continue
