@@ -1,11 +1,11 @@
 """What a sample says of itself: its id, its label, its split."""
 
-import json
 import posixpath
 import re
 from dataclasses import dataclass
 
 from pipeline.errors import SampleError
+from pipeline.jsontext import parse_json
 from pipeline.shards import Sample
 
 _SPLIT_OF_NAME = re.compile(r"(train|validation|val|test)[-_]")
@@ -41,7 +41,7 @@ def facts_of(sample: Sample, shard: str) -> Facts:
 
 def _json_of(sample: Sample) -> dict[str, object]:
     try:
-        value = json.loads(sample.members.get("json", b"{}"))
+        value = parse_json(sample.members.get("json", b"{}"))
     except (ValueError, RecursionError) as error:
         raise SampleError("undecodable", f"{sample.key}.json is not JSON ({error})") from error
     if not isinstance(value, dict):

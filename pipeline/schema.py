@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import DataError, MismatchError
+from pipeline.jsontext import parse_json
 
 PREFIX = "remix."
 ALL = "all"
@@ -80,7 +81,7 @@ def read_metadata(schema: pa.Schema, what: str = "table") -> dict[str, Any]:
     for key, value in (schema.metadata or {}).items():
         if key.startswith(PREFIX.encode()):
             try:
-                found[key.decode()[len(PREFIX) :]] = json.loads(value)
+                found[key.decode()[len(PREFIX) :]] = parse_json(value)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{what}: metadata {key.decode(errors='replace')!r} is not JSON ({error})", "write the file again") from error
     return found

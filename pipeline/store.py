@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import FullError, InputError, MissingError, StoreError
+from pipeline.jsontext import parse_json
 from pipeline.locks import HeldError, Owner, hold, is_being_written, writing
 
 MANIFEST = "manifest.json"
@@ -120,7 +121,7 @@ class Place:
     def read_json(self) -> dict[str, Any]:
         """The JSON object in the file (raises MissingError, StoreError)."""
         try:
-            value = json.loads(self.read_bytes())
+            value = parse_json(self.read_bytes())
         except (ValueError, RecursionError) as error:
             raise StoreError(f"{self} is not JSON ({error})", "delete it and run the stage again") from error
         if not isinstance(value, dict):

@@ -447,6 +447,7 @@ def test_facts_of_a_sample(members: dict[str, bytes], shard: str, expected: tupl
     ("members", "reason"),
     [
         ({"json": b"{"}, "undecodable"),
+        ({"json": b'{"label": "\\ud800"}'}, "undecodable"),
         ({"json": b"[]"}, "wrong_type"),
         ({"json": b"{}"}, "missing_member"),
         ({"json": b'{"label": 1.5}'}, "wrong_type"),
