@@ -1,6 +1,7 @@
 """What the tests share: one local Ray cluster, and the real data where there is some."""
 
 import os
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ import hypothesis
 import pytest
 import torch
 
-from tests.support import make_features, run_config
+import remix
+from tests.support import Command, make_features, run_config
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("untimed")
@@ -24,6 +26,20 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `remix ...` in this process and returns exit code, output and errors."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            remix.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, " ".join(err.split())
+
+    return run
 
 
 @pytest.fixture(scope="session")

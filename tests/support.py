@@ -1,7 +1,7 @@
 """Small feature sets for tests, written through the project's own writers."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from trainer import checkpoint as checkpoints
 from trainer.config import RunConfig, merge
 from trainer.run import Run
 
+Command = Callable[..., tuple[int, str, str]]
+"""What the fixture `command` gives."""
 SHAPES: dict[str, tuple[tuple[int, ...], str]] = {"sound": ((1, 16, 16), "float16"), "sight": ((2, 3, 16, 16), "uint8"), "touch": ((6, 8), "float32")}
 
 

@@ -11,29 +11,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-import remix
 from pipeline.manifest import features_fingerprint
 from pipeline.schema import SPLITS, fingerprint, scores_schema, with_metadata
 from pipeline.scoring import join_scores, score_rows
 from pipeline.store import MANIFEST, Place
 from pipeline.tables import read_table, write_table
-from tests.support import make_features, run_config
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `remix ...` in this process and returns exit code, output and errors."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            remix.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, " ".join(err.split())
-
-    return run
+from tests.support import Command, make_features, run_config
 
 
 def random_scores(num_rows: int = 100, modalities: tuple[str, ...] = ("x", "y", "z")) -> pa.Table:

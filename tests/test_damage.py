@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import struct
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 import pytest
 import webdataset
 
-import remix
 from pipeline.config import DecodeConfig, TensorSpec, VideoSpec
 from pipeline.decode import decode
 from pipeline.errors import REASONS, BudgetError
@@ -25,25 +23,11 @@ from pipeline.store import Place
 from pipeline.tables import FeatureSet, read_table
 from tests.damage import Case, Samples, catalogue, make_shard
 from tests.media_files import encode_clip, encode_npy, facts, make_tar
+from tests.support import Command
 
 NUM = 50
 CASES = list(catalogue(make_shard({str(i): {"json": b"", "mp4": bytes([i]) * 4000} for i in range(NUM)})))
-Command = Callable[..., tuple[int, str, str]]
 SPLITS = ("train", "train", "validation", "test")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `remix ...` in this process and returns exit code, output and errors."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            remix.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, " ".join(err.split())
-
-    return run
 
 
 def clips(prefix: str = "s") -> Samples:

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,31 +10,16 @@ import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-import remix
 from pipeline.config import Limits
 from pipeline.errors import InputError, StoreError
 from pipeline.find import find_shards
 from pipeline.lint import lint, repair, text_of
 from pipeline.store import Place
 from tests.media_files import facts, make_tar
+from tests.support import Command
 
-Command = Callable[..., tuple[int, str, str]]
 WHOLE = make_tar([(f"{key}.{suffix}", data) for key in "abc" for suffix, data in (("json", facts(key)), ("wav", key.encode() * 900))])
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `remix ...` in this process and returns exit code, output and errors."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            remix.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, " ".join(err.split())
-
-    return run
 
 
 def folder_of(path: Path, **shards: bytes) -> Path:
