@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ VERSION = 3
 _SCANNED = pa.schema([("index", pa.int64()), ("sample_id", pa.string()), ("label", pa.string()), ("split", pa.string())])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardScan:
     """What a shard holds, without its media: index, sample_id, label and split of each sample, its suffixes, what was lost, and what lies apart."""
 
@@ -42,7 +43,7 @@ class ShardScan:
     losses: list[str]
     torn: dict[str, int]
 
-    @property
+    @cached_property
     def samples(self) -> pa.Table:
         """The columns as a table."""
         return pa.table(self.columns, _SCANNED)

@@ -1,6 +1,5 @@
 """Shards read without decoding: what is in them, what is lost and why; and clean shards of all that can be read."""
 
-import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from pipeline.errors import InputError, SampleError, StoreError
 from pipeline.facts import facts_of
 from pipeline.find import ENDINGS, shard_names
 from pipeline.media.limits import check_member
-from pipeline.shards import TEXT, Loss, Lost, Sample, ShardReader, open_shard, settled
+from pipeline.shards import TEXT, Lost, Sample, ShardReader, open_shard, settled
 from pipeline.store import HashingFile, Place
 
 Found = dict[str, Any]
@@ -38,7 +37,7 @@ class _Report:
         self.lost: list[Found] = []
         self.unusable: list[Found] = []
         for item in reader:
-            self.lost += [_lost(loss) for loss in (item.losses if isinstance(item, Lost) else item.ignored)]
+            self.lost += [asdict(loss) for loss in (item.losses if isinstance(item, Lost) else item.ignored)]
             if isinstance(item, Sample):
                 self._look(item)
 
@@ -81,19 +80,12 @@ def repair(
             _write(reader.samples(), file)
             if reader.digest != first.digest:
                 raise StoreError(f"shard {place} changed while it was read", "run the command again when nobody writes the shard")
-            if (out / name).exists() and _sha256(out / name) != file.hexdigest():
+            if (out / name).exists() and (out / name).sha256() != file.hexdigest():
                 raise InputError(f"{out / name} is there already, with other content", "give a new folder")
         found.append({"shard": name, **report.found(first)})
         if progress:
             progress(i + 1, len(shards))
     return {"out": str(out), **_totals(found), "shards": found}
-
-
-def _sha256(place: Place) -> str:
-    content = hashlib.sha256()
-    for piece in place.read_pieces():
-        content.update(piece)
-    return content.hexdigest()
 
 
 def _write(samples: Iterable[Sample], file: HashingFile) -> None:
@@ -115,10 +107,6 @@ def _totals(found: Sequence[Found]) -> Found:
         "num_unusable": sum(len(shard["unusable"]) for shard in found),
         "num_regrouped": sum(len(shard["regrouped"]) for shard in found),
     }
-
-
-def _lost(loss: Loss) -> Found:
-    return {"key": loss.key, "member": loss.member, "offset": loss.offset, "reason": loss.reason, "detail": loss.detail}
 
 
 def _plain(name: str) -> str:

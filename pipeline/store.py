@@ -118,6 +118,13 @@ class Place:
         except (pa.ArrowException, OSError) as error:
             raise StoreError(f"{self} cannot be read ({error})", "check that the store is there and may be read") from error
 
+    def sha256(self) -> str:
+        """The SHA-256 of the file, read piece by piece (raises MissingError, StoreError)."""
+        content = hashlib.sha256()
+        for piece in self.read_pieces():
+            content.update(piece)
+        return content.hexdigest()
+
     def read_json(self) -> dict[str, Any]:
         """The JSON object in the file (raises MissingError, StoreError)."""
         try:

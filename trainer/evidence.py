@@ -1,6 +1,5 @@
 """What `remix verify` holds a run's artifacts against: the features and the scores as their own content has them, and the problems found so far."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,16 +159,8 @@ def check_parts(place: Place, facts: Facts, problems: Problems, tick: Tick) -> N
             with problems.reading(place / MANIFEST):
                 at, recorded = place / name / part_name(part["index"]), part["files"][name]["sha256"]
                 with problems.reading(at):
-                    problems.expect(at, "its SHA-256", _hash(at), recorded)
+                    problems.expect(at, "its SHA-256", at.sha256(), recorded)
             tick()
-
-
-def _hash(place: Place) -> str:
-    try:
-        with place.fs.open_input_file(place.path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StoreError(f"{place} cannot be read ({error})", "decode again") from error
 
 
 def read_scores(place: Place, epoch: int, facts: Facts, config: RunConfig, problems: Problems) -> tuple[Scores | None, str]:
