@@ -117,7 +117,7 @@ def test_shares_move_the_rows_nearest_to_the_margin(data: st.DataObject, num_mod
     square = np.nan_to_num(costs[:, slots].astype(np.float64), nan=1e6)
     best = square[linear_sum_assignment(square)].sum()
     if best >= 1e6:
-        with pytest.raises(DataError, match=r"only .* have it; ask for at most"):
+        with pytest.raises(DataError, match=r"\bm\d\b"):
             choose(costs, shares=target)
     else:
         chosen = choose(costs, shares=target)
@@ -167,10 +167,10 @@ def test_kl_shares_for_two_are_a_quantile_of_the_margin() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"shares": {"m0": 0.5, "m2": 0.5}}, "names .*m2.* give a share for each"),
-        ({"shares": {"m0": 1.0}}, "give a share for each"),
-        ({"shares": {"m0": 0.5, "m1": 0.6}}, "sums to 1.1"),
-        ({"shares": "equal", "min_share": 0.1}, "give one of the two"),
+        ({"shares": {"m0": 0.5, "m2": 0.5}}, r"\bm2\b"),
+        ({"shares": {"m0": 1.0}}, r"\bm1\b"),
+        ({"shares": {"m0": 0.5, "m1": 0.6}}, r"\b1\.1\b"),
+        ({"shares": "equal", "min_share": 0.1}, r"\bmin_share\b"),
     ],
 )
 def test_shares_that_make_no_sense(config: dict[str, object], message: str) -> None:
@@ -179,14 +179,14 @@ def test_shares_that_make_no_sense(config: dict[str, object], message: str) -> N
 
 
 def test_a_floor_above_what_there_is_to_share() -> None:
-    with pytest.raises(ConfigError, match=r"at most 0\.3333"):
+    with pytest.raises(ConfigError, match=r"\b0\.3333\b"):
         choose(arithmetic_costs(10, 3), min_share=0.4)
 
 
 def test_shares_that_missing_modalities_forbid() -> None:
     costs = arithmetic_costs(100, 2)
     costs[:60, 1] = np.nan
-    with pytest.raises(DataError, match=r"'m1': 70 of 100 rows asked for .*only 40 have it; ask for at most 0\.4"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*\bm1\b)(?=.*\b70\b)(?=.*\b100\b)(?=.*\b40\b)(?=.*\b0\.4\b)"):
         choose(costs, shares={"m0": 0.3, "m1": 0.7})
     assert np.bincount(choose(costs, shares={"m0": 0.6, "m1": 0.4})).tolist() == [60, 40]
 
@@ -201,7 +201,7 @@ def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Tabl
 def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
     rows = np.arange(BLOCK_ROWS + 10)
     rows[at] = at - 1
-    with pytest.raises(DataError, match=f"row {at - 1} occurs more than once"):
+    with pytest.raises(DataError, match=rf"\b{at - 1}\b"):
         Scores(scores_table(arithmetic_costs(len(rows), 2), rows=rows))
 
 
@@ -211,28 +211,28 @@ TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)
 @pytest.mark.parametrize(
     ("table", "error", "message"),
     [
-        (with_value(TABLE, "kl_m1", 4, float("inf")), DataError, "row 12: kl_m1 is inf"),
-        (with_value(TABLE, "row", 4, 9), DataError, "row 9 occurs more than once"),
-        (with_value(TABLE, "row", 4, 57), DataError, "row 57 occurs more than once"),
-        (with_value(TABLE, "row", 0, -1), DataError, "row -1 is negative"),
-        (with_value(TABLE, "label", 4, None), DataError, "'label' has 1 nulls"),
-        (with_value(with_value(TABLE, "kl_m0", 5, float("nan")), "kl_m1", 5, float("nan")), DataError, "row 15 has no modality: kl_m0, kl_m1"),
-        (TABLE.drop_columns(["label"]), DataError, "'label' is missing"),
-        (TABLE.drop_columns(["kl_m0"]), DataError, "kl_ columns of 1 modalities"),
-        (scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]), DataError, "'kl_m2' of modality 'm2' is missing"),
-        (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), DataError, "columns in that order"),
-        (TABLE.set_column(2, "label", pa.array(["x"] * 20)), DataError, "'label' is string, not int32"),
-        (TABLE.slice(0, 0), DataError, "no row"),
+        (with_value(TABLE, "kl_m1", 4, float("inf")), DataError, r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)(?=.*\binf\b)"),
+        (with_value(TABLE, "row", 4, 9), DataError, r"\b9\b"),
+        (with_value(TABLE, "row", 4, 57), DataError, r"\b57\b"),
+        (with_value(TABLE, "row", 0, -1), DataError, r"(?<!\w)-1\b"),
+        (with_value(TABLE, "label", 4, None), DataError, r"(?s)(?=.*\blabel\b)(?=.*\b4\b)"),
+        (with_value(with_value(TABLE, "kl_m0", 5, float("nan")), "kl_m1", 5, float("nan")), DataError, r"(?s)(?=.*\b15\b)(?=.*\bkl_m0\b)(?=.*\bkl_m1\b)"),
+        (TABLE.drop_columns(["label"]), DataError, r"\blabel\b"),
+        (TABLE.drop_columns(["kl_m0"]), DataError, r"(?s)(?=.*\bkl_)(?=.*\b1\b)"),
+        (scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]), DataError, r"\bkl_m2\b"),
+        (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), DataError, r"\['m1', 'm0'\]"),
+        (TABLE.set_column(2, "label", pa.array(["x"] * 20)), DataError, r"(?s)(?=.*\blabel\b)(?=.*\bstring\b)(?=.*\bint32\b)"),
+        (TABLE.slice(0, 0), DataError, None),
     ],
 )
-def test_bad_scores(table: pa.Table, error: type[InputError], message: str) -> None:
+def test_bad_scores(table: pa.Table, error: type[InputError], message: str | None) -> None:
     with pytest.raises(error, match=message):
         Scores(table)
 
 
 def test_scores_of_other_features(tmp_path: Path) -> None:
     features = make_features(tmp_path)
-    with pytest.raises(MismatchError, match=f"features aaaa, but the one given is {features.fingerprint[:12]}"):
+    with pytest.raises(MismatchError, match=rf"(?s)(?=.*\baaaa\b)(?=.*\b{features.fingerprint[:12]})"):
         Scores(scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"})).check_features(features)
 
 
@@ -243,14 +243,14 @@ def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> 
     table = score_rows(features, rows, {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities})
     Scores(table).check_features(features)
     at = int(np.flatnonzero(features.labels[rows] != 2)[5])
-    with pytest.raises(MismatchError, match=f"row {rows[at]} has the {column} {value!r}, but the features have"):
+    with pytest.raises(MismatchError, match=rf"(?s)(?=.*\b{rows[at]}\b)(?=.*\b{column}\b)(?=.*\b{value}\b)"):
         Scores(with_value(table, column, at, value)).check_features(features)
 
 
 def test_policy_loss_needs_its_columns() -> None:
-    with pytest.raises(DataError, match="'p_label_m1' is missing"):
+    with pytest.raises(DataError, match=r"\bp_label_m1\b"):
         assign(Scores(TABLE.drop_columns(["p_label_m1"])), PlanConfig(policy="loss"), 0, 0)
-    with pytest.raises(DataError, match="row 6: p_label_m0 is nan"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*\b6\b)(?=.*\bp_label_m0\b)(?=.*\bnan\b)"):
         assign(Scores(with_value(TABLE, "p_label_m0", 2, float("nan"))), PlanConfig(policy="loss"), 0, 0)
 
 
@@ -260,12 +260,12 @@ def test_scores_are_compared_with_what_samples_have() -> None:
     has[12, 1] = False
     scores.check_has(has)
     has[12, 1] = True
-    with pytest.raises(MismatchError, match="row 12: kl_m1 is NaN but the sample has 'm1'"):
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)"):
         scores.check_has(has)
     has[12, 1] = has[0, 0] = False
-    with pytest.raises(MismatchError, match="row 0: kl_m0 is a number but the sample lacks 'm0'"):
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b0\b)(?=.*\bkl_m0\b)"):
         scores.check_has(has)
-    with pytest.raises(MismatchError, match="row 57 is not among the 50 rows"):
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b57\b)(?=.*\b50\b)"):
         scores.check_has(np.ones((50, 2), bool))
 
 

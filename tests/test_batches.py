@@ -81,20 +81,20 @@ def make_fifo(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda path: None, MissingError, "does not exist"),
-        (make_fifo, DataError, "is not a file"),
-        (lambda path: path.mkdir(), DataError, "is not a file"),
-        (lambda path: path.symlink_to("/dev/zero"), DataError, "is not a file"),
-        (lambda path: path.symlink_to("nowhere"), MissingError, "does not exist"),
-        (lambda path: path.write_bytes(b""), DataError, "is not an Arrow IPC file"),
-        (lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"), DataError, "is not an Arrow IPC file"),
-        (lambda path: written(Place.at(path), TABLE.drop_columns("rows")), DataError, "column 'rows' is missing"),
-        (lambda path: written(Place.at(path), TABLE.set_column(0, "step", pa.array(range(40)))), DataError, "column 'step' is int64, not int32"),
-        (lambda path: written(Place.at(path), TABLE.append_column("step", TABLE["step"])), DataError, "column 'step' occurs 2 times"),
-        (lambda path: path.write_bytes(written(Place.at(path)).read_bytes().replace(b"modality", b"modalit\x80")), DataError, "is not an Arrow IPC file"),
-        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.x": "{"})), DataError, "metadata 'remix.x' is not JSON"),
-        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({b"remix.\xff": b"{"})), DataError, "is not JSON"),
-        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.deep": "[" * 100_000})), DataError, "is not JSON"),
+        (lambda path: None, MissingError, r"x\.arrow"),
+        (make_fifo, DataError, r"x\.arrow"),
+        (lambda path: path.mkdir(), DataError, r"x\.arrow"),
+        (lambda path: path.symlink_to("/dev/zero"), DataError, r"x\.arrow"),
+        (lambda path: path.symlink_to("nowhere"), MissingError, r"x\.arrow"),
+        (lambda path: path.write_bytes(b""), DataError, r"x\.arrow"),
+        (lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"), DataError, r"x\.arrow"),
+        (lambda path: written(Place.at(path), TABLE.drop_columns("rows")), DataError, r"\brows\b"),
+        (lambda path: written(Place.at(path), TABLE.set_column(0, "step", pa.array(range(40)))), DataError, r"(?=.*\bstep\b)(?=.*\bint64\b)(?=.*\bint32\b)"),
+        (lambda path: written(Place.at(path), TABLE.append_column("step", TABLE["step"])), DataError, r"(?=.*\bstep\b)(?=.*\b2\b)"),
+        (lambda path: path.write_bytes(written(Place.at(path)).read_bytes().replace(b"modality", b"modalit\x80")), DataError, r"x\.arrow"),
+        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.x": "{"})), DataError, r"remix\.x\b"),
+        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({b"remix.\xff": b"{"})), DataError, r"remix\.\ufffd"),
+        (lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.deep": "[" * 100_000})), DataError, r"remix\.deep\b"),
     ],
 )
 def test_what_is_no_such_file_is_named(tmp_path: Path, make: object, error: type[Exception], words: str) -> None:
@@ -110,13 +110,13 @@ def test_nulls_are_refused_where_numbers_and_names_are_expected(tmp_path: Path, 
     table = TABLE.set_column(index, field, pa.array([*TABLE[name].to_pylist()[:-1], None], field.type))
     file = BatchFile(written(Place.at(tmp_path / "t.arrow"), table), PLAN)
     assert file.batch(0).num_rows == 7
-    with pytest.raises(DataError, match=f"t.arrow: column '{name}' has nulls in record batch 5"):
+    with pytest.raises(DataError, match=rf"(?=.*t\.arrow)(?=.*\b{name}\b)(?=.*(?<!-)\b5\b)"):
         file.batch(5)
 
 
 def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path: Path) -> None:
     nested = TABLE.set_column(2, "rows", pa.array([[None]] * 40, pa.list_(pa.int64())))
-    with pytest.raises(DataError, match="column 'rows' has nulls"):
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*\brows\b)"):
         BatchFile(written(Place.at(tmp_path / "t.arrow"), nested), PLAN).batch(0)
     losses = pa.table({"loss": pa.array([0.5, None])})
     assert BatchFile(written(Place.at(tmp_path / "l.arrow"), losses), losses.schema).batch(0).column("loss").to_pylist() == [0.5, None]
@@ -131,13 +131,13 @@ def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
         (tmp_path / "t.arrow").write_bytes(data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes()))
         file = BatchFile(Place.at(tmp_path / "t.arrow"), PLAN)
         assert file.batch(0, ["step"]).num_rows == 2
-        with pytest.raises(DataError, match=r"t\.arrow is damaged in record batch 0"):
+        with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
             file.batch(0)
 
 
 def test_names_that_are_not_text_are_an_error(tmp_path: Path, plan_bytes: bytes) -> None:
     (tmp_path / "t.arrow").write_bytes(plan_bytes.replace("m0é".encode(), b"m0\xff\xfe"))
-    with pytest.raises(DataError, match=r"t\.arrow is damaged in record batch 0"):
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
         BatchFile(Place.at(tmp_path / "t.arrow"), PLAN).batch(0)
 
 
@@ -164,7 +164,7 @@ def test_damaged_bytes_are_an_error_or_other_values(folder: Path, plan_bytes: by
 @given(data=st.data())
 def test_a_file_cut_short_is_an_error(folder: Path, plan_bytes: bytes, data: st.DataObject) -> None:
     (folder / "cut.arrow").write_bytes(plan_bytes[: data.draw(st.integers(0, len(plan_bytes) - 1))])
-    with pytest.raises(DataError, match=r"cut\.arrow is not an Arrow IPC file"):
+    with pytest.raises(DataError, match=r"cut\.arrow"):
         BatchFile(Place.at(folder / "cut.arrow"), PLAN)
 
 
@@ -175,7 +175,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
     assert file.num_batches == 16 and file.batch(15).num_rows == 2**16
     os.truncate(path, path.stat().st_size // 2)
     assert file.batch(0).column(0).to_pylist() == list(range(2**16))
-    with pytest.raises(DataError, match=r"t\.arrow is damaged in record batch 15"):
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b15\b)"):
         file.batch(15)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,7 +94,7 @@ def test_another_version_is_another_copy(remote: Remote, cache: FileCache) -> No
     _, changed = put(remote, "a", b"new")
     new = cache.local(place, changed)
     assert old and new and (old.read_bytes(), new.read_bytes()) == (b"old", b"new")
-    with pytest.raises(StoreError, match="changed while it was copied"):
+    with pytest.raises(StoreError, match=r"://a\b"):
         FileCache.local(cache, place, pafs.FileInfo("a", pafs.FileType.File, mtime_ns=1, size=3))
 
 
@@ -190,7 +191,7 @@ def test_a_download_that_fails_leaves_nothing_and_is_tried_again(remote: Remote,
 
     remote.before_open = fail
     for _ in range(2):  # what was reserved for the first is free again
-        with pytest.raises(StoreError, match=r"a cannot be read.*the network is down"):
+        with pytest.raises(StoreError, match=r"(?=.*://a\b)(?=.*the network is down)"):
             cache.local(place, info)
         assert list(cache.folder.iterdir()) == []
     remote.before_open = lambda: None
@@ -216,7 +217,7 @@ def test_all_who_wait_for_a_download_learn_that_it_failed(remote: Remote, cache:
 def test_a_file_that_vanished_is_missing(remote: Remote, cache: FileCache) -> None:
     place, info = put(remote, "a", b"data")
     place.delete()
-    with pytest.raises(MissingError, match="a does not exist"):
+    with pytest.raises(MissingError, match=r"://a\b"):
         cache.local(place, info)
     assert list(cache.folder.iterdir()) == []
 
@@ -224,7 +225,7 @@ def test_a_file_that_vanished_is_missing(remote: Remote, cache: FileCache) -> No
 def test_a_disk_that_cannot_be_written_is_named(remote: Remote, cache: FileCache) -> None:
     place, info = put(remote, "a", b"data")
     cache.folder.rmdir()
-    with pytest.raises(StoreError, match=r"the cache cannot be written.*cache_dir"):
+    with pytest.raises(StoreError, match="cache_dir"):
         cache.local(place, info)
 
 
@@ -236,14 +237,14 @@ def test_what_a_killed_service_left_goes_and_what_is_not_ours_stays(tmp_path: Pa
     cache = FileCache(folder, 100)
     assert list(folder.iterdir()) == []
     assert folder.stat().st_mode & 0o777 == 0o700
-    with pytest.raises(ConfigError, match="used by another process"):
+    with pytest.raises(ConfigError, match=re.escape(str(folder))):
         FileCache(folder, 100)
     cache.close()
     assert not folder.exists()
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds 'thesis.tex'.*give a new or empty folder"):
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
         FileCache(folder, 100)
     assert (folder / "thesis.tex").read_text() == "mine"
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match=r"thesis\.tex"):
         FileCache(folder / "thesis.tex", 100)

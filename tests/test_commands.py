@@ -1,6 +1,7 @@
 """The command line: quick where nothing heavy is needed, exit codes, JSON, and what bad input gets."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +57,10 @@ def test_plan_and_stats_work_on_files_alone(tmp_path: Path, command: Command) ->
     assert sum(each["num_rows"] for each in statistics["modalities"].values()) == 100
 
 
+def named(word: str, err: str) -> bool:
+    return bool(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", err))
+
+
 def bad_scores(tmp_path: Path, table: pa.Table) -> Path:
     write_table(Place.at(tmp_path / "s.arrow"), table)
     return tmp_path / "s.arrow"
@@ -63,9 +68,9 @@ def bad_scores(tmp_path: Path, table: pa.Table) -> Path:
 
 def test_what_is_not_a_plan_is_named(tmp_path: Path, command: Command) -> None:
     code, _, err = command("stats", bad_scores(tmp_path, random_scores()))
-    assert (code, "s.arrow: column 'step' is missing" in err) == (2, True), err
+    assert (code, "s.arrow" in err, bool(re.search(r"\bstep\b", err))) == (2, True, True), err
     code, _, err = command("stats", tmp_path / "no[/b]thing.arrow")
-    assert (code, "no[/b]thing.arrow does not exist" in err) == (2, True), err
+    assert (code, "no[/b]thing.arrow" in err) == (2, True), err
     damaged = bytearray((tmp_path / "s.arrow").read_bytes())
     at = damaged.find(np.arange(1, 4, dtype=np.int32).tobytes())  # offsets of the sample ids
     damaged[at : at + 12] = np.array([2**30, 5, 2**31 - 1], np.int32).tobytes()
@@ -86,19 +91,19 @@ def infinite(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        (infinite, "row 7: kl_x is inf"),
-        (other_label(7), "row 4: label 7 is not among the 5 classes"),
-        (other_label(-2), "row 4: label -2 is not among the 5 classes"),
-        (lambda table: table.drop_columns(["label"]), "column 'label' is missing"),
-        (lambda table: table.drop_columns(["kl_x", "kl_y", "kl_z"]), "kl_"),
-        (lambda table: pa.concat_tables([table, table.slice(3, 1)]), "row 3 occurs more than once"),
+        (infinite, ["7", "kl_x", "inf"]),
+        (other_label(7), ["4", "label", "7", "5"]),
+        (other_label(-2), ["4", "label", "-2", "5"]),
+        (lambda table: table.drop_columns(["label"]), ["label"]),
+        (lambda table: table.drop_columns(["kl_x", "kl_y", "kl_z"]), ["kl_"]),
+        (lambda table: pa.concat_tables([table, table.slice(3, 1)]), ["3"]),
     ],
 )
-def test_bad_scores_are_named(tmp_path: Path, command: Command, change: Callable[[pa.Table], pa.Table], message: str) -> None:
+def test_bad_scores_are_named(tmp_path: Path, command: Command, change: Callable[[pa.Table], pa.Table], words: list[str]) -> None:
     code, _, err = command("plan", bad_scores(tmp_path, change(random_scores())), "--out", tmp_path / "p.arrow")
-    assert (code, message in err) == (2, True), err
+    assert (code, "s.arrow" in err, all(named(word, err) for word in words)) == (2, True, True), err
     assert not (tmp_path / "p.arrow").exists()
 
 
@@ -110,13 +115,13 @@ def test_scores_of_other_features_are_refused(tmp_path: Path, command: Command) 
     table = join_scores([(0, score_rows(features, rows, probabilities))], features, 0, {})
     args = ["plan", bad_scores(tmp_path, table), "--out", tmp_path / "p.arrow", "--features"]
     code, _, err = command(*args, other.place)
-    assert (code, "was made from features" in err) == (2, True), err
+    assert (code, features.fingerprint[:12] in err, other.fingerprint[:12] in err) == (2, True, True), err
     stripped = bad_scores(tmp_path, table.replace_schema_metadata(None))
     code, _, err = command("plan", stripped, "--out", tmp_path / "p.arrow", "--features", other.place)
-    assert (code, "is NaN but the sample has" in err or "is not among the" in err or "a number but the sample lacks" in err) == (2, True), err
+    assert (code, bool(re.search(r"\bkl_(sight|touch)\b", err))) == (2, True), err
     narrow = bad_scores(tmp_path, table.replace_schema_metadata(None).drop_columns(["kl_touch"]))
     code, _, err = command("plan", narrow, "--out", tmp_path / "p.arrow", "--features", features.place)
-    assert (code, "has kl_ columns of sound, sight, but the features have sound, sight, touch" in err) == (2, True), err
+    assert (code, all(named(name, err) for name in features.modalities)) == (2, True), err
     assert not (tmp_path / "p.arrow").exists()
     bad_scores(tmp_path, table)
     assert command(*args, features.place)[0] == 0
@@ -124,7 +129,7 @@ def test_scores_of_other_features_are_refused(tmp_path: Path, command: Command) 
     assert code == 0, err
     bad_scores(tmp_path, join_scores([(0, score_rows(features, rows, probabilities))], features, 1, {}))
     code, _, err = command("stats", tmp_path / "p.arrow", "--scores", tmp_path / "s.arrow")
-    assert (code, "was made from scores" in err) == (2, True), err
+    assert (code, "p.arrow" in err) == (2, True), err
 
 
 def config_file(tmp_path: Path, **changes: object) -> Path:
@@ -135,25 +140,25 @@ def config_file(tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"trian": {}}, "field 'trian' (value {}) is unknown; did you mean 'train'?"),
-        ({"train": {"batchsize": 3}}, "field 'train.batchsize' (value 3) is unknown; did you mean 'batch_size'?"),
-        ({"train": {"epochs": 0}}, "field 'train.epochs' has the value 0: Input should be greater than or equal to 1"),
-        ({"name": "../up"}, "field 'name' has the value '../up'"),
-        ({"features": "other"}, "holds no finished feature set; run `remix decode"),
-        ({"train": {"batch_size": 1}, "resources": {"workers": 2}}, "batch_size 1 is smaller than the world size 2; set train.batch_size to 2 or more"),
-        ({"store": "/proc/nowhere"}, "/proc/nowhere"),
-        ({"model": {"encoder": {"frames": 99}}}, "99"),
-        ({"model": {"encoders": {"sound": {"kindd": "cnn"}}}}, "field 'model.encoders.sound.kindd' (value 'cnn') is unknown; did you mean 'kind'?"),
-        ({"plan": {"shares": {"sound": 0.5, "sihgt": 0.5}}}, "sihgt"),
-        ({"plan": {"shares": "even"}}, "field 'plan.shares' has the value 'even'"),
-        ({"plan": {"min_share": 0.4}}, "min_share"),
+        ({"trian": {}}, ["trian", "{}", "train"]),
+        ({"train": {"batchsize": 3}}, ["train.batchsize", "3", "batch_size"]),
+        ({"train": {"epochs": 0}}, ["train.epochs", "0", "1"]),
+        ({"name": "../up"}, ["name", "../up"]),
+        ({"features": "other"}, ["other"]),
+        ({"train": {"batch_size": 1}, "resources": {"workers": 2}}, ["batch_size", "1", "2", "train.batch_size"]),
+        ({"store": "/proc/nowhere"}, ["/proc/nowhere"]),
+        ({"model": {"encoder": {"frames": 99}}}, ["99"]),
+        ({"model": {"encoders": {"sound": {"kindd": "cnn"}}}}, ["model.encoders.sound.kindd", "cnn", "kind"]),
+        ({"plan": {"shares": {"sound": 0.5, "sihgt": 0.5}}}, ["sihgt"]),
+        ({"plan": {"shares": "even"}}, ["plan.shares", "even"]),
+        ({"plan": {"min_share": 0.4}}, ["min_share"]),
     ],
 )
-def test_bad_configs_are_named_before_anything_is_written(tmp_path: Path, command: Command, changes: dict[str, object], message: str) -> None:
+def test_bad_configs_are_named_before_anything_is_written(tmp_path: Path, command: Command, changes: dict[str, object], words: list[str]) -> None:
     code, _, err = command("train", config_file(tmp_path, **changes))
-    assert (code, message in err) == (2, True), err
+    assert (code, all(named(word, err) for word in words)) == (2, True), err
     assert not (tmp_path / "runs").exists()
 
 
@@ -161,7 +166,7 @@ def test_a_run_name_that_exists_needs_resume(tmp_path: Path, command: Command) -
     path = config_file(tmp_path, train={"epochs": 1, "warmup_epochs": 1})
     assert command("train", path)[0] == 0
     code, _, err = command("train", path)
-    assert (code, "run 'run' exists" in err, "--resume or choose another name" in err) == (2, True, True)
+    assert (code, named("run", err), str(tmp_path) in err, "--resume" in err) == (2, True, True, True)
     code, out, _ = command("train", path, "--resume", "--json")
     assert code == 0
     assert json.loads(out)["run"] == "run"
@@ -172,10 +177,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, command: Comma
     make_features(tmp_path / "features" / "other", {"sound": ((1, 16, 16), "float16"), "sight": ((1, 3, 16, 16), "uint8")})
     checkpoint = tmp_path / "runs" / "run" / "checkpoints" / "best.pt"
     code, _, err = command("score", tmp_path / "features" / "other", "--checkpoint", checkpoint, "--out", tmp_path / "s.arrow")
-    assert (code, "is of another model: its shapes are" in err) == (2, True), err
+    assert (code, "best.pt" in err, named("touch", err)) == (2, True, True), err
     (tmp_path / "noise.pt").write_bytes(b"noise")
     code, _, err = command("score", tmp_path / "features" / "made", "--checkpoint", tmp_path / "noise.pt", "--out", tmp_path / "s.arrow")
-    assert (code, "noise.pt is not a checkpoint" in err) == (2, True), err
+    assert (code, "noise.pt" in err) == (2, True), err
     assert not (tmp_path / "s.arrow").exists()
 
 
@@ -190,7 +195,7 @@ def test_an_empty_split_is_named(tmp_path: Path, command: Command, split: str) -
     manifest = {**(place / MANIFEST).read_json(), "splits": {name: splits.count(name) for name in SPLITS}}
     (place / MANIFEST).write_json({**manifest, "fingerprint": features_fingerprint(manifest, fingerprint(changed, {}))})
     code, _, err = command("train", path)
-    assert (code, f"split '{split}' of features 'made' is empty" in err) == (2, True), err
+    assert (code, named(split, err), named("made", err)) == (2, True, True), err
     assert not (tmp_path / "runs").exists()
 
 

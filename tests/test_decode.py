@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from pipeline.batches import BatchFile
 from pipeline.config import AudioSpec, DecodeConfig, Limits, TensorSpec, VideoSpec
 from pipeline.decode import DecodeSummary, Progress, decode
-from pipeline.errors import BudgetError, InputError, MismatchError
+from pipeline.errors import BudgetError, ConfigError, DataError, InputError, MismatchError, StoreError
 from pipeline.find import find_shards
 from pipeline.index import IDS, IDS_SCHEMA, find_rows
 from pipeline.ingest import VERSION
@@ -63,12 +64,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def refused(shards: list[Place], out: Path, config: DecodeConfig, *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
+def refused(shards: list[Place], out: Path, config: DecodeConfig, error: type[InputError], *parts: str) -> None:
+    with pytest.raises(error) as caught:
         decode(shards, Place.at(out), config)
     assert caught.value.exit_code == 2
     for part in parts:
-        assert part in str(caught.value)
+        assert re.search(rf"(?<![\w.])(?<!\w-){re.escape(part)}(?!\w)", str(caught.value)), caught.value
     assert not out.exists()
 
 
@@ -121,12 +122,13 @@ def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: 
 def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in"), Place.at(tmp_path / "out")
     first = decode(shards, out, CONFIG)
+    first_shards = (out / MANIFEST).read_json()["parents"]["shards"][:12]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = decode(shards, out, CONFIG)
     assert again.unchanged
     assert again.fingerprint == first.fingerprint
-    assert any("finished before" in note for note in again.notes)
-    with pytest.raises(MismatchError, match="delete this feature set"):
+    assert len(again.notes) == len(first.notes) + 1
+    with pytest.raises(MismatchError, match=first_shards):
         decode(shards[:2], out, CONFIG)
     with pytest.raises(MismatchError, match="feel"):
         decode(shards, out, DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")}))
@@ -134,11 +136,11 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(CLIPS[0][200:400])] ^= 1
     path.write_bytes(data)
-    with pytest.raises(MismatchError, match="was decoded from the shards"):
+    with pytest.raises(MismatchError, match=first_shards):
         decode(shards, out, CONFIG)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     (out / MANIFEST).write_json({**(out / MANIFEST).read_json(), "version": VERSION - 1})
-    with pytest.raises(MismatchError, match=f"was decoded by version {VERSION - 1} of the decoder, this is {VERSION}"):
+    with pytest.raises(MismatchError, match=rf"(?s)(?=.*(?<![\w-]){VERSION - 1}\b)(?=.*(?<![\w-]){VERSION}\b)"):
         decode(shards, out, CONFIG)
 
 
@@ -195,22 +197,21 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
 
 def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
     shards, out = damaged(tmp_path / "in"), tmp_path / "out"
-    with pytest.raises(BudgetError, match=r"truncated 1.*max_rejected_share 0\.2") as caught:
+    with pytest.raises(BudgetError, match=r"(?s)(?=.*\btruncated\b)(?=.*\bmax_rejected_share\b)(?=.*\b0\.2\b)") as caught:
         decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.2}))
     assert caught.value.exit_code == 1
     assert not (out / "manifest.json").exists()
     kept = decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3}))
     assert kept.num_rejected == 3
     assert kept.num_reused >= 1
-    with pytest.raises(MismatchError, match=r"limits\.pixels = 67108864, but the configuration says 5000"):
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\blimits\.pixels\b)(?=.*\b67108864\b)(?=.*\b5000\b)"):
         decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3, "limits": Limits(pixels=5000)}))
 
 
 def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
     shards, lenient = damaged(tmp_path / "in")[:2], {"max_rejected_share": 1.0}
-    with pytest.raises(
-        BudgetError, match=r"x\.tar: 3 samples rejected in a row.*max_rejected_in_a_row 2 \(truncated 1, lfs_pointer 1, empty 1\).*'id103'"
-    ) as caught:
+    named = (r"x\.tar", "3", "max_rejected_in_a_row", "2", "truncated", "lfs_pointer", "empty", "id103")
+    with pytest.raises(BudgetError, match="(?s)" + "".join(rf"(?=.*(?<![\w-]){each}\b)" for each in named)) as caught:
         decode(shards, Place.at(tmp_path / "out"), CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 2}))
     assert caught.value.exit_code == 1
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -219,7 +220,7 @@ def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
 
 def test_limits_reject_what_is_more(tmp_path: Path) -> None:
     limits = Limits(pixels=64 * 48 - 1)
-    with pytest.raises(BudgetError, match="oversize 5"):
+    with pytest.raises(BudgetError, match=r"(?s)(?=.*\boversize\b)(?=.*(?<![\w-])5\b)"):
         decode(make_shards(tmp_path / "in", 1), Place.at(tmp_path / "out"), CONFIG.model_copy(update={"limits": limits}))
 
 
@@ -239,7 +240,7 @@ def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None
         np.testing.assert_array_equal(other.read(name, order), one.read(name, np.arange(15)))
     assert summary.num_rejected == 0
     assert summary.ignored == {"pkl": 5}
-    assert "5 samples whose members lie apart in their shard were put together" in summary.notes
+    assert any(re.search(r"\b5\b", note) for note in summary.notes)
 
 
 def torn(tar: bytes) -> bytes:
@@ -253,43 +254,43 @@ def torn(tar: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("samples", "parts"),
     [
-        ({"k": sample(9), "l": sample(3)}, ["'id003'", "part-0.tar, sample 3", "x.tar, sample 1"]),
-        ({"k": sample(9, split="dev")}, ["'dev'", "x.tar, sample 0", "train, validation, test"]),
-        ({"k": sample(9, split=None)}, ["no split", "train-*"]),
+        ({"k": sample(9), "l": sample(3)}, ["id003", "part-0.tar", "3", "x.tar", "1"]),
+        ({"k": sample(9, split="dev")}, ["dev", "x.tar", "0", "train", "validation", "test"]),
+        ({"k": sample(9, split=None)}, ["x.tar", "0", "split"]),
     ],
 )
 def test_bad_samples_are_refused(tmp_path: Path, samples: dict[str, dict[str, bytes]], parts: list[str]) -> None:
-    refused(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, *parts)
+    refused(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts)
 
 
 def test_bad_configurations_are_refused(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in", 1), tmp_path / "out"
-    refused(shards, out, CONFIG.model_copy(update={"classes": ("0", "1")}), "'2'", "0, 1", "part-0.tar, sample 2")
-    refused(shards, out, CONFIG.model_copy(update={"classes": ("0", "1", "2", "2")}), "classes", "twice")
+    refused(shards, out, CONFIG.model_copy(update={"classes": ("0", "1")}), DataError, "2", "0", "1", "part-0.tar")
+    refused(shards, out, CONFIG.model_copy(update={"classes": ("0", "1", "2", "2")}), ConfigError, "classes", "2")
     smell = TensorSpec(kind="tensor", member="smell.npy", shape=(1,))
-    refused(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "smell": smell}), "'smell'", "smell.npy", "mp4, npy")
+    refused(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "smell": smell}), InputError, "smell", "smell.npy", "mp4", "npy")
     short = AudioSpec(kind="audio", member="mp4", seconds=0.01)
-    refused(shards, out, DecodeConfig(modalities={"hear": short}), "modalities.hear", "n_fft")
+    refused(shards, out, DecodeConfig(modalities={"hear": short}), ConfigError, "modalities.hear", "n_fft")
 
 
 def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "one" / "a.tar", {f"{n}": {**sample(n), "json": facts(5)} for n in range(3)})
-    refused(find_shards([str(tmp_path / "one")]), tmp_path / "out", CONFIG, "fewer than 2 classes", "5")
+    refused(find_shards([str(tmp_path / "one")]), tmp_path / "out", CONFIG, InputError, "5")
     write_shard(tmp_path / "untrained" / "a.tar", {f"{n}": {**sample(n), "json": facts(n, "test")} for n in range(3)})
-    refused(find_shards([str(tmp_path / "untrained")]), tmp_path / "out", CONFIG, "'train' is empty")
+    refused(find_shards([str(tmp_path / "untrained")]), tmp_path / "out", CONFIG, DataError, "train")
     (tmp_path / "text.tar").write_bytes(b"no tar" * 200)
-    refused(find_shards([str(tmp_path / "text.tar")]), tmp_path / "out", CONFIG, "no sample", "text.tar")
+    refused(find_shards([str(tmp_path / "text.tar")]), tmp_path / "out", CONFIG, DataError, "text.tar")
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    refused(make_shards(tmp_path / "in", 1), tmp_path / "file" / "out", CONFIG, "cannot be written")
+    refused(make_shards(tmp_path / "in", 1), tmp_path / "file" / "out", CONFIG, StoreError, str(tmp_path / "file" / "out"))
 
 
 def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "train-0.tar", {f"{n}": {"json": json.dumps({"label": n}).encode(), "mp4": encode_clip(3)} for n in range(2)})
     config = DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")})
-    with pytest.raises(InputError, match="'hear'"):
+    with pytest.raises(DataError, match=r"\bhear\b"):
         decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), config)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -311,7 +312,7 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
     assert infer_config(shards).classes == ("b", "a")
     assert list(infer_config(shards).modalities) == ["eye"]
     (tmp_path / "decode.yaml").write_text("modalities:\n  eye: {kind: image, member: depth.png, sise: 16}\n")
-    with pytest.raises(InputError, match=r"sise.*did you mean 'size'"):
+    with pytest.raises(ConfigError, match=r"(?s)(?=.*\bsise\b)(?=.*\bsize\b)"):
         infer_config(shards)
 
 
@@ -325,7 +326,7 @@ def test_foreign_shards_with_cls_and_split_in_the_name(tmp_path: Path) -> None:
         write_shard(tmp_path / "in" / f"{split}-000.tar", {f"{n}": {"cls": str(n % 2).encode(), **media(n)} for n in range(start, start + 2)})
     summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), CONFIG)
     assert summary.splits == {"train": 2, "validation": 2, "test": 0}
-    assert summary.notes == ["no sample is in the split 'test'"]
+    assert len(summary.notes) == 1 and "test" in summary.notes[0]
 
 
 def test_real_clips(tmp_path: Path, real_data) -> None:

@@ -112,8 +112,8 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(store: Path, ray
 
 
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
-    with pytest.raises(ConfigError, match=r"resources.workers 16 .* want 16 of CPU, but Ray has 2 here; ask for fewer"):
+    with pytest.raises(ConfigError, match=r"(?=.*resources\.workers)(?=.*\b16\b)(?=.*\bCPU\b)(?=.*\b2\b)"):
         launch(run_config(store, name="many", resources={"workers": 16}))
-    with pytest.raises(ConfigError, match=r"resources.workers 2 \(use_gpu True, .* want 2 of GPU, but Ray has 0 here; ask for fewer"):
+    with pytest.raises(ConfigError, match=r"(?=.*resources\.workers)(?=.*\buse_gpu\b)(?=.*\bGPU\b)(?=.*\b2\b)(?=.*\b0\b)"):
         launch(run_config(store, name="many", resources={"workers": 2, "use_gpu": True}))
     assert not (store / "runs" / "many").exists()

@@ -43,8 +43,9 @@ def test_what_breaks_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     kind = "tests.hostile_judges:odd_cases"
     code, line = fuzz(tmp_path, "--kinds", kind, "--cases", "5")
     assert code == 1
-    told = [(failure["number"], failure["what"]) for failure in line["failures"]]
-    assert sorted(told) == [(1, "ZeroDivisionError: division by zero"), (2, "the process died by SIGSEGV"), (3, "the process ended with exit code 3")]
+    told = {failure["number"]: failure["what"] for failure in line["failures"]}
+    assert len(line["failures"]) == len(told) == 3
+    assert "ZeroDivisionError" in told[1] and "SIGSEGV" in told[2] and "3" in told[3]
     assert line["outcomes"][kind]["held"] == 2
     names = [f"tests.hostile_judges.odd_cases-0-{number}-x" for number in (1, 2, 3)]
     assert [(tmp_path / name).read_bytes() for name in names] == [b"1", b"2", b"3"]
@@ -56,9 +57,9 @@ def test_a_judge_of_shards_is_no_yes_man() -> None:
     whole = shards()[0]
     assert judge_shard(whole.data, whole, Limits(), may_rename=False) == "whole"
     other = dataclasses.replace(whole, samples=whole.samples | {"s1": {"mp4": b"another"}})
-    with pytest.raises(AssertionError, match=r"\['s1'\] are all there"):
+    with pytest.raises(AssertionError, match=r"\bs1\b"):
         judge_shard(whole.data, other, Limits(), may_rename=True)
-    with pytest.raises(AssertionError, match="in silence"):
+    with pytest.raises(AssertionError):
         judge_shard(bytes(1024), whole, Limits(), may_rename=False)
 
 

@@ -73,7 +73,7 @@ def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
     file = written(Place.at(tmp_path / "a.arrow"), table.replace_schema_metadata({"remix.num_classes": "5"}), 7)
     assert file_histograms(file) == file_histograms(written(Place.at(tmp_path / "b.arrow"), table, 50), 5)
     liar = written(Place.at(tmp_path / "c.arrow"), table.replace_schema_metadata({"remix.num_classes": '"x"'}), 7)
-    with pytest.raises(DataError, match="num_classes is 'x'"):
+    with pytest.raises(DataError, match=r"(?=.*\bnum_classes\b)(?=.*\bx\b)"):
         file_histograms(liar)
 
 
@@ -81,20 +81,20 @@ def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
 def test_an_infinite_score_is_refused_by_its_column(tmp_path: Path, bad: float) -> None:
     costs = arithmetic_costs(50, 2)
     costs[33, 1] = bad
-    with pytest.raises(DataError, match=r"s\.arrow: column 'kl_m1' has an infinite value"):
+    with pytest.raises(DataError, match=r"(?=.*s\.arrow)(?=.*\bkl_m1\b)"):
         file_histograms(written(Place.at(tmp_path / "s.arrow"), scores_table(costs), 10))
 
 
 def test_a_column_of_another_type_is_refused(tmp_path: Path) -> None:
     table = scores_table(arithmetic_costs(50, 2))
     index = table.column_names.index("kl_m1")
-    with pytest.raises(DataError, match=r"s\.arrow: column 'kl_m1' is int64, not float"):
+    with pytest.raises(DataError, match=r"(?=.*s\.arrow)(?=.*\bkl_m1\b)(?=.*\bint64\b)"):
         file_histograms(written(Place.at(tmp_path / "s.arrow"), table.set_column(index, "kl_m1", pa.array(range(50))), 10))
 
 
 @pytest.mark.parametrize("num_bins", [0, -1, 1001])
 def test_the_number_of_bins_is_bounded(num_bins: int) -> None:
-    with pytest.raises(ConfigError, match=f"num_bins is {num_bins}"):
+    with pytest.raises(ConfigError, match=rf"(?=.*\bnum_bins\b)(?=.*(?<!\w){num_bins}\b)"):
         score_histograms(Scores(scores_table(arithmetic_costs(5, 2))), num_bins=num_bins)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -129,26 +130,27 @@ def replace(data: bytes) -> Callable[[Path], object]:
 
 
 @pytest.mark.parametrize(
-    ("half", "fault", "kind", "cure"),
+    ("half", "fault", "kind", "words"),
     [
-        ("AudioWAV/1002_DFA_SAD_XX.wav", Path.unlink, "without its sound file", "--allow-incomplete"),
-        ("VideoFlash/1002_DFA_SAD_XX.flv", Path.unlink, "without its video", "--allow-incomplete"),
-        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(b""), "empty (AudioWAV/1002_DFA_SAD_XX.wav)", "--allow-incomplete"),
-        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(SILENT), "without sound", "--allow-incomplete"),
-        ("VideoFlash/1002_DFA_SAD_XX.flv", replace(encode_sound(tone(440, 0.5)[None], "flv", "aac")), "without pictures", "--allow-incomplete"),
-        ("VideoFlash/1002_DFA_SAD_XX.flv", replace(b"<html>not found</html>"), "unreadable", "--allow-incomplete"),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", Path.unlink, "without its sound file", []),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", Path.unlink, "without its video", []),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(b""), "empty", ["AudioWAV/1002_DFA_SAD_XX.wav"]),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(SILENT), "without sound", ["AudioWAV/1002_DFA_SAD_XX.wav"]),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", replace(encode_sound(tone(440, 0.5)[None], "flv", "aac")), "without pictures", ["VideoFlash/1002_DFA_SAD_XX.flv"]),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", replace(b"<html>not found</html>"), "unreadable", ["VideoFlash/1002_DFA_SAD_XX.flv"]),
     ],
 )
-def test_a_clip_that_lacks_something_is_named_or_left_out(tmp_path: Path, src: Path, half: str, fault: Callable[[Path], object], kind: str, cure: str) -> None:
+def test_a_clip_that_lacks_something_is_named_or_left_out(
+    tmp_path: Path, src: Path, half: str, fault: Callable[[Path], object], kind: str, words: list[str]
+) -> None:
     fault(src / half)
     with pytest.raises(DataError) as error:
         import_cremad(src, tmp_path / "out")
-    assert str(error.value).startswith("1 clips cannot be used (1 ")
-    assert f"1002_DFA_SAD_XX is {kind}" in str(error.value)
-    assert cure in str(error.value)
+    words = ["1", "1002_DFA_SAD_XX", "--allow-incomplete", *words]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     assert not (tmp_path / "out").exists()
     summary = import_cremad(src, tmp_path / "out", allow_incomplete=True)
-    assert list(summary["origin"]["left_out"]) == ["1002_DFA_SAD_XX"]  # type: ignore[index, call-overload, arg-type]
+    assert summary["origin"]["left_out"] == {"1002_DFA_SAD_XX": kind}  # type: ignore[index, call-overload]
     assert sorted(read_samples(tmp_path / "out")) == sorted(set(clips()) - {"1002_DFA_SAD_XX"})
 
 
@@ -163,16 +165,10 @@ def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(tmp_path:
     (src / "VideoFlash" / "1005_DFA_ANG_XX.mp4").write_bytes(MP4)
     with pytest.raises(DataError) as error:
         import_cremad(src, tmp_path / "out", allow_incomplete=allow_incomplete)
-    text = str(error.value)
-    assert text.startswith("15 clips cannot be used (8 a git-lfs pointer, 4 misnamed, 1 of an unknown emotion, 2 there twice): ")
-    assert "1003_DFA_JOY_XX is of an unknown emotion" in text
-    assert "1003_ABC_ANG_XX is misnamed" in text
-    assert f"1001_DFA_ANG_XX is there twice ({src / 'AudioWAV' / '1001_DFA_ANG_XX.wav'} and {src / 'AudioWAV' / 'again' / '1001_DFA_ANG_XX.wav'})" in text
-    assert "1005_DFA_ANG_XX is there twice" in text
-    assert "1001_DFA_NEU_XX is a git-lfs pointer (AudioWAV/1001_DFA_NEU_XX.wav)" in text
-    assert "; and 6 more; " in text
-    for cure in ("`git lfs pull`", "keep one of them", "ACTOR_SENTENCE_EMOTION_LEVEL", "emotions are ANG, DIS, FEA, HAP, NEU, SAD"):
-        assert cure in text
+    words = ["15", "8", "4", "1", "2", "6", "1003_DFA_JOY_XX", "1003_ABC_ANG_XX", "1001_DFA_ANG_XX", "1005_DFA_ANG_XX"]
+    words += [str(src / "AudioWAV" / "1001_DFA_ANG_XX.wav"), str(src / "AudioWAV" / "again" / "1001_DFA_ANG_XX.wav")]
+    words += ["1001_DFA_NEU_XX", "AudioWAV/1001_DFA_NEU_XX.wav", "ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     assert not (tmp_path / "out").exists()
 
 
@@ -180,13 +176,13 @@ def test_a_clone_without_lfs_names_every_pointer(tmp_path: Path) -> None:
     src = make(tmp_path / "src", clips(), data=LFS_POINTER)
     for path in (src / "AudioWAV").iterdir():
         path.write_bytes(LFS_POINTER)
-    with pytest.raises(DataError, match=r"^144 clips cannot be used \(144 a git-lfs pointer\).*and 141 more; `git lfs install` and `git lfs pull`"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*\b144\b)(?=.*\b141\b)(?=.*AudioWAV/1001_DFA_ANG_XX\.wav)"):
         import_cremad(src, tmp_path / "out")
 
 
 def test_clips_that_the_authors_name_and_that_are_not_there(tmp_path: Path, src: Path) -> None:
     write_csv(src / "SentenceFilenames.csv", [["Stimulus_Number", "Filename"], ["1", "1001_DFA_ANG_XX"], ["2", "1091_TAI_HAP_XX"]])
-    with pytest.raises(DataError, match=r"1091_TAI_HAP_XX is known by SentenceFilenames.csv alone"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*1091_TAI_HAP_XX)(?=.*SentenceFilenames\.csv)"):
         import_cremad(src, tmp_path / "out")
     summary = import_cremad(src, tmp_path / "out", allow_incomplete=True)
     assert summary["samples"] == 72
@@ -204,7 +200,7 @@ def test_videos_in_another_folder(tmp_path: Path) -> None:
     import_cremad(src, tmp_path / "1")
     assert load(DecodeConfig, tmp_path / "1" / "decode.yaml").modalities["video"].member == ("video.mp4",)
     make(src, clips())
-    with pytest.raises(InputError, match=r"VideoFlash and VideoMP4 in .* hold videos; say which: --video VideoFlash"):
+    with pytest.raises(InputError, match=r"(?s)(?=.*VideoFlash)(?=.*VideoMP4)(?=.*--video)"):
         import_cremad(src, tmp_path / "2")
     import_cremad(src, tmp_path / "2", video="VideoMP4")
     assert (tmp_path / "1" / "shard-000000.tar").read_bytes() == (tmp_path / "2" / "shard-000000.tar").read_bytes()
@@ -239,11 +235,11 @@ def test_without_a_list_of_it_validation_is_to_train_what_test_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("1002_DFA_SAD_XX,SAD", ["1002_DFA_SAD_XX is listed twice (1.csv, line 7)", "one split"]),
-        ("1003_DFA_SAD_XX,HAP", ["1003_DFA_SAD_XX is mislabelled (1.csv, line 7: 'HAP')", "in its name"]),
-        ("1020_DFA_SAD_XX,SAD", ["1020_DFA_SAD_XX is not among the clips (1.csv, line 7)", "--allow-incomplete"]),
-        ("name,label", ["name is misnamed (1.csv, line 7)"]),
-        ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX is of an unknown emotion"]),
+        ("1002_DFA_SAD_XX,SAD", ["1002_DFA_SAD_XX", "1.csv", "7"]),
+        ("1003_DFA_SAD_XX,HAP", ["1003_DFA_SAD_XX", "1.csv", "7", "HAP"]),
+        ("1020_DFA_SAD_XX,SAD", ["1020_DFA_SAD_XX", "1.csv", "7", "--allow-incomplete"]),
+        ("name,label", ["name", "1.csv", "7"]),
+        ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX", "1.csv", "7"]),
     ],
 )
 def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
@@ -251,33 +247,34 @@ def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list
     found[1].write_text(found[1].read_text() + line + "\n")
     with pytest.raises(DataError) as error:
         import_cremad(src, tmp_path / "out", split="lists", lists=found)
-    assert all(word in str(error.value) for word in ["1 entries of the lists cannot be used", *words]), error.value
+    words = ["1", *words]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "kind", "words"),
     [
-        ({"split": "speaker"}, ["split is 'speaker'", "actor or lists"]),
-        ({"split": "lists"}, ["'lists' with 0 lists", "TRAIN.csv TEST.csv"]),
-        ({"lists": [Path("a.csv"), Path("b.csv")]}, ["'actor' with 2 lists"]),
-        ({"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]}, ["none.csv does not exist"]),
-        ({"validation_share": 0.6, "test_share": 0.4}, ["0.6 and 0.4", "below 1"]),
-        ({"test_share": 0.01}, ["a test share of 0.01 of 72 train rows is less than half of one actor", "larger share"]),
-        ({"num_shards": 73}, ["shards is 73", "1 to 72"]),
-        ({"video": "VideoAVI"}, ["no folder VideoAVI"]),
+        ({"split": "speaker"}, InputError, ["split", "speaker", "actor", "lists"]),
+        ({"split": "lists"}, InputError, ["split", "lists", "0"]),
+        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, ["split", "actor", "2"]),
+        ({"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]}, MissingError, ["none.csv"]),
+        ({"validation_share": 0.6, "test_share": 0.4}, InputError, ["0.6", "0.4"]),
+        ({"test_share": 0.01}, InputError, ["0.01", "72"]),
+        ({"num_shards": 73}, InputError, ["shards", "73", "72"]),
+        ({"video": "VideoAVI"}, MissingError, ["VideoAVI"]),
     ],
 )
-def test_options_that_cannot_be(tmp_path: Path, src: Path, options: dict[str, object], words: list[str]) -> None:
-    with pytest.raises(InputError) as error:
+def test_options_that_cannot_be(tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: list[str]) -> None:
+    with pytest.raises(kind) as error:
         import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
 
 
 def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="has no folder AudioWAV"):
+    with pytest.raises(MissingError, match="AudioWAV"):
         import_cremad(tmp_path, tmp_path / "out")
-    with pytest.raises(MissingError, match="is no folder"):
+    with pytest.raises(MissingError, match=str(tmp_path / "none")):
         import_cremad(tmp_path / "none", tmp_path / "out")
 
 
@@ -288,7 +285,8 @@ def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
     asked = ["import", "cremad", src, tmp_path / "out", "--split", "lists", train, test]
     code, _, err = command(*asked)
     assert code == 2
-    assert f"{names[0]} is without its video; give --allow-incomplete" in err
+    assert names[0] in err
+    assert "--allow-incomplete" in err
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert out == f"69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json; 2 in no list: {tmp_path / 'out'}\n"

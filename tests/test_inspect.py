@@ -153,23 +153,23 @@ def test_any_other_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
+    ("name", "error", "named"),
     [
-        ("nothing", MissingError, "nothing does not exist; give a shard"),
-        ("nothing-*.tar", InputError, "no shards match"),
-        ("empty", DataError, r"holds nothing that Remix knows \(found nothing\)"),
-        ("unfinished", DataError, r"\(found samples.arrow\).*no manifest yet"),
-        ("text.txt", DataError, "text.txt is not an Arrow IPC file"),
-        ("plan.arrow", DataError, "column 'modality' is int64, not string"),
+        ("nothing", MissingError, r"/nothing\b"),
+        ("nothing-*.tar", InputError, r"/nothing-\*\.tar\b"),
+        ("empty", DataError, r"/empty\b"),
+        ("unfinished", DataError, r"(?s)(?=.*/unfinished\b)(?=.*\bsamples\.arrow\b)"),
+        ("text.txt", DataError, r"/text\.txt\b"),
+        ("plan.arrow", DataError, r"(?s)(?=.*\bmodality\b)(?=.*\bint64\b)(?=.*\bstring\b)"),
     ],
 )
-def test_what_is_not_there_or_not_known(tmp_path: Path, name: str, error: type[InputError], words: str) -> None:
+def test_what_is_not_there_or_not_known(tmp_path: Path, name: str, error: type[InputError], named: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "samples.arrow").write_bytes(b"")
     (tmp_path / "text.txt").write_text("hello")
     write_table(Place.at(tmp_path / "plan.arrow"), pa.table({"step": pa.array([0], pa.int32()), "modality": [0], "rows": [[0]]}))
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=named):
         inspect(tmp_path / name)
 
 
@@ -181,7 +181,7 @@ def test_a_file_whose_offsets_lie_is_an_error_and_not_the_end_of_the_process(tmp
     data = (tmp_path / "plan.arrow").read_bytes()
     assert data.count(offsets.tobytes()) == 1
     (tmp_path / "plan.arrow").write_bytes(data.replace(offsets.tobytes(), np.array([0, 777, 2**30], np.int32).tobytes()))
-    with pytest.raises(DataError, match=r"plan\.arrow is damaged"):
+    with pytest.raises(DataError, match=r"plan\.arrow\b"):
         inspect(tmp_path / "plan.arrow")
 
 

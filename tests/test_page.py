@@ -493,6 +493,6 @@ def test_a_report_of_no_run_is_an_error(store: Path, tmp_path: Path) -> None:
         _outside(lambda: write_report(str(store / "runs" / "nope"), out))
     with pytest.raises(InputError, match=re.escape("run.json")):
         _outside(lambda: write_report(str(store / "runs" / "broken"), out))
-    with pytest.raises(ConfigError, match="STORE/runs/NAME"):
+    with pytest.raises(ConfigError, match="features/made"):
         write_report(str(store / "features" / "made"), out)
     assert not out.exists()

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import signal
 import threading
@@ -163,7 +164,7 @@ def test_a_part_whose_content_is_not_its_manifests_is_an_error_that_names_both_h
     cached = remote(damaged(made, tmp_path / "features", 5, cut), PartCache(tmp_path / "cache", 2**30))
     cached.read("sound", np.array([0]))
     sha256 = cached.file_of("sound", 5).sha256
-    with pytest.raises(DataError, match=rf"sound/part-00005.arrow has the SHA-256 [0-9a-f]{{64}} and \d+ bytes, but its manifest says {sha256}.*decode again"):
+    with pytest.raises(DataError, match=rf"(?=.*sound/part-00005\.arrow)(?=.*\b{sha256}\b)(?=.*\b(?!{sha256})[0-9a-f]{{64}}\b)"):
         cached.read("sound", np.array([5 * 64]))
     assert downloads(cached)["sound/part-00005.arrow"] == 2
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [cached.file_of("sound", 0).sha256]
@@ -172,10 +173,10 @@ def test_a_part_whose_content_is_not_its_manifests_is_an_error_that_names_both_h
 def test_a_part_that_is_not_there_is_missing(features: FeatureSet, tmp_path: Path) -> None:
     cached = remote(features, PartCache(tmp_path / "cache", 2**30))
     file = cached.file_of("sound", 0)
-    with pytest.raises(MissingError, match=r"nowhere does not exist"):
+    with pytest.raises(MissingError, match="nowhere"):
         cached.cache.fetch(RemoteFile(place=file.place.parent / "nowhere", sha256=file.sha256, num_bytes=file.num_bytes))
     assert not list((tmp_path / "cache").iterdir())
-    with pytest.raises(DataError, match=r"SHA-256 of .* is given as '\.\./x'"):
+    with pytest.raises(DataError, match=r"\.\./x"):
         cached.cache.fetch(RemoteFile(place=file.place, sha256="../x", num_bytes=1))
 
 
@@ -246,12 +247,12 @@ def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "link").symlink_to("cache")
     assert PartCache(tmp_path / "link", 1).folder.stat().st_mode & 0o777 == 0o700
     (tmp_path / "cache" / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds 'thesis.tex'.*give resources.cache_dir a new or empty folder"):
+    with pytest.raises(ConfigError, match=r"(?=.*thesis\.tex)(?=.*cache_dir)"):
         PartCache(tmp_path / "cache", 1)
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match=r"thesis\.tex"):
         PartCache(tmp_path / "cache" / "thesis.tex", 1)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(ConfigError, match=rf"belongs to user {os.getuid()}, not to {os.getuid() + 1}; give resources.cache_dir"):
+    with pytest.raises(ConfigError, match=rf"(?=.*\b{os.getuid()}\b)(?=.*\b{os.getuid() + 1}\b)(?=.*cache_dir)"):
         PartCache(tmp_path / "cache", 1)
 
 
@@ -272,7 +273,7 @@ def test_on_a_full_disk_rows_come_from_the_store_for_a_while_and_one_warning_say
     cached = remote(features, PartCache(tmp_path / "cache", 2**30))
     finish([start(read_on_a_full_disk, cached, tmp_path / "log", pause)])
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert line.startswith(f"the cache {tmp_path / 'cache'} cannot be written ([Errno 27] File too large)") and "free space on its disk" in line
+    assert str(tmp_path / "cache") in line and re.search(r"\b27\b", line)
     assert len(list((tmp_path / "cache").iterdir())) == (0 if pause else 36)
 
 
@@ -346,11 +347,11 @@ def test_parts_are_fetched_in_order_and_at_most_half_of_the_cache_ahead(features
 
 def test_an_error_of_the_fetching_thread_ends_the_loader_and_the_thread_with_it(made: FeatureSet, tmp_path: Path) -> None:
     cached = remote(damaged(made, tmp_path / "features", 5), PartCache(tmp_path / "cache", 2**30))
-    with pytest.raises(DataError, match=r"part-00005.arrow has the SHA-256"):
+    with pytest.raises(DataError, match=r"part-00005\.arrow"):
         list(loaded(cached, local_plan(made, None)))
     wait_for(lambda: not fetchers())
     steps = [[("sound", np.array([64 * part]))] for part in (0, 1, 5)]
-    with pytest.raises(DataError, match=r"part-00005.arrow has the SHA-256"), Ahead(cached, steps) as ahead:
+    with pytest.raises(DataError, match=r"part-00005\.arrow"), Ahead(cached, steps) as ahead:
         wait_for(lambda: not fetchers())
         ahead.reach(0)
 
@@ -402,8 +403,7 @@ def test_a_run_on_s3_gives_the_same_weights_with_and_without_a_cache(
     assert found[2**30] == total and 0 < found[60_000] <= 60_000 and found[0] == 0
     warnings = [record.getMessage() for record in caplog.records if record.name == "remix.cache"]
     assert len(warnings) == 2
-    assert f"over {total / 1e9:.3g} GB" in warnings[0] and "plan.locality is null" in warnings[0] and "resources.cache_size is 6e-05 GB" in warnings[0]
-    assert "set plan.locality to at most " in warnings[0] and "or raise resources.cache_size" in warnings[0]
+    assert all(named in warnings[0] for named in (f"{total / 1e9:.3g}", "plan.locality", "null", "resources.cache_size", "6e-05"))
 
 
 def test_a_cache_folder_that_is_refused_stops_a_run_before_it_is_made(store: Path, s3: Callable[[], str], tmp_path: Path) -> None:
@@ -411,6 +411,6 @@ def test_a_cache_folder_that_is_refused_stops_a_run_before_it_is_made(store: Pat
     place = upload(store, uri)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds 'thesis.tex'"):
+    with pytest.raises(ConfigError, match=r"thesis\.tex"):
         launch(run_config(uri, resources={"cache_dir": str(tmp_path / "cache")}))
     assert not (place / "runs").exists()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.assign import assign, find_assignment
 from pipeline.config import PlanConfig, parse
-from pipeline.errors import ConfigError, DataError, InputError, MismatchError
+from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.logarithm import log
 from pipeline.relative import worth
 from pipeline.schema import encode_metadata, with_metadata
@@ -137,17 +137,17 @@ def test_smoothed_scores_stand_in_for_those_of_the_epoch() -> None:
     np.testing.assert_array_equal(assign(scores, PlanConfig(smoothing=0.5), 0, 0), last_argmin(smooth))
     np.testing.assert_array_equal(assign(scores, PlanConfig(policy="easy", smoothing=0.5), 0, 0), last_argmin(-smooth))
     np.testing.assert_array_equal(assign(scores, PlanConfig(), 0, 0), last_argmin(costs))
-    with pytest.raises(MismatchError, match=r"smoothed by 0\.5, but field 'smoothing' is 0\.9"):
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\bsmoothing\b)(?=.*\b0\.5\b)(?=.*\b0\.9\b)"):
         assign(scores, PlanConfig(smoothing=0.9), 0, 0)
 
 
 @pytest.mark.parametrize(
     ("config", "metadata", "message"),
     [
-        ({"smoothing": 0.5}, {}, "column 'smooth_m0' is missing, which smoothing 0.5 needs.*set smoothing to 0"),
-        ({"relative": "validation"}, {"num_classes": 5}, "does not say the validation accuracy of 'm0'"),
-        ({"shares": "validation"}, {"validation_accuracy": {"m0": 0.5}, "num_classes": 5}, "does not say the validation accuracy of 'm1'"),
-        ({"shares": "validation"}, {"validation_accuracy": {"m0": 0.5, "m1": 0.5}}, "does not say how many classes"),
+        ({"smoothing": 0.5}, {}, r"(?s)(?=.*\bsmooth_m0\b)(?=.*\bsmoothing\b)(?=.*\b0\.5\b)"),
+        ({"relative": "validation"}, {"num_classes": 5}, r"(?s)(?=.*\bm0\b)(?=.*validation_accuracy\b)"),
+        ({"shares": "validation"}, {"validation_accuracy": {"m0": 0.5}, "num_classes": 5}, r"(?s)(?=.*\bm1\b)(?=.*validation_accuracy\b)"),
+        ({"shares": "validation"}, {"validation_accuracy": {"m0": 0.5, "m1": 0.5}}, r"num_classes\b"),
     ],
 )
 def test_scores_that_lack_what_a_policy_needs(config: dict[str, object], metadata: dict[str, object], message: str) -> None:
@@ -157,7 +157,7 @@ def test_scores_that_lack_what_a_policy_needs(config: dict[str, object], metadat
 
 @pytest.mark.parametrize("field", [{"relative": "validation"}, {"smoothing": 0.1}])
 def test_loss_has_no_abilities(field: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="policy 'loss' knows no abilities"):
+    with pytest.raises(ConfigError, match=rf"(?s)(?=.*\bloss\b)(?=.*\b{next(iter(field))}\b)"):
         parse(PlanConfig, {"policy": "loss", **field}, "test")
 
 
@@ -168,16 +168,14 @@ def test_the_control_stays_what_it_is(field: dict[str, object]) -> None:
     np.testing.assert_array_equal(plain, other)
 
 
-@pytest.mark.parametrize(
-    ("at", "value", "message"), [(3, 9.0, "smooth_m1 is 9.0, which is not from 0"), (3, np.nan, "smooth_m1 is nan, but kl_m1 is a number")]
-)
-def test_smoothed_scores_are_checked_like_others(tmp_path: Path, at: int, value: float, message: str) -> None:
+@pytest.mark.parametrize(("at", "value"), [(3, 9.0), (3, np.nan)])
+def test_smoothed_scores_are_checked_like_others(tmp_path: Path, at: int, value: float) -> None:
     costs = arithmetic_costs(20, 2)
     smooth = costs.copy()
     smooth[at, 1] = value
     place = Place.at(tmp_path) / "scores.arrow"
     write_table(place, with_metadata(with_smooth(costs, smooth), {"num_classes": 5, "smoothing": 0.5}))
-    with pytest.raises(DataError, match=f"row 3: {message}"):
+    with pytest.raises(DataError, match=rf"(?s)(?=.*(?<![\w-]){at}\b)(?=.*\bsmooth_m1\b)(?=.*\b{value}\b)"):
         Scores.open(place)
 
 
@@ -213,5 +211,6 @@ def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path)
 @pytest.mark.parametrize("field", [{"relative": "validation"}, {"shares": "validation"}])
 def test_a_plan_before_any_validation_is_refused_before_work_starts(tmp_path: Path, field: dict[str, object]) -> None:
     features = make_features(tmp_path / "features" / "made")
-    with pytest.raises(InputError, match=f"'plan.{next(iter(field))}' is 'validation', but train.warmup_epochs is 0"):
+    named = (rf"plan\.{next(iter(field))}", "validation", r"train\.warmup_epochs", "0")
+    with pytest.raises(ConfigError, match="(?s)" + "".join(rf"(?=.*\b{each}\b)" for each in named)):
         check(run_config(tmp_path, plan=field, train={"warmup_epochs": 0}), features)

@@ -122,14 +122,14 @@ def test_warm_up_is_a_plan_of_all(tmp_path: Path) -> None:
 def test_a_state_is_of_one_plan_and_in_its_range(plan_file: str, tmp_path: Path) -> None:
     sampler = PlanBatchSampler(plan_file)
     other = PlanBatchSampler(write(tmp_path / "other.arrow", OTHER.table))
-    with pytest.raises(MismatchError, match=f"{PLAN.fingerprint}.*{OTHER.fingerprint}"):
+    with pytest.raises(MismatchError, match=f"(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})"):
         other.load_state_dict(sampler.state_dict())
     for step in (-1, NUM + 1, "3", None, 1.0):
-        with pytest.raises(ConfigError, match=f"step is {step!r}.* 0 to {NUM}"):
+        with pytest.raises(ConfigError, match=rf"(?=.*\bstep\b)(?=.*{re.escape(repr(step))})(?=.*\b{NUM}\b)"):
             sampler.load_state_dict({"fingerprint": PLAN.fingerprint, "step": step})
-    with pytest.raises(ConfigError, match=f"step is {NUM + 1}"):
+    with pytest.raises(ConfigError, match=rf"(?=.*\bstep\b)(?=.*\b{NUM + 1}\b)"):
         sampler.state_dict(step=NUM + 1)
-    with pytest.raises(ConfigError, match=r"\['epoch'\]"):
+    with pytest.raises(ConfigError, match=r"\bepoch\b"):
         sampler.load_state_dict({"epoch": 3})
     assert list(sampler) == ROWS
 
@@ -210,17 +210,18 @@ def test_pickled_it_is_the_same(plan_file: str, tmp_path: Path) -> None:
     sampler = PlanBatchSampler(Place.at(file))
     pickled = pickle.dumps(sampler)
     write(file, OTHER.table)
-    with pytest.raises(MismatchError, match=f"{OTHER.fingerprint}, not {PLAN.fingerprint}"):
+    with pytest.raises(MismatchError, match=f"(?=.*{OTHER.fingerprint})(?=.*{PLAN.fingerprint})"):
         pickle.loads(pickled)
 
 
 def test_ranks_are_checked(plan_file: str) -> None:
     for rank, world_size in ((2, 2), (-1, 1), (0, 0), (1, 1), ("0", 1), (0, 1.0)):
-        with pytest.raises(ConfigError, match=f"rank is {rank!r}, world_size {world_size!r}"):
+        with pytest.raises(ConfigError, match=rf"(?=.*\brank\b)(?=.*\bworld_size\b)(?=.*{re.escape(repr(rank))})(?=.*{re.escape(repr(world_size))})"):
             PlanBatchSampler(plan_file, rank, world_size)  # type: ignore[arg-type]
     smallest = min(map(len, ROWS))
+    step = [len(rows) for rows in ROWS].index(smallest)
     PlanBatchSampler(plan_file, 0, smallest)
-    with pytest.raises(ConfigError, match=f"step {[len(rows) for rows in ROWS].index(smallest)} of .* has {smallest} rows for {smallest + 1} ranks"):
+    with pytest.raises(ConfigError, match=rf"(?=.*\b{step}\b)(?=.*plan\.arrow)(?=.*\b{smallest}\b)(?=.*\b{smallest + 1}\b)"):
         PlanBatchSampler(plan_file, 0, smallest + 1)
 
 
@@ -234,15 +235,18 @@ def column(name: str, values: Any) -> pa.Table:
 BARE = PLAN.table.replace_schema_metadata(encode_metadata({key: value for key, value in PLAN.metadata.items() if key != "fingerprint"}))
 SWAPPED = column("rows", [ROWS[1], ROWS[0], *ROWS[2:]])
 BAD_PLANS: dict[str, tuple[pa.Table, str]] = {
-    "no fingerprint": (BARE, "no fingerprint"),
-    "other rows": (SWAPPED.replace_schema_metadata(PLAN.table.schema.metadata), f"{PLAN.fingerprint}.*{read_metadata(SWAPPED.schema)['fingerprint']}"),
+    "no fingerprint": (BARE, r"\bfingerprint\b"),
+    "other rows": (
+        SWAPPED.replace_schema_metadata(PLAN.table.schema.metadata),
+        f"(?=.*{PLAN.fingerprint})(?=.*{read_metadata(SWAPPED.schema)['fingerprint']})",
+    ),
     "other metadata": (PLAN.table.replace_schema_metadata(PLAN.table.schema.metadata | {b"remix.seed": b"6"}), PLAN.fingerprint),
-    "a step missing": (column("step", [0, 1, 2, 3, *range(5, NUM + 1)]), "step 5 where step 4"),
-    "from one": (column("step", range(1, NUM + 1)), "step 1 where step 0"),
-    "null modality": (PLAN.table.set_column(1, "modality", pa.array([None, *MODALITIES[1:]])), "nulls"),
-    "null row": (PLAN.table.set_column(2, "rows", pa.array([[None], *ROWS[1:]], pa.list_(pa.int64()))), "nulls"),
-    "no rows": (PLAN.table.drop_columns(["rows"]), "'rows' is missing"),
-    "other type": (PLAN.table.set_column(0, "step", pa.array(range(NUM), pa.int64())), "int64, not int32"),
+    "a step missing": (column("step", [0, 1, 2, 3, *range(5, NUM + 1)]), r"(?=.*\bstep\b)(?=.*\b5\b)(?=.*\b4\b)"),
+    "from one": (column("step", range(1, NUM + 1)), r"(?=.*\bstep\b)(?=.*\b1\b)(?=.*\b0\b)"),
+    "null modality": (PLAN.table.set_column(1, "modality", pa.array([None, *MODALITIES[1:]])), r"\bmodality\b"),
+    "null row": (PLAN.table.set_column(2, "rows", pa.array([[None], *ROWS[1:]], pa.list_(pa.int64()))), r"\brows\b"),
+    "no rows": (PLAN.table.drop_columns(["rows"]), r"\brows\b"),
+    "other type": (PLAN.table.set_column(0, "step", pa.array(range(NUM), pa.int64())), r"(?=.*\bstep\b)(?=.*\bint64\b)(?=.*\bint32\b)"),
 }
 
 
@@ -267,9 +271,9 @@ def test_other_files_are_refused(plan_file: str, tmp_path: Path) -> None:
     whole[at + 4 : at + 8] = np.int32(2**30).tobytes()
     (tmp_path / "offsets.arrow").write_bytes(whole)
     for name in ("text", "cut", "offsets"):
-        with pytest.raises(DataError, match=f"{name}.arrow"):
+        with pytest.raises(DataError, match=rf"{name}\.arrow"):
             PlanBatchSampler(tmp_path / f"{name}.arrow")
-    with pytest.raises(MissingError, match=r"absent.arrow does not exist"):
+    with pytest.raises(MissingError, match=r"absent\.arrow"):
         PlanBatchSampler(tmp_path / "absent.arrow")
     with pytest.raises(StoreError, match="ftp://host/plan"):
         PlanBatchSampler("ftp://host/plan")
@@ -277,7 +281,7 @@ def test_other_files_are_refused(plan_file: str, tmp_path: Path) -> None:
 
 def test_the_expected_fingerprint_is_the_one(plan_file: str) -> None:
     assert list(PlanBatchSampler(plan_file, fingerprint=PLAN.fingerprint)) == ROWS
-    with pytest.raises(MismatchError, match=f"{PLAN.fingerprint}, not {OTHER.fingerprint}"):
+    with pytest.raises(MismatchError, match=f"(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})"):
         PlanBatchSampler(plan_file, fingerprint=OTHER.fingerprint)
 
 
@@ -420,18 +424,18 @@ def test_the_service_says_how_long_to_wait(server: PlanServer) -> None:
 
 def test_attempts_end(server: PlanServer) -> None:
     server.answers = [refused(503, "the store is not there", retry_after="0")] * 9
-    with pytest.raises(StoreError, match=f"^{server.url}: HTTP 503: the store is not there, 4 times; .*service"):
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*\b503\b)(?=.*the store is not there)(?=.*\b4\b)"):
         PlanBatchSampler(server.url, retries=3)
     assert len(server.seen) == 4
     server.answers = [cut(0.3, announced=True)]
-    with pytest.raises(StoreError, match="1 times"):
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
         PlanBatchSampler(server.url, retries=0)
 
 
 def test_a_silent_service_is_given_up(server: PlanServer) -> None:
     done = threading.Event()
     server.answers = [lambda _: done.wait() and None]  # type: ignore[list-item]
-    with pytest.raises(StoreError, match=f"{server.url}.*1 times"):
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
         PlanBatchSampler(server.url, retries=0, timeout=0.05)
     done.set()
 
@@ -439,20 +443,20 @@ def test_a_silent_service_is_given_up(server: PlanServer) -> None:
 def test_nobody_there() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), PlanHandler) as free:
         url = f"http://127.0.0.1:{free.server_port}/v1/runs/demo/plans/2"
-    with pytest.raises(StoreError, match=f"^{url}/steps: .*refused, 2 times"):
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(url)}/steps)(?=.*(?<![/.\w])2\b)"):
         PlanBatchSampler(url, retries=1)
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [
-        (refused(404, "there is no run 'demo'"), MissingError, "HTTP 404: there is no run 'demo'; "),
-        (refused(401, "a token is needed"), ConfigError, "HTTP 401: a token is needed; .*REMIX_TOKEN"),
-        (refused(403, "not yours"), ConfigError, "HTTP 403: not yours"),
-        (refused(409, "plan and scores"), MismatchError, "HTTP 409: plan and scores"),
-        (refused(422, "the plan is damaged"), InputError, "HTTP 422: the plan is damaged"),
-        (refused(400), StoreError, "HTTP 400: Bad Request"),
-        (refused(200), DataError, "text/html, not application/vnd.apache.arrow.stream"),
+        (refused(404, "there is no run 'demo'"), MissingError, r"(?=.*\b404\b)(?=.*there is no run 'demo')"),
+        (refused(401, "a token is needed"), ConfigError, r"(?=.*\b401\b)(?=.*a token is needed)(?=.*REMIX_TOKEN)"),
+        (refused(403, "not yours"), ConfigError, r"(?=.*\b403\b)(?=.*not yours)"),
+        (refused(409, "plan and scores"), MismatchError, r"(?=.*\b409\b)(?=.*plan and scores)"),
+        (refused(422, "the plan is damaged"), InputError, r"(?=.*\b422\b)(?=.*the plan is damaged)"),
+        (refused(400), StoreError, r"\b400\b"),
+        (refused(200), DataError, r"(?=.*text/html)(?=.*application/vnd\.apache\.arrow\.stream)"),
     ],
 )
 def test_what_stays_wrong_is_told_at_once(server: PlanServer, answer: Answer, kind: type[InputError], message: str) -> None:
@@ -467,7 +471,7 @@ def test_offsets_that_point_nowhere_are_refused(server: PlanServer) -> None:
     offsets = np.array([0, *np.cumsum([len(rows) for rows in ROWS[:3]])], np.int32).tobytes()
     at = server.body.index(offsets)
     server.body = server.body[: at + 4] + np.int32(2**30).tobytes() + server.body[at + 8 :]
-    with pytest.raises(DataError, match=f"{server.url} sent no valid Arrow stream"):
+    with pytest.raises(DataError, match=re.escape(server.url)):
         PlanBatchSampler(server.url)
 
 
@@ -488,16 +492,16 @@ def test_the_token_is_sent_and_never_shown(server: PlanServer, monkeypatch: pyte
 
 def test_odd_urls_and_settings_are_refused(server: PlanServer) -> None:
     for url in ("http://", "http://[::1/plans/1", "http://host:port/plans/1", "http://127.0.0.1:1\x00/plans/1"):
-        with pytest.raises(InputError, match="http://"):
+        with pytest.raises(StoreError, match="http://"):
             PlanBatchSampler(url, retries=0)
-    for wrong in ({"retries": -1}, {"timeout": 0.0}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is|timeout 0"):
-            PlanBatchSampler(server.url, **wrong)  # type: ignore[arg-type]
+    for name, value in (("retries", -1), ("timeout", 0.0)):
+        with pytest.raises(ConfigError, match=rf"(?=.*\b{name}\b)(?=.*(?<!\w){value})"):
+            PlanBatchSampler(server.url, **{name: value})  # type: ignore[arg-type]
     assert server.seen == []
 
 
 def test_another_plan_at_the_url_is_refused(server: PlanServer) -> None:
-    with pytest.raises(MismatchError, match=f"{server.url} has fingerprint {PLAN.fingerprint}, not {OTHER.fingerprint}"):
+    with pytest.raises(MismatchError, match=f"(?=.*{re.escape(server.url)})(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})"):
         PlanBatchSampler(server.url, fingerprint=OTHER.fingerprint)
 
 
@@ -528,9 +532,9 @@ def test_the_service_serves_plans_to_a_loader(trained_store: Path, monkeypatch: 
         for rank in range(3):
             sampler = PlanBatchSampler(f"{url}/v1/{REMIXED}/3", rank, 3, token="secret", fingerprint=plan.fingerprint, with_modality=True)
             assert list(sampler) == [[(row, step.modality) for row in step.for_rank(rank, 3).tolist()] for step in plan.steps()]
-        with pytest.raises(MissingError, match=r"plans/77/steps: HTTP 404: .*77"):
+        with pytest.raises(MissingError, match=r"(?=.*plans/77/steps)(?=.*\b404\b)"):
             PlanBatchSampler(f"{url}/v1/{REMIXED}/77", token="secret")
-        with pytest.raises(ConfigError, match=r"HTTP 401: .*REMIX_TOKEN"):
+        with pytest.raises(ConfigError, match=r"(?=.*\b401\b)(?=.*REMIX_TOKEN)"):
             PlanBatchSampler(f"{url}/v1/{REMIXED}/3")
 
 

@@ -1,6 +1,7 @@
 """Decoding in a child process: same arrays, and nothing that a decoder does reaches the parent."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -110,36 +111,36 @@ def test_streams_are_told(real: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("how", "reason", "detail"),
     [
-        ("segfault", "crash", "the decoder died by SIGSEGV"),
-        ("abort", "crash", "the decoder died by SIGABRT"),
-        ("exit_with_3", "crash", "the decoder ended its process with exit code 3"),
-        ("hang_in_c", "timeout", "decoding takes more than 0.5 s"),
-        ("hang_in_c_without_the_gil", "timeout", "decoding takes more than 0.5 s"),
-        ("hang_in_python", "timeout", "decoding takes more than 0.5 s"),
-        ("sleep", "timeout", "decoding takes more than 0.5 s"),
-        ("eat_memory", "oversize", "decoding takes more than 134217728 bytes of memory"),
-        ("one_huge_array", "oversize", "decoding takes more than 134217728 bytes of memory"),
-        ("one_huge_tensor", "oversize", "decoding takes more than 134217728 bytes of memory"),
-        ("memory_called_undecodable", "oversize", "decoding takes more than 134217728 bytes of memory"),
-        ("reject", "non_finite", "ünïcode \ud800 detail"),
+        ("segfault", "crash", r"\bSIGSEGV\b"),
+        ("abort", "crash", r"\bSIGABRT\b"),
+        ("exit_with_3", "crash", r"\b3\b"),
+        ("hang_in_c", "timeout", r"\b0\.5\b"),
+        ("hang_in_c_without_the_gil", "timeout", r"\b0\.5\b"),
+        ("hang_in_python", "timeout", r"\b0\.5\b"),
+        ("sleep", "timeout", r"\b0\.5\b"),
+        ("eat_memory", "oversize", r"\b134217728\b"),
+        ("one_huge_array", "oversize", r"\b134217728\b"),
+        ("one_huge_tensor", "oversize", r"\b134217728\b"),
+        ("memory_called_undecodable", "oversize", r"\b134217728\b"),
+        ("reject", "non_finite", r"\Aünïcode \ud800 detail\Z"),
     ],
 )
 def test_what_a_decoder_does_costs_its_sample_alone(hostile: Sandbox, hasty: Sandbox, how: str, reason: str, detail: str) -> None:
     assert healthy(hostile)
     with pytest.raises(SampleError) as error:
         (hasty if reason == "timeout" else hostile).decode({"x": how.encode()})
-    assert (error.value.reason, error.value.detail) == (reason, detail)
+    assert error.value.reason == reason and re.search(detail, error.value.detail)
     assert healthy(hasty if reason == "timeout" else hostile)
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("wrong_code", r"a programming error in decoding:\n(.|\n)*no_such_attribute"),
-        ("wrong_shape", r"a programming error in decoding:\n(.|\n)*numbers: uint8 \(1,\), not float32 \(3, 2\)"),
-        ("killed", "killed by SIGKILL, from outside; give the machine more memory"),
-        ("terminated", "killed by SIGTERM, from outside"),
-        ("zygote_killed", r"the process that decodes has ended \(exit code -9\)"),
+        ("wrong_code", r"\bno_such_attribute\b"),
+        ("wrong_shape", r"(?s)(?=.*\bnumbers\b)(?=.*\buint8\b)(?=.*\(1,\))(?=.*\bfloat32\b)(?=.*\(3, 2\))"),
+        ("killed", r"\bSIGKILL\b"),
+        ("terminated", r"\bSIGTERM\b"),
+        ("zygote_killed", r"-9\b"),
     ],
 )
 def test_what_no_sample_causes_is_fatal(hostile: Sandbox, how: str, message: str) -> None:
@@ -152,7 +153,7 @@ def test_child_killed_between_samples_is_fatal_and_told_once(hostile: Sandbox, t
     _, child = processes_of(hostile, tmp_path / "pids")
     child.kill()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-    with pytest.raises(RemixError, match="killed by SIGKILL"):
+    with pytest.raises(RemixError, match=r"\bSIGKILL\b"):
         hostile.decode({"x": b"ok"})
     assert healthy(hostile)
 
@@ -186,7 +187,7 @@ def test_large_members_and_many_arrays_pass_the_pipes() -> None:
 
 
 def test_members_beyond_the_memory_limit_are_oversize(hostile: Sandbox) -> None:
-    with pytest.raises(SampleError, match="oversize: decoding takes more than 134217728 bytes of memory"):
+    with pytest.raises(SampleError, match=r"(?=.*\boversize\b)(?=.*\b134217728\b)"):
         hostile.decode({"x": b"ok", "npy": bytes(150 * 2**20)})
     assert healthy(hostile)
 
@@ -258,10 +259,10 @@ def test_failed_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     before = psutil.Process().num_fds()
     with Sandbox(SMALL, LIMITS, entry="tests.no_such_module:decode") as sandbox:
         for _ in range(2):
-            with pytest.raises(RemixError, match=r"did not start(.|\n)*No module named 'tests.no_such_module'"):
+            with pytest.raises(RemixError, match=r"tests\.no_such_module"):
                 sandbox.decode({})
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with Sandbox(SMALL, LIMITS) as sandbox, pytest.raises(RemixError, match=r"did not start.*/no/such/python"):
+    with Sandbox(SMALL, LIMITS) as sandbox, pytest.raises(RemixError, match="/no/such/python"):
         sandbox.decode({})
     assert psutil.Process().num_fds() == before
 
@@ -302,6 +303,6 @@ def test_first_process_killed_is_fatal_and_the_next_sample_starts_another() -> N
         (first,) = set(psutil.Process().children()) - before
         first.kill()
         first.wait()
-        with pytest.raises(RemixError, match="has ended"):
+        with pytest.raises(RemixError):
             sandbox.decode({"x": b"ok"})
         assert healthy(sandbox)

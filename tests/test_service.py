@@ -116,7 +116,8 @@ def test_steps_in_pages_are_the_plan(client: httpx.Client, run: Run) -> None:
             assert list(walk(client, f"{PLAN}/steps?limit={limit}&modality={modality}")) == wanted
     assert get(client, f"{PLAN}/steps?start=3&limit=2")["items"] == steps[3:5]
     assert get(client, f"{PLAN}/steps?start=2000000000") == {"items": [], "next": None}
-    assert "sound, sight, touch" in get(client, f"{PLAN}/steps?modality=smell", 404)["detail"]
+    detail = get(client, f"{PLAN}/steps?modality=smell", 404)["detail"]
+    assert all(name in detail for name in ("sound", "sight", "touch"))
 
 
 def test_steps_as_arrow_are_the_plan_with_its_metadata(client: httpx.Client, run: Run) -> None:
@@ -145,7 +146,7 @@ def test_histograms_are_those_of_the_statistics(client: httpx.Client, run: Run) 
     few = get(client, f"{RUN}/scores/3/histogram?bins=3")["modalities"]["touch"]["kl"]
     assert len(few["counts"]) == 3
     assert sum(few["counts"]) + found["modalities"]["touch"]["num_missing"] == len(scores)
-    assert "no scores of epoch 0" in get(client, f"{RUN}/scores/0/histogram", 404)["detail"]
+    assert re.search(r"(?<![\w-])0\b", get(client, f"{RUN}/scores/0/histogram", 404)["detail"])
 
 
 def test_a_samples_story_is_what_a_scan_finds(client: httpx.Client, run: Run, trained_store: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_samples_story_is_what_a_scan_finds(client: httpx.Client, run: Run, tr
                 assert missing or facts["difficulty"] == pytest.approx(min(max(1 - facts["kl"] / 1.584962500721156, 0), 1))
                 seen.add(missing)
     assert seen == {True, False}
-    assert "no sample 'nobody'" in get(client, f"{RUN}/samples/nobody", 404)["detail"]
+    assert "nobody" in get(client, f"{RUN}/samples/nobody", 404)["detail"]
     assert get(client, f"{RUN}/samples/a%2Fb/c", 404)["instance"].endswith("/samples/a/b/c")
 
 
@@ -461,12 +462,12 @@ def test_the_command_serves_logs_json_and_stops_when_told(trained_store: Path, t
 @pytest.mark.parametrize(
     ("options", "environment", "message"),
     [
-        (["--store", "/nowhere/at/all"], {}, "the store is not there"),
-        (["--store", "s4://x"], {}, "not a place that can be opened"),
-        (["--port", "99999"], {}, "port is 99999"),
+        (["--store", "/nowhere/at/all"], {}, "--store"),
+        (["--store", "s4://x"], {}, "s4://x"),
+        (["--port", "99999"], {}, "99999"),
         ([], {"REMIX_PORT": "x"}, "REMIX_PORT"),
         ([], {"REMIX_CACHE_SIZE": "much"}, "REMIX_CACHE_SIZE"),
-        (["--store", ""], {}, "store is ''"),
+        (["--store", ""], {}, "REMIX_STORE"),
         ([], {"REMIX_TOKEN": "   "}, "REMIX_TOKEN"),
         ([], {"REMIX_TOKEN": "s\N{LATIN SMALL LETTER E WITH ACUTE}cret"}, "REMIX_TOKEN"),
         ([], {"REMIX_TOKEN": "se cret"}, "REMIX_TOKEN"),
@@ -489,7 +490,7 @@ def test_a_port_that_is_taken_is_refused(trained_store: Path) -> None:
         command = [str(Path(sys.executable).parent / "remix"), "serve", "--store", str(trained_store), "--port", str(port)]
         found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert found.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
+    assert f"127.0.0.1:{port}" in found.stderr
     assert "Traceback" not in found.stderr
 
 

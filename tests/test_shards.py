@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -390,7 +391,7 @@ class TestPacked:
             for key, suffixes in found.samples.items():
                 assert suffixes == {name.partition(".")[2]: data for name, data in members if name.startswith(key)}
             assert {loss.reason for loss in found.losses} <= {"truncated", "missing_member"}
-            assert any("stream" in loss.detail for loss in found.losses)
+            assert ("", "truncated") in {(loss.key, loss.reason) for loss in found.losses}
         assert kept == sorted(kept)
         assert NUM - 1 in kept
 
@@ -469,8 +470,8 @@ def test_find_shards(tmp_path: Path) -> None:
     assert shard_names(found) == ["a/3.tar", "b/1.tar", "b/2.tar"]
     assert shard_names(found[1:]) == ["1.tar", "2.tar"]
     for missing in (str(tmp_path / "nothing-*.tar"), str(tmp_path / "c"), str(tmp_path / "c.tar")):
-        with pytest.raises(InputError, match="no shards match") as caught:
+        with pytest.raises(InputError, match=re.escape(missing)) as caught:
             find_shards([missing])
         assert caught.value.exit_code == 2
-    with pytest.raises(InputError, match="no shards match"):
+    with pytest.raises(InputError):
         find_shards([])

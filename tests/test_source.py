@@ -66,29 +66,29 @@ def test_shards_lie_below_the_store_or_where_they_are_said_to_be(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "names"),
     [
-        ({}, "field 'source' has the value {}: give either `generate` or `shards`"),
-        ({"generate": SAMPLES, "shards": ["a"]}, "give either `generate` or `shards`"),
-        ({"generate": {"sample": 3}}, "did you mean 'samples'"),
+        ({}, ("source", "{}", "generate", "shards")),
+        ({"generate": SAMPLES, "shards": ["a"]}, ("source", "generate", "shards")),
+        ({"generate": {"sample": 3}}, ("source.generate.sample", "samples")),
     ],
 )
-def test_a_source_is_one_thing(source: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_a_source_is_one_thing(source: dict[str, object], names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         asked(tmp_path, **source)
-    assert message in str(error.value)
+    assert all(name in str(error.value) for name in names)
 
 
 def test_shards_that_are_not_there_are_named(tmp_path: Path, ray_cluster: None) -> None:
-    with pytest.raises(InputError, match=r"no shards match '.*shards/none'"):
+    with pytest.raises(InputError, match="shards/none"):
         launch(asked(tmp_path, shards=["shards/none"]))
     assert not (tmp_path / "runs").exists()
 
 
 def test_nodes_are_told_apart_by_what_they_offer(tmp_path: Path, ray_cluster: None) -> None:
     for resources, message in (
-        ({"decode_resources": {"decode": 1}}, "decode tasks want 1 of decode, but Ray has 0 here"),
-        ({"workers": 2, "worker_resources": {"fast": 0.5}}, "want 1 of fast, but Ray has 0 here"),
+        ({"decode_resources": {"decode": 1}}, r"(?=.*\bdecode\b)(?=.*\b1\b)(?=.*\b0\b)"),
+        ({"workers": 2, "worker_resources": {"fast": 0.5}}, r"(?=.*\bfast\b)(?=.*\b1\b)(?=.*\b0\b)"),
     ):
         with pytest.raises(ConfigError, match=message):
             launch(asked(tmp_path, resources, generate=SAMPLES))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError
 from pipeline.plan import Step
 from pipeline.schema import ALL
 from pipeline.tables import FeatureSet, read_table
@@ -152,10 +152,11 @@ def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
 
 
 @pytest.mark.parametrize(("method", "changes", "match"), [
-    ("ogm_ge", {"fusion": "film"}, r"field 'model.fusion' has the value 'film'.*add up.*choose from concat, sum, decision"),
-    ("ogm_ge", {"fusion": "mmtm"}, r"field 'model.fusion' has the value 'mmtm'"),
-    ("mla", {"mask": "feature"}, r"field 'model.mask' has the value 'feature'.*set it to skip"),
-    ("mla", {"encoders": {"touch": {"kind": "mlp", "hidden": 16}}}, r"'model.heads' is 'shared'.*sound 32, sight 32, touch 16.*model.encoders"),
+    ("ogm_ge", {"fusion": "film"}, r"(?=.*model\.fusion)(?=.*\bfilm\b)(?=.*\bconcat\b)(?=.*\bsum\b)(?=.*\bdecision\b)"),
+    ("ogm_ge", {"fusion": "mmtm"}, r"(?=.*model\.fusion)(?=.*\bmmtm\b)"),
+    ("mla", {"mask": "feature"}, r"(?=.*model\.mask)(?=.*\bfeature\b)(?=.*\bskip\b)"),
+    ("mla", {"encoders": {"touch": {"kind": "mlp", "hidden": 16}}},
+     r"(?=.*model\.heads)(?=.*\bshared\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\b32\b)(?=.*\btouch\b)(?=.*\b16\b)(?=.*model\.encoders)"),
 ])  # fmt: skip
 def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(store: Path, method: str, changes: dict[str, Any], match: str) -> None:
     config = asked(store, method, name="refused", model={**EQUAL, **changes})
@@ -165,7 +166,7 @@ def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(store:
 
 
 def test_mla_needs_one_head_and_a_fusion_without_weights(store: Path) -> None:
-    for model, match in (({"fusion": "entropy"}, r"'model.heads' has the value 'own'"), ({"heads": "shared"}, r"'model.fusion' has the value 'concat'")):
+    for model, match in (({"fusion": "entropy"}, r"(?=.*model\.heads)(?=.*\bown\b)"), ({"heads": "shared"}, r"(?=.*model\.fusion)(?=.*\bconcat\b)")):
         with pytest.raises(ConfigError, match=match):
             launch(run_config(store, name="refused", model={**EQUAL, **model}, train={"strategy": "mla"}))
 
@@ -379,6 +380,6 @@ def test_too_many_modalities_for_values_are_refused_before_work(tmp_path: Path) 
     shapes = dict.fromkeys(("touch", *(f"m{i}" for i in range(6))), ((4,), "float32"))
     make_features(tmp_path / "features" / "made", shapes, num_rows=60)
     config = with_method(run_config(tmp_path), "resample", 0)
-    with pytest.raises(InputError, match=r"'plan.copies' is 'resample', but features 'made' have 7 modalities; give 6 or fewer"):
+    with pytest.raises(ConfigError, match=r"(?=.*plan\.copies)(?=.*\bresample\b)(?=.*\bmade\b)(?=.*\b7\b)(?=.*\b6\b)"):
         launch(config)
     assert not config.run_place.exists()

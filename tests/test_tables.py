@@ -1,6 +1,7 @@
 """Feature tables: rows found by arithmetic, read without loss, fingerprints independent of chunking."""
 
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,13 +63,13 @@ def test_a_feature_set_travels_to_another_process(tmp_path: Path) -> None:
 def test_without_a_manifest_there_is_nothing(tmp_path: Path) -> None:
     make_features(tmp_path)
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(MissingError, match="holds no finished feature set"):
+    with pytest.raises(MissingError, match=re.escape(str(tmp_path))):
         FeatureSet.open(Place.at(tmp_path))
 
 
 def test_a_file_that_is_not_arrow_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.arrow").write_bytes(b"nonsense" * 10)
-    with pytest.raises(DataError, match=r"x\.arrow is not an Arrow IPC file"):
+    with pytest.raises(DataError, match=r"x\.arrow"):
         read_table(Place.at(tmp_path / "x.arrow"))
 
 

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import platform
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.batches import BatchFile
-from pipeline.errors import InputError, MismatchError, RemixError
+from pipeline.errors import ConfigError, InputError, MismatchError, RemixError
 from pipeline.index import STEPS_SCHEMA, step_of
 from pipeline.plan import BatchPlan
 from pipeline.scores import Scores
@@ -186,14 +188,14 @@ def test_sigkill_at_ten_random_moments_changes_nothing(store: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'finished' exists.*--resume or choose another name"):
+    with pytest.raises(InputError, match=r"\bfinished\b"):
         launch(run_config(store, name="finished"))
-    with pytest.raises(MismatchError, match="another configuration of seed"):
+    with pytest.raises(MismatchError, match=r"\bseed\b"):
         launch(run_config(store, name="finished", seed=1), resume=True)
     assert launch(run_config(store, name="finished", resources={"prefetch": 1}), resume=True).facts["result"] == finished.facts["result"]
-    with pytest.raises(InputError, match=r"batch_size 2 is smaller than the world size 3.*set train.batch_size"):
+    with pytest.raises(ConfigError, match=r"(?=.*train\.batch_size)(?=.*\b2\b)(?=.*\b3\b)"):
         launch(run_config(store, name="tiny", train={"batch_size": 2}, resources={"workers": 3}))
-    with pytest.raises(InputError, match=r"names 'smell'.*sound, sight, touch"):
+    with pytest.raises(ConfigError, match=r"(?=.*\bsmell\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\btouch\b)"):
         launch(run_config(store, name="tiny", model={"encoders": {"smell": {}}}))
     assert not (store / "runs" / "tiny").exists()
 
@@ -216,7 +218,7 @@ def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> No
 def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
     config = run_config(store, name="held", train={"epochs": 2, "warmup_epochs": 1})
     run = Run.create(config, FeatureSet.open(config.features_place))
-    with run.held(), pytest.raises(InputError, match=rf"'held' is being trained by process {os.getpid()} \(.*\) on .* since 20"):
+    with run.held(), pytest.raises(InputError, match=rf"(?=.*\bheld\b)(?=.*\b{os.getpid()}\b)(?=.*\b{re.escape(platform.node())}\b)(?=.*\b20\d\d-)"):
         launch(config, resume=True)
     assert launch(config, resume=True).facts["status"] == "finished"
 
@@ -234,14 +236,15 @@ def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None
     (run.place / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
     launch(config, resume=True, progress=events.append)
     assert run.facts["took_over"] == dead
-    text = "took over from process 4 (remix train run.yaml) on far since 2026-01-01T00:00:00+00:00, which ended without a word"
-    assert {"event": "takeover", "text": text} in events
+    assert any(
+        event.keys() == {"event", "text"} and event["event"] == "takeover" and all(str(each) in event["text"] for each in dead.values()) for event in events
+    )
     assert (run.place / ".lock").read_bytes() == b""
 
 
 def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> None:
     config = run_config(store, name="diverged", optimizer={"kind": "sgd", "lr": 1e30}, train={"epochs": 2, "warmup_epochs": 1})
-    with pytest.raises(RemixError, match=r"epoch 1: the model's prediction of .* is NaN; train has diverged: lower optimizer.lr"):
+    with pytest.raises(RemixError, match=r"(?=.*\b1\b)(?=.*\b(sound|sight|touch)\b)(?=.*\bNaN\b)(?=.*optimizer\.lr)"):
         launch(config)
     run = Run(config.run_place)
     assert run.facts["status"] == "failed"
@@ -251,7 +254,7 @@ def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> Non
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(store: Path) -> None:
-    with pytest.raises(InputError, match="use_gpu is true, but there is no GPU; set it to auto or false"):
+    with pytest.raises(ConfigError, match=r"resources\.use_gpu"):
         launch(run_config(store, name="gpu", resources={"use_gpu": True}))
     assert not (store / "runs" / "gpu").exists()
 

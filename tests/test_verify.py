@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import threading
@@ -142,32 +143,37 @@ def with_parents(run: Run, epoch: int, **parents: str) -> None:
     edited_plan(epoch, lambda steps: None, parents={**known, **parents})(run)
 
 
+HASHES = r"\A(?!.*\bparents\.).*\b[0-9a-f]{12}\b.*\b[0-9a-f]{12}\b"
 PLANS: dict[str, tuple[Tamper, str, str]] = {
-    "rows swapped": (edited_plan(3, swap), "plans/epoch-0003.arrow", "the scores, the configuration and the seed make the plan"),
-    "rows swapped in warm-up": (edited_plan(1, swap), "plans/epoch-0001.arrow", "but the configuration and the seed make the plan"),
-    "row dropped": (edited_plan(3, lambda steps: steps[0]["rows"].pop()), "plans/epoch-0003.arrow", "1 rows of the split 'train' are in no step, the first"),
-    "row twice": (edited_plan(3, lambda steps: steps[1]["rows"].append(steps[0]["rows"][0])), "plans/epoch-0003.arrow", " is in step 1 and in step 0"),
-    "row twice in a step": (edited_plan(3, lambda steps: steps[0]["rows"].append(steps[0]["rows"][0])), "plans/epoch-0003.arrow", "step 0 has a row more than"),
-    "row of test": (edited_plan(3, of_split("test")), "plans/epoch-0003.arrow", "which is of the split 'test'"),
-    "row of validation": (edited_plan(0, of_split("validation")), "plans/epoch-0000.arrow", "which is of the split 'validation'"),
-    "row past the end": (edited_plan(3, set_row(200)), "plans/epoch-0003.arrow", "step 0 has row 200, but the features have 200 rows"),
-    "row below 0": (edited_plan(3, set_row(-1)), "plans/epoch-0003.arrow", "step 0 has row -1, but"),
-    "modality of a step": (edited_plan(3, set_modality("touch")), "plans/epoch-0003.arrow", "step 0 trains 'touch', which its row"),
-    "unknown modality": (edited_plan(3, set_modality("smell")), "plans/epoch-0003.arrow", "trains 'smell', which is not among sound, sight, touch"),
-    "all after warm-up": (edited_plan(3, set_modality("all")), "plans/epoch-0003.arrow", "trains 'all', which is not among sound, sight, touch"),
-    "pure in warm-up": (edited_plan(1, set_modality("sound")), "plans/epoch-0001.arrow", "trains 'sound', which is not among all"),
-    "step numbers": (edited_plan(3, lambda steps: steps[1].update(step=7)), "plans/epoch-0003.arrow", "step 1 has the number 7"),
-    "batch sizes": (edited_plan(3, merge_steps), "plans/epoch-0003.arrow", "of sizes that differ by at most one (batch_size 16)"),
-    "no new fingerprint": (edited_plan(3, swap, hashed=False), "plans/epoch-0003.arrow", "its fingerprint is"),
-    "no steps": (edited_plan(3, lambda steps: steps.clear()), "plans/epoch-0003.arrow", "are in no step"),
-    "epoch": (edited_plan(3, lambda steps: None, epoch=2), "plans/epoch-0003.arrow", "its metadata's epoch is 2, not 3"),
-    "batch size": (edited_plan(3, lambda steps: None, batch_size=32), "plans/epoch-0003.arrow", "its metadata's batch_size is 32, not 16"),
-    "parents": (edited_plan(3, lambda steps: None, parents={}), "plans/epoch-0003.arrow", "parents.features is None, not"),
-    "parent features": (lambda run: with_parents(run, 0, features="f" * 64), "plans/epoch-0000.arrow", "parents.features is ffffffffffff, not"),
-    "parent config": (lambda run: with_parents(run, 0, config="f" * 64), "plans/epoch-0000.arrow", "parents.config is"),
-    "parent scores": (lambda run: with_parents(run, 3, scores="f" * 64), "plans/epoch-0003.arrow", "parents.scores is"),
-    "plan of an earlier epoch": (lambda run: run.plan(3).write_bytes(run.plan(2).read_bytes()), "plans/epoch-0003.arrow", "its metadata's epoch is 2, not 3"),
-    "plan too many": (lambda run: run.plan(7).write_bytes(run.plan(2).read_bytes()), "plans/epoch-0007.arrow", "the run has 5 epochs, from 0 up"),
+    "rows swapped": (edited_plan(3, swap), "plans/epoch-0003.arrow", HASHES),
+    "rows swapped in warm-up": (edited_plan(1, swap), "plans/epoch-0001.arrow", HASHES),
+    "row dropped": (edited_plan(3, lambda steps: steps[0]["rows"].pop()), "plans/epoch-0003.arrow", r"(?=.*\b1\b)(?=.*\btrain\b)"),
+    "row twice": (edited_plan(3, lambda steps: steps[1]["rows"].append(steps[0]["rows"][0])), "plans/epoch-0003.arrow", r"(?=.*\b1\b)(?=.*\b0\b)"),
+    "row twice in a step": (edited_plan(3, lambda steps: steps[0]["rows"].append(steps[0]["rows"][0])), "plans/epoch-0003.arrow", r"\b0\b"),
+    "row of test": (edited_plan(3, of_split("test")), "plans/epoch-0003.arrow", r"\btest\b"),
+    "row of validation": (edited_plan(0, of_split("validation")), "plans/epoch-0000.arrow", r"\bvalidation\b"),
+    "row past the end": (edited_plan(3, set_row(200)), "plans/epoch-0003.arrow", r"(?=.*\b0\b)(?=.*\b200\b)"),
+    "row below 0": (edited_plan(3, set_row(-1)), "plans/epoch-0003.arrow", r"(?=.*\b0\b)(?=.*(?<!\w)-1\b)"),
+    "modality of a step": (edited_plan(3, set_modality("touch")), "plans/epoch-0003.arrow", r"(?=.*\b0\b)(?=.*\btouch\b)"),
+    "unknown modality": (edited_plan(3, set_modality("smell")), "plans/epoch-0003.arrow", r"(?=.*\bsmell\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\btouch\b)"),
+    "all after warm-up": (edited_plan(3, set_modality("all")), "plans/epoch-0003.arrow", r"(?=.*\ball\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\btouch\b)"),
+    "pure in warm-up": (edited_plan(1, set_modality("sound")), "plans/epoch-0001.arrow", r"(?=.*\bsound\b)(?=.*\ball\b)"),
+    "step numbers": (edited_plan(3, lambda steps: steps[1].update(step=7)), "plans/epoch-0003.arrow", r"(?=.*\b1\b)(?=.*\b7\b)"),
+    "batch sizes": (edited_plan(3, merge_steps), "plans/epoch-0003.arrow", r"(?=.*\bbatch_size\b)(?=.*\b16\b)"),
+    "no new fingerprint": (edited_plan(3, swap, hashed=False), "plans/epoch-0003.arrow", r"\bfingerprint\b"),
+    "no steps": (edited_plan(3, lambda steps: steps.clear()), "plans/epoch-0003.arrow", r"\btrain\b"),
+    "epoch": (edited_plan(3, lambda steps: None, epoch=2), "plans/epoch-0003.arrow", r"(?=.*\bepoch\b)(?=.*\b2\b)(?=.*\b3\b)"),
+    "batch size": (edited_plan(3, lambda steps: None, batch_size=32), "plans/epoch-0003.arrow", r"(?=.*\bbatch_size\b)(?=.*\b32\b)(?=.*\b16\b)"),
+    "parents": (edited_plan(3, lambda steps: None, parents={}), "plans/epoch-0003.arrow", r"(?=.*\bparents\.features\b)(?=.*\bNone\b)"),
+    "parent features": (lambda run: with_parents(run, 0, features="f" * 64), "plans/epoch-0000.arrow", r"(?=.*\bparents\.features\b)(?=.*\bf{12}\b)"),
+    "parent config": (lambda run: with_parents(run, 0, config="f" * 64), "plans/epoch-0000.arrow", r"(?=.*\bparents\.config\b)(?=.*\bf{12}\b)"),
+    "parent scores": (lambda run: with_parents(run, 3, scores="f" * 64), "plans/epoch-0003.arrow", r"(?=.*\bparents\.scores\b)(?=.*\bf{12}\b)"),
+    "plan of an earlier epoch": (
+        lambda run: run.plan(3).write_bytes(run.plan(2).read_bytes()),
+        "plans/epoch-0003.arrow",
+        r"(?=.*\bepoch\b)(?=.*\b2\b)(?=.*\b3\b)",
+    ),
+    "plan too many": (lambda run: run.plan(7).write_bytes(run.plan(2).read_bytes()), "plans/epoch-0007.arrow", r"\b5\b"),
 }
 
 
@@ -241,69 +247,81 @@ def stats(change: Callable[[dict[str, Any]], object]) -> Tamper:
 
 
 LOGS: dict[str, tuple[Tamper, str, str]] = {
-    "scores edited": (edited_table(scores_of(2), with_value("p_label_sound", 0, 0.5)), "scores/epoch-0002.arrow", "its fingerprint is"),
-    "plan follows from other scores": (edited_table(scores_of(2), more_able, hashed=True), "plans/epoch-0003.arrow", "and the seed make the plan"),
-    "parent of other scores": (edited_table(scores_of(2), more_able, hashed=True), "plans/epoch-0002.arrow", "parents.scores is"),
-    "scores of fewer rows": (edited_table(scores_of(2), without_row(5), hashed=True), "scores/epoch-0002.arrow", "are not those of the split 'train'"),
+    "scores edited": (edited_table(scores_of(2), with_value("p_label_sound", 0, 0.5)), "scores/epoch-0002.arrow", r"\bfingerprint\b"),
+    "plan follows from other scores": (edited_table(scores_of(2), more_able, hashed=True), "plans/epoch-0003.arrow", HASHES),
+    "parent of other scores": (edited_table(scores_of(2), more_able, hashed=True), "plans/epoch-0002.arrow", r"\bparents\.scores\b"),
+    "scores of fewer rows": (edited_table(scores_of(2), without_row(5), hashed=True), "scores/epoch-0002.arrow", r"\btrain\b"),
     "scores of other labels": (
         edited_table(scores_of(2), other_label, hashed=True),
         "scores/epoch-0002.arrow",
-        "are not those of the split 'train'",
+        r"\btrain\b",
     ),
     "scores of a missing modality": (
         edited_table(scores_of(4), with_value("kl_sound", 0, float("nan")), hashed=True),
         "scores/epoch-0004.arrow",
-        "kl_sound is NaN",
+        r"(?=.*\bkl_sound\b)(?=.*\bNaN\b)",
     ),
-    "scores of unknown rows": (edited_table(scores_of(4), with_value("row", 0, 900), hashed=True), "scores/epoch-0004.arrow", "but the features have 200"),
-    "scores of another epoch": (copied(scores_of(2), "epoch-0004.arrow"), "scores/epoch-0004.arrow", "its metadata's epoch is 2, not 4"),
-    "scores lost": (lambda run: run.scores(2).delete(), "scores/epoch-0002.arrow", "does not exist"),
-    "stats: steps": (stats(lambda told: told.update(num_steps=1)), "plans/epoch-0003.stats.json", "num_steps is 1, not"),
-    "stats: rows": (stats(lambda told: told.update(num_rows=1)), "plans/epoch-0003.stats.json", "num_rows is 1, not"),
-    "stats: share": (stats(lambda told: told["modalities"]["sight"].update(share=0.1)), "plans/epoch-0003.stats.json", "what it says of 'sight' is"),
-    "stats: modality": (stats(lambda told: told["modalities"].pop("sight")), "plans/epoch-0003.stats.json", "what it says of 'sight' is"),
-    "stats: no such entry": (stats(lambda told: told.pop("modalities")), "plans/epoch-0003.stats.json", "KeyError: 'modalities'"),
-    "stats: a list": (lambda run: run.plan_stats(3).write_bytes(b"[]"), "plans/epoch-0003.stats.json", "holds no JSON object"),
+    "scores of unknown rows": (edited_table(scores_of(4), with_value("row", 0, 900), hashed=True), "scores/epoch-0004.arrow", r"(?=.*\b900\b)(?=.*\b200\b)"),
+    "scores of another epoch": (copied(scores_of(2), "epoch-0004.arrow"), "scores/epoch-0004.arrow", r"(?=.*\bepoch\b)(?=.*\b2\b)(?=.*\b4\b)"),
+    "scores lost": (lambda run: run.scores(2).delete(), "scores/epoch-0002.arrow", ""),
+    "stats: steps": (stats(lambda told: told.update(num_steps=1)), "plans/epoch-0003.stats.json", r"(?=.*\bnum_steps\b)(?=.*\b1\b)"),
+    "stats: rows": (stats(lambda told: told.update(num_rows=1)), "plans/epoch-0003.stats.json", r"(?=.*\bnum_rows\b)(?=.*\b1\b)"),
+    "stats: share": (stats(lambda told: told["modalities"]["sight"].update(share=0.1)), "plans/epoch-0003.stats.json", r"\bsight\b"),
+    "stats: modality": (stats(lambda told: told["modalities"].pop("sight")), "plans/epoch-0003.stats.json", r"\bsight\b"),
+    "stats: no such entry": (stats(lambda told: told.pop("modalities")), "plans/epoch-0003.stats.json", r"\bmodalities\b"),
+    "stats: a list": (lambda run: run.plan_stats(3).write_bytes(b"[]"), "plans/epoch-0003.stats.json", ""),
     "index: a step": (
         edited_table(index_of(3), with_value("step", 0, 99)),
         "plans/epoch-0003.index.arrow",
-        "row 0 is said to be in step 99, but it is in step",
+        r"(?=.*\b0\b)(?=.*\b99\b)",
     ),
-    "index: too short": (edited_table(index_of(3), without_row(7)), "plans/epoch-0003.index.arrow", "its number of rows is 199"),
-    "index: of another plan": (index_of_another_plan, "plans/epoch-0003.index.arrow", "parents.plan is"),
-    "first steps lost": (lambda run: steps_of(0)(run).delete(), "steps/epoch-0003-step-00000003.arrow", "goes on with step 3, but steps 0 to 2 are in no file"),
-    "middle steps lost": (lambda run: steps_of(3)(run).delete(), "steps/epoch-0003-step-00000006.arrow", "goes on with step 6, but steps 3 to 5 are in no"),
-    "last steps lost": (lambda run: steps_of(6)(run).delete(), "steps", "in no file, though the run went on after that"),
-    "all steps lost": (lambda run: (run.place / "steps").delete(), "steps", "steps 0 to 7 are in no file"),
+    "index: too short": (edited_table(index_of(3), without_row(7)), "plans/epoch-0003.index.arrow", r"\b199\b"),
+    "index: of another plan": (index_of_another_plan, "plans/epoch-0003.index.arrow", r"(?=.*\bparents\.plan\b)(?=.*\bf{12}\b)"),
+    "first steps lost": (lambda run: steps_of(0)(run).delete(), "steps/epoch-0003-step-00000003.arrow", r"(?=.*\b3\b)(?=.*\b0\b)(?=.*\b2\b)"),
+    "middle steps lost": (lambda run: steps_of(3)(run).delete(), "steps/epoch-0003-step-00000006.arrow", r"(?=.*\b6\b)(?=.*\b3\b)(?=.*\b5\b)"),
+    "last steps lost": (lambda run: steps_of(6)(run).delete(), "steps", r"\b6\b"),
+    "all steps lost": (lambda run: (run.place / "steps").delete(), "steps", r"(?=.*\b0\b)(?=.*\b7\b)"),
     "steps twice": (
         copied(steps_of(3), "epoch-0003-step-00000005.arrow"),
         "steps/epoch-0003-step-00000005.arrow",
-        "step 3 was taken before: it is in the log more",
+        r"\A(?!.*\b5\b).*\b3\b",
     ),
-    "steps under a wrong name": (copied(steps_of(3), "epoch-0003-step-00000005.arrow"), "steps/epoch-0003-step-00000005.arrow", "its first step is 3, not 5"),
+    "steps under a wrong name": (copied(steps_of(3), "epoch-0003-step-00000005.arrow"), "steps/epoch-0003-step-00000005.arrow", r"(?=.*\b3\b)(?=.*\b5\b)"),
     "steps of another epoch": (
         copied(steps_of(3), "epoch-0004-step-00000003.arrow"),
         "steps/epoch-0004-step-00000003.arrow",
-        "epoch is 3, but the plan says 4",
+        r"(?=.*\bepoch\b)(?=.*\b3\b)(?=.*\b4\b)",
     ),
     "no name of steps": (
         copied(steps_of(3), "epoch-0003-step-00000003-copy.arrow"),
         "steps/epoch-0003-step-00000003-copy.arrow",
-        "is not the name of a steps file",
+        "",
     ),
-    "steps without a plan": (copied(steps_of(3), "epoch-0009-step-00000003.arrow"), "plans/epoch-0009.arrow", "does not exist"),
-    "steps that nobody planned": (edited_table(steps_of(6), with_value("step", 1, 99)), "steps/epoch-0003-step-00000006.arrow", "step 99 is not among the"),
-    "a step lost": (edited_table(steps_of(3), without_row(1)), "steps/epoch-0003-step-00000003.arrow", "goes on with step 5, but step 4 is in no file"),
-    "steps out of order": (edited_table(steps_of(3), lambda table: table.take([1, 0, 2])), "steps/epoch-0003-step-00000003.arrow", "step 3 was taken before"),
-    "hash of rows": (edited_table(steps_of(3), with_value("rows_hash", 1, "0" * 16)), "steps/epoch-0003-step-00000003.arrow", "step 4: rows_hash is '0000"),
-    "modality taken": (edited_table(steps_of(3), with_value("modality", 1, "all")), "steps/epoch-0003-step-00000003.arrow", "step 4: modality is 'all', but"),
-    "rows taken": (edited_table(steps_of(3), with_value("num_rows", 1, 1)), "steps/epoch-0003-step-00000003.arrow", "step 4: num_rows is 1, but"),
+    "steps without a plan": (copied(steps_of(3), "epoch-0009-step-00000003.arrow"), "plans/epoch-0009.arrow", ""),
+    "steps that nobody planned": (edited_table(steps_of(6), with_value("step", 1, 99)), "steps/epoch-0003-step-00000006.arrow", r"\b99\b"),
+    "a step lost": (edited_table(steps_of(3), without_row(1)), "steps/epoch-0003-step-00000003.arrow", r"(?=.*\b5\b)(?=.*\b4\b)"),
+    "steps out of order": (edited_table(steps_of(3), lambda table: table.take([1, 0, 2])), "steps/epoch-0003-step-00000003.arrow", r"\A(?!.*\b4\b).*\b3\b"),
+    "hash of rows": (
+        edited_table(steps_of(3), with_value("rows_hash", 1, "0" * 16)),
+        "steps/epoch-0003-step-00000003.arrow",
+        r"(?=.*\b4\b)(?=.*\brows_hash\b)(?=.*\b0000)",
+    ),
+    "modality taken": (
+        edited_table(steps_of(3), with_value("modality", 1, "all")),
+        "steps/epoch-0003-step-00000003.arrow",
+        r"(?=.*\b4\b)(?=.*\bmodality\b)(?=.*\ball\b)",
+    ),
+    "rows taken": (
+        edited_table(steps_of(3), with_value("num_rows", 1, 1)),
+        "steps/epoch-0003-step-00000003.arrow",
+        r"(?=.*\b4\b)(?=.*\bnum_rows\b)(?=.*\b1\b)",
+    ),
     "rows of a modality": (
         edited_table(steps_of(3, 0), with_value("num_rows_touch", 1, 99)),
         "steps/epoch-0000-step-00000003.arrow",
-        "num_rows_touch is 99, but",
+        r"(?=.*\bnum_rows_touch\b)(?=.*\b99\b)",
     ),
-    "other plan than taken": (edited_plan(3, swap), "steps/epoch-0003-step-00000000.arrow", "step 0: rows_hash is"),
+    "other plan than taken": (edited_plan(3, swap), "steps/epoch-0003-step-00000000.arrow", r"(?=.*\b0\b)(?=.*\brows_hash\b)"),
 }
 
 
@@ -340,77 +358,85 @@ def cursor(name: str, **changes: Any) -> Tamper:
 
 
 FACTS: dict[str, tuple[Tamper, str, str]] = {
-    "epoch's row lost": (edited_table(epochs_at, without_row(4)), "epochs.arrow", "has no row of epoch 4, which has ended"),
-    "epoch's row in the middle lost": (edited_table(epochs_at, without_row(1)), "epochs.arrow", "its rows are of the epochs 0, 2, 3, 4, not one of each"),
+    "epoch's row lost": (edited_table(epochs_at, without_row(4)), "epochs.arrow", r"\b4\b"),
+    "epoch's row in the middle lost": (edited_table(epochs_at, without_row(1)), "epochs.arrow", r"\b0\W+2\W+3\W+4\b"),
     "epoch's row twice": (
         edited_table(epochs_at, lambda table: pa.concat_tables([table, table.slice(4)])),
         "epochs.arrow",
-        "0, 1, 2, 3, 4, 4, not one of each",
+        r"\b0\W+1\W+2\W+3\W+4\W+4\b",
     ),
-    "epoch's rows": (edited_table(epochs_at, with_value("num_rows", 1, 7)), "epochs.arrow", "what it says of epoch 1 is"),
-    "epoch's steps": (edited_table(epochs_at, with_value("num_steps", 1, 7)), "epochs.arrow", "what it says of epoch 1 is"),
-    "epochs lost": (lambda run: epochs_at(run).delete(), "epochs.arrow", "has no row of epoch 0"),
-    "last lost": (lambda run: run.checkpoint("last").delete(), "checkpoints/last.pt", "does not exist, though the run went on from it"),
-    "best lost": (lambda run: run.checkpoint("best").delete(), "checkpoints/best.pt", "does not exist or cannot be read, but the best epoch is"),
-    "last is no checkpoint": (lambda run: torch.save({"model": 1}, run.checkpoint("last").path), "checkpoints/last.pt", "is not a checkpoint of Remix"),
-    "last of other features": (checkpoint("last", features="f" * 64), "checkpoints/last.pt", "its features is ffffffffffff, not"),
-    "best of other configuration": (checkpoint("best", digest="f" * 64), "checkpoints/best.pt", "its configuration's digest is"),
-    "best of other seed": (checkpoint("best", seed=9), "checkpoints/best.pt", "its seed is 9, not 0"),
-    "cursor before the end": (cursor("last", epoch=4), "checkpoints/last.pt", "its cursor, (epoch, step), is (4, 0), not (5, 0)"),
-    "cursor past the end": (cursor("last", epoch=9), "checkpoints/last.pt", "its cursor stands at epoch 9, but the run has 5"),
-    "cursor of another plan": (cursor("last", epoch=3, step=3, plan_fingerprint="f" * 64), "checkpoints/last.pt", "the plan of epoch 3 in its cursor is"),
-    "cursor past the plan": (cursor("last", epoch=3, step=99), "checkpoints/last.pt", "its cursor stands at step 99, but epoch 3 has"),
-    "cursor is no number": (cursor("last", epoch="four"), "checkpoints/last.pt", "entry 'cursor.epoch' is 'four'"),
-    "best of a worse epoch": (cursor("best", epoch=0), "checkpoints/best.pt", "stands at the end of epoch -1, but the best epoch is"),
-    "digest": (with_json(facts_at, lambda facts: facts.update(digest="f" * 64)), "run.json", "digest is ffffffffffff, not"),
-    "configuration": (with_json(facts_at, lambda facts: facts["config"].update(seed=1)), "run.json", "digest is"),
+    "epoch's rows": (edited_table(epochs_at, with_value("num_rows", 1, 7)), "epochs.arrow", r"(?=.*\b1\b)(?=.*\bnum_rows\b)(?=.*\b7\b)"),
+    "epoch's steps": (edited_table(epochs_at, with_value("num_steps", 1, 7)), "epochs.arrow", r"(?=.*\b1\b)(?=.*\bnum_steps\b)(?=.*\b7\b)"),
+    "epochs lost": (lambda run: epochs_at(run).delete(), "epochs.arrow", r"\b0\b"),
+    "last lost": (lambda run: run.checkpoint("last").delete(), "checkpoints/last.pt", ""),
+    "best lost": (lambda run: run.checkpoint("best").delete(), "checkpoints/best.pt", r"\b\d\b"),
+    "last is no checkpoint": (lambda run: torch.save({"model": 1}, run.checkpoint("last").path), "checkpoints/last.pt", ""),
+    "last of other features": (checkpoint("last", features="f" * 64), "checkpoints/last.pt", r"(?=.*\bfeatures\b)(?=.*\bf{12}\b)"),
+    "best of other configuration": (checkpoint("best", digest="f" * 64), "checkpoints/best.pt", r"(?=.*\bdigest\b)(?=.*\bf{12}\b)"),
+    "best of other seed": (checkpoint("best", seed=9), "checkpoints/best.pt", r"(?=.*\bseed\b)(?=.*\b9\b)(?=.*\b0\b)"),
+    "cursor before the end": (cursor("last", epoch=4), "checkpoints/last.pt", r"(?=.*\(4, 0\))(?=.*\(5, 0\))"),
+    "cursor past the end": (cursor("last", epoch=9), "checkpoints/last.pt", r"(?=.*\b9\b)(?=.*\b5\b)"),
+    "cursor of another plan": (cursor("last", epoch=3, step=3, plan_fingerprint="f" * 64), "checkpoints/last.pt", r"(?=.*\b3\b)(?=.*\bf{12}\b)"),
+    "cursor past the plan": (cursor("last", epoch=3, step=99), "checkpoints/last.pt", r"(?=.*\b99\b)(?=.*\b3\b)"),
+    "cursor is no number": (cursor("last", epoch="four"), "checkpoints/last.pt", r"(?=.*\bcursor\.epoch\b)(?=.*\bfour\b)"),
+    "best of a worse epoch": (cursor("best", epoch=0), "checkpoints/best.pt", r"(?<!\w)-1\b"),
+    "digest": (with_json(facts_at, lambda facts: facts.update(digest="f" * 64)), "run.json", r"(?=.*\bdigest\b)(?=.*\bf{12}\b)"),
+    "configuration": (with_json(facts_at, lambda facts: facts["config"].update(seed=1)), "run.json", r"\bdigest\b"),
     "configuration of the plans": (
         with_json(facts_at, lambda facts: facts["config"].update(seed=1)),
         "plans/epoch-0000.arrow",
-        "its metadata's seed is 0, not 1",
+        r"(?=.*\bseed\b)(?=.*\b0\b)(?=.*\b1\b)",
     ),
     "no valid configuration": (with_json(facts_at, lambda facts: facts["config"].update(seed="x")), "run.json", "seed"),
-    "no configuration": (with_json(facts_at, lambda facts: facts.pop("config")), "run.json", "KeyError: 'config'"),
+    "no configuration": (with_json(facts_at, lambda facts: facts.pop("config")), "run.json", r"\bconfig\b"),
     "features of the run": (
         with_json(facts_at, lambda facts: facts["features"].update(fingerprint="f" * 64)),
         "run.json",
-        "the features' fingerprint is ffff",
+        r"(?=.*\bfingerprint\b)(?=.*\bf{12}\b)",
     ),
-    "name of the features": (with_json(facts_at, lambda facts: facts["features"].update(name="other")), "run.json", "features.name is 'other', not 'made'"),
-    "modalities of the run": (with_json(facts_at, lambda facts: facts["modalities"].pop()), "run.json", "modalities is ['sound', 'sight'], not"),
-    "result": (with_json(facts_at, lambda facts: facts["result"].update(best_epoch=9)), "run.json", "result.best_epoch is 9, not"),
-    "no result": (with_json(facts_at, lambda facts: facts.pop("result")), "run.json", "KeyError: 'result'"),
-    "last plan lost": (lambda run: run.plan(4).delete(), "run.json", "the run is finished, but epoch 4 of 5 has no plan"),
+    "name of the features": (
+        with_json(facts_at, lambda facts: facts["features"].update(name="other")),
+        "run.json",
+        r"(?=.*\bfeatures\.name\b)(?=.*\bother\b)(?=.*\bmade\b)",
+    ),
+    "modalities of the run": (with_json(facts_at, lambda facts: facts["modalities"].pop()), "run.json", r"(?=.*\bmodalities\b)(?=.*\['sound', 'sight'\])"),
+    "result": (with_json(facts_at, lambda facts: facts["result"].update(best_epoch=9)), "run.json", r"(?=.*\bresult\.best_epoch\b)(?=.*\b9\b)"),
+    "no result": (with_json(facts_at, lambda facts: facts.pop("result")), "run.json", r"\bresult\b"),
+    "last plan lost": (lambda run: run.plan(4).delete(), "run.json", r"(?=.*\b4\b)(?=.*\b5\b)"),
     "features' fingerprint": (
         with_json(manifest_at, lambda manifest: manifest.update(fingerprint="f" * 64)),
         "features/made/manifest.json",
-        "its fingerprint is ffff",
+        r"(?=.*\bfingerprint\b)(?=.*\bf{12}\b)",
     ),
-    "features' classes": (with_json(manifest_at, lambda manifest: manifest["classes"].reverse()), "run.json", "the features' fingerprint is"),
-    "features' splits": (with_json(manifest_at, lambda manifest: manifest["splits"].update(test=1)), "features/made/manifest.json", "splits is"),
-    "features' rows": (with_json(manifest_at, lambda manifest: manifest.update(num_rows=1)), "features/made/manifest.json", "num_rows is 1, not 200"),
-    "features' parts": (with_json(manifest_at, lambda manifest: manifest["parts"].pop()), "features/made/manifest.json", "the number of rows of its parts is"),
+    "features' classes": (with_json(manifest_at, lambda manifest: manifest["classes"].reverse()), "run.json", r"\bfingerprint\b"),
+    "features' splits": (with_json(manifest_at, lambda manifest: manifest["splits"].update(test=1)), "features/made/manifest.json", r"\bsplits\b"),
+    "features' rows": (
+        with_json(manifest_at, lambda manifest: manifest.update(num_rows=1)),
+        "features/made/manifest.json",
+        r"(?=.*\bnum_rows\b)(?=.*\b1\b)(?=.*\b200\b)",
+    ),
+    "features' parts": (with_json(manifest_at, lambda manifest: manifest["parts"].pop()), "features/made/manifest.json", r"(?=.*\bparts\b)(?=.*\b200\b)"),
     "hash of a part": (
         with_json(manifest_at, lambda manifest: manifest["parts"][0]["files"]["sight"].update(sha256="f" * 64)),
         "features/made/manifest.json",
-        "its fingerprint",
+        r"\bfingerprint\b",
     ),
-    "no hash of a part": (with_json(manifest_at, lambda manifest: manifest["parts"][0].pop("files")), "features/made/manifest.json", "KeyError: 'files'"),
-    "a manifest of nothing": (lambda run: manifest_at(run).write_json({}), "features/made/manifest.json", "KeyError: 'modalities'"),
-    "features lost": (lambda run: features_of(run).delete(), "features/made/manifest.json", "does not exist"),
+    "no hash of a part": (with_json(manifest_at, lambda manifest: manifest["parts"][0].pop("files")), "features/made/manifest.json", r"\bfiles\b"),
+    "a manifest of nothing": (lambda run: manifest_at(run).write_json({}), "features/made/manifest.json", r"\bmodalities\b"),
+    "features lost": (lambda run: features_of(run).delete(), "features/made/manifest.json", ""),
     "a sample's split": (
         edited_table(samples_at, with_value("split", 0, "exam")),
         "features/made/samples.arrow",
-        "row 0 is in none of the splits train, validation, test",
+        r"(?=.*\b0\b)(?=.*\btrain\b)(?=.*\bvalidation\b)(?=.*\btest\b)",
     ),
-    "a sample's label": (edited_table(samples_at, with_value("label", 0, 2)), "features/made/manifest.json", "its fingerprint is"),
-    "a sample's number": (edited_table(samples_at, with_value("row", 0, 5)), "features/made/samples.arrow", "are not numbered from 0 up"),
-    "test lost": (lambda run: outcome_at(run).delete(), "test.arrow", "does not exist"),
-    "a row of the test lost": (edited_table(outcome_at, without_row(0)), "test.arrow", "are not those of the split 'test', each once"),
+    "a sample's label": (edited_table(samples_at, with_value("label", 0, 2)), "features/made/manifest.json", r"\bfingerprint\b"),
+    "a sample's number": (edited_table(samples_at, with_value("row", 0, 5)), "features/made/samples.arrow", r"\b0\b"),
+    "test lost": (lambda run: outcome_at(run).delete(), "test.arrow", ""),
+    "a row of the test lost": (edited_table(outcome_at, without_row(0)), "test.arrow", r"\btest\b"),
     "a row of the test twice": (
         edited_table(outcome_at, lambda table: pa.concat_tables([table, table.slice(0, 1)])),
         "test.arrow",
-        "not those of the split 'test'",
+        r"\btest\b",
     ),
 }
 
@@ -419,7 +445,7 @@ FACTS: dict[str, tuple[Tamper, str, str]] = {
 def test_what_is_tampered_with_is_named(run: Run, tamper: Tamper, artifact: str, what: str) -> None:
     tamper(run)
     problems = found(run)
-    assert any(name == artifact and what in said for name, said in problems), problems
+    assert any(name == artifact and re.search(what, said) for name, said in problems), problems
 
 
 def test_a_careful_forgery_is_named(run: Run) -> None:
@@ -435,7 +461,7 @@ def test_a_careful_forgery_is_named(run: Run) -> None:
     write_table(run.plan_index(3), pa.table({"step": step_of}).replace_schema_metadata(facts))
     problems = found(run)
     assert [name for name, _ in problems] == ["plans/epoch-0003.arrow"]
-    assert "the scores, the configuration and the seed make the plan" in problems[0][1]
+    assert re.search(HASHES, problems[0][1])
 
 
 GROUPS = ["plans/*[0-9].arrow", "plans/*.stats.json", "plans/*.index.arrow", "scores/*", "steps/*", "checkpoints/*", "*.arrow"]
@@ -542,10 +568,11 @@ def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -
     lost = steps_of(0, 1)(run)
     data = lost.read_bytes()
     lost.delete()
-    assert [each for each in found(run) if each[0] == "steps"] == [("steps", "steps 0 to 2 are in no file, though the run went on after that")]
+    (said,) = [said for name, said in found(run) if name == "steps"]
+    assert re.search(r"(?=.*\b0\b)(?=.*\b2\b)", said)
     lost.write_bytes(data)
     run.checkpoint("last").delete()
-    assert found(run) == [("checkpoints/last.pt", "does not exist, though the run went on from it")]
+    assert [name for name, _ in found(run)] == ["checkpoints/last.pt"]
 
 
 def test_a_run_may_be_trained_meanwhile(tmp_path: Path) -> None:
@@ -597,13 +624,13 @@ def test_the_command_says_what_it_found(run: Run, tmp_path: Path, command: Calla
     code, out, _ = command(run.place)
     assert code == 1
     assert "epoch 3: " in out and "NOT AS IT SHOULD BE" in out
-    assert "steps/epoch-0003-step-00000006.arrow: goes on with step 6, but steps 3 to 5 are in no file" in out
+    assert re.search(r"steps/epoch-0003-step-00000006\.arrow: (?=.*\b6\b)(?=.*\b3\b)(?=.*\b5\b)", out)
     part = features_of(run) / "sound" / part_name(0)
     part.write_bytes(part.read_bytes() + b"x")
     code, out, _ = command(run.place, "--parts", "--json")
     assert {each["artifact"] for each in json.loads(out)["problems"]} == {"features/made/sound/part-00000.arrow", "steps/epoch-0003-step-00000006.arrow"}
     code, out, err = command(tmp_path / "store" / "runs" / "nope")
-    assert (code, out, "holds no run" in err) == (2, "", True)
+    assert (code, out, "runs/nope" in err) == (2, "", True)
     facts_at(run).write_bytes(b"{")
     code, out, _ = command(run.place, "--json")
     result = json.loads(out)
@@ -617,5 +644,5 @@ def test_a_run_on_s3_is_verified_there(trained: Path, s3: Callable[[], str]) -> 
     assert verify(run, parts=True)["problems"] == []
     steps_of(3)(run).delete()
     assert [name for name, _ in found(run)] == ["steps/epoch-0003-step-00000006.arrow"]
-    with pytest.raises(MissingError, match="holds no run"):
+    with pytest.raises(MissingError, match="runs/nope"):
         Run.open(store / "runs" / "nope")
