@@ -18,20 +18,33 @@ from rich.markup import escape
 from pipeline.errors import ConfigError, RemixError
 
 if TYPE_CHECKING:
+    from trainer.cluster.jobs import Cluster, Job
     from trainer.config import RunConfig
-    from trainer.jobs import Cluster, Job
-    from trainer.run import Run
+    from trainer.run_directory import Run
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data Remixing: shards → features → scores → plans → training."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Data Remixing: shards → features → scores → plans → training.",
 )
 sources = typer.Typer(no_args_is_help=True, help="Turn data as people have it on disk into shards.")
 app.add_typer(sources, name="import")
 
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
-Address = Annotated[str | None, typer.Option(help="The jobs API of a Ray cluster; by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265.")]
-Follow = Annotated[bool, typer.Option("--follow", help="Show the job's log and progress to its end, and end with its exit code.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The jobs API of a Ray cluster; by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."
+    ),
+]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow", help="Show the job's log and progress to its end, and end with its exit code."
+    ),
+]
 Shards = Annotated[list[str], typer.Argument(help="Shards (.tar), folders of shards, or globs.")]
 
 
@@ -57,9 +70,22 @@ def progress(title: str) -> Iterator[Any]:
         with progress_lines(title) as update:
             yield update
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, **facts: bar.update(task, completed=done, total=total, **facts)
@@ -78,7 +104,19 @@ def progress_lines(title: str) -> Iterator[Any]:
 
     def update(done: int | None, total: int | None, description: str = title) -> None:
         nonlocal waiting
-        waiting = json.dumps({"progress": {"title": title, "done": done, "total": total, "description": description}}) + "\n"
+        waiting = (
+            json.dumps(
+                {
+                    "progress": {
+                        "title": title,
+                        "done": done,
+                        "total": total,
+                        "description": description,
+                    }
+                }
+            )
+            + "\n"
+        )
         if time.monotonic() >= told_at + 0.5:
             tell()
 
@@ -113,7 +151,10 @@ def pairs(values: list[str], option: str) -> dict[str, str]:
     """NAME=VALUE options as a mapping (raises ConfigError)."""
     found = dict(value.partition("=")[::2] for value in values)
     if any("=" not in value for value in values) or len(found) < len(values):
-        raise ConfigError(f"{option} {' '.join(values)!r}", f"give each as {option} NAME=VALUE, and each name once")
+        raise ConfigError(
+            f"{option} {' '.join(values)!r}",
+            f"give each as {option} NAME=VALUE, and each name once",
+        )
     return found
 
 
@@ -124,17 +165,28 @@ def generate(
     classes: int = 6,
     shards: int = 4,
     seed: int = 0,
-    modalities: Annotated[str, typer.Option(help="Two or more of audio, video, image, tensor, text.")] = "audio,video",
+    modalities: Annotated[
+        str, typer.Option(help="Two or more of audio, video, image, tensor, text.")
+    ] = "audio,video",
     validation_share: float = 0.15,
     test_share: float = 0.15,
     json_: Json = False,
 ) -> None:
     """Make real encoded clips (H.264 + AAC in MP4) as WebDataset shards."""
-    from pipeline.sources.generate import generate as run
+    from pipeline.sources.synthetic.generate import generate as run
 
     with progress("generate") as update:
         shares = (1 - validation_share - test_share, validation_share, test_share)
-        result = run(out, samples=samples, classes=classes, shards=shards, seed=seed, modalities=tuple(modalities.split(",")), shares=shares, progress=update)
+        result = run(
+            out,
+            samples=samples,
+            classes=classes,
+            shards=shards,
+            seed=seed,
+            modalities=tuple(modalities.split(",")),
+            shares=shares,
+            progress=update,
+        )
     say(result, f"{samples} samples of {classes} classes in {shards} shards: {out}", json_)
 
 
@@ -147,16 +199,27 @@ def import_table(
     split: str = "split",
     sample_id: str = "sample_id",
     where: Annotated[list[str], typer.Option(help="COLUMN=VALUE: keep only such rows.")] = [],  # noqa: B006
-    kind: Annotated[list[str], typer.Option(help="NAME=video|audio|image|tensor|text where the file's ending does not tell.")] = [],  # noqa: B006
-    root: Annotated[Path | None, typer.Option(help="Where the paths start; by default the manifest's folder.")] = None,
-    split_by: Annotated[str | None, typer.Option(help="No value of this column is in both train and validation.")] = None,
+    kind: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=video|audio|image|tensor|text where the file's ending does not tell."
+        ),
+    ] = [],  # noqa: B006
+    root: Annotated[
+        Path | None, typer.Option(help="Where the paths start; by default the manifest's folder.")
+    ] = None,
+    split_by: Annotated[
+        str | None, typer.Option(help="No value of this column is in both train and validation.")
+    ] = None,
     validation_share: float = 0.0,
-    shards: Annotated[int | None, typer.Option(help="Number of shards; by default about 256 samples each.")] = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Number of shards; by default about 256 samples each.")
+    ] = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
     """Turn a CSV with sample_id, split, label and a path column per modality into shards."""
-    from pipeline.sources.table import import_table as run
+    from pipeline.sources.importers.table import import_table as run
 
     with progress("import") as update:
         result = run(
@@ -182,47 +245,101 @@ def import_table(
 def import_cremad(
     src: Annotated[Path, typer.Argument(help="The folder that has AudioWAV and VideoFlash in it.")],
     out: Path,
-    lists: Annotated[list[Path] | None, typer.Argument(help="With --split lists: TRAIN.csv TEST.csv [VAL.csv].", show_default=False)] = None,
-    split: Annotated[str, typer.Option(help="actor: no actor on two sides; lists: as published lists say.")] = "actor",
-    video: Annotated[str | None, typer.Option(help="The folder in SRC that the videos lie in; by default the one that is there.")] = None,
-    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Leave out clips that lack a half.")] = False,
-    validation_share: Annotated[float, typer.Option(help="Of all clips, or of the train list.")] = 0.1,
-    test_share: Annotated[float, typer.Option(help="Of all clips; lists name the test themselves.")] = 0.15,
-    shards: Annotated[int | None, typer.Option(help="Number of shards; by default about 256 samples each.")] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="With --split lists: TRAIN.csv TEST.csv [VAL.csv].", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="actor: no actor on two sides; lists: as published lists say.")
+    ] = "actor",
+    video: Annotated[
+        str | None,
+        typer.Option(
+            help="The folder in SRC that the videos lie in; by default the one that is there."
+        ),
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Leave out clips that lack a half.")
+    ] = False,
+    validation_share: Annotated[
+        float, typer.Option(help="Of all clips, or of the train list.")
+    ] = 0.1,
+    test_share: Annotated[
+        float, typer.Option(help="Of all clips; lists name the test themselves.")
+    ] = 0.15,
+    shards: Annotated[
+        int | None, typer.Option(help="Number of shards; by default about 256 samples each.")
+    ] = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
     """Turn CREMA-D as its authors give it out into shards."""
-    from pipeline.sources.cremad import import_cremad as run
+    from pipeline.sources.importers.cremad import import_cremad as run
 
     shares = {"validation_share": validation_share, "test_share": test_share}
     with progress("import") as update:
         result = run(
-            src, out, split=split, lists=lists or (), video=video, allow_incomplete=allow_incomplete, **shares, num_shards=shards, seed=seed, progress=update
+            src,
+            out,
+            split=split,
+            lists=lists or (),
+            video=video,
+            allow_incomplete=allow_incomplete,
+            **shares,
+            num_shards=shards,
+            seed=seed,
+            progress=update,
         )
     say(result, imported(result, out), json_)
 
 
 @sources.command("kinetics-sounds")
 def import_kinetics_sounds(
-    src: Annotated[Path, typer.Argument(help="The folder of SPLIT/CLASS or CLASS folders, or with --csv of clips in any folders.")],
+    src: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of SPLIT/CLASS or CLASS folders, or with --csv of clips in any folders."
+        ),
+    ],
     out: Path,
-    csv: Annotated[list[Path], typer.Option(help="Kinetics' own file of labels and splits; may be repeated.")] = [],  # noqa: B006
-    allow_missing_classes: Annotated[bool, typer.Option("--allow-missing-classes", help="Go on where some of the 31 classes have no clip.")] = False,
-    allow_incomplete: Annotated[bool, typer.Option("--allow-incomplete", help="Leave out clips that are not there or have no sound.")] = False,
-    validation_share: Annotated[float, typer.Option(help="Of what is train at first; where no clip is validation yet.")] = 0.1,
-    test_share: Annotated[float, typer.Option(help="Of what is train at first; where no clip is test yet.")] = 0.15,
-    shards: Annotated[int | None, typer.Option(help="Number of shards; by default about 256 samples each.")] = None,
+    csv: Annotated[
+        list[Path], typer.Option(help="Kinetics' own file of labels and splits; may be repeated.")
+    ] = [],  # noqa: B006
+    allow_missing_classes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing-classes", help="Go on where some of the 31 classes have no clip."
+        ),
+    ] = False,
+    allow_incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--allow-incomplete", help="Leave out clips that are not there or have no sound."
+        ),
+    ] = False,
+    validation_share: Annotated[
+        float, typer.Option(help="Of what is train at first; where no clip is validation yet.")
+    ] = 0.1,
+    test_share: Annotated[
+        float, typer.Option(help="Of what is train at first; where no clip is test yet.")
+    ] = 0.15,
+    shards: Annotated[
+        int | None, typer.Option(help="Number of shards; by default about 256 samples each.")
+    ] = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
     """Turn Kinetics-Sounds, in class folders or with Kinetics' CSV files, into shards."""
-    from pipeline.sources.kinetics_sounds import import_kinetics_sounds as run
+    from pipeline.sources.importers.kinetics_sounds import import_kinetics_sounds as run
 
     allowed = {"allow_missing_classes": allow_missing_classes, "allow_incomplete": allow_incomplete}
     shares = {"validation_share": validation_share, "test_share": test_share}
     with progress("import") as update:
-        result = run(src, out, csv=csv, **allowed, **shares, num_shards=shards, seed=seed, progress=update)
+        result = run(
+            src, out, csv=csv, **allowed, **shares, num_shards=shards, seed=seed, progress=update
+        )
     say(result, imported(result, out), json_)
 
 
@@ -231,9 +348,17 @@ def imported(result: dict[str, Any], out: Path) -> str:
     splits = ", ".join(f"{each['samples']} {split}" for split, each in result["splits"].items())
     origin = result["origin"]
     rest = [
-        *([f"{len(origin['left_out'])} left out, named in shards.json"] if origin["left_out"] else []),
+        *(
+            [f"{len(origin['left_out'])} left out, named in shards.json"]
+            if origin["left_out"]
+            else []
+        ),
         *([f"{origin['num_unlisted']} in no list"] if origin.get("num_unlisted") else []),
-        *([f"without {', '.join(origin['missing_classes'])}"] if origin.get("missing_classes") else []),
+        *(
+            [f"without {', '.join(origin['missing_classes'])}"]
+            if origin.get("missing_classes")
+            else []
+        ),
     ]
     return "; ".join([f"{result['samples']} samples ({splits})", *rest]) + f": {out}"
 
@@ -242,33 +367,57 @@ def imported(result: dict[str, Any], out: Path) -> str:
 def decode(
     shards: Shards,
     out: Annotated[str, typer.Option(help="STORE/features/NAME")],
-    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML; by default decode.yaml beside the shards, else inferred.")] = None,
-    max_rejected_share: Annotated[float | None, typer.Option(help="Fail above this share of rejected samples; by default as the config says (0.01).")] = None,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A DecodeConfig in YAML; by default decode.yaml beside the shards, else inferred."
+        ),
+    ] = None,
+    max_rejected_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Fail above this share of rejected samples; by default as the config says (0.01)."
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; by default this machine.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Decode shards into per-modality feature tables (Ray Data)."""
     from pipeline.config import DecodeConfig, load, parse
-    from pipeline.find import find_shards
-    from pipeline.store import Place, without_secrets
+    from pipeline.shards.discover import find_shards
+    from pipeline.storage.store_path import Place, without_secrets
 
     found = find_shards(shards)
     given = load(DecodeConfig, config) if config else None
-    from pipeline.decode import Progress
-    from pipeline.decode import decode as run
-    from pipeline.preflight import infer_config
+    from pipeline.decode.job import Progress
+    from pipeline.decode.job import decode as run
+    from pipeline.decode.preflight import infer_config
 
     asked = given or infer_config(found)
     if max_rejected_share is not None:
-        asked = parse(DecodeConfig, {**asked.model_dump(), "max_rejected_share": max_rejected_share}, "--max-rejected-share")
+        asked = parse(
+            DecodeConfig,
+            {**asked.model_dump(), "max_rejected_share": max_rejected_share},
+            "--max-rejected-share",
+        )
 
     with progress("scan") as update:
 
         def tell(at: Progress) -> None:
-            update(at.num_done, at.num_shards, description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards")
+            update(
+                at.num_done,
+                at.num_shards,
+                description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards",
+            )
 
         result = run(found, Place.at(out), asked, address=address, progress=tell)
-    kept = "was there already" if result.unchanged else f"{result.num_reused} of {result.num_shards} shards were decoded before"
+    kept = (
+        "was there already"
+        if result.unchanged
+        else f"{result.num_reused} of {result.num_shards} shards were decoded before"
+    )
     line = f"{result.text}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
     say(asdict(result), "\n".join([*result.notes, line]), json_)
 
@@ -276,13 +425,18 @@ def decode(
 @app.command()
 def lint(
     shards: Shards,
-    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Read shards without decoding and name all that is lost in them; exit code 1 where anything is."""
-    from pipeline.find import find_shards
-    from pipeline.lint import lint as run
-    from pipeline.lint import text_of
+    from pipeline.shards.discover import find_shards
+    from pipeline.shards.lint import lint as run
+    from pipeline.shards.lint import text_of
 
     found = find_shards(shards)
     with progress("lint") as update:
@@ -296,14 +450,19 @@ def lint(
 def repair(
     shards: Shards,
     out: Annotated[str, typer.Option(help="A folder for the clean shards.")],
-    config: Annotated[Path | None, typer.Option(help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Write clean shards of all samples that are whole, and name what they lack."""
-    from pipeline.find import find_shards
-    from pipeline.lint import repair as run
-    from pipeline.lint import text_of
-    from pipeline.store import Place
+    from pipeline.shards.discover import find_shards
+    from pipeline.shards.lint import repair as run
+    from pipeline.shards.lint import text_of
+    from pipeline.storage.store_path import Place
 
     found = find_shards(shards)
     with progress("repair") as update:
@@ -314,7 +473,7 @@ def repair(
 def reading(config: Path | None, shards: list[Any]) -> dict[str, Any]:
     """How shards are read: with the limits and members of a configuration, where there is one."""
     from pipeline.config import DecodeConfig, load
-    from pipeline.preflight import config_beside
+    from pipeline.decode.preflight import config_beside
 
     found = load(DecodeConfig, config) if config else config_beside(shards)
     return {"limits": found.limits, "known": found.members} if found else {}
@@ -340,15 +499,23 @@ def score(
     json_: Json = False,
 ) -> None:
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
-    from pipeline.store import Place, without_secrets
-    from pipeline.tables import FeatureSet, write_table
+    from pipeline.features.feature_set import FeatureSet, write_table
+    from pipeline.storage.store_path import Place, without_secrets
 
     feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
     Place.at(out).check_writable()
-    from trainer.offline import score_checkpoint
+    from trainer.scoring.offline import score_checkpoint
 
     with progress("score") as update:
-        table = score_checkpoint(feature_set, place, split, batch_size=batch, workers=workers, num_gpus=gpus, progress=update)
+        table = score_checkpoint(
+            feature_set,
+            place,
+            split,
+            batch_size=batch,
+            workers=workers,
+            num_gpus=gpus,
+            progress=update,
+        )
     write_table(Place.at(out), table)
     shown = without_secrets(out)
     say({"rows": table.num_rows, "out": shown}, f"{table.num_rows} rows: {shown}", json_)
@@ -363,7 +530,9 @@ def plan(
     epoch: int = 0,
     order: str = "sequential",
     policy: str = "kl",
-    shares: Annotated[str, typer.Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")] = "natural",
+    shares: Annotated[
+        str, typer.Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")
+    ] = "natural",
     min_share: float = 0.0,
     relative: str = "none",
     smoothing: float = 0.0,
@@ -372,42 +541,74 @@ def plan(
     copies: str = "none",
     stratify: bool = False,
     locality: int | None = None,
-    features: Annotated[str | None, typer.Option(help="The features that were scored: the scores are checked against them.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="The features that were scored: the scores are checked against them."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Make a plan of modality-pure batches from a scores file."""
     from pipeline.config import PlanConfig, parse
-    from pipeline.plan import BatchPlan, remix_draft, write_plan
-    from pipeline.scores import Scores
-    from pipeline.store import Place, without_secrets
-    from pipeline.tables import FeatureSet
+    from pipeline.features.feature_set import FeatureSet
+    from pipeline.plans.plan import BatchPlan, remix_draft, write_plan
+    from pipeline.scores.table import Scores
+    from pipeline.storage.store_path import Place, without_secrets
 
     wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
-    given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share, "stratify": stratify, "locality": locality}
-    given |= {"relative": relative, "smoothing": smoothing, "temperature": temperature, "joint_share": joint_share, "copies": copies}
+    given = {
+        "order": order,
+        "policy": policy,
+        "shares": wanted,
+        "min_share": min_share,
+        "stratify": stratify,
+        "locality": locality,
+    }
+    given |= {
+        "relative": relative,
+        "smoothing": smoothing,
+        "temperature": temperature,
+        "joint_share": joint_share,
+        "copies": copies,
+    }
     config = parse(PlanConfig, given, "remix plan")
     opened = Scores.open(Place.at(scores))
     if features:
         opened.check_features(FeatureSet.open(Place.at(features)))
     Place.at(out).check_writable()
-    fingerprint = write_plan(Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch))
+    fingerprint = write_plan(
+        Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch)
+    )
     num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
     shown = without_secrets(out)
-    say({"steps": num_steps, "fingerprint": fingerprint, "out": shown}, f"{num_steps} steps: {shown} (fingerprint {fingerprint[:12]})", json_)
+    say(
+        {"steps": num_steps, "fingerprint": fingerprint, "out": shown},
+        f"{num_steps} steps: {shown} (fingerprint {fingerprint[:12]})",
+        json_,
+    )
 
 
 @app.command()
 def stats(
     plan: str,
-    scores: Annotated[str | None, typer.Option(help="The scores that the plan was made from; those of a plan in a run's folder are found.")] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            help="The scores that the plan was made from; those of a plan in a run's folder are found."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Show the statistics of a plan."""
-    from pipeline.scores import Scores
-    from pipeline.stats import statistics_at
-    from pipeline.store import Place
+    from pipeline.plans.stats import statistics_at
+    from pipeline.scores.table import Scores
+    from pipeline.storage.store_path import Place
 
-    show(statistics_at(Place.at(plan), Scores.open(Place.at(scores)) if scores else None), json_, kind="statistics of", path=plan)
+    show(
+        statistics_at(Place.at(plan), Scores.open(Place.at(scores)) if scores else None),
+        json_,
+        kind="statistics of",
+        path=plan,
+    )
 
 
 @app.command()
@@ -427,14 +628,18 @@ def train(
 
 def summary(result: dict[str, Any]) -> str:
     """The result of a run in words."""
-    return f"best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}"
+    return (
+        f"best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}"
+    )
 
 
 @app.command()
-def submit(config: Path, address: Address = None, follow: Follow = False, json_: Json = False) -> None:
+def submit(
+    config: Path, address: Address = None, follow: Follow = False, json_: Json = False
+) -> None:
     """Train one run from a YAML file as a job of a Ray cluster."""
+    from trainer.cluster.jobs import Cluster, request_of
     from trainer.config import load_run
-    from trainer.jobs import Cluster, request_of
 
     request = request_of(load_run(config))
     cluster = Cluster(address)
@@ -446,20 +651,27 @@ def submit(config: Path, address: Address = None, follow: Follow = False, json_:
 
 @app.command()
 def jobs(
-    job: Annotated[str | None, typer.Argument(help="A job's id, or a run's name for its newest job; by default all are listed.")] = None,
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            help="A job's id, or a run's name for its newest job; by default all are listed."
+        ),
+    ] = None,
     address: Address = None,
     follow: Follow = False,
     json_: Json = False,
 ) -> None:
     """Show the jobs of a Ray cluster that were submitted here, or one of them with the end of its log."""
-    from trainer.jobs import Cluster
+    from trainer.cluster.jobs import Cluster
 
     if follow and job is None:
         raise ConfigError("--follow is given without a job", "name one: remix jobs JOB --follow")
     cluster = Cluster(address)
     if job is None:
         there = [each.facts() for each in cluster.jobs()]
-        print(json.dumps({"jobs": there}, ensure_ascii=False)) if json_ else Console().print(table_of(there))
+        print(json.dumps({"jobs": there}, ensure_ascii=False)) if json_ else Console().print(
+            table_of(there)
+        )
     elif follow:
         follow_job(cluster, cluster.job(job), json_)
     else:
@@ -469,9 +681,13 @@ def jobs(
 
 
 @app.command()
-def stop(job: Annotated[str, typer.Argument(help="A job's id, or the name of a run that is under way.")], address: Address = None, json_: Json = False) -> None:
+def stop(
+    job: Annotated[str, typer.Argument(help="A job's id, or the name of a run that is under way.")],
+    address: Address = None,
+    json_: Json = False,
+) -> None:
     """Stop a job of a Ray cluster; submitted again, its run goes on where it stopped."""
-    from trainer.jobs import Cluster
+    from trainer.cluster.jobs import Cluster
 
     stopped = Cluster(address).stop(job)
     say(stopped.facts(), stopped.text, json_)
@@ -485,7 +701,13 @@ def table_of(found: list[dict[str, Any]]) -> Any:
 
     table = Table("job", "run", "status", "started", "duration")
     for each in found:
-        table.add_row(each["job"], each["run"], each["status"], each["started"], str(timedelta(seconds=round(each["seconds"] or 0))))
+        table.add_row(
+            each["job"],
+            each["run"],
+            each["status"],
+            each["started"],
+            str(timedelta(seconds=round(each["seconds"] or 0))),
+        )
     return table
 
 
@@ -499,9 +721,13 @@ def follow_job(cluster: "Cluster", job: "Job", json_: bool) -> None:
                 if isinstance(event, str):
                     console.out(event, highlight=False)
                 elif "progress" in event:
-                    done, total, text = (event["progress"].get(key) for key in ("done", "total", "description"))
+                    done, total, text = (
+                        event["progress"].get(key) for key in ("done", "total", "description")
+                    )
                     update(done, total, description=text)
-                    if not console.is_terminal and (done == total or time.monotonic() > told_at + 5):
+                    if not console.is_terminal and (
+                        done == total or time.monotonic() > told_at + 5
+                    ):
                         told_at = time.monotonic()
                         console.out(f"{text}: {done}/{total}", highlight=False)
                 else:
@@ -517,19 +743,37 @@ def follow_job(cluster: "Cluster", job: "Job", json_: bool) -> None:
 @app.command()
 def compare(
     config: Path,
-    methods: Annotated[str | None, typer.Option(help="METHOD or METHOD:POLICY, by commas.  [default: joint_heads,random,remix]", show_default=False)] = None,
-    tables: Annotated[str | None, typer.Option(help="All methods of fusion, methods, mid-fusion, ablation, unimodal or policies, by commas.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from the config's own.")] = 5,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="METHOD or METHOD:POLICY, by commas.  [default: joint_heads,random,remix]",
+            show_default=False,
+        ),
+    ] = None,
+    tables: Annotated[
+        str | None,
+        typer.Option(
+            help="All methods of fusion, methods, mid-fusion, ablation, unimodal or policies, by commas."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many seeds, counted from the config's own.")
+    ] = 5,
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds, the same everything else; runs that are there are taken up."""
-    from trainer.compare import compare as run
-    from trainer.compare import markdown
+    from trainer.comparison.compare import compare as run
+    from trainer.comparison.compare import markdown
+    from trainer.comparison.methods import methods_of
     from trainer.config import load_run
-    from trainer.methods import methods_of
 
     base = load_run(config)
-    result = run(base, methods_of(methods, tables), range(base.seed, base.seed + seeds), lambda each: train_run(each, resume=True))
+    result = run(
+        base,
+        methods_of(methods, tables),
+        range(base.seed, base.seed + seeds),
+        lambda each: train_run(each, resume=True),
+    )
     say(result, f"{markdown(result)}\n{result['place']}", json_)
 
 
@@ -543,19 +787,41 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
             if event["event"] in ("takeover", "decoded"):
                 console.out(f"{config.name}: {event['text']}", highlight=False)
             if event["event"] == "source":
-                update(event["num_done"], event["num_shards"], description=f"{event['stage']}: {event['num_rows']} rows; shards")
+                update(
+                    event["num_done"],
+                    event["num_shards"],
+                    description=f"{event['stage']}: {event['num_rows']} rows; shards",
+                )
             if event["event"] == "epoch":
-                accuracy = f": validation accuracy {event['validation_accuracy']:.3f}" if "validation_accuracy" in event else ""
-                update(event["epoch"] + 1, event["num_epochs"], description=f"{config.name}{accuracy}; epochs")
+                accuracy = (
+                    f": validation accuracy {event['validation_accuracy']:.3f}"
+                    if "validation_accuracy" in event
+                    else ""
+                )
+                update(
+                    event["epoch"] + 1,
+                    event["num_epochs"],
+                    description=f"{config.name}{accuracy}; epochs",
+                )
 
         return launch(config, resume=resume, progress=show)
 
 
 @app.command()
 def serve(
-    store: Annotated[str | None, typer.Option(help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="[default: $REMIX_PORT or 8000]", show_default=False)] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="[default: $REMIX_PORT or 8000]", show_default=False)
+    ] = None,
 ) -> None:
     """Show a store over HTTP and on a page; reads, never writes."""
     from service.serve import serve as run
@@ -567,14 +833,19 @@ def serve(
 @app.command()
 def verify(
     run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
-    parts: Annotated[bool, typer.Option("--parts", help="Read every file of the features too, and compare its SHA-256.")] = False,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--parts", help="Read every file of the features too, and compare its SHA-256."
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Prove from a run's artifacts that every planned row was trained exactly once; exit code 1 where something does not hold."""
-    from pipeline.store import Place
-    from trainer.run import Run
-    from trainer.verify import text_of
-    from trainer.verify import verify as check
+    from pipeline.storage.store_path import Place
+    from trainer.run_directory import Run
+    from trainer.verification.verify import text_of
+    from trainer.verification.verify import verify as check
 
     opened = Run.open(Place.at(run))
     with progress("verify") as update:
@@ -591,33 +862,50 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the page of one run as one HTML file that needs no network."""
-    from pipeline.store import Place, without_secrets
+    from pipeline.storage.store_path import Place, without_secrets
     from service.report import write_report
 
     result, shown = write_report(run, Place.at(out)), without_secrets(out)
-    say({"out": shown, **result}, f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service", json_)
+    say(
+        {"out": shown, **result},
+        f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service",
+        json_,
+    )
 
 
 @app.command()
-def demo(store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False) -> None:
+def demo(
+    store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False
+) -> None:
     """Generate clips, decode them, train joint_heads, random and remix on a small budget, and compare."""
     from pipeline.config import parse
-    from pipeline.store import without_secrets
+    from pipeline.storage.store_path import without_secrets
     from trainer.config import RunConfig
 
     if "://" in store:
-        raise ConfigError(f"--store is {without_secrets(store)!r}", "give a folder: generated shards are written to a local disk")
+        raise ConfigError(
+            f"--store is {without_secrets(store)!r}",
+            "give a folder: generated shards are written to a local disk",
+        )
     shards, features = Path(store) / "shards" / "demo", Path(store) / "features" / "demo"
     with redirect_stdout(sys.stderr):
         if not shards.exists():
             generate(shards)
         decode([str(shards)], str(features))
-    from trainer.compare import compare as run
-    from trainer.compare import markdown
+    from trainer.comparison.compare import compare as run
+    from trainer.comparison.compare import markdown
 
-    small = {"train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32}, "resources": {"cpus_per_worker": 2}}
+    small = {
+        "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32},
+        "resources": {"cpus_per_worker": 2},
+    }
     config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, **small}, "demo")
-    result = run(config, ["joint_heads", "random", "remix"], range(seeds), lambda each: train_run(each, resume=True))
+    result = run(
+        config,
+        ["joint_heads", "random", "remix"],
+        range(seeds),
+        lambda each: train_run(each, resume=True),
+    )
     where = f"Everything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it."
     say(result, f"{markdown(result)}\n{where}", json_)
 
@@ -631,7 +919,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         cure = "pip install 'remix[train]'"
-        console.print(f"[bold red]remix:[/] this needs {error.name!r}, which is not installed; {escape(cure)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[bold red]remix:[/] this needs {error.name!r}, which is not installed; {escape(cure)}",
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

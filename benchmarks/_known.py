@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DecodeConfig, parse
-from pipeline.sources.writing import Sample, write_shards
+from pipeline.sources.shard_writer import Sample, write_shards
 
 Array = npt.NDArray[Any]
 NUM_CLASSES, WIDTH = 6, 48
@@ -33,20 +33,34 @@ class KnownSet:
     ideal: Array
 
 
-def _draw(names: list[str], noise: Array, rng: np.random.Generator, labels: Array, signal: Array | None = None) -> dict[str, Array]:
+def _draw(
+    names: list[str],
+    noise: Array,
+    rng: np.random.Generator,
+    labels: Array,
+    signal: Array | None = None,
+) -> dict[str, Array]:
     prototypes = rng.normal(size=(len(names), NUM_CLASSES, WIDTH))
     signal = np.ones_like(noise) if signal is None else signal
-    return {name: prototypes[k, labels] * signal[:, k, None] + noise[:, k, None] * rng.normal(size=(len(labels), WIDTH)) for k, name in enumerate(names)}
+    return {
+        name: prototypes[k, labels] * signal[:, k, None]
+        + noise[:, k, None] * rng.normal(size=(len(labels), WIDTH))
+        for k, name in enumerate(names)
+    }
 
 
-def _crossed(rng: np.random.Generator, labels: Array, train: Array) -> tuple[dict[str, Array], Array]:
+def _crossed(
+    rng: np.random.Generator, labels: Array, train: Array
+) -> tuple[dict[str, Array], Array]:
     """Of three modalities one is noisy, another in each sample: that one ought to be trained."""
     noisy = rng.integers(3, size=len(labels))
     noise = np.where(noisy[:, None] == np.arange(3), HARD, EASY)
     return _draw(["pulse", "heat", "touch"], 1.5 * noise, rng, labels), noisy
 
 
-def _hollow(rng: np.random.Generator, labels: Array, train: Array) -> tuple[dict[str, Array], Array]:
+def _hollow(
+    rng: np.random.Generator, labels: Array, train: Array
+) -> tuple[dict[str, Array], Array]:
     """The second modality is weak, and in six of ten samples it carries nothing and looks hard for ever: there the first ought to be trained."""
     empty = rng.random(len(labels)) < 0.6
     signal = np.stack([np.ones(len(labels)), ~empty], axis=1)
@@ -62,11 +76,20 @@ def _leaky(rng: np.random.Generator, labels: Array, train: Array) -> tuple[dict[
         for side in range(2):
             alike = np.flatnonzero(train & (labels == label) & (noisy == side))
             source[alike] = alike[np.arange(len(alike)) // 6 * 6]
-    rows = _draw(["pulse", "heat"], np.where(noisy[:, None] == np.arange(2), HARD, EASY), rng, labels)
-    return {**rows, "pulse": rows["pulse"][source] + 0.1 * rng.normal(size=(len(labels), WIDTH))}, noisy
+    rows = _draw(
+        ["pulse", "heat"], np.where(noisy[:, None] == np.arange(2), HARD, EASY), rng, labels
+    )
+    return {
+        **rows,
+        "pulse": rows["pulse"][source] + 0.1 * rng.normal(size=(len(labels), WIDTH)),
+    }, noisy
 
 
-_KINDS: dict[str, Callable[[np.random.Generator, Array, Array], tuple[dict[str, Array], Array]]] = {"crossed": _crossed, "hollow": _hollow, "leaky": _leaky}
+_KINDS: dict[str, Callable[[np.random.Generator, Array, Array], tuple[dict[str, Array], Array]]] = {
+    "crossed": _crossed,
+    "hollow": _hollow,
+    "leaky": _leaky,
+}
 KNOWN = tuple(_KINDS)
 
 
@@ -76,24 +99,42 @@ def known_set(name: str) -> KnownSet:
     splits = np.repeat(list(NUM_ROWS), list(NUM_ROWS.values()))
     labels = rng.permutation(np.arange(len(splits)) % NUM_CLASSES)
     rows, ideal = _KINDS[name](rng, labels, splits == "train")
-    return KnownSet(rows={key: value.astype(np.float32) for key, value in rows.items()}, labels=labels, splits=splits, ideal=ideal)
+    return KnownSet(
+        rows={key: value.astype(np.float32) for key, value in rows.items()},
+        labels=labels,
+        splits=splits,
+        ideal=ideal,
+    )
 
 
 def write_known(name: str, out: Path) -> None:
     """A set as shards; sample 17 is `known-0017`."""
     known = known_set(name)
-    specs = {key: {"kind": "tensor", "member": f"{key}.npy", "shape": [WIDTH]} for key in known.rows}
+    specs = {
+        key: {"kind": "tensor", "member": f"{key}.npy", "shape": [WIDTH]} for key in known.rows
+    }
     decode = parse(DecodeConfig, {"modalities": specs}, name)
     num = len(known.labels)
-    write_shards(out, _samples(known), num_samples=num, num_shards=2, decode=decode, origin={"source": f"known {name}"})
+    write_shards(
+        out,
+        _samples(known),
+        num_samples=num,
+        num_shards=2,
+        decode=decode,
+        origin={"source": f"known {name}"},
+    )
 
 
 def _samples(known: KnownSet) -> Iterator[Sample]:
-    for i, (label, split) in enumerate(zip(known.labels.tolist(), known.splits.tolist(), strict=True)):
+    for i, (label, split) in enumerate(
+        zip(known.labels.tolist(), known.splits.tolist(), strict=True)
+    ):
         members = {}
         for key, rows in known.rows.items():
             buffer = io.BytesIO()
             np.save(buffer, rows[i])
             members[f"{key}.npy"] = buffer.getvalue()
         key = f"known-{i:04d}"
-        yield Sample(key=key, sample_id=key, label=f"class-{label}", split=split, facts={}, members=members)
+        yield Sample(
+            key=key, sample_id=key, label=f"class-{label}", split=split, facts={}, members=members
+        )

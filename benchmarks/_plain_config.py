@@ -43,18 +43,27 @@ class BaseModel(SimpleNamespace):
 
     def __init__(self, **given: Any) -> None:
         model, kinds = type(self), get_type_hints(type(self))
-        for validator in (each for cls in model.__mro__ for each in vars(cls).values() if isinstance(each, Before)):
+        for validator in (
+            each for cls in model.__mro__ for each in vars(cls).values() if isinstance(each, Before)
+        ):
             given = validator.__func__(model, given)
         if unknown := given.keys() - kinds.keys():
             raise TypeError(f"{model.__name__} has no {', '.join(sorted(unknown))}")
-        super().__init__(**{name: _built(kind, given[name]) if name in given else getattr(model, name) for name, kind in kinds.items()})
+        super().__init__(
+            **{
+                name: _built(kind, given[name]) if name in given else getattr(model, name)
+                for name, kind in kinds.items()
+            }
+        )
 
     @classmethod
     def model_validate(cls, value: Any) -> Any:
         return value if isinstance(value, cls) else cls(**value)
 
     def model_dump(self, *, mode: str = "python", exclude: Any = ()) -> dict[str, Any]:
-        return {name: _dumped(value, mode) for name, value in vars(self).items() if name not in exclude}
+        return {
+            name: _dumped(value, mode) for name, value in vars(self).items() if name not in exclude
+        }
 
     def model_copy(self, *, update: dict[str, Any]) -> Any:
         return type(self)(**vars(self) | update)

@@ -10,7 +10,17 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("numpy", "pyarrow", "torch", "torchvision", "torchaudio", "av", "ray", "webdataset", "litdata")
+LIBRARIES = (
+    "numpy",
+    "pyarrow",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "av",
+    "ray",
+    "webdataset",
+    "litdata",
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,7 +29,9 @@ def machine() -> dict[str, object]:
     """The processor, the cores this process may use, memory in GiB, and the versions of what is installed."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(terse=True),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -28,7 +40,12 @@ def machine() -> dict[str, object]:
 
 def report(name: str, ratio: float, **facts: object) -> None:
     """Prints one JSON line with name, ratio, the facts given and the machine."""
-    print(json.dumps({"name": name, "ratio": round(ratio, 4), **facts, "machine": machine()}, allow_nan=False), flush=True)
+    print(
+        json.dumps(
+            {"name": name, "ratio": round(ratio, 4), **facts, "machine": machine()}, allow_nan=False
+        ),
+        flush=True,
+    )
 
 
 def _cpu() -> str:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import _report  # noqa: F401 - makes this checkout the Remix that is measured
 
-from pipeline.shards import Lost, Sample, settled
-from pipeline.store import Place
-from tests.damage import Case, catalogue, make_shard, samples_of
-from tests.media_files import facts
+from pipeline.shards.reader import Lost, Sample, settled
+from pipeline.storage.store_path import Place
+from tests.support.damage import Case, catalogue, make_shard, samples_of
+from tests.support.media_files import facts
 
 NUM = 50
 SECONDS = 600
@@ -39,7 +39,15 @@ def shard_of_clips() -> bytes:
         rows = list(itertools.islice(csv.DictReader(file), NUM))
     with tarfile.open(source / "data.tar.gz") as tar:
         media = {member.name: file.read() for member in tar if (file := tar.extractfile(member))}
-    return make_shard({row["sample_id"]: {"json": facts(row["word"], row["split"]), "mp4": media[row["video_path"]]} for row in rows})
+    return make_shard(
+        {
+            row["sample_id"]: {
+                "json": facts(row["word"], row["split"]),
+                "mp4": media[row["video_path"]],
+            }
+            for row in rows
+        }
+    )
 
 
 def by_webdataset(path: Path) -> Iterator[Found]:
@@ -53,7 +61,11 @@ def by_webdataset(path: Path) -> Iterator[Found]:
 def by_tarfile(path: Path) -> Iterator[Found]:
     """As one reads a tar by hand: the members of a key that lie together are a sample."""
     with tarfile.open(path) as tar:
-        files = ((member.name.rpartition("."), tar.extractfile(member)) for member in tar if member.isfile())
+        files = (
+            (member.name.rpartition("."), tar.extractfile(member))
+            for member in tar
+            if member.isfile()
+        )
         members = ((key, suffix, file.read()) for (key, _, suffix), file in files if file)
         for key, group in itertools.groupby(members, key=lambda member: member[0]):
             yield key, {suffix: data for _, suffix, data in group}
@@ -67,7 +79,11 @@ def by_ray(path: Path) -> Iterator[Found]:
         yield row["__key__"], row
 
 
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {"webdataset": by_webdataset, "tarfile": by_tarfile, "ray": by_ray}
+READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+    "webdataset": by_webdataset,
+    "tarfile": by_tarfile,
+    "ray": by_ray,
+}
 
 
 def read_all(reader: str, folder: Path) -> None:
@@ -75,7 +91,13 @@ def read_all(reader: str, folder: Path) -> None:
     if reader == "ray":
         import ray
 
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, object_store_memory=2**28)
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=2**28,
+        )
         ray.data.DataContext.get_current().enable_progress_bars = False
     originals = json.loads((folder / "originals.json").read_text())
     logs = Logged(logging.WARNING)
@@ -88,11 +110,29 @@ def read_all(reader: str, folder: Path) -> None:
             warnings.simplefilter("always")
             try:
                 for key, members in READERS[reader](path):
-                    found["whole" if sums(members) == originals.get(key.rpartition("/")[2]) else "wrong"] += 1
+                    found[
+                        "whole"
+                        if sums(members) == originals.get(key.rpartition("/")[2])
+                        else "wrong"
+                    ] += 1
             except Exception as raised:
                 error = told(raised)
-        others = [str(each.message) for each in warned if each.category is UserWarning or each.category is RuntimeWarning]
-        print(json.dumps({"shard": path.name, "whole": found["whole"], "wrong": found["wrong"], "said": "; ".join([error, *logs.said, *others])}), flush=True)
+        others = [
+            str(each.message)
+            for each in warned
+            if each.category is UserWarning or each.category is RuntimeWarning
+        ]
+        print(
+            json.dumps(
+                {
+                    "shard": path.name,
+                    "whole": found["whole"],
+                    "wrong": found["wrong"],
+                    "said": "; ".join([error, *logs.said, *others]),
+                }
+            ),
+            flush=True,
+        )
 
 
 class Logged(logging.Handler):
@@ -117,17 +157,25 @@ def told(error: Exception) -> str:
 
 def sums(members: Mapping[str, object]) -> dict[str, int]:
     """CRC-32 of the members that a sample has to have."""
-    return {suffix: zlib.crc32(data) for suffix in ("json", "mp4") if isinstance(data := members.get(suffix), bytes)}
+    return {
+        suffix: zlib.crc32(data)
+        for suffix in ("json", "mp4")
+        if isinstance(data := members.get(suffix), bytes)
+    }
 
 
 def by_remix(path: Path, case: Case) -> str:
     """What Remix kept and named; raises where that is not all that can be saved."""
     items, reader = settled(Place.at(path), list)
     assert {item.key: item.members for item in items if isinstance(item, Sample)} == case.kept
-    losses = [loss for item in items for loss in (item.losses if isinstance(item, Lost) else item.ignored)]
+    losses = [
+        loss for item in items for loss in (item.losses if isinstance(item, Lost) else item.ignored)
+    ]
     account = reader.account
     assert account.members == account.kept + account.lost + account.ignored
-    named = ", ".join(f"{reason} {num}" for reason, num in Counter(loss.reason for loss in losses).items())
+    named = ", ".join(
+        f"{reason} {num}" for reason, num in Counter(loss.reason for loss in losses).items()
+    )
     apart = f", {account.regrouped} put together" if account.regrouped else ""
     return f"{len(case.kept)}{apart}; {f'{len(losses)} named: {named}' if losses else 'nothing to name'}"
 
@@ -135,20 +183,34 @@ def by_remix(path: Path, case: Case) -> str:
 def by_others(reader: str, folder: Path, cases: Mapping[str, Case]) -> dict[str, str]:
     """What another reader made of each shard, by its name."""
     command = [sys.executable, __file__, reader, str(folder)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=SECONDS, check=True)
+    ended = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
     found = {}
     for line in ended.stdout.splitlines():
         if line.startswith('{"shard"'):
             one = json.loads(line)
             wrong = f" and {one['wrong']} not whole" if one["wrong"] else ""
             lost = one["whole"] < NUM or one["wrong"]
-            found[one["shard"]] = f"{one['whole']}{wrong}; {short(one['said'].strip('; ')) or ('**nothing said**' if lost else 'nothing said')}"
+            found[one["shard"]] = (
+                f"{one['whole']}{wrong}; {short(one['said'].strip('; ')) or ('**nothing said**' if lost else 'nothing said')}"
+            )
     return found
 
 
 def short(text: str, most: int = 80) -> str:
     """The text on one line, without folders, and without what would end a cell of a table."""
-    line = re.sub(r"(?:file:)?/\S*/", "", " ".join(text.split())).replace("|", "/").replace("<", "(").replace(">", ")")
+    line = (
+        re.sub(r"(?:file:)?/\S*/", "", " ".join(text.split()))
+        .replace("|", "/")
+        .replace("<", "(")
+        .replace(">", ")")
+    )
     return line if len(line) <= most else f"{line[: most - 2]} …"
 
 
@@ -161,11 +223,18 @@ def main() -> None:
         paths = {case: folder / f"{i:02d}{cases[case].suffix}" for i, case in enumerate(cases)}
         for case, path in paths.items():
             path.write_bytes(cases[case].data)
-        (folder / "originals.json").write_text(json.dumps({key: sums(members) for key, members in samples_of(shard).items()}))
+        (folder / "originals.json").write_text(
+            json.dumps({key: sums(members) for key, members in samples_of(shard).items()})
+        )
         others = {reader: by_others(reader, folder, cases) for reader in READERS}
-        print("| shard | can be saved | Remix | webdataset | tarfile | Ray |\n|---|---|---|---|---|---|")
+        print(
+            "| shard | can be saved | Remix | webdataset | tarfile | Ray |\n|---|---|---|---|---|---|"
+        )
         for case, path in paths.items():
-            cells = [by_remix(path, cases[case]), *(others[reader].get(path.name, "ended without an answer") for reader in READERS)]
+            cells = [
+                by_remix(path, cases[case]),
+                *(others[reader].get(path.name, "ended without an answer") for reader in READERS),
+            ]
             print(f"| {case} | {len(cases[case].kept)} | {' | '.join(cells)} |")
 
 

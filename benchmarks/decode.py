@@ -27,9 +27,9 @@ from _report import report
 from torchaudio.transforms import MelSpectrogram
 
 from pipeline.config import AudioSpec, DecodeConfig, VideoSpec
-from pipeline.decode import Progress, decode
-from pipeline.find import find_shards
-from pipeline.store import Place
+from pipeline.decode.job import Progress, decode
+from pipeline.shards.discover import find_shards
+from pipeline.storage.store_path import Place
 
 PROCESSES = 2
 ROUNDS = int(os.environ.get("REMIX_BENCH_ROUNDS", "3"))
@@ -37,7 +37,9 @@ NUM_SHARDS = 16
 FRAMES, SIZE, RATE, SECONDS, MELS = 8, 112, 16_000, 2.0, 64
 CONFIG = DecodeConfig(
     modalities={
-        "audio": AudioSpec(kind="audio", member="mp4", sample_rate=RATE, seconds=SECONDS, num_mels=MELS),
+        "audio": AudioSpec(
+            kind="audio", member="mp4", sample_rate=RATE, seconds=SECONDS, num_mels=MELS
+        ),
         "video": VideoSpec(kind="video", member="mp4", frames=FRAMES, size=SIZE),
     }
 )
@@ -51,10 +53,18 @@ def unpack(folder: Path) -> list[Path]:
     with open(source / "manifest.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     (folder / "shards").mkdir()
-    with webdataset.ShardWriter(str(folder / "shards" / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0) as writer:
+    with webdataset.ShardWriter(
+        str(folder / "shards" / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0
+    ) as writer:
         for row in rows:
             facts = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
-            writer.write({"__key__": row["sample_id"], "json": facts, "mp4": (folder / "data" / row["video_path"]).read_bytes()})
+            writer.write(
+                {
+                    "__key__": row["sample_id"],
+                    "json": facts,
+                    "mp4": (folder / "data" / row["video_path"]).read_bytes(),
+                }
+            )
     return [folder / "data" / row["video_path"] for row in rows]
 
 
@@ -79,7 +89,9 @@ def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
                 else:
                     sound += [block.to_ndarray()[0] for block in resampler.resample(frame)]
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * FRAMES)] for i in range(FRAMES)]
-    pixels = np.stack([frame.reformat(SIZE, SIZE, "rgb24").to_ndarray().transpose(2, 0, 1) for frame in chosen])
+    pixels = np.stack(
+        [frame.reformat(SIZE, SIZE, "rgb24").to_ndarray().transpose(2, 0, 1) for frame in chosen]
+    )
     wave = np.zeros(round(RATE * SECONDS), np.float32)
     found = np.concatenate(sound)[: len(wave)]
     wave[: len(found)] = found
@@ -107,12 +119,12 @@ import logging, sys, tempfile, time
 import ray
 from pathlib import Path
 from pipeline.config import DecodeConfig
-from pipeline.decode import decode
-from pipeline.store import Place
+from pipeline.decode.job import decode
+from pipeline.storage.store_path import Place
 try:
-    from pipeline.find import find_shards
+    from pipeline.shards.discover import find_shards
 except ImportError:
-    from pipeline.shards import find_shards
+    from pipeline.shards.reader import find_shards
 ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 shards, config = find_shards([sys.argv[1]]), DecodeConfig.model_validate({CONFIG.model_dump(mode="json", include={"modalities"})!r})
 with tempfile.TemporaryDirectory() as out:
@@ -128,25 +140,49 @@ def against(before: str, shards: Path) -> dict[str, object]:
     """The jobs of this checkout and of another, in turns."""
     seconds: dict[str, list[float]] = {"now": [], "before": []}
     for _ in range(ROUNDS):
-        for name, root in (("now", Path(__file__).resolve().parent.parent), ("before", Path(before))):
+        for name, root in (
+            ("now", Path(__file__).resolve().parent.parent),
+            ("before", Path(before)),
+        ):
             environment = {**os.environ, "PYTHONPATH": str(root)}
-            ended = subprocess.run([sys.executable, "-c", JOB, shards], cwd=root, env=environment, capture_output=True, text=True, check=True)
+            ended = subprocess.run(
+                [sys.executable, "-c", JOB, shards],
+                cwd=root,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             seconds[name].append(float(ended.stdout.splitlines()[-1]))
     ratios = [now / then for now, then in zip(seconds["now"], seconds["before"], strict=True)]
-    return {"ratio": round(median(ratios), 4), "goal": 1.05, **{name: [round(x, 2) for x in found] for name, found in seconds.items()}}
+    return {
+        "ratio": round(median(ratios), 4),
+        "goal": 1.05,
+        **{name: [round(x, 2) for x in found] for name, found in seconds.items()},
+    }
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(PROCESSES, start_bare) as pool:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        multiprocessing.get_context("spawn").Pool(PROCESSES, start_bare) as pool,
+    ):
         folder = Path(name)
         clips = unpack(folder)
         shards = find_shards([str(folder / "shards")])
-        ray.init(num_cpus=PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            num_cpus=PROCESSES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         remix(shards, folder / "warm")
         assert pool.map(bare, clips[:64])[0] == ((FRAMES, 3, SIZE, SIZE), (1, MELS, 201))
         whole, steady, loop = [], [], []
         for i in range(ROUNDS):
-            for seconds, into in zip(remix(shards, folder / f"round-{i}"), (whole, steady), strict=True):
+            for seconds, into in zip(
+                remix(shards, folder / f"round-{i}"), (whole, steady), strict=True
+            ):
                 into.append(len(clips) / seconds)
             start = time.perf_counter()
             pool.map(bare, clips, chunksize=8)
@@ -158,8 +194,15 @@ def main() -> None:
         "decode",
         median(steady) / median(loop),
         above={"what": "remix decode, steady, clips/s", "rounds": [round(x, 1) for x in steady]},
-        below={"what": "bare PyAV + torchaudio loop, clips/s", "rounds": [round(x, 1) for x in loop]},
-        whole_job={"what": "with the scan, clips/s", "rounds": [round(x, 1) for x in whole], "ratio": round(median(whole) / median(loop), 4)},
+        below={
+            "what": "bare PyAV + torchaudio loop, clips/s",
+            "rounds": [round(x, 1) for x in loop],
+        },
+        whole_job={
+            "what": "with the scan, clips/s",
+            "rounds": [round(x, 1) for x in whole],
+            "ratio": round(median(whole) / median(loop), 4),
+        },
         goal=0.85,
         clips=len(clips),
         processes=PROCESSES,

@@ -21,19 +21,19 @@ from _plain_config import STAND_INS
 from _report import report
 
 from pipeline.config import parse
-from pipeline.schema import fingerprint_of, samples_schema
-from pipeline.store import MANIFEST, Place
-from pipeline.tables import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
-from trainer.checkpoint import architecture
+from pipeline.features.feature_set import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
+from pipeline.storage.schemas import fingerprint_of, samples_schema
+from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig, merge
-from trainer.inputs import Inputs
-from trainer.loading import PlanLoader
-from trainer.model import build_model
-from trainer.planning import epoch_plan
-from trainer.predict import Predictor
-from trainer.run import Run
-from trainer.steps import Stepper, build_optimizer
-from trainer.world import World
+from trainer.data.inputs import Inputs
+from trainer.data.plan_loader import PlanLoader
+from trainer.epoch_plan import epoch_plan
+from trainer.models.checkpoint import architecture
+from trainer.models.model import build_model
+from trainer.process_group import World
+from trainer.run_directory import Run
+from trainer.scoring.predictor import Predictor
+from trainer.strategies.base import Stepper, build_optimizer
 
 SHAPES = {"video": ((2, 3, 112, 112), "uint8"), "audio": ((1, 128, 128), "float16")}
 NUM_CLASSES = 6
@@ -53,15 +53,39 @@ def write_features(place: Place, num_rows: int) -> FeatureSet:
                 writer.append(np.clip(values, 0, 255).astype(dtype))
             writer.close()
         channels = shape[-3]
-        facts[name] = {"shape": list(shape), "dtype": dtype, "num_rows": num_rows, "mean": [128.0] * channels, "std": [37.0] * channels}
-    columns = [range(num_rows), [f"{i:08d}" for i in range(num_rows)], labels, ["train"] * num_rows, [""] * num_rows, range(num_rows)]
+        facts[name] = {
+            "shape": list(shape),
+            "dtype": dtype,
+            "num_rows": num_rows,
+            "mean": [128.0] * channels,
+            "std": [37.0] * channels,
+        }
+    columns = [
+        range(num_rows),
+        [f"{i:08d}" for i in range(num_rows)],
+        labels,
+        ["train"] * num_rows,
+        [""] * num_rows,
+        range(num_rows),
+    ]
     columns += [np.ones(num_rows, bool)] * len(SHAPES)
     schema = samples_schema(list(SHAPES))
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     write_table(place / "samples.arrow", pa.table(arrays, schema=schema))
-    manifest = {"modalities": facts, "classes": [str(c) for c in range(NUM_CLASSES)], "splits": {"train": num_rows}, "num_rows": num_rows}
+    manifest = {
+        "modalities": facts,
+        "classes": [str(c) for c in range(NUM_CLASSES)],
+        "splits": {"train": num_rows},
+        "num_rows": num_rows,
+    }
     manifest |= {"batch_rows": BATCH_ROWS}
-    (place / MANIFEST).write_json({**manifest, "parts": [{"index": 0, "rows": num_rows}], "fingerprint": fingerprint_of(manifest)})
+    (place / MANIFEST).write_json(
+        {
+            **manifest,
+            "parts": [{"index": 0, "rows": num_rows}],
+            "fingerprint": fingerprint_of(manifest),
+        }
+    )
     return FeatureSet.open(place)
 
 
@@ -73,28 +97,59 @@ class Epochs:
         shapes = {name: features.shape(name) for name in features.modalities}
         self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
         inputs = Inputs(architecture(config.model, features), config.seed, device)
-        self.step = Stepper(self.model, self.model, inputs, build_optimizer(config.optimizer, self.model), config, self.world)
-        self.predictor = Predictor(self.model, inputs, features, device, amp=config.train.amp == "bf16")
+        self.step = Stepper(
+            self.model,
+            self.model,
+            inputs,
+            build_optimizer(config.optimizer, self.model),
+            config,
+            self.world,
+        )
+        self.predictor = Predictor(
+            self.model, inputs, features, device, amp=config.train.amp == "bf16"
+        )
         self.number = 0
 
     def run(self, method: str) -> dict[str, float]:
         """Seconds of one epoch: score, plan, train and in all, those of the processor; and the share of rows of each modality."""
         epoch, self.number = self.number, self.number + 1
-        config = parse(RunConfig, merge(self.config.model_dump(), {"train": {"warmup_epochs": epoch + 1 if method == "joint" else 0}}), method)
+        config = parse(
+            RunConfig,
+            merge(
+                self.config.model_dump(),
+                {"train": {"warmup_epochs": epoch + 1 if method == "joint" else 0}},
+            ),
+            method,
+        )
         self.synchronize()
         began, busy = time.perf_counter(), time.process_time()
-        plan, times = epoch_plan(config, self.features, Run(config.run_place), self.world, self.predictor, epoch)
+        plan, times = epoch_plan(
+            config, self.features, Run(config.run_place), self.world, self.predictor, epoch
+        )
         training = time.perf_counter()
         self.model.train()
         rows = dict.fromkeys(self.features.modalities, 0)
-        for batch in PlanLoader(self.features, plan, start=0, world=self.world, skip_masked=True, prefetch=config.resources.prefetch):
+        for batch in PlanLoader(
+            self.features,
+            plan,
+            start=0,
+            world=self.world,
+            skip_masked=True,
+            prefetch=config.resources.prefetch,
+        ):
             self.step(batch, epoch)
             rows |= {name: rows[name] + len(batch.rows) for name in batch.inputs}
         self.synchronize()
         ended = time.perf_counter()
         shares = {f"{name}_share": num / self.features.num_rows for name, num in rows.items()}
         busy = time.process_time() - busy
-        return {**times, "train_seconds": ended - training, "epoch_seconds": ended - began, "processor_seconds": busy, **shares}
+        return {
+            **times,
+            "train_seconds": ended - training,
+            "epoch_seconds": ended - began,
+            "processor_seconds": busy,
+            **shares,
+        }
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -103,13 +158,18 @@ class Epochs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cuda = torch.cuda.is_available()
     parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
     parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
     parser.add_argument("--amp", choices=("off", "bf16"), default="bf16" if cuda else "off")
     parser.add_argument(
-        "--shares", choices=("natural", "equal"), default="natural", help="equal: half of the rows train each modality, whatever the scores say"
+        "--shares",
+        choices=("natural", "equal"),
+        default="natural",
+        help="equal: half of the rows train each modality, whatever the scores say",
     )
     parser.add_argument("--score-batch", type=int, default=256 if cuda else 64)
     asked = parser.parse_args()
@@ -118,14 +178,34 @@ def main() -> None:
         train = {"batch_size": 64, "amp": asked.amp, "score_batch": asked.score_batch}
         config = parse(
             RunConfig,
-            {"name": "epoch", "features": "synthetic", "store": folder, "preset": "paper", "train": train, "plan": {"shares": asked.shares}},
+            {
+                "name": "epoch",
+                "features": "synthetic",
+                "store": folder,
+                "preset": "paper",
+                "train": train,
+                "plan": {"shares": asked.shares},
+            },
             "benchmark",
         )
-        epochs = Epochs(config, write_features(Place.at(Path(folder) / "features" / "synthetic"), asked.rows), device)
+        epochs = Epochs(
+            config,
+            write_features(Place.at(Path(folder) / "features" / "synthetic"), asked.rows),
+            device,
+        )
         epochs.run("joint"), epochs.run("remix")  # allocations, kernels' choices, page cache
         pairs = [{method: epochs.run(method) for method in order(i)} for i in range(asked.repeats)]
-    ratios, processor = ([pair["remix"][key] / pair["joint"][key] for pair in pairs] for key in ("epoch_seconds", "processor_seconds"))
-    sides = {method: {key: round(statistics.median(pair[method][key] for pair in pairs), 4) for key in pairs[0][method]} for method in ("joint", "remix")}
+    ratios, processor = (
+        [pair["remix"][key] / pair["joint"][key] for pair in pairs]
+        for key in ("epoch_seconds", "processor_seconds")
+    )
+    sides = {
+        method: {
+            key: round(statistics.median(pair[method][key] for pair in pairs), 4)
+            for key in pairs[0][method]
+        }
+        for method in ("joint", "remix")
+    }
     facts = {
         "rows": asked.rows,
         "shares": asked.shares,
@@ -135,8 +215,20 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "stand_ins": STAND_INS,
     }
-    what = {"above": "seconds of a remix epoch: score, plan, train", "below": "seconds of a joint epoch: plan, train", "goal": 0.9}
-    report("epoch", statistics.median(ratios), **what, **sides, ratios=rounded(ratios), processor_ratios=rounded(processor), **facts)
+    what = {
+        "above": "seconds of a remix epoch: score, plan, train",
+        "below": "seconds of a joint epoch: plan, train",
+        "goal": 0.9,
+    }
+    report(
+        "epoch",
+        statistics.median(ratios),
+        **what,
+        **sides,
+        ratios=rounded(ratios),
+        processor_ratios=rounded(processor),
+        **facts,
+    )
 
 
 def rounded(values: list[float]) -> list[float]:

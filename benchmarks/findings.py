@@ -24,28 +24,46 @@ from _report import machine
 
 from pipeline.config import DecodeConfig, load, parse
 from pipeline.errors import InputError
-from pipeline.plan import BatchPlan
-from pipeline.sources.table import import_table
-from pipeline.store import MANIFEST, Place
-from pipeline.tables import FeatureSet
-from trainer.compare import compare
+from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import BatchPlan
+from pipeline.sources.importers.table import import_table
+from pipeline.storage.store_path import MANIFEST, Place
+from trainer.comparison.compare import compare
+from trainer.comparison.markdown import markdown
+from trainer.comparison.methods import methods_of, with_method
 from trainer.config import RunConfig, merge
 from trainer.launch import launch
-from trainer.markdown import markdown
-from trainer.methods import methods_of, with_method
-from trainer.run import Run
-from trainer.source import ensure_features
+from trainer.prepare_features import ensure_features
+from trainer.run_directory import Run
 
 PICTURES = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
-VECTORS = {"model": {"encoder": {"kind": "mlp", "hidden": 128}}, "train": {"epochs": 16, "warmup_epochs": 4}, "optimizer": {"decay_every": 12}}
+VECTORS = {
+    "model": {"encoder": {"kind": "mlp", "hidden": 128}},
+    "train": {"epochs": 16, "warmup_epochs": 4},
+    "optimizer": {"decay_every": 12},
+}
 CONFIGS: Mapping[str, dict[str, Any]] = {
     **dict.fromkeys(KNOWN, VECTORS),
-    "avemo": {"model": {"encoder": PICTURES}, "train": {"epochs": 16, "warmup_epochs": 4}, "optimizer": {"decay_every": 12}},
-    "avwords": {"model": {"encoder": PICTURES}, "train": {"epochs": 12, "warmup_epochs": 4}, "optimizer": {"decay_every": 9}},
+    "avemo": {
+        "model": {"encoder": PICTURES},
+        "train": {"epochs": 16, "warmup_epochs": 4},
+        "optimizer": {"decay_every": 12},
+    },
+    "avwords": {
+        "model": {"encoder": PICTURES},
+        "train": {"epochs": 12, "warmup_epochs": 4},
+        "optimizer": {"decay_every": 9},
+    },
 }
 SMALL: Mapping[str, dict[str, Any]] = {
-    **{key: {"train": {"epochs": 10, "warmup_epochs": 3}, "optimizer": {"decay_every": 8}} for key in KNOWN},
-    **{key: {"train": {"epochs": 8, "warmup_epochs": 3}, "optimizer": {"decay_every": 6}} for key in ("avemo", "avwords")},
+    **{
+        key: {"train": {"epochs": 10, "warmup_epochs": 3}, "optimizer": {"decay_every": 8}}
+        for key in KNOWN
+    },
+    **{
+        key: {"train": {"epochs": 8, "warmup_epochs": 3}, "optimizer": {"decay_every": 6}}
+        for key in ("avemo", "avwords")
+    },
 }
 SOUND = {"num_mels": 40, "hop": 512}
 DECODE: Mapping[str, dict[str, Any]] = {
@@ -53,29 +71,52 @@ DECODE: Mapping[str, dict[str, Any]] = {
     "avwords": {"modalities": {"audio": {**SOUND, "hop": 320}, "video": {"frames": 4, "size": 48}}},
 }
 IMPORT: Mapping[str, dict[str, Any]] = {
-    "avemo": {"modalities": {"audio": "audio_path", "image": "image_path"}, "where": {"crema6": "1"}, "split_by": "speaker", "validation_share": 0.2},
-    "avwords": {"modalities": {"audio": "audio_path", "video": "video_path"}, "validation_share": 0.15},
+    "avemo": {
+        "modalities": {"audio": "audio_path", "image": "image_path"},
+        "where": {"crema6": "1"},
+        "split_by": "speaker",
+        "validation_share": 0.2,
+    },
+    "avwords": {
+        "modalities": {"audio": "audio_path", "video": "video_path"},
+        "validation_share": 0.15,
+    },
 }
 """avemo: six classes, validation by speakers that are not in train. Sounds and films are decoded coarsely, so that 5 seeds of everything take minutes."""
 
 
 def main() -> None:
     """Makes the sets, trains, reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", default="store/findings")
     parser.add_argument("--budget", choices=("full", "small"), default="full")
-    parser.add_argument("--sets", help=f"of {', '.join(CONFIGS)}, by commas; by default all that can be had")
-    parser.add_argument("--tables", help="as of remix compare; by default policies, of real sets at a small budget the default methods")
+    parser.add_argument(
+        "--sets", help=f"of {', '.join(CONFIGS)}, by commas; by default all that can be had"
+    )
+    parser.add_argument(
+        "--tables",
+        help="as of remix compare; by default policies, of real sets at a small budget the default methods",
+    )
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
     given = parser.parse_args()
     began, parts = time.monotonic(), []
     small = given.budget == "small"
-    for name in given.sets.split(",") if given.sets else [name for name in CONFIGS if name in KNOWN or _archive(name)]:
+    for name in (
+        given.sets.split(",")
+        if given.sets
+        else [name for name in CONFIGS if name in KNOWN or _archive(name)]
+    ):
         config = prepare(name, given.store, small)
         tables = given.tables or (None if small and name not in KNOWN else "policies")
-        result = run(config, methods_of(None, tables), given.seeds or (2 if small else 5), given.processes)
-        parts.append(f"## {name}\n\n{markdown(result)}{agreement(config, result) if name in KNOWN else ''}")
+        result = run(
+            config, methods_of(None, tables), given.seeds or (2 if small else 5), given.processes
+        )
+        parts.append(
+            f"## {name}\n\n{markdown(result)}{agreement(config, result) if name in KNOWN else ''}"
+        )
     minutes = (time.monotonic() - began) / 60
     text = "\n".join([*parts, f"{minutes:.0f} minutes; {machine()}\n"])
     (Place.at(given.store) / "findings.md").write_bytes(text.encode())
@@ -92,16 +133,38 @@ def prepare(name: str, store: str, small: bool) -> RunConfig:
     shards = Path(store) / "shards" / name
     if name not in CONFIGS:
         raise InputError(f"set {name!r} is unknown", f"choose from {', '.join(CONFIGS)}")
-    asked = {"name": f"{name}-small" if small else name, "features": name, "store": store, "source": {"shards": [f"shards/{name}"]}}
-    config = parse(RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), asked), name)
+    asked = {
+        "name": f"{name}-small" if small else name,
+        "features": name,
+        "store": store,
+        "source": {"shards": [f"shards/{name}"]},
+    }
+    config = parse(
+        RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), asked), name
+    )
     if not (config.features_place / MANIFEST).exists():
         if not shards.exists() and name in KNOWN:
             write_known(name, shards)
         elif not shards.exists():
             _import(name, shards)
-        decode = parse(DecodeConfig, merge(load(DecodeConfig, shards / "decode.yaml").model_dump(mode="json"), DECODE.get(name, {})), name)
+        decode = parse(
+            DecodeConfig,
+            merge(
+                load(DecodeConfig, shards / "decode.yaml").model_dump(mode="json"),
+                DECODE.get(name, {}),
+            ),
+            name,
+        )
         ensure_features(
-            parse(RunConfig, merge(config.model_dump(mode="json"), {"source": {"decode": decode.model_dump(mode="json")}}), name), lambda event: None
+            parse(
+                RunConfig,
+                merge(
+                    config.model_dump(mode="json"),
+                    {"source": {"decode": decode.model_dump(mode="json")}},
+                ),
+                name,
+            ),
+            lambda event: None,
         )
     return config
 
@@ -109,17 +172,26 @@ def prepare(name: str, store: str, small: bool) -> RunConfig:
 def _import(name: str, shards: Path) -> None:
     archive = _archive(name)
     if archive is None:
-        raise InputError(f"set {name!r} is real data that REMIX_TEST_DATA does not hold", "set it, or choose other sets")
+        raise InputError(
+            f"set {name!r} is real data that REMIX_TEST_DATA does not hold",
+            "set it, or choose other sets",
+        )
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         import_table(archive.parent / "manifest.csv", shards, root=Path(folder), **IMPORT[name])
 
 
-def run(config: RunConfig, methods: Sequence[str], num_seeds: int, num_processes: int) -> dict[str, Any]:
+def run(
+    config: RunConfig, methods: Sequence[str], num_seeds: int, num_processes: int
+) -> dict[str, Any]:
     """The comparison; its runs are trained side by side, each on one thread."""
     seeds = range(num_seeds)
-    asked = [with_method(config, method, seed).model_dump(mode="json") for seed in seeds for method in methods]
+    asked = [
+        with_method(config, method, seed).model_dump(mode="json")
+        for seed in seeds
+        for method in methods
+    ]
     with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(train, asked))
     return compare(config, methods, seeds, lambda each: launch(each, resume=True))
@@ -133,28 +205,53 @@ def train(config: dict[str, Any]) -> None:
 def agreement(config: RunConfig, result: dict[str, Any]) -> str:
     """How many of the training samples go to the modality that ought to be trained, per method over epochs and seeds."""
     known, features = known_set(config.features), FeatureSet.open(config.features_place)
-    by_id = dict(zip((f"known-{i:04d}" for i in range(len(known.labels))), known.ideal.tolist(), strict=True))
+    by_id = dict(
+        zip((f"known-{i:04d}" for i in range(len(known.labels))), known.ideal.tolist(), strict=True)
+    )
     names = list(known.rows)
-    ideal = np.array([features.modalities.index(names[by_id[each]]) for each in features.samples["sample_id"].to_pylist()])
-    lines = ["\n| method | agreement with the ideal assignment, first epoch | last epoch | mean |", "|---|---|---|---|"]
+    ideal = np.array(
+        [
+            features.modalities.index(names[by_id[each]])
+            for each in features.samples["sample_id"].to_pylist()
+        ]
+    )
+    lines = [
+        "\n| method | agreement with the ideal assignment, first epoch | last epoch | mean |",
+        "|---|---|---|---|",
+    ]
     for row in result["methods"]:
-        shares = [_agreements(with_method(config, row["method"], seed), features.modalities, ideal) for seed in result["seeds"]]
+        shares = [
+            _agreements(with_method(config, row["method"], seed), features.modalities, ideal)
+            for seed in result["seeds"]
+        ]
         if shares[0]:
             first, last, mean = (
-                100 * float(np.mean(values)) for values in ([each[0] for each in shares], [each[-1] for each in shares], np.concatenate(shares))
+                100 * float(np.mean(values))
+                for values in (
+                    [each[0] for each in shares],
+                    [each[-1] for each in shares],
+                    np.concatenate(shares),
+                )
             )
             lines.append(f"| {row['method']} | {first:.1f} | {last:.1f} | {mean:.1f} |")
     return "\n".join(lines) + "\n"
 
 
-def _agreements(config: RunConfig, modalities: list[str], ideal: np.ndarray[Any, Any]) -> list[float]:
+def _agreements(
+    config: RunConfig, modalities: list[str], ideal: np.ndarray[Any, Any]
+) -> list[float]:
     found, run = [], Run.open(config.run_place)
     for epoch in range(config.train.warmup_epochs, config.train.epochs):
-        pure = [step for step in BatchPlan.open(run.plan(epoch)).steps() if step.modality in modalities]
+        pure = [
+            step for step in BatchPlan.open(run.plan(epoch)).steps() if step.modality in modalities
+        ]
         if pure:
             rows, owners = (
                 np.concatenate([step.rows for step in pure]),
-                np.repeat([modalities.index(step.modality) for step in pure], [len(step.rows) for step in pure]),
+                np.repeat(
+                    [modalities.index(step.modality) for step in pure],
+                    [len(step.rows) for step in pure],
+                ),
             )
             found.append(float((ideal[rows] == owners).mean()))
     return found

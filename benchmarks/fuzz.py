@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py --cases 10000,500,100,50 ...   this many of each kind, instead of a time
     python benchmarks/fuzz.py --kinds tar --case 17 --seed 0  that one alone
 
-Every case is a valid file with harm done to it that kind, seed and number decide, given to a judge (tests/fuzzing.py says what it asks). The judges run in
+Every case is a valid file with harm done to it that kind, seed and number decide, given to a judge (tests/support/fuzzing.py says what it asks). The judges run in
 processes of their own, so that one that crashes or hangs is told with its case, and the next one goes on behind it. A time is shared between the kinds by
 weight, most of it to shards. A crash or a timeout of a decoder that the sandbox named is what it promises, and no failure; its file is kept to be looked at.
 `ratio` is the share of cases in which every promise held; the bytes of one in which it did not, and what was raised, are in --keep. Exits with 1 on a failure.
@@ -26,13 +26,13 @@ from traceback import format_exc
 
 from _report import report
 
-from tests.fuzzing import Case, Cases
+from tests.support.fuzzing import Case, Cases
 
 KINDS = {
-    "tar": "tests.fuzzing:tar_cases",
-    "clip": "tests.fuzz_media:clip_cases",
-    "table": "tests.fuzz_files:table_cases",
-    "yaml": "tests.fuzz_files:yaml_cases",
+    "tar": "tests.support.fuzzing:tar_cases",
+    "clip": "tests.support.fuzz_media:clip_cases",
+    "table": "tests.support.fuzz_files:table_cases",
+    "yaml": "tests.support.fuzz_files:yaml_cases",
 }
 WEIGHTS = {"tar": 0.7, "clip": 0.2, "table": 0.07, "yaml": 0.03}
 MOST_SECONDS = 5.0
@@ -98,7 +98,9 @@ class Progress:
     @property
     def hangs(self) -> bool:
         """Whether it has gone on for too long."""
-        return time.monotonic() - self.since.value > (HANG_SECONDS if self.kind.value >= 0 else START_SECONDS)
+        return time.monotonic() - self.since.value > (
+            HANG_SECONDS if self.kind.value >= 0 else START_SECONDS
+        )
 
 
 @dataclass(slots=True)
@@ -112,7 +114,9 @@ class Worker:
 
 def main() -> None:
     """Runs the cases and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--cases")
     parser.add_argument("--case", type=int)
@@ -130,7 +134,9 @@ def main() -> None:
         seed=asked.seed,
         num_workers=1 if asked.case is not None else asked.processes,
         seconds=float("inf") if limited and asked.seconds is None else asked.seconds or 60.0,
-        num_cases=tuple(map(int, asked.cases.split(","))) if asked.cases else (sys.maxsize,) * len(kinds),
+        num_cases=tuple(map(int, asked.cases.split(",")))
+        if asked.cases
+        else (sys.maxsize,) * len(kinds),
         case=asked.case,
         keep=folder,
     )
@@ -142,7 +148,9 @@ def main() -> None:
 
 def tell(found: Found, work: Work, seconds: float) -> None:
     """Prints the JSON line."""
-    num = {kind: sum(n for (of, _), n in found.outcomes.items() if of == kind) for kind in work.kinds}
+    num = {
+        kind: sum(n for (of, _), n in found.outcomes.items() if of == kind) for kind in work.kinds
+    }
     failed = len(found.failures)
     report(
         "fuzz",
@@ -151,8 +159,15 @@ def tell(found: Found, work: Work, seconds: float) -> None:
         above={"what": "cases in which every promise held", "num": sum(num.values()) - failed},
         below={"what": "cases", "num": sum(num.values())},
         cases=num,
-        cases_per_second={kind: round(num[kind] / found.seconds[kind], 1) for kind in work.kinds if found.seconds[kind]},
-        outcomes={kind: {what: n for (of, what), n in found.outcomes.most_common() if of == kind} for kind in work.kinds},
+        cases_per_second={
+            kind: round(num[kind] / found.seconds[kind], 1)
+            for kind in work.kinds
+            if found.seconds[kind]
+        },
+        outcomes={
+            kind: {what: n for (of, what), n in found.outcomes.most_common() if of == kind}
+            for kind in work.kinds
+        },
         named_by_the_sandbox={what: found.outcomes["clip", what] for what in LOOKED_AT},
         failures=[asdict(failure) | {"seed": work.seed} for failure in found.failures],
         keep=str(work.keep),
@@ -165,7 +180,9 @@ def tell(found: Found, work: Work, seconds: float) -> None:
 def drive(work: Work) -> Found:
     """Starts the workers, and another one wherever one died or hung, which goes on behind that case."""
     found = Found()
-    workers = {number: start(work, number, Progress(len(work.kinds))) for number in range(work.num_workers)}
+    workers = {
+        number: start(work, number, Progress(len(work.kinds))) for number in range(work.num_workers)
+    }
     while workers:
         wait([worker.pipe for worker in workers.values()], timeout=TELL_SECONDS)
         for number, worker in list(workers.items()):
@@ -178,7 +195,12 @@ def drive(work: Work) -> Found:
                 worker.process.join()
                 del workers[number]
             elif not alive:
-                failure = ended(work, number, worker, "the process hung" if hung else _end_of(worker.process.exitcode or 0))
+                failure = ended(
+                    work,
+                    number,
+                    worker,
+                    "the process hung" if hung else _end_of(worker.process.exitcode or 0),
+                )
                 found += Found(Counter({(failure.kind, failure.what): 1}), Counter(), [failure])
                 workers[number] = start(work, number, worker.progress, failure)
     return found
@@ -202,11 +224,19 @@ def ended(work: Work, number: int, worker: Worker, how: str) -> Failure:
     kind = worker.progress.kind.value
     if kind < 0:
         raise SystemExit(f"{how} before its first case")
-    return Failure(kind=work.kinds[kind], number=number_of(work, number, worker.progress.begun[kind] - 1), what=how)
+    return Failure(
+        kind=work.kinds[kind],
+        number=number_of(work, number, worker.progress.begun[kind] - 1),
+        what=how,
+    )
 
 
 def _end_of(code: int) -> str:
-    return f"the process died by {signal.Signals(-code).name}" if code < 0 else f"the process ended with exit code {code}"
+    return (
+        f"the process died by {signal.Signals(-code).name}"
+        if code < 0
+        else f"the process ended with exit code {code}"
+    )
 
 
 def start(work: Work, number: int, progress: Progress, failure: Failure | None = None) -> Worker:
@@ -224,15 +254,25 @@ def number_of(work: Work, worker: int, i: int) -> int:
     return work.case if work.case is not None else worker + i * work.num_workers
 
 
-def labour(work: Work, number: int, progress: Progress, pipe: Connection, failure: Failure | None) -> None:
+def labour(
+    work: Work, number: int, progress: Progress, pipe: Connection, failure: Failure | None
+) -> None:
     """A worker: one case after the other, of the kind that is most behind its share of the time."""
     with tempfile.TemporaryDirectory(prefix="remix-fuzz-") as folder:
         cases = [cases_of(kind, Path(folder)) for kind in work.kinds]
         if failure:
-            keep(work, failure.kind, failure.number, cases[work.kinds.index(failure.kind)](work.seed, failure.number))
+            keep(
+                work,
+                failure.kind,
+                failure.number,
+                cases[work.kinds.index(failure.kind)](work.seed, failure.number),
+            )
         weights = [WEIGHTS.get(kind, 1.0) for kind in work.kinds]
         found, used, told = Found(), [0.0] * len(cases), time.monotonic()
-        num = [1 if work.case is not None else len(range(number, upto, work.num_workers)) for upto in work.num_cases]
+        num = [
+            1 if work.case is not None else len(range(number, upto, work.num_workers))
+            for upto in work.num_cases
+        ]
         progress.end.value = progress.end.value or told + work.seconds
         while (now := time.monotonic()) < progress.end.value:
             left = [kind for kind in range(len(cases)) if progress.begun[kind] < num[kind]]
@@ -241,7 +281,13 @@ def labour(work: Work, number: int, progress: Progress, pipe: Connection, failur
             kind = min(left, key=lambda kind: used[kind] / weights[kind])
             progress.begun[kind] += 1
             progress.begin(kind)
-            attempt(work, work.kinds[kind], number_of(work, number, progress.begun[kind] - 1), cases[kind], found)
+            attempt(
+                work,
+                work.kinds[kind],
+                number_of(work, number, progress.begun[kind] - 1),
+                cases[kind],
+                found,
+            )
             used[kind] += time.monotonic() - now
             found.seconds[work.kinds[kind]] += time.monotonic() - now
             if found.failures or now - told > TELL_SECONDS:
@@ -282,7 +328,9 @@ def keep(work: Work, kind: str, number: int, case: Case, trace: str = "") -> Non
     path = work.keep / f"{kind.replace(':', '.')}-{work.seed}-{number}-{case.name}"
     path.write_bytes(case.data)
     if trace:
-        path.with_name(f"{path.name}.txt").write_text(trace, encoding="utf-8", errors="backslashreplace")
+        path.with_name(f"{path.name}.txt").write_text(
+            trace, encoding="utf-8", errors="backslashreplace"
+        )
 
 
 if __name__ == "__main__":

@@ -36,15 +36,23 @@ import pyarrow as pa
 import yaml
 from _report import report
 
-from pipeline.schema import encode_metadata
-from pipeline.store import Place
-from pipeline.tables import read_table, write_table
-from trainer import checkpoint as checkpoints
-from trainer.run import Run
-from trainer.verify import verify
+from pipeline.features.feature_set import read_table, write_table
+from pipeline.storage.schemas import encode_metadata
+from pipeline.storage.store_path import Place
+from trainer.models import checkpoint as checkpoints
+from trainer.run_directory import Run
+from trainer.verification.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = {"decode": 15, "score": 15, "plan": 30, "train": 30, "generate": 4, "repair": 3, "report": 3}
+WEIGHTS = {
+    "decode": 15,
+    "score": 15,
+    "plan": 30,
+    "train": 30,
+    "generate": 4,
+    "repair": 3,
+    "report": 3,
+}
 """Of each stage, in cases of a hundred."""
 RAY = ("decode", "score")
 AGAIN, JOINS = 0.25, 0.75
@@ -55,7 +63,9 @@ CHANGING = ("run.json", "epochs.arrow", "last.pt", "best.pt", "started", ".lock"
 NUM_SCORES = 300_000
 TRAIN = {"epochs": 4, "warmup_epochs": 2, "batch_size": 4, "score_batch": 16}
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "REMIX_"))},
+    **{
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "REMIX_"))
+    },
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
 }
@@ -83,7 +93,9 @@ class Case:
 class Command:
     """A command under way, in a session of its own, which ends with the block; its Ray is `cluster`, or one of its own."""
 
-    def __init__(self, arguments: list[str], log: Path, cluster: "Cluster | None" = None, **more: str) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, cluster: "Cluster | None" = None, **more: str
+    ) -> None:
         self.log, self._cluster = log, cluster
         # Ray's sockets lie there, whose paths must be short; nothing of another Ray does
         self.ray = Path(tempfile.mkdtemp(prefix="rk"))
@@ -133,7 +145,10 @@ class Command:
         found = []
         for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
             with suppress(OSError):
-                if os.getsid(pid) == self.pid and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                if (
+                    os.getsid(pid) == self.pid
+                    and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                ):
                     found.append(pid)
         return found
 
@@ -146,8 +161,23 @@ class Cluster(Command):
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.secrets = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
-        start = ["start", "--head", "--block", "--num-cpus", "2", "--include-dashboard", "false", "--disable-usage-stats", "--node-ip-address", "127.0.0.1"]
-        super().__init__(["-m", "ray.scripts.scripts", *start, "--port", self.address.partition(":")[2]], log, **self.secrets)
+        start = [
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus",
+            "2",
+            "--include-dashboard",
+            "false",
+            "--disable-usage-stats",
+            "--node-ip-address",
+            "127.0.0.1",
+        ]
+        super().__init__(
+            ["-m", "ray.scripts.scripts", *start, "--port", self.address.partition(":")[2]],
+            log,
+            **self.secrets,
+        )
 
     def ready(self) -> "Cluster":
         """Itself, once it runs."""
@@ -160,7 +190,13 @@ class Cluster(Command):
     def workers(self) -> list[int]:
         """Its processes that do what commands ask for."""
         titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.session()}
-        return [pid for pid, path in titles.items() if path.exists() and (title := path.read_bytes()).startswith(b"ray::") and b"Agent" not in title]
+        return [
+            pid
+            for pid, path in titles.items()
+            if path.exists()
+            and (title := path.read_bytes()).startswith(b"ray::")
+            and b"Agent" not in title
+        ]
 
 
 def end(pids: list[int]) -> None:
@@ -174,7 +210,12 @@ class Stages:
     """The commands on inputs of their own below a folder, each into `out` and nowhere else."""
 
     def __init__(self, folder: Path, features: Path | None) -> None:
-        self.folder, self.shards, self.given, self.features = folder, folder / "shards", features, folder / "store" / "features" / "made"
+        self.folder, self.shards, self.given, self.features = (
+            folder,
+            folder / "shards",
+            features,
+            folder / "store" / "features" / "made",
+        )
         self.cluster: Cluster | None = None
         self.undisturbed: dict[str, Undisturbed] = {}
         self.run = folder / "store" / "runs" / "run"
@@ -191,7 +232,16 @@ class Stages:
             "repair": ["repair", self.shards, "--out", out],
             "decode": ["decode", self.shards, "--out", out],
             "train": ["train", out.parent / "run.yaml", "--resume"],
-            "score": ["score", self.features, "--checkpoint", self.run / "checkpoints" / "last.pt", "--out", out / "scores.arrow", "--batch", 2],
+            "score": [
+                "score",
+                self.features,
+                "--checkpoint",
+                self.run / "checkpoints" / "last.pt",
+                "--out",
+                out / "scores.arrow",
+                "--batch",
+                2,
+            ],
             "plan": ["plan", self.folder / "scores.arrow", "--out", out / "plan.arrow"],
             "report": ["report", self.run, "--out", out / "report.html"],
         }
@@ -204,7 +254,14 @@ class Stages:
     @staticmethod
     def _config(store: Path) -> dict[str, Any]:
         encoder = {"kind": "cnn", "width": 4, "norm": "group"}
-        return {"name": "run", "features": "made", "store": str(store), "model": {"encoder": encoder}, "train": TRAIN, "resources": {"checkpoint_every": 4}}
+        return {
+            "name": "run",
+            "features": "made",
+            "store": str(store),
+            "model": {"encoder": encoder},
+            "train": TRAIN,
+            "resources": {"checkpoint_every": 4},
+        }
 
     def out(self, stage: str, folder: Path) -> Path:
         """Where a case in this folder writes: a run in a store that has the features, all else where it likes."""
@@ -230,33 +287,56 @@ class Stages:
         if "plan" in stages:
             self._write_scores()
         for stage in stages:
-            self.undisturbed[stage] = self._undisturbed(stage, self.out(stage, self.folder / "undisturbed" / stage))
+            self.undisturbed[stage] = self._undisturbed(
+                stage, self.out(stage, self.folder / "undisturbed" / stage)
+            )
 
     def _write_scores(self) -> None:
         num, rng = NUM_SCORES, np.random.default_rng(0)
-        columns: dict[str, Any] = {"row": np.arange(num), "sample_id": [f"s{i}" for i in range(num)], "label": (np.arange(num) % 5).astype(np.int32)}
+        columns: dict[str, Any] = {
+            "row": np.arange(num),
+            "sample_id": [f"s{i}" for i in range(num)],
+            "label": (np.arange(num) % 5).astype(np.int32),
+        }
         for name in ("audio", "video"):
-            columns |= {f"kl_{name}": rng.random(num, np.float32), f"p_label_{name}": rng.random(num, np.float32)}
-        write_table(Place.at(self.folder / "scores.arrow"), pa.table(columns).replace_schema_metadata(encode_metadata({})))
+            columns |= {
+                f"kl_{name}": rng.random(num, np.float32),
+                f"p_label_{name}": rng.random(num, np.float32),
+            }
+        write_table(
+            Place.at(self.folder / "scores.arrow"),
+            pa.table(columns).replace_schema_metadata(encode_metadata({})),
+        )
 
     def _undisturbed(self, stage: str, out: Path) -> Undisturbed:
         began, first = time.monotonic(), 0.0
-        with Command(self.arguments(stage, out), self.folder / "log", self.cluster if stage in RAY else None) as command:
+        with Command(
+            self.arguments(stage, out), self.folder / "log", self.cluster if stage in RAY else None
+        ) as command:
             while command.runs:
                 first = first or (time.monotonic() if is_begun(out) else 0.0)
                 time.sleep(0.002)
             ended = time.monotonic()
             assert command.wait() == 0, command.log.read_text()
-        return Undisturbed(files=content(out), seconds=ended - began, writing=ended - (first or began))
+        return Undisturbed(
+            files=content(out), seconds=ended - began, writing=ended - (first or began)
+        )
 
     def _run(self, arguments: list[Any]) -> None:
-        with Command([str(ROOT / "remix.py"), *map(str, arguments)], self.folder / "log", self.cluster) as command:
+        with Command(
+            [str(ROOT / "remix.py"), *map(str, arguments)], self.folder / "log", self.cluster
+        ) as command:
             assert command.wait() == 0, command.log.read_text()
 
     def case(self, case: Case, seed: int) -> None:
         """Kills a stage, and its resume perhaps, resumes it, and notes what does not hold."""
         with ExitStack() as left:
-            self._case(case, np.random.default_rng([seed, case.number]), self.folder / f"case-{case.number}", left)
+            self._case(
+                case,
+                np.random.default_rng([seed, case.number]),
+                self.folder / f"case-{case.number}",
+                left,
+            )
 
     def _case(self, case: Case, rng: np.random.Generator, folder: Path, left: ExitStack) -> None:
         cluster = self.cluster if case.stage in RAY and rng.random() < JOINS else None
@@ -267,35 +347,63 @@ class Stages:
             if not pid:
                 if case.kills:
                     # the resume had less to do than was hoped for: it has ended, and it is the one that has to name the process that died
-                    told, dead = f"took over from process {dead}" in (folder / f"log-{len(case.kills)}").read_text() or not dead, None
+                    told, dead = (
+                        f"took over from process {dead}"
+                        in (folder / f"log-{len(case.kills)}").read_text()
+                        or not dead,
+                        None,
+                    )
                     if not told:
-                        case.problems.append("the resume that ended before it could be killed names no process that died")
+                        case.problems.append(
+                            "the resume that ended before it could be killed names no process that died"
+                        )
                     break
                 shutil.rmtree(folder)
                 out = self.out(case.stage, folder)
                 continue
             with noting(case.problems, "after the kill"):
                 dead = self._check_killed(case, out)
-        with Command(self.arguments(case.stage, out), folder / "log", cluster) as command, noting(case.problems, "after the resume"):
+        with (
+            Command(self.arguments(case.stage, out), folder / "log", cluster) as command,
+            noting(case.problems, "after the resume"),
+        ):
             code = command.wait()
             said = command.log.read_text()
             assert code == 0, f"exit code {code}: {said}"
-            assert not dead or f"took over from process {dead}" in said, f"nothing of process {dead}, which died: {said}"
+            assert not dead or f"took over from process {dead}" in said, (
+                f"nothing of process {dead}, which died: {said}"
+            )
             check_same(content(out), self.undisturbed[case.stage].files)
             check_run(out, case.stage)
         if not case.problems:
             shutil.rmtree(folder)
 
-    def _kill(self, case: Case, out: Path, log: Path, rng: np.random.Generator, left: ExitStack, cluster: Cluster | None) -> int:
+    def _kill(
+        self,
+        case: Case,
+        out: Path,
+        log: Path,
+        rng: np.random.Generator,
+        left: ExitStack,
+        cluster: Cluster | None,
+    ) -> int:
         """Starts the command and kills it at a random moment; 0 where it ended before."""
-        whole, how, and_others = self.undisturbed[case.stage], MOMENTS[rng.integers(len(MOMENTS))], bool(rng.random() < 0.5)
+        whole, how, and_others = (
+            self.undisturbed[case.stage],
+            MOMENTS[rng.integers(len(MOMENTS))],
+            bool(rng.random() < 0.5),
+        )
         moment = rng.random() * (whole.writing if how == "its first file" else whole.seconds)
         arguments, known = self.arguments(case.stage, out), names(out)
         command = left.enter_context(Command(arguments, log, cluster))
         while how == "its first file" and command.runs and names(out) == known:
             time.sleep(0.001)
         time.sleep(moment)
-        while how == "its start, in a write" and command.runs and not any(name.endswith(".tmp") for name in names(out) - known):
+        while (
+            how == "its start, in a write"
+            and command.runs
+            and not any(name.endswith(".tmp") for name in names(out) - known)
+        ):
             pass
         if not command.runs:
             return 0
@@ -309,7 +417,9 @@ class Stages:
         seen, whole = content(out, partial=True), self.undisturbed[case.stage].files
         for name, digest in seen.items():
             assert name in whole, f"{name} is visible, which an undisturbed command does not leave"
-            assert Path(name).name in CHANGING or digest == whole[name], f"{name} is visible and not what it will be"
+            assert Path(name).name in CHANGING or digest == whole[name], (
+                f"{name} is visible and not what it will be"
+            )
         check_run(out, case.stage)
         lock = out / (".lock" if case.stage == "train" else ".parts/.lock")
         is_over = seen.keys() == whole.keys() or (out / "manifest.json").exists() or finished(out)
@@ -333,7 +443,11 @@ def noting(problems: list[str], when: str) -> Iterator[None]:
 
 def names(out: Path) -> set[str]:
     """All that is below a folder, hidden or not; it may be changing."""
-    return {os.path.join(folder, name) for folder, folders, files in os.walk(out) for name in (*folders, *files)}
+    return {
+        os.path.join(folder, name)
+        for folder, folders, files in os.walk(out)
+        for name in (*folders, *files)
+    }
 
 
 def is_begun(out: Path) -> bool:
@@ -346,7 +460,12 @@ def content(out: Path, *, partial: bool = False) -> dict[str, str]:
     found = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = path.relative_to(out).as_posix()
-        if name.startswith("tensorboard/") or path.name == ".lock" or (partial and path.name.startswith(".")) or is_inside_temporary(name, partial):
+        if (
+            name.startswith("tensorboard/")
+            or path.name == ".lock"
+            or (partial and path.name.startswith("."))
+            or is_inside_temporary(name, partial)
+        ):
             continue
         found[name] = hashlib.sha256(b"".join(READERS.get(path.suffix, read)(path))).hexdigest()
     return found
@@ -401,7 +520,12 @@ def read_report(path: Path) -> list[bytes]:
     return [data]
 
 
-READERS: dict[str, Callable[[Path], list[bytes]]] = {".arrow": read_arrow, ".json": read_json, ".pt": read_checkpoint, ".html": read_report}
+READERS: dict[str, Callable[[Path], list[bytes]]] = {
+    ".arrow": read_arrow,
+    ".json": read_json,
+    ".pt": read_checkpoint,
+    ".html": read_report,
+}
 
 
 def check_same(found: dict[str, str], expected: dict[str, str]) -> None:
@@ -409,7 +533,9 @@ def check_same(found: dict[str, str], expected: dict[str, str]) -> None:
     assert found == expected, {
         "missing": sorted(expected.keys() - found.keys()),
         "left": sorted(found.keys() - expected.keys()),
-        "other": sorted(name for name in found.keys() & expected.keys() if found[name] != expected[name]),
+        "other": sorted(
+            name for name in found.keys() & expected.keys() if found[name] != expected[name]
+        ),
     }
 
 
@@ -424,22 +550,37 @@ def schedule(kills: int, stages: list[str], seed: int) -> list[Case]:
     """The stages of the cases: in numbers by their weights, in random order."""
     total, order = sum(WEIGHTS[stage] for stage in stages), []
     for i, stage in enumerate(stages):
-        before, upto = (round(kills * sum(WEIGHTS[each] for each in stages[:n]) / total) for n in (i, i + 1))
+        before, upto = (
+            round(kills * sum(WEIGHTS[each] for each in stages[:n]) / total) for n in (i, i + 1)
+        )
         order += [stage] * (upto - before)
-    return [Case(number=number, stage=order[k]) for number, k in enumerate(np.random.default_rng(seed).permutation(kills).tolist())]
+    return [
+        Case(number=number, stage=order[k])
+        for number, k in enumerate(np.random.default_rng(seed).permutation(kills).tolist())
+    ]
 
 
 def main() -> None:
     """Runs the cases and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default=",".join(WEIGHTS))
-    parser.add_argument("--features", type=Path, help="a feature set to train on, instead of one that is decoded first")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="a feature set to train on, instead of one that is decoded first",
+    )
     parser.add_argument("--case", type=int, help="this case alone")
     asked = parser.parse_args()
     stages = asked.stages.split(",")
-    cases = [case for case in schedule(asked.kills, stages, asked.seed) if asked.case in (None, case.number)]
+    cases = [
+        case
+        for case in schedule(asked.kills, stages, asked.seed)
+        if asked.case in (None, case.number)
+    ]
     folder, began = Path(tempfile.mkdtemp(prefix="remix-kills-")), time.monotonic()
     work = Stages(folder, asked.features)
     with ExitStack() as stack:
@@ -451,7 +592,11 @@ def main() -> None:
             if sum(len(each.kills) for each in cases) >= asked.kills:
                 break
             work.case(case, asked.seed)
-            print(f"case {case.number}: {case.stage}: {'; '.join(case.kills)}: {case.problems or 'equal'}", file=sys.stderr, flush=True)
+            print(
+                f"case {case.number}: {case.stage}: {'; '.join(case.kills)}: {case.problems or 'equal'}",
+                file=sys.stderr,
+                flush=True,
+            )
     cases = [case for case in cases if case.kills]
     failed = [case for case in cases if case.problems]
     if not failed:
@@ -460,15 +605,25 @@ def main() -> None:
         "kills",
         1 - len(failed) / len(cases),
         goal=1,
-        above={"what": "cases after which all artifacts are those of the undisturbed command", "num": len(cases) - len(failed)},
+        above={
+            "what": "cases after which all artifacts are those of the undisturbed command",
+            "num": len(cases) - len(failed),
+        },
         below={"what": "cases of SIGKILL and resume", "num": len(cases)},
         kills=sum(len(case.kills) for case in cases),
         stages=dict(Counter(case.stage for case in cases)),
         modes=dict(Counter(kill.split(",")[0] for case in cases for kill in case.kills)),
-        undisturbed_seconds={stage: round(each.seconds, 2) for stage, each in work.undisturbed.items()},
-        failures=[{**asdict(case), "folder": str(folder / f"case-{case.number}")} for case in failed],
+        undisturbed_seconds={
+            stage: round(each.seconds, 2) for stage, each in work.undisturbed.items()
+        },
+        failures=[
+            {**asdict(case), "folder": str(folder / f"case-{case.number}")} for case in failed
+        ],
         seed=asked.seed,
-        seconds={"prepare": round(prepared - began, 1), "cases": round(time.monotonic() - prepared, 1)},
+        seconds={
+            "prepare": round(prepared - began, 1),
+            "cases": round(time.monotonic() - prepared, 1),
+        },
     )
     sys.exit(1 if failed else 0)
 

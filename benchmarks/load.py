@@ -19,11 +19,11 @@ import numpy as np
 import webdataset
 from _report import report
 
-from pipeline.plan import BatchPlan, joint_plan
-from pipeline.store import Place
-from pipeline.tables import FeatureSet, PartWriter, part_name
-from trainer.loading import PlanLoader
-from trainer.world import World
+from pipeline.features.feature_set import FeatureSet, PartWriter, part_name
+from pipeline.plans.plan import BatchPlan, joint_plan
+from pipeline.storage.store_path import Place
+from trainer.data.plan_loader import PlanLoader
+from trainer.process_group import World
 
 SHAPES = {"video": ((8, 3, 46, 46), "uint8"), "audio": ((1, 64, 10), "float16")}
 BATCH = 64
@@ -32,7 +32,10 @@ BATCH = 64
 def sample(row: int) -> dict[str, np.ndarray]:
     """The arrays of one sample."""
     rng = np.random.default_rng(row)
-    return {name: rng.integers(0, 255, shape, np.uint8).astype(dtype) for name, (shape, dtype) in SHAPES.items()}
+    return {
+        name: rng.integers(0, 255, shape, np.uint8).astype(dtype)
+        for name, (shape, dtype) in SHAPES.items()
+    }
 
 
 def write_tables(place: Place, num_rows: int, parts: int = 8) -> FeatureSet:
@@ -46,8 +49,17 @@ def write_tables(place: Place, num_rows: int, parts: int = 8) -> FeatureSet:
                     writer.append(sample(row)[name])
                 writer.close()
     modalities = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in SHAPES.items()}
-    facts = {"modalities": modalities, "classes": ["a", "b"], "fingerprint": "", "num_rows": num_rows, "batch_rows": 64}
-    features = FeatureSet(place, {**facts, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]})
+    facts = {
+        "modalities": modalities,
+        "classes": ["a", "b"],
+        "fingerprint": "",
+        "num_rows": num_rows,
+        "batch_rows": 64,
+    }
+    features = FeatureSet(
+        place,
+        {**facts, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]},
+    )
     features.__dict__["labels"] = np.zeros(num_rows, np.int32)
     features.__dict__["has"] = np.ones((num_rows, len(SHAPES)), bool)
     return features
@@ -58,7 +70,12 @@ def write_shards(folder: Path, num_rows: int) -> list[str]:
     folder.mkdir()
     with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=2500, verbose=0) as sink:
         for row in range(num_rows):
-            sink.write({"__key__": f"{row:08d}", **{f"{name}.npy": array for name, array in sample(row).items()}})
+            sink.write(
+                {
+                    "__key__": f"{row:08d}",
+                    **{f"{name}.npy": array for name, array in sample(row).items()},
+                }
+            )
     return sorted(str(path) for path in folder.iterdir())
 
 
@@ -86,7 +103,13 @@ def by_memcpy(source: dict[str, np.ndarray], num_rows: int) -> int:
 def by_webdataset(shards: list[str]) -> int:
     """One epoch of webdataset's own pipeline."""
     names = [f"{name}.npy" for name in SHAPES]
-    dataset = webdataset.WebDataset(shards, shardshuffle=False).shuffle(1000).decode().to_tuple(*names).batched(BATCH)
+    dataset = (
+        webdataset.WebDataset(shards, shardshuffle=False)
+        .shuffle(1000)
+        .decode()
+        .to_tuple(*names)
+        .batched(BATCH)
+    )
     return sum(len(batch[0]) for batch in dataset)
 
 
@@ -94,7 +117,9 @@ def by_litdata(folder: str) -> int:
     """One shuffled epoch of litData's streaming dataset."""
     from litdata import StreamingDataLoader, StreamingDataset
 
-    loader = StreamingDataLoader(StreamingDataset(folder, shuffle=True), batch_size=BATCH, num_workers=0)
+    loader = StreamingDataLoader(
+        StreamingDataset(folder, shuffle=True), batch_size=BATCH, num_workers=0
+    )
     return sum(len(batch["video"]) for batch in loader)
 
 
@@ -107,7 +132,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         features = write_tables(Place.at(folder / "tables"), args.rows)
-        plan = joint_plan(np.arange(args.rows), batch_size=BATCH, seed=0, epoch=0, modalities=features.modalities)
+        plan = joint_plan(
+            np.arange(args.rows), batch_size=BATCH, seed=0, epoch=0, modalities=features.modalities
+        )
         memory = {name: features.read(name, np.arange(args.rows)) for name in SHAPES}
         shards = write_shards(folder / "shards", args.rows)
         sides: dict[str, Callable[[], int]] = {
@@ -121,16 +148,31 @@ def main() -> None:
             optimize = None
         if optimize:
             os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
-            optimize(fn=sample, inputs=list(range(args.rows)), output_dir=str(folder / "lit"), chunk_bytes="64MB", num_workers=2)
+            optimize(
+                fn=sample,
+                inputs=list(range(args.rows)),
+                output_dir=str(folder / "lit"),
+                chunk_bytes="64MB",
+                num_workers=2,
+            )
             sides["litdata"] = lambda: by_litdata(str(folder / "lit"))
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(args.repeats):
             for name, run in sides.items():
                 times[name].append(seconds(run))
         rates = {name: args.rows / statistics.median(values) for name, values in times.items()}
-        ratios = {f"plan_over_{name}": rates["plan"] / rates[name] for name in rates if name != "plan"}
+        ratios = {
+            f"plan_over_{name}": rates["plan"] / rates[name] for name in rates if name != "plan"
+        }
         bytes_per_row = sum(array[0].nbytes for array in memory.values())
-        report("load", rates["plan"] / rates["memcpy"], rows_per_second=rates, bytes_per_row=bytes_per_row, rows=args.rows, **ratios)
+        report(
+            "load",
+            rates["plan"] / rates["memcpy"],
+            rows_per_second=rates,
+            bytes_per_row=bytes_per_row,
+            rows=args.rows,
+            **ratios,
+        )
     finally:
         shutil.rmtree(folder)
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from _report import report
 
 from pipeline.config import PlanConfig
-from pipeline.plan import remix_draft, remix_plan
-from pipeline.scores import Scores
+from pipeline.plans.plan import remix_draft, remix_plan
+from pipeline.scores.table import Scores
 
 
 def main() -> None:
@@ -46,8 +46,16 @@ def main() -> None:
         "plan",
         median["plan"] / median["permutation"],
         goal="at most 3",
-        numerator={"what": "remix_draft(...).batches(), seconds", "median": median["plan"], "all": seconds["plan"]},
-        denominator={"what": "default_rng().permutation, seconds", "median": median["permutation"], "all": seconds["permutation"]},
+        numerator={
+            "what": "remix_draft(...).batches(), seconds",
+            "median": median["plan"],
+            "all": seconds["plan"],
+        },
+        denominator={
+            "what": "default_rng().permutation, seconds",
+            "median": median["permutation"],
+            "all": seconds["permutation"],
+        },
         ratio_with_fingerprint=median["plan_with_fingerprint"] / median["permutation"],
         rows=arguments.rows,
         peak_gib={"before": before, "with_plan": peak},
@@ -57,14 +65,20 @@ def main() -> None:
 def _table(num_rows: int) -> pa.Table:
     draw = np.random.default_rng(0)
     sample_id = pa.array(["sample"]).take(pa.array(np.zeros(num_rows, np.int8)))
-    table = {"row": np.arange(num_rows), "sample_id": sample_id, "label": draw.integers(0, 10, num_rows, np.int32)}
+    table = {
+        "row": np.arange(num_rows),
+        "sample_id": sample_id,
+        "label": draw.integers(0, 10, num_rows, np.int32),
+    }
     for name, strength in (("audio", 3.0), ("video", 2.0)):
         table[f"kl_{name}"] = draw.random(num_rows, np.float32) * np.float32(strength)
     return pa.table(table)
 
 
 def _peak_gib() -> float:
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1024 if sys.platform == "darwin" else 1
+    )
     return round(kib / 2**20, 3)
 
 

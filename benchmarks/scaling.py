@@ -24,9 +24,9 @@ from _report import report
 from decode import CONFIG, unpack
 
 from pipeline.config import DecodeConfig, parse
-from pipeline.decode import Progress, decode
-from pipeline.find import find_shards
-from pipeline.store import Place
+from pipeline.decode.job import Progress, decode
+from pipeline.shards.discover import find_shards
+from pipeline.storage.store_path import Place
 from trainer.config import RunConfig
 from trainer.launch import launch
 
@@ -44,7 +44,11 @@ class Pins(threading.Thread):
         cores = sorted(os.sched_getaffinity(0))
         pinned: dict[int, int] = {}
         while True:
-            busy = [process.pid for process in psutil.Process().children(recursive=True) if _is_busy(process)]
+            busy = [
+                process.pid
+                for process in psutil.Process().children(recursive=True)
+                if _is_busy(process)
+            ]
             pinned = {pid: pinned[pid] for pid in busy if pid in pinned}
             for pid in busy:
                 if pid not in pinned:
@@ -79,21 +83,41 @@ def decoding(shards: list[Place], out: Path, workers: int) -> float:
 def training(store: Path, name: str, workers: int) -> float:
     """Samples/s behind the first epoch."""
     decoded = parse(DecodeConfig, {"modalities": {"audio": AUDIO, "video": VIDEO}}, "scaling")
-    source = {"generate": {"samples": 280, "classes": 6, "shards": 4}, "decode": decoded.model_dump()}
+    source = {
+        "generate": {"samples": 280, "classes": 6, "shards": 4},
+        "decode": decoded.model_dump(),
+    }
     train = {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch_size": 64}
-    facts = {"name": name, "features": "scaling", "store": str(store), "preset": "paper", "source": source, "train": train, "resources": {"workers": workers}}
+    facts = {
+        "name": name,
+        "features": "scaling",
+        "store": str(store),
+        "preset": "paper",
+        "source": source,
+        "train": train,
+        "resources": {"workers": workers},
+    }
     run = launch(parse(RunConfig, facts, "scaling"))
     steps = [step for epoch in range(1, EPOCHS) for step in run.steps(epoch).to_pylist()]
-    return sum(step["num_rows"] for step in steps) / sum(step["wait_seconds"] + step["step_seconds"] for step in steps)
+    return sum(step["num_rows"] for step in steps) / sum(
+        step["wait_seconds"] + step["step_seconds"] for step in steps
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     numbers = sorted(int(number) for number in asked.workers.split(","))
-    ray.init(num_cpus=numbers[-1], include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        num_cpus=numbers[-1],
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     Pins().start()
     clips: dict[int, list[float]] = {number: [] for number in numbers}
     samples: dict[int, list[float]] = {number: [] for number in numbers}
@@ -110,9 +134,19 @@ def main() -> None:
                 if data:
                     clips[number].append(decoding(shards, folder / f"decoded-{i}-{number}", number))
                 samples[number].append(training(folder / "store", f"run-{i}-{number}", number))
-    found = {"train": sides(samples, "samples/s of training", 1.7), **({"decode": sides(clips, "clips/s of remix decode", 1.8)} if data else {})}
+    found = {
+        "train": sides(samples, "samples/s of training", 1.7),
+        **({"decode": sides(clips, "clips/s of remix decode", 1.8)} if data else {}),
+    }
     first = found.get("decode", found["train"])
-    report("scaling", float(str(first["ratio"])), above=f"{numbers[-1]} workers", below=f"{numbers[0]} worker", workers=numbers, **found)
+    report(
+        "scaling",
+        float(str(first["ratio"])),
+        above=f"{numbers[-1]} workers",
+        below=f"{numbers[0]} worker",
+        workers=numbers,
+        **found,
+    )
 
 
 def sides(rates: dict[int, list[float]], what: str, goal: float) -> dict[str, object]:
@@ -120,7 +154,13 @@ def sides(rates: dict[int, list[float]], what: str, goal: float) -> dict[str, ob
     first, last = min(rates), max(rates)
     ratios = [most / one for one, most in zip(rates[first], rates[last], strict=True)]
     rounds = {str(number): [round(rate, 2) for rate in each] for number, each in rates.items()}
-    return {"what": what, "ratio": round(statistics.median(ratios), 4), "ratios": [round(ratio, 4) for ratio in ratios], "goal": goal, "rounds": rounds}
+    return {
+        "what": what,
+        "ratio": round(statistics.median(ratios), 4),
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "goal": goal,
+        "rounds": rounds,
+    }
 
 
 if __name__ == "__main__":

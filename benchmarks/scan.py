@@ -27,8 +27,8 @@ Read = Callable[[list[str]], int]
 ALONE = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
-from pipeline.shards import ShardReader, open_shard
-from pipeline.store import Place
+from pipeline.shards.reader import ShardReader, open_shard
+from pipeline.storage.store_path import Place
 def scan(hashed):
     start, num = time.perf_counter(), 0
     for path in sys.argv[2:]:
@@ -49,16 +49,20 @@ def make_shards(folder: Path) -> list[str]:
         rows = list(csv.DictReader(file))
     with tarfile.open(source / "data.tar.gz") as tar:
         media = {member.name: data.read() for member in tar if (data := tar.extractfile(member))}
-    with webdataset.ShardWriter(str(folder / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0) as writer:
+    with webdataset.ShardWriter(
+        str(folder / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0
+    ) as writer:
         for row in rows:
             facts = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
-            writer.write({"__key__": row["sample_id"], "json": facts, "mp4": media[row["video_path"]]})
+            writer.write(
+                {"__key__": row["sample_id"], "json": facts, "mp4": media[row["video_path"]]}
+            )
     return sorted(str(path) for path in folder.iterdir())
 
 
 def by_remix(paths: list[str], load: Callable[[str], bool]) -> int:
     """Samples that Remix finds whole."""
-    from pipeline.shards import ShardReader
+    from pipeline.shards.reader import ShardReader
 
     num = 0
     for path in paths:
@@ -114,10 +118,19 @@ def measure(paths: list[str]) -> dict[str, list[float]]:
 def measure_before(paths: list[str], before: str) -> dict[str, dict[str, list[float]]]:
     """Samples a second of the scans of this checkout and of the other's, in processes that take turns."""
     checkouts = {"now": str(Path(__file__).resolve().parent.parent), "before": before}
-    rates: dict[str, dict[str, list[float]]] = {"bare": {"now": [], "before": []}, "hashed": {"now": [], "before": []}}
+    rates: dict[str, dict[str, list[float]]] = {
+        "bare": {"now": [], "before": []},
+        "hashed": {"now": [], "before": []},
+    }
     for number in range(ROUNDS):
         for name in sorted(checkouts, reverse=bool(number % 2)):
-            ended = subprocess.run([sys.executable, "-c", ALONE, checkouts[name], *paths], cwd=checkouts[name], check=True, stdout=subprocess.PIPE, text=True)
+            ended = subprocess.run(
+                [sys.executable, "-c", ALONE, checkouts[name], *paths],
+                cwd=checkouts[name],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             for kind, rate in json.loads(ended.stdout).items():
                 rates[kind][name].append(rate)
     return rates
@@ -138,17 +151,34 @@ def main() -> None:
             turns = measure_before(paths, os.environ["REMIX_BEFORE"])
             facts["before"] = {
                 "goal": f"ratio_before (seconds now / seconds before) at most {GOAL_BEFORE}",
-                **{f"ratio_before_{kind}": ratio(rate["before"], rate["now"]) for kind, rate in turns.items()},
-                **{kind: {which: round(median(values)) for which, values in rate.items()} for kind, rate in turns.items()},
+                **{
+                    f"ratio_before_{kind}": ratio(rate["before"], rate["now"])
+                    for kind, rate in turns.items()
+                },
+                **{
+                    kind: {which: round(median(values)) for which, values in rate.items()}
+                    for kind, rate in turns.items()
+                },
             }
         num_bytes = sum(Path(path).stat().st_size for path in paths)
-    ratios = {f"{one} / {other}": ratio(rates[one], rates[other]) for one in ("scan", "read") for other in ("tarfile", "tarfile, headers", "webdataset")}
+    ratios = {
+        f"{one} / {other}": ratio(rates[one], rates[other])
+        for one in ("scan", "read")
+        for other in ("tarfile", "tarfile, headers", "webdataset")
+    }
     report(
         "scan",
         min(ratios["scan / tarfile"], ratios["scan / webdataset"]),
         goal=f"bare scan against tarfile and webdataset, the smaller, at least {GOAL}",
-        above={"what": "bare scan by Remix, samples/s", "median": round(median(rates["scan"])), "rounds": [round(rate) for rate in rates["scan"]]},
-        below={"what": "the others, samples/s, median", **{name: round(median(rates[name])) for name in READERS if name != "scan"}},
+        above={
+            "what": "bare scan by Remix, samples/s",
+            "median": round(median(rates["scan"])),
+            "rounds": [round(rate) for rate in rates["scan"]],
+        },
+        below={
+            "what": "the others, samples/s, median",
+            **{name: round(median(rates[name])) for name in READERS if name != "scan"},
+        },
         ratios=ratios,
         **facts,
         shards=len(paths),

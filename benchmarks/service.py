@@ -19,12 +19,12 @@ import pyarrow as pa
 from _report import report
 
 from pipeline.config import PlanConfig
-from pipeline.plan import BatchPlan, joint_draft, remix_draft, write_plan
-from pipeline.schema import ALL, scores_schema, with_metadata
-from pipeline.scores import Scores
-from pipeline.stats import plan_statistics
-from pipeline.store import Place
-from pipeline.tables import write_table
+from pipeline.features.feature_set import write_table
+from pipeline.plans.plan import BatchPlan, joint_draft, remix_draft, write_plan
+from pipeline.plans.stats import plan_statistics
+from pipeline.scores.table import Scores
+from pipeline.storage.schemas import ALL, scores_schema, with_metadata
+from pipeline.storage.store_path import Place
 
 ARROW = "application/vnd.apache.arrow.stream"
 MODALITIES = ["audio", "video"]
@@ -44,8 +44,15 @@ uvicorn.run(app, port=int(sys.argv[2]), lifespan="off", access_log=False, log_le
 def main() -> None:
     """Makes a store with two plans, serves it, asks, and reports."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="of the plan whose statistics and steps are asked for")
-    parser.add_argument("--streamed-rows", type=int, default=100_000_000, help="of the plan that is streamed whole")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=200_000,
+        help="of the plan whose statistics and steps are asked for",
+    )
+    parser.add_argument(
+        "--streamed-rows", type=int, default=100_000_000, help="of the plan that is streamed whole"
+    )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=200.0, help="requests/s of the latency test")
     parser.add_argument("--repeats", type=int, default=5)
@@ -54,7 +61,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         _make(Place.at(store) / "runs" / "bench", arguments.rows, arguments.streamed_rows)
-        command = [sys.executable, str(Path(__file__).parent.parent / "remix.py"), "serve", "--store", str(store), "--port", str(arguments.port)]
+        command = [
+            sys.executable,
+            str(Path(__file__).parent.parent / "remix.py"),
+            "serve",
+            "--store",
+            str(store),
+            "--port",
+            str(arguments.port),
+        ]
         with _running(command, arguments.port) as (process, ask):
             body, etag = ask(STATS), ask.etag
             (store / "body").write_bytes(body)
@@ -66,17 +81,28 @@ def main() -> None:
             }
             for kind in kinds.values():
                 _closed(kind, 200)
-            latency = {name: _open(kind, arguments.rate if name in ("stats", "not_modified") else 20.0, 10.0) for name, kind in kinds.items()}
+            latency = {
+                name: _open(
+                    kind, arguments.rate if name in ("stats", "not_modified") else 20.0, 10.0
+                )
+                for name, kind in kinds.items()
+            }
             memory = {"before": _mib(process)}
             _closed(kinds["stats"], arguments.requests // 2)
             _closed(kinds["not_modified"], arguments.requests - arguments.requests // 2)
             memory["after_requests"] = _mib(process)
             began = time.perf_counter()
             num_bytes, highest = _stream(ask, process)
-            streamed = {"rows": arguments.streamed_rows, "mb": round(num_bytes / 1e6), "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began))}
+            streamed = {
+                "rows": arguments.streamed_rows,
+                "mb": round(num_bytes / 1e6),
+                "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began)),
+            }
             memory |= {"highest_while_streaming": highest, "after_streaming": _mib(process)}
             bare_port = arguments.port + 1
-            with _running([sys.executable, "-c", BARE, str(store / "body"), str(bare_port)], bare_port) as (_, ask_bare):
+            with _running(
+                [sys.executable, "-c", BARE, str(store / "body"), str(bare_port)], bare_port
+            ) as (_, ask_bare):
                 rates: dict[str, list[float]] = {"service": [], "bare": []}
                 for _ in range(arguments.repeats):
                     rates["service"].append(_closed(kinds["stats"], 1000))
@@ -86,8 +112,16 @@ def main() -> None:
         "service",
         above / below,
         goal="p99 of stats under 10 ms at 200 requests/s; memory grows by less than 50 MiB",
-        numerator={"what": "statistics of a plan from `remix serve`, requests/s, one connection", "median": above, "all": rates["service"]},
-        denominator={"what": "the same bytes from a bare ASGI app under uvicorn, requests/s", "median": below, "all": rates["bare"]},
+        numerator={
+            "what": "statistics of a plan from `remix serve`, requests/s, one connection",
+            "median": above,
+            "all": rates["service"],
+        },
+        denominator={
+            "what": "the same bytes from a bare ASGI app under uvicorn, requests/s",
+            "median": below,
+            "all": rates["bare"],
+        },
         latency_ms=latency,
         body_bytes=len(body),
         memory_mib=memory,
@@ -107,7 +141,9 @@ class _Asker:
         self.etag = answer.headers.get("etag", "")
         return answer.read()
 
-    def open(self, url: str, headers: dict[str, str] | None = None, status: int = 200) -> http.client.HTTPResponse:
+    def open(
+        self, url: str, headers: dict[str, str] | None = None, status: int = 200
+    ) -> http.client.HTTPResponse:
         self._connection.request("GET", url, headers=headers or {})
         answer = self._connection.getresponse()
         assert answer.status == status, answer.read()
@@ -145,7 +181,12 @@ def _open(kind: Callable[[], object], rate: float, seconds: float) -> dict[str, 
         time.sleep(max(due - time.perf_counter(), 0))
         kind()
         times.append(1000 * (time.perf_counter() - due))
-    return {"rate": rate, "p50": round(statistics.median(times), 2), "p99": round(statistics.quantiles(times, n=100)[98], 2), "max": round(max(times), 2)}
+    return {
+        "rate": rate,
+        "p50": round(statistics.median(times), 2),
+        "p99": round(statistics.quantiles(times, n=100)[98], 2),
+        "max": round(max(times), 2),
+    }
 
 
 def _stream(ask: _Asker, process: psutil.Process) -> tuple[int, float]:
@@ -163,26 +204,50 @@ def _mib(process: psutil.Process) -> float:
 
 def _make(run: Place, num_rows: int, num_streamed: int) -> None:
     """A run with a joint plan of `num_streamed` rows (epoch 0) and a remixed one of `num_rows` (epoch 1), and their statistics."""
-    facts: dict[str, Any] = {"kind": "run", "name": "bench", "status": "finished", "features": {"name": "none", "fingerprint": "0" * 64}}
-    facts |= {"modalities": MODALITIES, "config": {"train": {"epochs": 2, "warmup_epochs": 1}}, "digest": "0" * 64, "code_version": "0"}
+    facts: dict[str, Any] = {
+        "kind": "run",
+        "name": "bench",
+        "status": "finished",
+        "features": {"name": "none", "fingerprint": "0" * 64},
+    }
+    facts |= {
+        "modalities": MODALITIES,
+        "config": {"train": {"epochs": 2, "warmup_epochs": 1}},
+        "digest": "0" * 64,
+        "code_version": "0",
+    }
     (run / "run.json").write_json(facts)
     draw = np.random.default_rng(0)
-    table: dict[str, Any] = {"row": np.arange(num_rows), "sample_id": [f"s{i}" for i in range(num_rows)], "label": draw.integers(0, 10, num_rows, np.int32)}
+    table: dict[str, Any] = {
+        "row": np.arange(num_rows),
+        "sample_id": [f"s{i}" for i in range(num_rows)],
+        "label": draw.integers(0, 10, num_rows, np.int32),
+    }
     for name in MODALITIES:
-        table |= {f"kl_{name}": draw.random(num_rows, np.float32) * 3, f"p_label_{name}": draw.random(num_rows, np.float32)}
+        table |= {
+            f"kl_{name}": draw.random(num_rows, np.float32) * 3,
+            f"p_label_{name}": draw.random(num_rows, np.float32),
+        }
         table[f"predicted_{name}"] = draw.integers(0, 10, num_rows, np.int32)
     scores_place = run / "scores" / "epoch-0001.arrow"
     facts = {"epoch": 1, "modalities": MODALITIES, "num_classes": 10, "parents": {}}
-    write_table(scores_place, with_metadata(pa.table(table, schema=scores_schema(MODALITIES)), facts))
+    write_table(
+        scores_place, with_metadata(pa.table(table, schema=scores_schema(MODALITIES)), facts)
+    )
     scores = Scores.open(scores_place)
-    drafts = [joint_draft(np.arange(num_streamed), 64, 0, 0, modalities=MODALITIES, num_classes=10), remix_draft(scores, PlanConfig(), 64, 0, 1)]
+    drafts = [
+        joint_draft(np.arange(num_streamed), 64, 0, 0, modalities=MODALITIES, num_classes=10),
+        remix_draft(scores, PlanConfig(), 64, 0, 1),
+    ]
     for epoch, draft in enumerate(drafts):
         place = run / "plans" / f"epoch-{epoch:04d}.arrow"
         write_plan(place, draft)
         plan = BatchPlan.open(place, trusted=True)
         assert (ALL in plan.table["modality"][0].as_py()) == (epoch == 0)
         statistics_ = plan_statistics(plan, scores=scores if epoch else None)
-        (run / "plans" / f"epoch-{epoch:04d}.stats.json").write_json(json.loads(json.dumps(statistics_)))
+        (run / "plans" / f"epoch-{epoch:04d}.stats.json").write_json(
+            json.loads(json.dumps(statistics_))
+        )
 
 
 if __name__ == "__main__":

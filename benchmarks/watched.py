@@ -20,8 +20,8 @@ import pyarrow as pa
 import yaml
 from _report import report
 
-from pipeline.store import Place
-from pipeline.tables import read_table
+from pipeline.features.feature_set import read_table
+from pipeline.storage.store_path import Place
 
 ARROW = "application/vnd.apache.arrow.stream"
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Trains, asks in every other epoch, and compares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--store", type=Path, default=Path("store"))
     parser.add_argument("--features", default="demo")
     parser.add_argument("--epochs", type=int, default=24)
@@ -43,9 +45,25 @@ def main() -> None:
     remix = [sys.executable, str(ROOT / "remix.py")]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "run.yaml"
-        config.write_text(yaml.safe_dump({"name": name, "features": asked.features, "store": str(asked.store), "train": train}))
-        serving = subprocess.Popen([*remix, "serve", "--store", str(asked.store), "--port", str(asked.port)], stderr=subprocess.DEVNULL)
-        training = subprocess.Popen([*remix, "train", str(config)], env={**os.environ, "OMP_NUM_THREADS": str(asked.threads)}, stdout=subprocess.DEVNULL)
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "name": name,
+                    "features": asked.features,
+                    "store": str(asked.store),
+                    "train": train,
+                }
+            )
+        )
+        serving = subprocess.Popen(
+            [*remix, "serve", "--store", str(asked.store), "--port", str(asked.port)],
+            stderr=subprocess.DEVNULL,
+        )
+        training = subprocess.Popen(
+            [*remix, "train", str(config)],
+            env={**os.environ, "OMP_NUM_THREADS": str(asked.threads)},
+            stdout=subprocess.DEVNULL,
+        )
         try:
             counts = _watch(run, training, f"http://127.0.0.1:{asked.port}", asked.rate)
             assert training.wait() == 0
@@ -54,7 +72,10 @@ def main() -> None:
             serving.terminate()
             training.terminate()
             Place.at(run).delete()
-    watched, alone = ([value for epoch, values in seconds.items() if epoch % 2 == odd for value in values] for odd in (1, 0))
+    watched, alone = (
+        [value for epoch, values in seconds.items() if epoch % 2 == odd for value in values]
+        for odd in (1, 0)
+    )
     report(
         "watched",
         statistics.median(watched) / statistics.median(alone),
@@ -64,8 +85,14 @@ def main() -> None:
             "median": statistics.median(watched),
             "num": len(watched),
         },
-        below={"what": "seconds of a step of the epochs between", "median": statistics.median(alone), "num": len(alone)},
-        epochs={str(epoch): round(statistics.median(values), 5) for epoch, values in seconds.items()},
+        below={
+            "what": "seconds of a step of the epochs between",
+            "median": statistics.median(alone),
+            "num": len(alone),
+        },
+        epochs={
+            str(epoch): round(statistics.median(values), 5) for epoch, values in seconds.items()
+        },
         answers=dict(counts),
         threads=asked.threads,
     )
@@ -88,21 +115,38 @@ def _watch(run: Path, training: "subprocess.Popen[bytes]", url: str, rate: float
 
 def _ask(client: httpx.Client, name: str, epoch: int, number: int) -> str:
     path = f"/v1/runs/{name}"
-    kinds = [path, f"{path}/epochs", f"{path}/plans", f"{path}/plans/{epoch}/stats", f"{path}/plans/{epoch}/steps", "/v1/runs", "/metrics", "arrow"]
+    kinds = [
+        path,
+        f"{path}/epochs",
+        f"{path}/plans",
+        f"{path}/plans/{epoch}/stats",
+        f"{path}/plans/{epoch}/steps",
+        "/v1/runs",
+        "/metrics",
+        "arrow",
+    ]
     kind = kinds[number % len(kinds)]
     if kind == "arrow":
         answer = client.get(f"{path}/plans/{epoch}/steps", headers={"Accept": ARROW})
         steps = pa.ipc.open_stream(answer.raise_for_status().content).read_all()
-        assert len(steps) == client.get(f"{path}/plans/{epoch}/stats").raise_for_status().json()["num_steps"]
+        assert (
+            len(steps)
+            == client.get(f"{path}/plans/{epoch}/stats").raise_for_status().json()["num_steps"]
+        )
     else:
         answer = client.get(kind).raise_for_status()
         if kind.endswith("/epochs"):
-            assert [row["epoch"] for row in answer.json()["items"]] == list(range(epoch)) or len(answer.json()["items"]) > epoch
+            assert [row["epoch"] for row in answer.json()["items"]] == list(range(epoch)) or len(
+                answer.json()["items"]
+            ) > epoch
     return str(answer.status_code)
 
 
 def _seconds(run: Path, epoch: int) -> list[float]:
-    tables = [read_table(Place.at(path)) for path in sorted((run / "steps").glob(f"epoch-{epoch:04d}-*.arrow"))]
+    tables = [
+        read_table(Place.at(path))
+        for path in sorted((run / "steps").glob(f"epoch-{epoch:04d}-*.arrow"))
+    ]
     return [value for table in tables for value in table["step_seconds"].to_pylist()]
 
 

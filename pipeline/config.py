@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError, MissingError
-from pipeline.schema import ALL
+from pipeline.storage.schemas import ALL
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A modality, run or feature set: it becomes a file name, a column name and a part of a URL."""
@@ -88,7 +88,9 @@ class TextSpec(Spec):
     """Four bytes hold any character."""
 
 
-ModalitySpec = Annotated[VideoSpec | AudioSpec | ImageSpec | TensorSpec | TextSpec, Field(discriminator="kind")]
+ModalitySpec = Annotated[
+    VideoSpec | AudioSpec | ImageSpec | TensorSpec | TextSpec, Field(discriminator="kind")
+]
 
 
 class Limits(Config):
@@ -136,7 +138,9 @@ class DecodeConfig(Config):
     @model_validator(mode="after")
     def _names(self) -> "DecodeConfig":
         if ALL in self.modalities:
-            raise ValueError(f"a modality cannot be called {ALL!r}: plans use that name for warm-up; choose another")
+            raise ValueError(
+                f"a modality cannot be called {ALL!r}: plans use that name for warm-up; choose another"
+            )
         return self
 
 
@@ -157,7 +161,9 @@ class PlanConfig(Config):
     """resample: rows come again, as often as their Shapley values say, in the modality that contributes little (CVPR 2024)."""
     order: Literal["sequential", "interleaved", "mixed"] = "sequential"
     """mixed: batches are not of one modality, and their rows are masked one by one (the paper's ablation)."""
-    shares: Literal["natural", "equal", "validation"] | dict[Name, Annotated[float, Field(ge=0, le=1)]] = "natural"
+    shares: (
+        Literal["natural", "equal", "validation"] | dict[Name, Annotated[float, Field(ge=0, le=1)]]
+    ) = "natural"
     """natural: as the policy says (the paper); equal; validation: in proportion to validation accuracy above chance; or targets that sum to 1."""
     min_share: float = Field(default=0.0, ge=0, le=0.5)
     """A floor under every modality's natural share."""
@@ -169,7 +175,9 @@ class PlanConfig(Config):
     @model_validator(mode="after")
     def _has_abilities(self) -> "PlanConfig":
         if self.policy == "loss" and (self.relative == "validation" or self.smoothing):
-            raise ValueError("policy 'loss' knows no abilities, which relative 'validation' and smoothing need; choose policy kl or easy, or leave those")
+            raise ValueError(
+                "policy 'loss' knows no abilities, which relative 'validation' and smoothing need; choose policy kl or easy, or leave those"
+            )
         return self
 
 
@@ -180,9 +188,16 @@ def parse(model: type[M], value: Any, what: str) -> M:
     except ValidationError as error:
         found = error.errors()
         more = f"; and {len(found) - MAX_TOLD} more" if len(found) > MAX_TOLD else ""
-        raise ConfigError(f"{what}: " + "; ".join(_explain(model, dict(e), value) for e in found[:MAX_TOLD]) + more) from error
+        raise ConfigError(
+            f"{what}: "
+            + "; ".join(_explain(model, dict(e), value) for e in found[:MAX_TOLD])
+            + more
+        ) from error
     except (OverflowError, RecursionError, TypeError) as error:
-        raise ConfigError(f"{what}: a value is out of all range ({type(error).__name__}: {error})", "mend the file") from error
+        raise ConfigError(
+            f"{what}: a value is out of all range ({type(error).__name__}: {error})",
+            "mend the file",
+        ) from error
 
 
 def load(model: type[M], path: str | Path) -> M:
@@ -191,12 +206,28 @@ def load(model: type[M], path: str | Path) -> M:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"config {path} has more than {MAX_BYTES} bytes", "give a YAML file that a person wrote")
+            raise ConfigError(
+                f"config {path} has more than {MAX_BYTES} bytes",
+                "give a YAML file that a person wrote",
+            )
         value = yaml.load(data.decode(), _Loader)
     except FileNotFoundError as error:
-        raise MissingError(f"config {path} does not exist", "give the path of a YAML file") from error
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"config {path} is not readable YAML ({error})", "mend the file") from error
+        raise MissingError(
+            f"config {path} does not exist", "give the path of a YAML file"
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
+        raise ConfigError(
+            f"config {path} is not readable YAML ({error})", "mend the file"
+        ) from error
     return parse(model, value if value is not None else {}, str(path))
 
 
@@ -220,13 +251,29 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     if known:
         return known
     sizes[id(node)] = None
-    keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)) if isinstance(node, yaml.MappingNode) else Counter[str]()
+    keys = (
+        Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if isinstance(node, yaml.MappingNode)
+        else Counter[str]()
+    )
     if keys and keys.most_common(1)[0][1] > 1:
-        raise yaml.constructor.ConstructorError("while reading a mapping", node.start_mark, f"the key {keys.most_common(1)[0][0]!r} occurs twice")
-    below = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value if isinstance(node, yaml.SequenceNode) else []
+        raise yaml.constructor.ConstructorError(
+            "while reading a mapping",
+            node.start_mark,
+            f"the key {keys.most_common(1)[0][0]!r} occurs twice",
+        )
+    below = (
+        [each for pair in node.value for each in pair]
+        if isinstance(node, yaml.MappingNode)
+        else node.value
+        if isinstance(node, yaml.SequenceNode)
+        else []
+    )
     size = 1 + sum(_check_size(each, sizes) for each in below)
     if size > MAX_NODES:
-        raise yaml.YAMLError(f"it has more than {MAX_NODES} values, aliases as often as they are used")
+        raise yaml.YAMLError(
+            f"it has more than {MAX_NODES} values, aliases as often as they are used"
+        )
     sizes[id(node)] = size
     return size
 
@@ -235,7 +282,9 @@ def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
     field, given = _path(error["loc"], value) or "the document", _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
         close = get_close_matches(str(error["loc"][-1]), _field_names(model), n=1)
-        return f"field {field!r} (value {given}) is unknown; " + (f"did you mean {close[0]!r}?" if close else "remove it")
+        return f"field {field!r} (value {given}) is unknown; " + (
+            f"did you mean {close[0]!r}?" if close else "remove it"
+        )
     if error["type"] == "missing":
         return f"field {field!r} is missing; add it"
     return f"field {field!r} has the value {given}: {error['msg'].removeprefix('Value error, ')}"
@@ -245,7 +294,9 @@ def _path(loc: tuple[str | int, ...], value: Any) -> str:
     """Where in the document an error is: pydantic's path without its names of union members, which the document does not have."""
     parts = []
     for i, part in enumerate(loc):
-        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value))
+        inside = (isinstance(value, dict) and part in value) or (
+            isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        )
         if inside or (i + 1 == len(loc) and isinstance(value, dict)):
             parts.append(str(part))
             value = value[part] if inside else None

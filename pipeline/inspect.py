@@ -15,16 +15,16 @@ import pyarrow.fs as pafs
 from rich.markup import escape
 from rich.tree import Tree
 
-from pipeline.checks import check_fingerprint, check_metadata
 from pipeline.config import DecodeConfig, load
 from pipeline.errors import DataError, MissingError, SampleError
-from pipeline.facts import Facts, facts_of
-from pipeline.find import ENDINGS, find_shards, shard_names
-from pipeline.plan import BatchPlan
-from pipeline.schema import PLAN, check_columns, read_metadata
-from pipeline.shards import Lost, ShardReader, only_text, settled
-from pipeline.store import MANIFEST, Place
-from pipeline.tables import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.plans.plan import BatchPlan
+from pipeline.shards.discover import ENDINGS, find_shards, shard_names
+from pipeline.shards.reader import Lost, ShardReader, only_text, settled
+from pipeline.shards.sample_metadata import Facts, facts_of
+from pipeline.storage.schemas import PLAN, check_columns, read_metadata
+from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.table_checks import check_fingerprint, check_metadata
 
 Found = dict[str, Any]
 MAX_SHOWN = 64
@@ -37,7 +37,12 @@ def inspect(path: str | PathLike[str] | Place) -> Found:
     place = Place.at(path)
     found = _look(place)
     num_bytes = found.pop("bytes", None)
-    return {"kind": found.pop("kind"), "path": str(place), "bytes": _num_bytes(place) if num_bytes is None else num_bytes, **found}
+    return {
+        "kind": found.pop("kind"),
+        "path": str(place),
+        "bytes": _num_bytes(place) if num_bytes is None else num_bytes,
+        **found,
+    }
 
 
 def _look(place: Place) -> Found:
@@ -47,7 +52,11 @@ def _look(place: Place) -> Found:
             return _shards(find_shards([place]), None)
         raise MissingError(f"{place} does not exist", KNOWN)
     if kind == pafs.FileType.File:
-        return _shards([place], place.parent / "decode.yaml") if place.name.endswith(ENDINGS) else _file(place)
+        return (
+            _shards([place], place.parent / "decode.yaml")
+            if place.name.endswith(ENDINGS)
+            else _file(place)
+        )
     names = {entry.name for entry in place.list()}
     if MANIFEST in names:
         return _features(FeatureSet.open(place))
@@ -56,9 +65,16 @@ def _look(place: Place) -> Found:
     if any(name.endswith(ENDINGS) for name in names):
         return _shards(find_shards([place]), place / "decode.yaml")
     if names & {"features", "runs"}:
-        return {"kind": "store", **{part: [entry.name for entry in (place / part).list()] for part in ("features", "runs")}}
+        return {
+            "kind": "store",
+            **{
+                part: [entry.name for entry in (place / part).list()]
+                for part in ("features", "runs")
+            },
+        }
     raise DataError(
-        f"{place} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})", f"{KNOWN}; unfinished work has no manifest yet"
+        f"{place} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})",
+        f"{KNOWN}; unfinished work has no manifest yet",
     )
 
 
@@ -72,15 +88,39 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
         kept.update(told.kept)
         reasons.update(told.rejected)
         account = asdict(reader.account)
-        parts.append({"shard": name, "bytes": int(place.info().size), "samples": len(told.facts), "rejected": len(told.rejected), "account": account})
+        parts.append(
+            {
+                "shard": name,
+                "bytes": int(place.info().size),
+                "samples": len(told.facts),
+                "rejected": len(told.rejected),
+                "account": account,
+            }
+        )
     for present, num in kept.items():
         suffixes.update(dict.fromkeys(present, num))
-    found: Found = {"kind": "shards", "bytes": sum(part["bytes"] for part in parts), "num_samples": kept.total(), "splits": _counts(splits)}
-    found |= {"members": dict(sorted(suffixes.items())), "num_rejected": reasons.total(), "rejected": dict(reasons.most_common()), "shards": parts}
+    found: Found = {
+        "kind": "shards",
+        "bytes": sum(part["bytes"] for part in parts),
+        "num_samples": kept.total(),
+        "splits": _counts(splits),
+    }
+    found |= {
+        "members": dict(sorted(suffixes.items())),
+        "num_rejected": reasons.total(),
+        "rejected": dict(reasons.most_common()),
+        "shards": parts,
+    }
     if decode and decode.local and decode.exists():
         specs = load(DecodeConfig, decode.path).modalities
-        missing = {name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member)) for name, spec in specs.items()}
-        found["modalities"] = {name: {"kind": spec.kind, "member": list(spec.member), "missing": missing[name]} for name, spec in specs.items()}
+        missing = {
+            name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member))
+            for name, spec in specs.items()
+        }
+        found["modalities"] = {
+            name: {"kind": spec.kind, "member": list(spec.member), "missing": missing[name]}
+            for name, spec in specs.items()
+        }
     return found
 
 
@@ -108,7 +148,10 @@ def _features(features: FeatureSet) -> Found:
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     for group in samples.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist():
         splits[group["split"]][features.classes[group["label"]]] += group["count_all"]
-    modalities = {name: {**spec, "missing": features.num_rows - int(features.has[:, k].sum())} for k, (name, spec) in enumerate(manifest["modalities"].items())}
+    modalities = {
+        name: {**spec, "missing": features.num_rows - int(features.has[:, k].sum())}
+        for k, (name, spec) in enumerate(manifest["modalities"].items())
+    }
     return {
         "kind": "features",
         "num_rows": features.num_rows,
@@ -141,13 +184,25 @@ def _file(place: Place) -> Found:
     else:
         check_metadata(metadata, what)
         check_fingerprint(table.to_batches(), table.schema, metadata, what)
-        told = _scores(table, what) if any(name.startswith("kl_") for name in names) else {"kind": "table", "num_rows": table.num_rows}
-    return {**{key: value for key, value in metadata.items() if key not in ("path", "bytes")}, **told, "schema": _schema(table)}
+        told = (
+            _scores(table, what)
+            if any(name.startswith("kl_") for name in names)
+            else {"kind": "table", "num_rows": table.num_rows}
+        )
+    return {
+        **{key: value for key, value in metadata.items() if key not in ("path", "bytes")},
+        **told,
+        "schema": _schema(table),
+    }
 
 
 def _plan(plan: BatchPlan) -> Found:
-    steps = plan.table.select(["modality"]).append_column("num_rows", pc.list_value_length(plan.table["rows"]))
-    groups = steps.group_by("modality", use_threads=False).aggregate([("num_rows", "count"), ("num_rows", "sum"), ("num_rows", "min"), ("num_rows", "max")])
+    steps = plan.table.select(["modality"]).append_column(
+        "num_rows", pc.list_value_length(plan.table["rows"])
+    )
+    groups = steps.group_by("modality", use_threads=False).aggregate(
+        [("num_rows", "count"), ("num_rows", "sum"), ("num_rows", "min"), ("num_rows", "max")]
+    )
     modalities = {
         group["modality"]: {
             "steps": group["num_rows_count"],
@@ -157,7 +212,12 @@ def _plan(plan: BatchPlan) -> Found:
         }
         for group in groups.to_pylist()
     }
-    return {"kind": "plan", "num_steps": len(plan), "num_rows": sum(part["rows"] for part in modalities.values()), "steps": modalities}
+    return {
+        "kind": "plan",
+        "num_steps": len(plan),
+        "num_rows": sum(part["rows"] for part in modalities.values()),
+        "steps": modalities,
+    }
 
 
 def _scores(table: pa.Table, what: str) -> Found:
@@ -165,15 +225,31 @@ def _scores(table: pa.Table, what: str) -> Found:
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if name.startswith("kl_") or name == "label":
             check_columns(table.schema, pa.schema([(name, kind)]), what)
-            if not (pa.types.is_floating(kind) if name != "label" else pa.types.is_integer(kind)) or (name == "label" and table[name].null_count):
-                raise DataError(f"{what}: column {name!r} is {kind} with {table[name].null_count} nulls, not a number a row", "write the file again")
+            if not (
+                pa.types.is_floating(kind) if name != "label" else pa.types.is_integer(kind)
+            ) or (name == "label" and table[name].null_count):
+                raise DataError(
+                    f"{what}: column {name!r} is {kind} with {table[name].null_count} nulls, not a number a row",
+                    "write the file again",
+                )
         if name.startswith("kl_"):
             bits = table[name].to_numpy()
             present = bits[np.isfinite(bits)]
             mean = float(present.mean(dtype=np.float64)) if len(present) else None
-            abilities[name.removeprefix("kl_")] = {"missing": int(np.isnan(bits).sum()), "infinite": int(np.isinf(bits).sum()), "mean_kl": mean}
-    labels = Counter(table["label"].to_pylist()) if "label" in table.column_names else Counter[int]()
-    return {"kind": "scores", "num_rows": table.num_rows, "labels": {str(label): num for label, num in sorted(labels.items())}, "abilities": abilities}
+            abilities[name.removeprefix("kl_")] = {
+                "missing": int(np.isnan(bits).sum()),
+                "infinite": int(np.isinf(bits).sum()),
+                "mean_kl": mean,
+            }
+    labels = (
+        Counter(table["label"].to_pylist()) if "label" in table.column_names else Counter[int]()
+    )
+    return {
+        "kind": "scores",
+        "num_rows": table.num_rows,
+        "labels": {str(label): num for label, num in sorted(labels.items())},
+        "abilities": abilities,
+    }
 
 
 def _run(place: Place) -> Found:
@@ -181,9 +257,14 @@ def _run(place: Place) -> Found:
     if (place / "epochs.arrow").exists():
         epochs = read_table(place / "epochs.arrow", trusted=False)
         try:
-            last = [{key: _finite(value) for key, value in row.items()} for row in epochs.slice(max(0, epochs.num_rows - 1)).to_pylist()]
+            last = [
+                {key: _finite(value) for key, value in row.items()}
+                for row in epochs.slice(max(0, epochs.num_rows - 1)).to_pylist()
+            ]
         except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise DataError(f"{place / 'epochs.arrow'} is damaged ({error})", "train again") from error
+            raise DataError(
+                f"{place / 'epochs.arrow'} is damaged ({error})", "train again"
+            ) from error
         found["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
     for part in ("scores", "plans", "checkpoints"):
         found[part] = {entry.name: int(entry.info().size or 0) for entry in (place / part).list()}
@@ -201,13 +282,19 @@ def _schema(table: pa.Table) -> dict[str, str]:
 
 
 def _counts(splits: Mapping[str, Counter[str]]) -> Found:
-    return {split: {"samples": labels.total(), "labels": dict(sorted(labels.items()))} for split, labels in sorted(splits.items())}
+    return {
+        split: {"samples": labels.total(), "labels": dict(sorted(labels.items()))}
+        for split, labels in sorted(splits.items())
+    }
 
 
 def _num_bytes(place: Place) -> int:
     if place.info().type == pafs.FileType.File:
         return int(place.info().size)
-    return sum(int(entry.size or 0) for entry in place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True)))
+    return sum(
+        int(entry.size or 0)
+        for entry in place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True))
+    )
 
 
 def render(found: Mapping[str, Any]) -> Tree:
@@ -220,7 +307,9 @@ def render(found: Mapping[str, Any]) -> Tree:
 def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         title = f"[cyan]{escape(key)}[/cyan]"
-        if isinstance(value, Mapping) and any(isinstance(inner, Mapping | list) for inner in value.values()):
+        if isinstance(value, Mapping) and any(
+            isinstance(inner, Mapping | list) for inner in value.values()
+        ):
             _grow(tree.add(title), value)
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             branch = tree.add(title)
@@ -233,4 +322,8 @@ def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
 def _line(value: Any) -> str:
     if isinstance(value, list) and len(value) > MAX_SHOWN:
         return escape(f"[{', '.join(map(str, value[:8]))}, ..., {value[-1]}] ({len(value)} values)")
-    return escape(", ".join(f"{name} {inner}" for name, inner in value.items()) if isinstance(value, Mapping) else str(value))
+    return escape(
+        ", ".join(f"{name} {inner}" for name, inner in value.items())
+        if isinstance(value, Mapping)
+        else str(value)
+    )

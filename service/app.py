@@ -9,14 +9,14 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from service import problems
-from service.access import guards
 from service.examples import EXAMPLES
-from service.observe import Observed, StoreCollector
+from service.http import problems
+from service.http.auth import guards
+from service.http.middleware import Observed, StoreCollector
 from service.routes import comparisons, features, plans, process, runs
 from service.schemas import Problem
 from service.settings import Settings
-from service.shelf import Shelf
+from service.store.reader import Shelf
 
 ABOUT = "Batch plans and their statistics, read from a store. Read only. Errors are RFC 9457 problem details; lists are pages with `next`."
 
@@ -31,7 +31,13 @@ def create_app(settings: Settings) -> FastAPI:
         shelf.close()
 
     app = FastAPIOffline(
-        title="Remix", version=version("remix"), description=ABOUT, lifespan=lifespan, redoc_url=None, docs_url="/docs", redirect_slashes=False
+        title="Remix",
+        version=version("remix"),
+        description=ABOUT,
+        lifespan=lifespan,
+        redoc_url=None,
+        docs_url="/docs",
+        redirect_slashes=False,
     )
     app.state.settings, app.state.shelf = settings, shelf
     app.state.registry = CollectorRegistry()
@@ -53,7 +59,9 @@ def _describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = described()
-            document["components"]["schemas"]["Problem"] = Problem.model_json_schema(mode="serialization")
+            document["components"]["schemas"]["Problem"] = Problem.model_json_schema(
+                mode="serialization"
+            )
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
             for name, schema in document["components"]["schemas"].items():

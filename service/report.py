@@ -11,7 +11,7 @@ import httpx
 from pydantic import JsonValue
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.store import Place, without_secrets
+from pipeline.storage.store_path import Place, without_secrets
 from service.app import create_app
 from service.settings import Settings
 
@@ -23,7 +23,9 @@ NUM_REJECTED = 25
 NUM_STORIES = 20_000
 """Samples times epochs: what the report holds of single samples."""
 MAX_SAMPLES = 1000
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
 IN_PAGE = "!'()*~"
 """What encodeURIComponent leaves as it is, beside what quote() does."""
 
@@ -40,14 +42,18 @@ def _split(run: str) -> tuple[str, str]:
     path, mark, query = run.partition("?") if "://" in run else (os.path.abspath(run), "", "")
     parts = path.rstrip("/").rsplit("/", 2)
     if len(parts) < 3 or parts[1] != "runs":
-        raise ConfigError(f"{without_secrets(run)!r} is not the folder of a run", "give STORE/runs/NAME")
+        raise ConfigError(
+            f"{without_secrets(run)!r} is not the folder of a run", "give STORE/runs/NAME"
+        )
     return parts[0] + mark + query, parts[2]
 
 
 async def _write(store: str, name: str, out: Place) -> dict[str, int]:
     app = create_app(Settings(store=store, token=None))
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://report") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://report"
+        ) as client:
             answers = await _answers(client, name)
             html = await _page(client, {"run": name, "responses": answers})
     finally:
@@ -63,18 +69,26 @@ async def _answers(client: httpx.AsyncClient, name: str) -> Answers:
     answers: Answers = {}
     detail = await _get(client, run, answers)
     if not isinstance(detail, dict) or isinstance(detail.get("status"), int):
-        raise InputError(str(detail["detail"]) if isinstance(detail, dict) else f"run {name!r} cannot be read")
+        raise InputError(
+            str(detail["detail"]) if isinstance(detail, dict) else f"run {name!r} cannot be read"
+        )
     async for _ in _pages(client, f"{run}/epochs", answers):
         pass
     plans = [int(str(epoch)) for epoch in _items(detail["plans"])]
     for epoch in plans:
-        for path in (f"{run}/plans/{epoch}", f"{run}/plans/{epoch}/stats", f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}"):
+        for path in (
+            f"{run}/plans/{epoch}",
+            f"{run}/plans/{epoch}/stats",
+            f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}",
+        ):
             await _get(client, path, answers)
     parent = detail["features"]
     features = f"v1/features/{quote(str(parent['name']) if isinstance(parent, dict) else '', safe=IN_PAGE)}"
     await _get(client, features, answers)
     await _get(client, f"{features}/rejected?start=0&limit={NUM_REJECTED}", answers)
-    for sample in await _first_samples(client, features, min(MAX_SAMPLES, NUM_STORIES // max(1, len(plans)))):
+    for sample in await _first_samples(
+        client, features, min(MAX_SAMPLES, NUM_STORIES // max(1, len(plans)))
+    ):
         await _get(client, f"{run}/samples/{quote(sample, safe=IN_PAGE)}", answers)
     return answers
 
@@ -89,12 +103,16 @@ async def _get(client: httpx.AsyncClient, path: str, answers: Answers) -> JsonVa
     return found
 
 
-async def _pages(client: httpx.AsyncClient, path: str, answers: Answers) -> AsyncIterator[Iterable[JsonValue]]:
+async def _pages(
+    client: httpx.AsyncClient, path: str, answers: Answers
+) -> AsyncIterator[Iterable[JsonValue]]:
     """The items of a list, page by page; none where it cannot be read."""
     start: str | None = "0"
     while start is not None:
         found = await _get(client, f"{path}?start={start}&limit={PAGE_LIMIT}", answers)
-        items, following = (found.get("items"), found.get("next")) if isinstance(found, dict) else (None, None)
+        items, following = (
+            (found.get("items"), found.get("next")) if isinstance(found, dict) else (None, None)
+        )
         yield _items(items)
         start = httpx.URL(str(following)).params["start"] if following else None
 
@@ -108,7 +126,11 @@ async def _first_samples(client: httpx.AsyncClient, features: str, num: int) -> 
     pages: Answers = {}
     found: list[str] = []
     async for items in _pages(client, f"{features}/samples", pages):
-        found += [str(item["sample_id"]) for item in items if isinstance(item, dict) and item["split"] == "train"]
+        found += [
+            str(item["sample_id"])
+            for item in items
+            if isinstance(item, dict) and item["split"] == "train"
+        ]
         pages.clear()
         if len(found) >= num:
             break
@@ -118,12 +140,27 @@ async def _first_samples(client: httpx.AsyncClient, features: str, num: int) -> 
 async def _page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:
     """The page with its files and the report inside."""
     html = (await client.get("/")).text
-    files = {name: (await client.get(f"/assets/{name}")).text for name in re.findall(r'(?:src|href)="assets/([^"]+)"', html)}
+    files = {
+        name: (await client.get(f"/assets/{name}")).text
+        for name in re.findall(r'(?:src|href)="assets/([^"]+)"', html)
+    }
     data = json.dumps(report, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    html = html.replace("<title>", f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>', 1)
-    html = html.replace("<noscript>", f'<script type="application/json" id="report">{data}</script>\n<noscript>', 1)
-    html = re.sub(r'<link rel="stylesheet" href="assets/([^"]+)">', lambda found: f"<style>\n{files[found[1]]}</style>", html)
-    return re.sub(r'<script src="assets/([^"]+)"></script>', lambda found: f"<script>\n{_inline(files[found[1]])}</script>", html)
+    html = html.replace(
+        "<title>", f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>', 1
+    )
+    html = html.replace(
+        "<noscript>", f'<script type="application/json" id="report">{data}</script>\n<noscript>', 1
+    )
+    html = re.sub(
+        r'<link rel="stylesheet" href="assets/([^"]+)">',
+        lambda found: f"<style>\n{files[found[1]]}</style>",
+        html,
+    )
+    return re.sub(
+        r'<script src="assets/([^"]+)"></script>',
+        lambda found: f"<script>\n{_inline(files[found[1]])}</script>",
+        html,
+    )
 
 
 def _inline(script: str) -> str:

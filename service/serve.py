@@ -9,7 +9,7 @@ import uvicorn
 
 from pipeline.errors import ConfigError
 from service.app import create_app
-from service.observe import JsonFormatter
+from service.http.middleware import JsonFormatter
 from service.settings import Settings
 
 SHUTDOWN_SECONDS = 10
@@ -22,20 +22,36 @@ def serve(settings: Settings) -> None:
     _log_as_json()
     logger = logging.getLogger("remix.service")
     if settings.token is None:
-        whom = "only this machine can read it" if _is_loopback(settings.host) else "WHOEVER REACHES THIS ADDRESS CAN READ THE STORE"
+        whom = (
+            "only this machine can read it"
+            if _is_loopback(settings.host)
+            else "WHOEVER REACHES THIS ADDRESS CAN READ THE STORE"
+        )
         logger.warning("no REMIX_TOKEN is set: bound to %s, %s", settings.host, whom)
     config = uvicorn.Config(
-        app, settings.host, settings.port, access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="on"
+        app,
+        settings.host,
+        settings.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        lifespan="on",
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # uvicorn takes them while it runs, and raises them again when it has shut down
+        signal.signal(
+            number, lambda *_: None
+        )  # uvicorn takes them while it runs, and raises them again when it has shut down
     server = uvicorn.Server(config)
     try:
         server.run()
     except SystemExit as error:
         if server.started:
             raise
-        raise ConfigError(f"the service cannot listen on {settings.host}:{settings.port}", "the log says why; give another --host or --port") from error
+        raise ConfigError(
+            f"the service cannot listen on {settings.host}:{settings.port}",
+            "the log says why; give another --host or --port",
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,7 +13,9 @@ from pipeline.errors import ConfigError
 class Settings(BaseSettings):
     """Each field is also an environment variable, REMIX_ and its name in capitals; an empty variable counts as unset."""
 
-    model_config = SettingsConfigDict(env_prefix="REMIX_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="REMIX_", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     store: str = Field(default="store", min_length=1)
     """A folder or any pyarrow.fs URI."""
@@ -49,5 +51,6 @@ def settings_of(**flags: Any) -> Settings:
         name = str(first["loc"][0])
         value = "(hidden)" if name == "token" else repr(first["input"])
         raise ConfigError(
-            f"{name} is {value}: {first['msg']}", f"correct --{name.replace('_', '-')} or the environment variable REMIX_{name.upper()}"
+            f"{name} is {value}: {first['msg']}",
+            f"correct --{name.replace('_', '-')} or the environment variable REMIX_{name.upper()}",
         ) from error

@@ -14,12 +14,16 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 import remix
-from tests.support import Command, make_features, run_config
+from tests.support.stores import Command, make_features, run_config
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.register_profile(
+    "untimed", deadline=None
+)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)  # the models of the tests are small: threads only get into each other's way
+torch.set_num_threads(
+    1
+)  # the models of the tests are small: threads only get into each other's way
 
 
 class ByFile(LoadScopeScheduling):
@@ -44,7 +48,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 def ray_cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20)
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=512 * 2**20
+    )
     yield
     ray.shutdown()
 
@@ -66,7 +72,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with features, two runs, one of them remixed, and their comparison: to be read only."""
-    from trainer.compare import compare
+    from trainer.comparison.compare import compare
     from trainer.launch import launch
 
     store = tmp_path_factory.mktemp("trained")
@@ -78,7 +84,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Callable[[], str]]:
     """Makes the URI of a fresh bucket on a server with the S3 API; tests that stop a server start one of their own."""
-    from tests.object_store import S3Server
+    from tests.support.object_store import S3Server
 
     server = S3Server()
     yield server.uri
@@ -93,7 +99,9 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     def unpack(name: str) -> Path:
         if not root or not (Path(root) / name / "data.tar.gz").exists():
-            pytest.skip(f"REMIX_TEST_DATA does not hold {name}: real data is not part of the project")
+            pytest.skip(
+                f"REMIX_TEST_DATA does not hold {name}: real data is not part of the project"
+            )
         if name not in unpacked:
             folder = tmp_path_factory.mktemp(name)
             with tarfile.open(Path(root) / name / "data.tar.gz") as tar:

@@ -7,9 +7,9 @@ from pydantic import ByteSize, Field, model_validator
 
 from pipeline.config import Config, DecodeConfig, Name, PlanConfig, load
 from pipeline.errors import ConfigError
-from pipeline.schema import fingerprint_of
-from pipeline.store import Place
-from trainer.model import ModelConfig
+from pipeline.storage.schemas import fingerprint_of
+from pipeline.storage.store_path import Place
+from trainer.models.model import ModelConfig
 
 
 class OptimizerConfig(Config):
@@ -106,13 +106,34 @@ class SourceConfig(Config):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
-        "model": {"fusion": "concat", "encoder": {"kind": "resnet18", "crop": True, "flip": True, "frames": 2, "normalize": "imagenet"}},
-        "optimizer": {"kind": "adam", "lr": 5e-5, "weight_decay": 1e-4, "decay_every": 30, "decay": 0.1},
+        "model": {
+            "fusion": "concat",
+            "encoder": {
+                "kind": "resnet18",
+                "crop": True,
+                "flip": True,
+                "frames": 2,
+                "normalize": "imagenet",
+            },
+        },
+        "optimizer": {
+            "kind": "adam",
+            "lr": 5e-5,
+            "weight_decay": 1e-4,
+            "decay_every": 30,
+            "decay": 0.1,
+        },
         "train": {"epochs": 60, "warmup_epochs": 10, "batch_size": 64},
     },
     "small": {
         "model": {"fusion": "concat", "encoder": {"kind": "cnn"}},
-        "optimizer": {"kind": "adam", "lr": 1e-3, "weight_decay": 1e-4, "decay_every": 20, "decay": 0.1},
+        "optimizer": {
+            "kind": "adam",
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
+            "decay_every": 20,
+            "decay": 0.1,
+        },
         "train": {"epochs": 30, "warmup_epochs": 10, "batch_size": 64},
     },
 }
@@ -164,14 +185,21 @@ def check_world(config: RunConfig) -> None:
     """Raises ConfigError where a global batch has fewer rows than there are workers."""
     workers = max(config.resources.workers, 1)
     if config.train.batch_size < workers:
-        raise ConfigError(f"batch_size {config.train.batch_size} is smaller than the world size {workers}", f"set train.batch_size to {workers} or more")
+        raise ConfigError(
+            f"batch_size {config.train.batch_size} is smaller than the world size {workers}",
+            f"set train.batch_size to {workers} or more",
+        )
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """The nested mapping `base` with the values of `over` in place of its own."""
     merged = dict(base)
     for key, value in over.items():
-        merged[key] = merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        merged[key] = (
+            merge(merged[key], value)
+            if isinstance(value, dict) and isinstance(merged.get(key), dict)
+            else value
+        )
     return merged
 
 

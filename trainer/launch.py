@@ -6,22 +6,24 @@ from dataclasses import asdict
 import torch
 
 from pipeline.errors import MismatchError, StoreError
-from pipeline.tables import FeatureSet
+from pipeline.features.feature_set import FeatureSet
 from trainer import loop
 from trainer.config import RunConfig, check_world
-from trainer.run import Run
-from trainer.world import World
+from trainer.process_group import World
+from trainer.run_directory import Run
 
 
-def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress = lambda event: None) -> Run:
+def launch(
+    config: RunConfig, *, resume: bool = False, progress: loop.Progress = lambda event: None
+) -> Run:
     """Starts a run, or with `resume` takes up one of that name, and brings it to its end (raises InputError before anything of it is written)."""
     check_world(config)
     if config.resources.workers:
-        from trainer import distributed
+        from trainer.cluster import ray_train as distributed
 
         distributed.check(config)
     if config.source:
-        from trainer.source import ensure_features
+        from trainer.prepare_features import ensure_features
 
         ensure_features(config, progress)
     features = FeatureSet.open(config.features_place)
@@ -37,7 +39,9 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
         run.sweep()
         if dead:
             run.update(took_over=asdict(dead))
-            progress({"event": "takeover", "text": f"took over from {dead}, which ended without a word"})
+            progress(
+                {"event": "takeover", "text": f"took over from {dead}, which ended without a word"}
+            )
         try:
             _train(config, run, progress)
         except BaseException as error:
@@ -49,7 +53,7 @@ def launch(config: RunConfig, *, resume: bool = False, progress: loop.Progress =
 
 def _train(config: RunConfig, run: Run, progress: loop.Progress) -> None:
     if config.resources.workers:
-        from trainer import distributed
+        from trainer.cluster import ray_train as distributed
 
         distributed.train(config, run, progress)
     else:
@@ -67,7 +71,11 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
         )
     if facts["digest"] != config.digest:
         before, now = facts["config"], config.model_dump(mode="json")
-        changed = [key for key in now if before.get(key) != now[key] and key not in ("name", "store", "source", "resources")]
+        changed = [
+            key
+            for key in now
+            if before.get(key) != now[key] and key not in ("name", "store", "source", "resources")
+        ]
         raise MismatchError(
             f"run {config.name!r} was started with another configuration of {', '.join(changed)}",
             "choose another name, or restore the configuration; only `source` and `resources` may change",

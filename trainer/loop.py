@@ -16,27 +16,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.counter_rng import key_of
 from pipeline.errors import ConfigError, InputError, MismatchError
-from pipeline.order import key_of
-from pipeline.plan import BatchPlan
-from pipeline.schema import SPLITS
-from pipeline.shares import bounds_of
-from pipeline.tables import FeatureSet
-from trainer import checkpoint as checkpoints
-from trainer.ahead import check_cache, open_features
+from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.target_shares import bounds_of
+from pipeline.storage.schemas import SPLITS
 from trainer.config import RunConfig
-from trainer.diagnostics import Diagnostics
-from trainer.inputs import Inputs
-from trainer.loading import PlanLoader
-from trainer.model import model_for
-from trainer.planning import check_policy, epoch_plan
-from trainer.predict import FUSED, Predictor, accuracies, imbalance, outcomes
-from trainer.record import Recorder, write_test
-from trainer.run import Run
-from trainer.steps import Stepper, build_optimizer
+from trainer.data.inputs import Inputs
+from trainer.data.part_prefetcher import check_cache, open_features
+from trainer.data.plan_loader import PlanLoader
+from trainer.epoch_plan import check_policy, epoch_plan
+from trainer.models import checkpoint as checkpoints
+from trainer.models.model import model_for
+from trainer.process_group import World
+from trainer.recorder import Recorder, write_test
+from trainer.run_directory import Run
+from trainer.scoring.diagnostics import Diagnostics
+from trainer.scoring.predictor import FUSED, Predictor, accuracies, imbalance, outcomes
+from trainer.scoring.shapley import check_valuation
 from trainer.strategies import STRATEGIES
-from trainer.valuation import check_valuation
-from trainer.world import World
+from trainer.strategies.base import Stepper, build_optimizer
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -55,18 +55,38 @@ class Cursor:
 def check(config: RunConfig, features: FeatureSet) -> None:
     """Everything about a run that can be known to be wrong before it starts (raises InputError)."""
     if len(features.classes) < 2:
-        raise InputError(f"features {config.features!r} have {len(features.classes)} class", "training needs 2 classes or more")
+        raise InputError(
+            f"features {config.features!r} have {len(features.classes)} class",
+            "training needs 2 classes or more",
+        )
     if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
         raise InputError(
-            f"features {config.features!r} have one modality, {features.modalities[0]!r}", "remixing needs two or more; set warmup_epochs to epochs"
+            f"features {config.features!r} have one modality, {features.modalities[0]!r}",
+            "remixing needs two or more; set warmup_epochs to epochs",
         )
-    if config.train.sync_batchnorm and not config.resources.workers and not torch.cuda.is_available():
-        raise ConfigError("train.sync_batchnorm is set, but there is no GPU", "unset it, or use model.encoder.norm: group")
-    if config.resources.use_gpu is True and not config.resources.workers and not torch.cuda.is_available():
-        raise ConfigError("resources.use_gpu is true, but there is no GPU", "set it to auto or false")
+    if (
+        config.train.sync_batchnorm
+        and not config.resources.workers
+        and not torch.cuda.is_available()
+    ):
+        raise ConfigError(
+            "train.sync_batchnorm is set, but there is no GPU",
+            "unset it, or use model.encoder.norm: group",
+        )
+    if (
+        config.resources.use_gpu is True
+        and not config.resources.workers
+        and not torch.cuda.is_available()
+    ):
+        raise ConfigError(
+            "resources.use_gpu is true, but there is no GPU", "set it to auto or false"
+        )
     for split in SPLITS:
         if not len(features.rows_of(split)):
-            raise InputError(f"split {split!r} of features {config.features!r} is empty", "import again, e.g. with --split-by or --validation-share")
+            raise InputError(
+                f"split {split!r} of features {config.features!r} is empty",
+                "import again, e.g. with --split-by or --validation-share",
+            )
     model = model_for(config.model, features, config.seed)
     strategy_of(config).check(config, model)
     bounds_of(config.plan, features.modalities, len(features.rows_of("train")))
@@ -78,15 +98,26 @@ def check(config: RunConfig, features: FeatureSet) -> None:
 def strategy_of(config: RunConfig) -> type[Stepper]:
     """The class that takes a run's steps (raises ConfigError)."""
     if config.train.strategy not in STRATEGIES:
-        raise ConfigError(f"field 'train.strategy' has the value {config.train.strategy!r}", f"choose from {', '.join(STRATEGIES)}")
+        raise ConfigError(
+            f"field 'train.strategy' has the value {config.train.strategy!r}",
+            f"choose from {', '.join(STRATEGIES)}",
+        )
     return STRATEGIES[config.train.strategy]
 
 
 class Trainer:
     """A run in one process of the world; every process does the same, rank 0 writes."""
 
-    def __init__(self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress) -> None:
-        self.config, self.features, self.run, self.world, self.progress = config, features, run, world, progress
+    def __init__(
+        self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress
+    ) -> None:
+        self.config, self.features, self.run, self.world, self.progress = (
+            config,
+            features,
+            run,
+            world,
+            progress,
+        )
         self.model = model_for(config.model, features, config.seed)
         self.architecture = checkpoints.architecture(config.model, features)
         if config.train.sync_batchnorm:
@@ -96,10 +127,20 @@ class Trainer:
         self.cursor = Cursor()
         self._resume()
         inputs = Inputs(self.architecture, config.seed, world.device)
-        self.step = strategy_of(config)(self.model, self._wrap(), inputs, self.optimizer, config, world)
-        self.predictor = Predictor(self.model, inputs, features, world.device, amp=config.train.amp == "bf16")
-        self.diagnostics = Diagnostics(self.model, inputs, self.predictor, features, config, world) if config.train.diagnostics else None
-        self.record = Recorder(run, features, world, self.cursor.epoch, self.cursor.step, masks=self.step.masks)
+        self.step = strategy_of(config)(
+            self.model, self._wrap(), inputs, self.optimizer, config, world
+        )
+        self.predictor = Predictor(
+            self.model, inputs, features, world.device, amp=config.train.amp == "bf16"
+        )
+        self.diagnostics = (
+            Diagnostics(self.model, inputs, self.predictor, features, config, world)
+            if config.train.diagnostics
+            else None
+        )
+        self.record = Recorder(
+            run, features, world, self.cursor.epoch, self.cursor.step, masks=self.step.masks
+        )
 
     def _wrap(self) -> nn.Module:
         if self.config.train.compile:
@@ -117,7 +158,9 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> None:
         began = time.perf_counter()
-        plan, times = epoch_plan(self.config, self.features, self.run, self.world, self.predictor, epoch)
+        plan, times = epoch_plan(
+            self.config, self.features, self.run, self.world, self.predictor, epoch
+        )
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, but epoch {epoch} has plan {plan.fingerprint[:12]}",
@@ -126,7 +169,9 @@ class Trainer:
         self._train(epoch, plan)
         validating = time.perf_counter()
         rows = self.features.rows_of("validation")
-        found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
+        found = outcomes(
+            self.predictor, self.features, rows, self.config.train.score_batch, self.world
+        )
         accuracy = accuracies(found, self.features, rows)
         times["validate_seconds"] = time.perf_counter() - validating
         diagnosed = self.diagnostics.epoch() if self.diagnostics else {}
@@ -135,7 +180,16 @@ class Trainer:
         if improved:
             self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy[FUSED]
         lr = self.config.optimizer.learning_rate(epoch)
-        row = self.record.epoch(epoch, plan, found, accuracy, imbalance(found, self.features, rows), lr, times, diagnosed)
+        row = self.record.epoch(
+            epoch,
+            plan,
+            found,
+            accuracy,
+            imbalance(found, self.features, rows),
+            lr,
+            times,
+            diagnosed,
+        )
         self._save("last", epoch + 1, 0, "")
         if improved:
             self._save("best", epoch + 1, 0, "")
@@ -148,19 +202,32 @@ class Trainer:
             group["lr"] = self.config.optimizer.learning_rate(epoch)
         resources = self.config.resources
         skip = self.config.model.mask == "skip" and self.step.masks
-        loader = PlanLoader(self.features, plan, start=self.cursor.step, world=self.world, skip_masked=skip, prefetch=resources.prefetch)
+        loader = PlanLoader(
+            self.features,
+            plan,
+            start=self.cursor.step,
+            world=self.world,
+            skip_masked=skip,
+            prefetch=resources.prefetch,
+        )
         waiting = time.perf_counter()
         for batch in loader:
             stepping = time.perf_counter()
             # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
             torch.manual_seed(key_of(self.config.seed, epoch, batch.step.step))
             taken = self.step(batch, epoch)
-            pauses = (batch.step.step + 1) % resources.checkpoint_every == 0 or batch.step.step + 1 == len(plan)
+            pauses = (
+                batch.step.step + 1
+            ) % resources.checkpoint_every == 0 or batch.step.step + 1 == len(plan)
             if pauses and self.world.device.type == "cuda":
                 torch.cuda.synchronize()  # so that what is queued counts as the time of steps
             ended = time.perf_counter()
-            self.record.step(epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping)
-            self.progress({"event": "step", "epoch": epoch, "step": batch.step.step, "num_steps": len(plan)})
+            self.record.step(
+                epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping
+            )
+            self.progress(
+                {"event": "step", "epoch": epoch, "step": batch.step.step, "num_steps": len(plan)}
+            )
             if pauses and batch.step.step + 1 < len(plan):
                 self._save("last", epoch, batch.step.step + 1, plan.fingerprint)
             waiting = time.perf_counter()
@@ -179,8 +246,16 @@ class Trainer:
             "best_epoch": self.cursor.best_epoch,
             "best_accuracy": self.cursor.best_accuracy,
         }
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "cursor": cursor}
-        facts = {"architecture": self.architecture, "features": self.features.fingerprint, "digest": self.config.digest}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "cursor": cursor,
+        }
+        facts = {
+            "architecture": self.architecture,
+            "features": self.features.fingerprint,
+            "digest": self.config.digest,
+        }
         facts |= {"seed": self.config.seed, "amp": self.config.train.amp}
         checkpoints.save(self.run.checkpoint(name), {**state, **facts})
 
@@ -193,7 +268,8 @@ class Trainer:
         checkpoints.check_architecture(place, found["architecture"], self.architecture)
         if found["features"] != self.features.fingerprint:
             raise MismatchError(
-                f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}", "give the features that it was trained on"
+                f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}",
+                "give the features that it was trained on",
             )
         if found["digest"] != self.config.digest:
             raise MismatchError(
@@ -203,7 +279,11 @@ class Trainer:
         checkpoints.load_weights(place, self.model, found["model"])
         checkpoints.load_optimizer(place, self.optimizer, found.get("optimizer"))
         self.cursor = Cursor(**found["cursor"])
-        if self.world.leads and self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step:
+        if (
+            self.world.leads
+            and self.cursor.best_epoch + 1 == self.cursor.epoch
+            and not self.cursor.step
+        ):
             # killed after `last` and before `best` was written, which would have been the same
             checkpoints.save(self.run.checkpoint("best"), found)
 
@@ -213,7 +293,9 @@ class Trainer:
         best = self.run.checkpoint("best")
         checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
         rows = self.features.rows_of("test")
-        found = outcomes(self.predictor, self.features, rows, self.config.train.score_batch, self.world)
+        found = outcomes(
+            self.predictor, self.features, rows, self.config.train.score_batch, self.world
+        )
         result = {
             "best_epoch": self.cursor.best_epoch,
             "validation_accuracy": self.cursor.best_accuracy,
@@ -227,12 +309,16 @@ class Trainer:
         return result
 
 
-def train(config: RunConfig, run: Run, world: World | None = None, progress: Progress = lambda event: None) -> dict[str, Any]:
+def train(
+    config: RunConfig, run: Run, world: World | None = None, progress: Progress = lambda event: None
+) -> dict[str, Any]:
     """Trains a run that exists, from its start or its last checkpoint, to its end."""
     features = open_features(config)
     world = world or World()
     if world.device.type == "cpu":
-        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))  # sums in another number of threads are other sums
+        torch.set_num_threads(
+            max(1, int(config.resources.cpus_per_worker))
+        )  # sums in another number of threads are other sums
     nodes = world.gather(platform.node())
     if world.leads:
         run.update(status="running", nodes=nodes, error=None)

@@ -9,11 +9,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from pipeline.errors import InputError
-from service.answers import NOT_MODIFIED, answer
-from service.catalog import Catalog
-from service.problems import documented
+from service.http.problems import documented
+from service.http.responses import NOT_MODIFIED, answer
 from service.schemas import Damage, Page
-from service.shelf import NAME
+from service.store.catalog import Catalog
+from service.store.reader import NAME
 
 T = TypeVar("T")
 Name = Annotated[str, Path(pattern=NAME, description="A name from the list.", examples=["demo"])]
@@ -30,9 +30,15 @@ def _catalog(request: Request) -> Catalog:
 Store = Annotated[Catalog, Depends(_catalog)]
 
 
-def page(request: Request, items: list[Any], start: int | None, *, immutable: bool = False) -> Response:
+def page(
+    request: Request, items: list[Any], start: int | None, *, immutable: bool = False
+) -> Response:
     """A page of a list; `start` is the first item of the page that follows."""
-    url = None if start is None else f"{quote(request.scope['path'])}?{urlencode({**request.query_params, 'start': start})}"
+    url = (
+        None
+        if start is None
+        else f"{quote(request.scope['path'])}?{urlencode({**request.query_params, 'start': start})}"
+    )
     headers = {"Link": f'<{url}>; rel="next"'} if url else {}
     found: BaseModel = Page[Any](items=items, next=url)
     return answer(request, found, immutable=immutable, headers=headers)

@@ -7,18 +7,36 @@ from fastapi.responses import Response
 
 from pipeline.errors import InputError, MissingError
 from service import schemas as api
-from service.answers import ARROW, answer, stream, wants_arrow
+from service.http.responses import ARROW, answer, stream, wants_arrow
 from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page
 
 router = APIRouter(prefix="/v1/runs/{run}/plans", tags=["plans"], responses=ERRORS)
 NUM_STEPS = 100
-StepLimit = Annotated[int | None, Query(ge=1, le=1000, description=f"At most so many steps; by default {NUM_STEPS}, as an Arrow stream all.")]
-Modality = Annotated[str | None, Query(min_length=1, max_length=64, description='Steps of this modality alone; "all" in warm-up.')]
-AS_ARROW: dict[int | str, dict[str, Any]] = {200: {"content": {ARROW: {"schema": {"type": "string", "format": "binary"}}}}}
+StepLimit = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=1000,
+        description=f"At most so many steps; by default {NUM_STEPS}, as an Arrow stream all.",
+    ),
+]
+Modality = Annotated[
+    str | None,
+    Query(
+        min_length=1, max_length=64, description='Steps of this modality alone; "all" in warm-up.'
+    ),
+]
+AS_ARROW: dict[int | str, dict[str, Any]] = {
+    200: {"content": {ARROW: {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
-@router.get("", operation_id="listPlans", response_model=api.Page[api.PlanSummary | api.DamagedPlan])
-def list_plans(request: Request, store: Store, run: Name, start: Start = 0, limit: Limit = 100) -> Response:
+@router.get(
+    "", operation_id="listPlans", response_model=api.Page[api.PlanSummary | api.DamagedPlan]
+)
+def list_plans(
+    request: Request, store: Store, run: Name, start: Start = 0, limit: Limit = 100
+) -> Response:
     """The plans of a run, by epoch."""
     epochs = store.plans(run)
     items: list[api.PlanSummary | api.DamagedPlan] = []
@@ -42,17 +60,37 @@ def get_plan_stats(request: Request, store: Store, run: Name, epoch: Epoch) -> R
     return answer(request, store.stats(run, epoch), immutable=True)
 
 
-@router.get("/{epoch}/steps", operation_id="listSteps", response_model=api.Page[api.PlanStep], responses=AS_ARROW)
-def list_steps(request: Request, store: Store, run: Name, epoch: Epoch, start: Start = 0, limit: StepLimit = None, modality: Modality = None) -> Response:
+@router.get(
+    "/{epoch}/steps",
+    operation_id="listSteps",
+    response_model=api.Page[api.PlanStep],
+    responses=AS_ARROW,
+)
+def list_steps(
+    request: Request,
+    store: Store,
+    run: Name,
+    epoch: Epoch,
+    start: Start = 0,
+    limit: StepLimit = None,
+    modality: Modality = None,
+) -> Response:
     """The global steps in order, a page as JSON, or as one Arrow IPC stream with the plan's metadata (`Accept: application/vnd.apache.arrow.stream`)."""
     steps = store.steps(run, epoch)
     known = store.stats(run, epoch).modalities
     if modality is not None and modality not in known:
-        raise MissingError(f"plan {epoch} of run {run!r} trains no modality {modality!r}", f"it trains {', '.join(known)}")
+        raise MissingError(
+            f"plan {epoch} of run {run!r} trains no modality {modality!r}",
+            f"it trains {', '.join(known)}",
+        )
     if wants_arrow(request):
         digest = f"{steps.header.metadata['fingerprint']}-{start}-{limit}-{modality}"
         return stream(request, steps.header.schema, steps.batches(start, modality, limit), digest)
     limit = limit or NUM_STEPS
-    found = [step for batch in steps.batches(start, modality, limit + 1) for step in batch.to_pylist()]
+    found = [
+        step for batch in steps.batches(start, modality, limit + 1) for step in batch.to_pylist()
+    ]
     items = [api.PlanStep.model_construct(**step) for step in found[:limit]]
-    return page(request, items, found[limit]["step"] if len(found) > limit else None, immutable=True)
+    return page(
+        request, items, found[limit]["step"] if len(found) > limit else None, immutable=True
+    )

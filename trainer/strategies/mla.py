@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.schema import ALL
+from pipeline.storage.schemas import ALL
 from trainer.config import RunConfig
-from trainer.fusion import Decision, Entropy
-from trainer.loading import Batch
-from trainer.model import MultimodalModel, Outputs
-from trainer.shared_head import SharedHead
-from trainer.steps import Stepper, Taken
+from trainer.data.plan_loader import Batch
+from trainer.models.fusion import Decision, Entropy
+from trainer.models.model import MultimodalModel, Outputs
+from trainer.models.shared_head import SharedHead
+from trainer.strategies.base import Stepper, Taken
 
 
 class Mla(Stepper):
@@ -26,11 +26,20 @@ class Mla(Stepper):
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
         """Raises ConfigError where the heads are not shared, a fusion would never be trained, or masked encoders would run along."""
         if config.model.heads != "shared":
-            raise ConfigError(f"field 'model.heads' has the value {config.model.heads!r}, but mla trains one head for all", "set it to shared")
+            raise ConfigError(
+                f"field 'model.heads' has the value {config.model.heads!r}, but mla trains one head for all",
+                "set it to shared",
+            )
         if not isinstance(model.fusion, Entropy | Decision):
-            raise ConfigError(f"field 'model.fusion' has the value {config.model.fusion!r}, which mla does not train", "choose from entropy, decision")
+            raise ConfigError(
+                f"field 'model.fusion' has the value {config.model.fusion!r}, which mla does not train",
+                "choose from entropy, decision",
+            )
         if config.model.mask != "skip":
-            raise ConfigError(f"field 'model.mask' has the value {config.model.mask!r}, but mla runs one encoder at a time", "set it to skip")
+            raise ConfigError(
+                f"field 'model.mask' has the value {config.model.mask!r}, but mla runs one encoder at a time",
+                "set it to skip",
+            )
 
     def __call__(self, batch: Batch, epoch: int) -> Taken:
         inputs, labels, has = self.prepare(batch, epoch)
@@ -40,20 +49,31 @@ class Mla(Stepper):
             if batch.num_valid[name]:
                 shown[name] = self.run(inputs, batch, name)
                 total = total + self.adapt(name, shown[name], labels, has[name], batch)
-        return Taken(loss=total, num_correct=self.count(self.merge(shown, len(labels)), labels, has))
+        return Taken(
+            loss=total, num_correct=self.count(self.merge(shown, len(labels)), labels, has)
+        )
 
     def learns(self, batch: Batch) -> set[str]:
         """The heads alone."""
         return set(self.model.modalities)
 
-    def adapt(self, name: str, outputs: Outputs, labels: Tensor, has: Tensor, batch: Batch) -> Tensor:
+    def adapt(
+        self, name: str, outputs: Outputs, labels: Tensor, has: Tensor, batch: Batch
+    ) -> Tensor:
         """Moves the encoder of a modality and the shared head; the loss, CE(unimodal) over the global batch, is this rank's share."""
-        loss = (F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none") * has).sum() / batch.num_valid[name]
+        loss = (
+            F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none") * has
+        ).sum() / batch.num_valid[name]
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world.size).backward()
-        mean = self.world.sum(outputs.features[name][has].sum(0, dtype=torch.float32)) / batch.num_valid[name]
+        mean = (
+            self.world.sum(outputs.features[name][has].sum(0, dtype=torch.float32))
+            / batch.num_valid[name]
+        )
         # the schedule of the public code, from 0.1 at the start of an epoch to 0.01 at its end
-        cast(SharedHead, self.model.head(name)).project(mean, damping=0.1 ** (1 + batch.step.step / batch.num_steps))
+        cast(SharedHead, self.model.head(name)).project(
+            mean, damping=0.1 ** (1 + batch.step.step / batch.num_steps)
+        )
         self.update()
         return loss.detach()
 
@@ -61,8 +81,12 @@ class Mla(Stepper):
     def merge(self, shown: dict[str, Outputs], num_rows: int) -> Outputs:
         """What all modalities said together, each before its own step."""
         head = self.model.head(self.model.modalities[0])
-        features = dict.fromkeys(self.model.modalities, head.weight.new_zeros(num_rows, head.in_features))
-        logits = dict.fromkeys(self.model.modalities, head.weight.new_zeros(num_rows, head.out_features))
+        features = dict.fromkeys(
+            self.model.modalities, head.weight.new_zeros(num_rows, head.in_features)
+        )
+        logits = dict.fromkeys(
+            self.model.modalities, head.weight.new_zeros(num_rows, head.out_features)
+        )
         for name, outputs in shown.items():
             features[name], logits[name] = outputs.features[name], outputs.unimodal[name].detach()
         fused = self.model.fusion(list(features.values()), list(logits.values()))

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig
-from trainer.fusion import FUSIONS, Additive
-from trainer.model import MultimodalModel, Outputs
-from trainer.steps import Stepper
+from trainer.models.fusion import FUSIONS, Additive
+from trainer.models.model import MultimodalModel, Outputs
+from trainer.strategies.base import Stepper
 
 
 class OgmGe(Stepper):
@@ -24,7 +24,11 @@ class OgmGe(Stepper):
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
         """Raises ConfigError where the fused logits are no sum over modalities."""
         if not isinstance(model.fusion, Additive):
-            fit = [name for name, kind in FUSIONS.items() if isinstance(kind, type) and issubclass(kind, Additive)]
+            fit = [
+                name
+                for name, kind in FUSIONS.items()
+                if isinstance(kind, type) and issubclass(kind, Additive)
+            ]
             raise ConfigError(
                 f"field 'model.fusion' has the value {config.model.fusion!r}, but ogm_ge needs logits that add up over modalities",
                 f"choose from {', '.join(fit)}",
@@ -39,16 +43,26 @@ class OgmGe(Stepper):
         for name, coefficient in zip(self.model.modalities, found, strict=True):
             for weights in self.model.encoder(name).parameters():
                 if weights.grad is not None:
-                    noise = torch.randn(weights.grad.shape, generator=generator, device=weights.grad.device, dtype=weights.grad.dtype)
+                    noise = torch.randn(
+                        weights.grad.shape,
+                        generator=generator,
+                        device=weights.grad.device,
+                        dtype=weights.grad.dtype,
+                    )
                     spread = weights.grad.std(correction=min(1, weights.grad.numel() - 1))
                     weights.grad.mul_(coefficient).add_(noise * spread)
 
-    def discrepancy(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> list[float | None]:
+    def discrepancy(
+        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]
+    ) -> list[float | None]:
         """Per modality the mean probability of the label by its part of the logits, over the rows of all ranks that show it; None where there are none."""
         names = self.model.modalities
         missing = torch.zeros_like(outputs.fused)
         assert isinstance(self.model.fusion, Additive)
-        parts = self.model.fusion.parts([outputs.features[name] for name in names], [outputs.unimodal.get(name, missing) for name in names])
+        parts = self.model.fusion.parts(
+            [outputs.features[name] for name in names],
+            [outputs.unimodal.get(name, missing) for name in names],
+        )
         sums = torch.zeros(2, len(names), dtype=torch.float64, device=labels.device)
         for k, (name, part) in enumerate(zip(names, parts, strict=True)):
             if name in outputs.unimodal:

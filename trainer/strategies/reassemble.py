@@ -1,6 +1,6 @@
 """Reassembling alone, a row of the paper's ablation: batches of one modality's rows, in which nothing is masked."""
 
-from trainer.steps import Stepper
+from trainer.strategies.base import Stepper
 
 
 class Reassemble(Stepper):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from trainer.loading import Batch
-from trainer.model import FUSED, Outputs
-from trainer.steps import Stepper
+from trainer.data.plan_loader import Batch
+from trainer.models.model import FUSED, Outputs
+from trainer.strategies.base import Stepper
 
 
 class Unimodal(Stepper):
@@ -16,6 +16,11 @@ class Unimodal(Stepper):
         """The heads alone."""
         return super().learns(batch) - {FUSED}
 
-    def loss(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def loss(
+        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
+    ) -> Tensor:
         """sum_k CE(unimodal_k)"""
-        return sum(self.unimodal_losses(outputs, labels, has, batch).values(), start=labels.new_zeros((), dtype=outputs.fused.dtype))
+        return sum(
+            self.unimodal_losses(outputs, labels, has, batch).values(),
+            start=labels.new_zeros((), dtype=outputs.fused.dtype),
+        )

@@ -1,0 +1,413 @@
+"""Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from pipeline import errors
+from pipeline.config import DecodeConfig
+from pipeline.decode.media.shapes import shape_of
+from pipeline.decode.preflight import check
+from pipeline.decode.shard_task import VERSION, Job, Moments, ShardScan, ingest, scan_shard
+from pipeline.errors import BudgetError, DataError, MismatchError, RemixError, StoreError
+from pipeline.features.feature_set import BATCH_ROWS, write_table
+from pipeline.features.id_index import IDS, hash_ids, write_ids
+from pipeline.ray_cluster import connect, require
+from pipeline.shards.discover import shard_names
+from pipeline.storage.schemas import REJECTED, SPLITS, Fingerprinter, fingerprint_of, samples_schema
+from pipeline.storage.store_path import MANIFEST, Place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a stage ("scan" or "decode") has come."""
+
+    stage: str
+    num_done: int
+    num_shards: int
+    num_rows: int
+    num_rejected: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeSummary:
+    """What came of a decode job: `ignored` members by suffix, `unchanged` where the feature set was finished before, `notes` for what one should know."""
+
+    fingerprint: str
+    num_rows: int
+    num_rejected: int
+    reasons: dict[str, int]
+    splits: dict[str, int]
+    ignored: dict[str, int]
+    num_shards: int
+    num_reused: int
+    unchanged: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """How many rows there are, and what was left out."""
+        reasons = ", ".join(f"{reason} {num}" for reason, num in self.reasons.items())
+        rejected = f"{self.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
+        ignored = (
+            f", {sum(self.ignored.values())} members of unknown suffix left out ({', '.join(self.ignored)})"
+            if self.ignored
+            else ""
+        )
+        return f"{self.num_rows} rows, {rejected}{ignored}"
+
+
+def decode(
+    shards: Sequence[Place],
+    out: Place,
+    config: DecodeConfig,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    address: str | None = None,
+    num_cpus: int | None = None,
+    concurrency: int | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> DecodeSummary:
+    """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError).
+
+    A task takes one CPU, and of Ray's custom `resources` what is said there, so that only nodes that offer them decode.
+    """
+    connect(address, num_cpus)
+    require("decode tasks", 1, 0, resources)
+    tell = progress or (lambda _: None)
+    names = shard_names(shards)
+    asked = {"concurrency": concurrency, "resources": dict(resources or {})}
+    scans = _scan(shards, names, config, tell, asked)
+    parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
+    classes = check(scans, config)
+    specs = {
+        name: {
+            "shape": list(shape_of(name, spec)[0]),
+            "dtype": shape_of(name, spec)[1],
+            "kind": spec.kind,
+            "spec": spec.model_dump(mode="json"),
+        }
+        for name, spec in config.modalities.items()
+    }
+    finished = _finished(out, parents, specs, config, classes)
+    if finished:
+        return _summary(finished, num_reused=len(shards), unchanged=True)
+    with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead:
+        for folder in (out, out / ".parts", *(out / name for name in specs)):
+            folder.sweep()
+        _started(out).write_bytes(b"")
+        jobs = [
+            Job(
+                shard=shard,
+                name=scan.name,
+                digest=scan.digest,
+                torn=scan.torn,
+                index=i,
+                out=out,
+                config=config,
+            )
+            for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
+        ]
+        num_reused = _ingest(jobs, scans, config, tell, asked)
+        manifest = _finish(out, jobs, config, classes, specs, parents)
+    takeover = [f"took over from {dead}, which ended without a word"] if dead else []
+    return _summary(manifest, num_reused=num_reused, unchanged=False, notes=takeover)
+
+
+def _scan(
+    shards: Sequence[Place],
+    names: Sequence[str],
+    config: DecodeConfig,
+    tell: Callable[[Progress], None],
+    asked: dict[str, Any],
+) -> list[ShardScan]:
+    scans: dict[int, ShardScan] = {}
+    num_rows = num_lost = 0
+    for i, found in _each(
+        lambda i: asdict(scan_shard(shards[i], names[i], config)), len(shards), asked
+    ):
+        scan = scans[i] = ShardScan(**found)
+        num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
+        tell(
+            Progress(
+                stage="scan",
+                num_done=len(scans),
+                num_shards=len(shards),
+                num_rows=num_rows,
+                num_rejected=num_lost,
+            )
+        )
+    return [scans[i] for i in range(len(shards))]
+
+
+def _ingest(
+    jobs: Sequence[Job],
+    scans: Sequence[ShardScan],
+    config: DecodeConfig,
+    tell: Callable[[Progress], None],
+    asked: dict[str, Any],
+) -> int:
+    """Runs the jobs and returns how many were finished before; stops as soon as the budget of rejected samples is spent."""
+    budget = config.max_rejected_share * sum(
+        scan.samples.num_rows + scan.num_lost for scan in scans
+    )
+    num_done = num_rows = num_reused = 0
+    reasons: Counter[str] = Counter()
+    for _, (rows, reused, rejected) in _each(lambda i: _outcome(jobs[i]), len(jobs), asked):
+        num_done, num_rows, num_reused = num_done + 1, num_rows + rows, num_reused + reused
+        reasons.update(rejected)
+        tell(
+            Progress(
+                stage="decode",
+                num_done=num_done,
+                num_shards=len(jobs),
+                num_rows=num_rows,
+                num_rejected=reasons.total(),
+            )
+        )
+        if reasons.total() > budget:
+            what = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
+            where = jobs[0].out / "rejected.arrow"
+            write_table(
+                where,
+                pa.Table.from_pylist(
+                    [
+                        row
+                        for job in jobs
+                        if job.account.exists()
+                        for row in _rejected(job, job.account.read_json())
+                    ],
+                    REJECTED,
+                ),
+            )
+            raise BudgetError(
+                f"{reasons.total()} samples rejected against {num_rows} kept after {num_done} of {len(jobs)} shards ({what}),"
+                f" more than max_rejected_share {config.max_rejected_share}",
+                f"mend the shards ({where} names each sample) or raise max_rejected_share; finished parts are kept",
+            )
+    return num_reused
+
+
+def _outcome(job: Job) -> tuple[int, bool, list[str]]:
+    if not _started(job.out).exists():
+        raise StoreError(
+            f"{job.out} is not seen from the node {platform.node()}",
+            "decode into a place that all nodes of the cluster share",
+        )
+    account = ingest(job)
+    return account["rows"], account["reused"], [row["reason"] for row in account["rejected"]]
+
+
+def _started(out: Place) -> Place:
+    return out / ".parts" / "started"
+
+
+def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; a result is a JSON value, and errors of ours keep their class."""
+
+    def task(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"number": row["number"], "result": json.dumps(work(row["number"])), "error": ""}
+        except RemixError as error:
+            return {"number": row["number"], "result": str(error), "error": type(error).__name__}
+
+    dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(
+        task, **asked
+    )
+    for row in dataset.iter_rows():
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["result"])
+        yield row["number"], json.loads(row["result"])
+
+
+def _finished(
+    out: Place,
+    parents: dict[str, str],
+    specs: dict[str, Any],
+    config: DecodeConfig,
+    classes: Sequence[str],
+) -> dict[str, Any] | None:
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = (out / MANIFEST).read_json()
+    cure = "give another --out, or delete this feature set"
+    if manifest["version"] != VERSION:
+        raise MismatchError(
+            f"{out} was decoded by version {manifest['version']} of the decoder, this is {VERSION}",
+            cure,
+        )
+    if manifest["parents"]["shards"] != parents["shards"]:
+        raise MismatchError(
+            f"{out} was decoded from the shards {manifest['parents']['shards'][:12]}, but the ones given are {parents['shards'][:12]}",
+            cure,
+        )
+    for name in dict.fromkeys([*manifest["modalities"], *specs]):
+        was, now = manifest["modalities"].get(name, {}).get("spec"), specs.get(name, {}).get("spec")
+        if was != now:
+            raise MismatchError(
+                f"{out} was decoded with modalities.{name} = {was}, but the configuration says {now}",
+                cure,
+            )
+    limits = config.limits.model_dump(mode="json")
+    for name, now in limits.items():
+        if manifest["limits"].get(name) != now:
+            raise MismatchError(
+                f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)}, but the configuration says {now}",
+                cure,
+            )
+    if list(manifest["modalities"]) != list(specs) or manifest["classes"] != list(classes):
+        raise MismatchError(
+            f"{out} has the modalities {list(manifest['modalities'])} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}",
+            cure,
+        )
+    return manifest
+
+
+def _finish(
+    out: Place,
+    jobs: Sequence[Job],
+    config: DecodeConfig,
+    classes: Sequence[str],
+    specs: dict[str, Any],
+    parents: dict[str, str],
+) -> dict[str, Any]:
+    """Writes samples.arrow, rejected.arrow and ids.arrow from the accounts, shard by shard, and then the manifest."""
+    moments = {
+        name: Moments.of(tuple(spec["shape"]), spec["dtype"]) for name, spec in specs.items()
+    }
+    content = Fingerprinter(samples_schema(list(specs)))
+    numbers = {label: i for i, label in enumerate(classes)}
+    splits, ignored, parts, rejected, hashes, num_rows = (
+        Counter[str](),
+        Counter[str](),
+        [],
+        [],
+        [],
+        0,
+    )
+    with (
+        (out / "samples.arrow").create() as file,
+        pa.ipc.new_file(file, samples_schema(list(specs))) as writer,
+    ):
+        for job in jobs:
+            account = job.account.read_json()
+            batch = _samples(account, job.name, num_rows, numbers, list(specs))
+            writer.write_batch(batch)
+            content.update(batch)
+            hashes.append(hash_ids(account["samples"]["sample_id"]))
+            num_rows += batch.num_rows
+            splits.update(account["samples"]["split"])
+            moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
+            rejected += _rejected(job, account)
+            ignored.update(account["ignored"])
+            parts.append(
+                {
+                    "index": job.index,
+                    "shard": job.name,
+                    "rows": account["rows"],
+                    "files": account["files"],
+                    "account": account["account"],
+                }
+            )
+    for name, sums in moments.items():
+        if not sums.num_present:
+            raise DataError(
+                f"no sample has the modality {name!r}: its member holds no such stream",
+                f"correct modalities.{name}, or leave it out",
+            )
+    if not splits["train"]:
+        raise DataError(
+            f"the split 'train' is empty: all of its samples were rejected ({len(rejected)} in all)",
+            "mend the shards",
+        )
+    write_table(out / "rejected.arrow", pa.Table.from_pylist(rejected, REJECTED))
+    write_ids(out / IDS, hashes)
+    modalities = {
+        name: {**spec, **moments[name].summary(), "num_rows": moments[name].num_present}
+        for name, spec in specs.items()
+    }
+    files = [
+        [
+            part["shard"],
+            part["rows"],
+            {name: file["sha256"] for name, file in part["files"].items()},
+        ]
+        for part in parts
+    ]
+    manifest = {
+        "kind": "features",
+        "version": VERSION,
+        "modalities": modalities,
+        "classes": list(classes),
+        "splits": {split: splits[split] for split in SPLITS},
+        "num_rows": num_rows,
+        "num_rejected": len(rejected),
+        "reasons": dict(Counter(row["reason"] for row in rejected).most_common()),
+        "ignored": dict(ignored.most_common()),
+        "limits": config.limits.model_dump(mode="json"),
+        "batch_rows": BATCH_ROWS,
+        "parts": parts,
+        "parents": parents,
+        "fingerprint": fingerprint_of(
+            [VERSION, list(modalities.items()), list(classes), files, content.hexdigest({})]
+        ),
+    }
+    (out / MANIFEST).write_json(manifest)
+    return manifest
+
+
+def _rejected(job: Job, account: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"shard": job.name, **row} for row in account["rejected"]]
+
+
+def _samples(
+    account: dict[str, Any],
+    shard: str,
+    start: int,
+    numbers: dict[str, int],
+    modalities: Sequence[str],
+) -> pa.RecordBatch:
+    columns, num = account["samples"], account["rows"]
+    values = {
+        **columns,
+        "row": list(range(start, start + num)),
+        "label": [numbers[label] for label in columns["label"]],
+        "shard": [shard] * num,
+    }
+    schema = samples_schema(modalities)
+    return pa.RecordBatch.from_pydict({name: values[name] for name in schema.names}, schema)
+
+
+def _summary(
+    manifest: dict[str, Any], *, num_reused: int, unchanged: bool, notes: Sequence[str] = ()
+) -> DecodeSummary:
+    told = [*notes]
+    told += [
+        f"no sample is in the split {split!r}"
+        for split, num in manifest["splits"].items()
+        if not num
+    ]
+    if unchanged:
+        told.append("the feature set was finished before: nothing was decoded")
+    apart = sum(part["account"]["regrouped"] for part in manifest["parts"])
+    if apart:
+        told.append(f"{apart} samples whose members lie apart in their shard were put together")
+    return DecodeSummary(
+        fingerprint=manifest["fingerprint"],
+        num_rows=manifest["num_rows"],
+        num_rejected=manifest["num_rejected"],
+        reasons=manifest["reasons"],
+        ignored=manifest["ignored"],
+        splits=manifest["splits"],
+        num_shards=len(manifest["parts"]),
+        num_reused=num_reused,
+        unchanged=unchanged,
+        notes=told,
+    )

@@ -1,0 +1,94 @@
+"""What a container says of itself, held against the bytes that are there; nothing is decoded.
+
+FFmpeg reads on where a container is cut or its parts do not fit, and does not say so.
+"""
+
+from pipeline.decode.media.containers import (
+    BOXES,
+    TS,
+    check_adts,
+    check_boxes,
+    check_chunks,
+    check_ebml,
+    check_flac,
+    check_flv,
+    check_ogg,
+    check_ts,
+    is_adts,
+)
+from pipeline.errors import SampleError
+
+# The demuxers that bytes may reach, and the suffixes that each stands for.
+_SUFFIXES = {
+    "aac": "aac",
+    "aiff": "aif aifc aiff",
+    "amr": "amr",
+    "asf": "asf wma wmv",
+    "au": "au snd",
+    "avi": "avi",
+    "caf": "caf",
+    "flac": "flac",
+    "flv": "f4v flv",
+    "gif": "gif",
+    "h264": "264 avc h264",
+    "hevc": "265 h265 hevc",
+    "ivf": "ivf",
+    "m4v": "m4v",
+    "matroska": "mk3d mka mkv webm",
+    "mov": "3g2 3gp f4v m4a m4b m4v mj2 mov mp4 qt",
+    "mp3": "mp2 mp3 mpa mpga",
+    "mpeg": "mpeg mpg ps vob",
+    "mpegts": "m2ts mpeg mpg mts ts",
+    "mpegvideo": "m1v m2v mpeg mpg",
+    "ogg": "oga ogg ogv opus spx",
+    "w64": "w64",
+    "wav": "wav wave",
+}
+DEMUXERS = tuple(_SUFFIXES)
+_KNOWN = frozenset(" ".join(_SUFFIXES.values()).split())
+
+
+def check_suffix(suffix: str, demuxer: str) -> None:
+    """A known suffix must name the container that the bytes are (raises SampleError wrong_type)."""
+    last = suffix.rpartition(".")[2].lower()
+    names = demuxer.split(",")
+    if last in _KNOWN and not any(last in _SUFFIXES.get(name, "").split() for name in names):
+        raise SampleError("wrong_type", f"the bytes are {names[0]}, not {last}")
+
+
+def check_structure(data: bytes) -> None:
+    """The lengths that the known containers state must fit the bytes there (raises SampleError)."""
+    start = _behind_id3(data)
+    if data[4:8] in BOXES:
+        check_boxes(data)
+    elif data[:4] == b"RIFF" and data[8:12] in (b"WAVE", b"AVI "):
+        check_chunks(data, "<")
+    elif data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC"):
+        check_chunks(data, ">")
+    elif data[:4] == b"\x1a\x45\xdf\xa3":
+        check_ebml(data)
+    elif data[:4] == b"OggS":
+        check_ogg(data)
+    elif data[:3] == b"FLV":
+        check_flv(data)
+    elif data[start : start + 4] == b"fLaC":
+        check_flac(data, start + 4)
+    elif is_adts(data, start):
+        check_adts(data, start)
+    elif data[: 3 * TS : TS] == b"GGG":
+        check_ts(data)
+
+
+def has_frame_count(data: bytes) -> bool:
+    """Whether the first frame of an MP3 file tells the number of frames."""
+    start = _behind_id3(data)
+    return any(mark in data[start : start + 4096] for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def _behind_id3(data: bytes) -> int:
+    if data[:3] != b"ID3" or len(data) < 10:
+        return 0
+    size = sum(
+        (byte & 127) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True)
+    )
+    return 10 + size + (10 if data[5] & 16 else 0)

@@ -1,0 +1,1 @@
+"""The feature set: tables of equal rows, one per modality."""

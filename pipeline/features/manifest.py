@@ -1,0 +1,226 @@
+"""manifest.json and samples.arrow of a feature set, held against each other and against what a reader of the parts relies on."""
+
+import math
+from itertools import chain
+from typing import Annotated, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.config import Name
+from pipeline.errors import DataError
+from pipeline.storage.schemas import (
+    ALL,
+    SPLITS,
+    Fingerprinter,
+    check_columns,
+    fingerprint_of,
+    samples_schema,
+)
+from pipeline.storage.table_checks import (
+    MAX_CLASSES,
+    MAX_MODALITIES,
+    MAX_ROWS,
+    add_content,
+    check_model,
+)
+
+Count = Annotated[int, Field(ge=0)]
+Numbers = list[Annotated[float, Field(allow_inf_nan=False)]]
+MAX_ROW_BYTES = 2**31
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class File(_Strict):
+    """A file of a part."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Count
+
+
+class Part(_Strict):
+    """What a shard became."""
+
+    index: Count
+    shard: str = ""
+    rows: Count
+    files: dict[str, File] = {}
+
+
+class Modality(_Strict):
+    """The rows of a modality."""
+
+    shape: list[Annotated[int, Field(ge=1)]]
+    dtype: Annotated[str, Field(pattern="^(u?int(8|16|32|64)|float(16|32|64))$")]
+    num_rows: Count
+    mean: Numbers
+    std: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.row_bytes > MAX_ROW_BYTES:
+            raise ValueError(
+                f"its rows of shape {self.shape} take {self.row_bytes} bytes each, more than {MAX_ROW_BYTES}"
+            )
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"it has {len(self.mean)} means and {len(self.std)} deviations")
+        return self
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class Manifest(_Strict):
+    """The whole file, as far as Remix reads it."""
+
+    version: int = 0
+    modalities: Annotated[dict[Name, Modality], Field(min_length=1, max_length=MAX_MODALITIES)]
+    classes: Annotated[list[str], Field(min_length=1, max_length=MAX_CLASSES)]
+    splits: dict[str, Count]
+    num_rows: Annotated[int, Field(ge=0, le=MAX_ROWS)]
+    batch_rows: Annotated[int, Field(ge=1, le=2**20)]
+    parts: list[Part]
+    fingerprint: str
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if ALL in self.modalities:
+            raise ValueError(f"a modality cannot be called {ALL!r}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("a name occurs twice among the classes")
+        if not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"the splits are {', '.join(self.splits)}, not {', '.join(SPLITS)}")
+        for what, numbers in (
+            ("parts", [part.rows for part in self.parts]),
+            ("splits", list(self.splits.values())),
+        ):
+            if sum(numbers) != self.num_rows:
+                raise ValueError(
+                    f"its {what} have {sum(numbers)} rows together, but num_rows is {self.num_rows}"
+                )
+        if len({part.index for part in self.parts}) < len(self.parts):
+            raise ValueError("two of its parts have the same index")
+        for part, (name, file) in chain.from_iterable(
+            ((part, item) for item in part.files.items()) for part in self.parts
+        ):
+            if name not in self.modalities:
+                raise ValueError(f"part {part.index} has a file of {name!r}, which is no modality")
+            if file.bytes < part.rows * self.modalities[name].row_bytes:
+                raise ValueError(
+                    f"part {part.index} of {name!r} has {part.rows} rows in {file.bytes} bytes, which is too few"
+                )
+        return self
+
+
+def check_manifest(manifest: dict[str, Any], what: str) -> None:
+    """Raises DataError that names the first entry that is missing, of another type, or does not fit the others."""
+    check_model(
+        Manifest,
+        manifest,
+        what,
+        lambda loc: f"entry {loc!r}" if loc else "the manifest",
+        "decode again",
+    )
+
+
+def check_samples(table: pa.Table, manifest: dict[str, Any], what: str) -> None:
+    """Checks every row of samples.arrow, and its content against the manifest's counts and fingerprint (raises DataError that names column and row)."""
+    modalities, classes = list(manifest["modalities"]), manifest["classes"]
+    expected = samples_schema(modalities)
+    check_columns(table.schema, expected, what)
+    if table.schema.names != expected.names or table.num_rows != manifest["num_rows"]:
+        found = f"{table.num_rows} rows of {', '.join(table.schema.names)}"
+        raise DataError(
+            f"{what} has {found}, but its manifest says {manifest['num_rows']} of {', '.join(expected.names)}",
+            "decode again",
+        )
+    content, start = Fingerprinter(table.schema), 0
+    splits, present = dict.fromkeys(SPLITS, 0), dict.fromkeys(modalities, 0)
+    for batch in table.to_batches():
+        _check_rows(batch, start, len(classes), what)
+        add_content(content, [batch], what)
+        for split in SPLITS:
+            splits[split] += pc.sum(pc.equal(batch["split"], split)).as_py() or 0
+        for name in modalities:
+            present[name] += batch[f"has_{name}"].true_count
+        start += batch.num_rows
+    told = (
+        {split: manifest["splits"].get(split, 0) for split in SPLITS}
+        if "splits" in manifest
+        else splits
+    )
+    if splits != told:
+        raise DataError(
+            f"{what}: column 'split' counts {splits}, but its manifest says {told}", "decode again"
+        )
+    for name, num in present.items():
+        if manifest["modalities"][name].get("num_rows", num) != num:
+            raise DataError(
+                f"{what}: column 'has_{name}' counts {num}, but its manifest says {manifest['modalities'][name]['num_rows']}",
+                "decode again",
+            )
+    actual = features_fingerprint(manifest, content.hexdigest({}))
+    if actual not in (None, manifest["fingerprint"]):
+        raise DataError(
+            f"{what}: its manifest says the fingerprint {manifest['fingerprint']}, but with its content it is {actual}",
+            "decode again",
+        )
+
+
+def features_fingerprint(manifest: dict[str, Any], content: str) -> str | None:
+    """The fingerprint that a manifest should have, from the hash of the samples' content; None where it says too little."""
+    if "version" not in manifest or not all(
+        {"shard", "files"} <= part.keys() for part in manifest["parts"]
+    ):
+        return None
+    files = [
+        [
+            part["shard"],
+            part["rows"],
+            {name: file["sha256"] for name, file in part["files"].items()},
+        ]
+        for part in manifest["parts"]
+    ]
+    return fingerprint_of(
+        [
+            manifest["version"],
+            list(manifest["modalities"].items()),
+            list(manifest["classes"]),
+            files,
+            content,
+        ]
+    )
+
+
+def _check_rows(batch: pa.RecordBatch, start: int, num_classes: int, what: str) -> None:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if column.null_count:
+            row = start + pc.index(pc.is_null(column), True).as_py()
+            raise DataError(f"{what}: column {name!r} has a null in row {row}", "decode again")
+    numbers, labels, places = (
+        batch[name].to_numpy() for name in ("row", "label", "index_in_shard")
+    )
+    rules = [
+        ("row", numbers != np.arange(start, start + len(numbers)), "which is not its place"),
+        ("label", (labels < 0) | (labels >= num_classes), f"but there are {num_classes} classes"),
+        (
+            "split",
+            ~pc.is_in(batch["split"], pa.array(SPLITS)).to_numpy(zero_copy_only=False),
+            f"which is none of {', '.join(SPLITS)}",
+        ),
+        ("index_in_shard", places < 0, "which is negative"),
+    ]
+    for name, wrong, rule in rules:
+        at = np.flatnonzero(wrong)
+        if len(at):
+            raise DataError(
+                f"{what}: column {name!r} is {batch[name][int(at[0])].as_py()!r} in row {start + at[0]}, {rule}",
+                "decode again",
+            )

@@ -1,0 +1,183 @@
+"""Scores to the modality that each row trains: a few numbers found beforehand, and a pure function of any slice of the scores.
+
+A row goes to the modality of lowest cost, where a temperature adds noise to each cost: with T times a Gumbel draw taken off, modality k is the
+lowest with probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030). Shares are met by a price per
+modality (pipeline/plans/target_shares.py) that is added to its costs, so what moves first are the rows nearest to the margin; rows that stand exactly on
+it are told apart by a hash.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.config import PlanConfig
+from pipeline.counter_rng import Hashes, Purpose, hashes, key_of, uniform
+from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.plans.normalize import Measure, above_chance, measures_of
+from pipeline.plans.target_shares import COST_BITS, MISSING, Block, Prices, bounds_of, find_prices
+from pipeline.portable_log import gumbel
+from pipeline.scores.table import Scores, column
+
+Costs = npt.NDArray[np.floating]
+Choice = npt.NDArray[np.int8]
+MAX_PRICED_MODALITIES = 12
+PRICED_ROWS = 2**16
+"""Rows whose costs are made integers at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """The few numbers that make any slice of the scores into modalities."""
+
+    modalities: tuple[str, ...]
+    policy: str
+    seed: int
+    epoch: int
+    source: str = "kl"
+    """What is read of each modality: its column <source>_<m>."""
+    measures: tuple[Measure, ...] = ()
+    temperature: float = 0.0
+    exponent: int = 0
+    prices: Prices | None = None
+
+    def choose(self, block: pa.Table) -> Choice:
+        """(n,) int8: the index of each row's modality; a tie goes to the last of the tied modalities."""
+        costs = self.costs(block)
+        if self.prices is None:
+            return _lowest(costs)
+        return self.prices.choose(self.integers(block, costs))
+
+    def costs(self, block: pa.Table) -> list[Costs]:
+        """Per modality (n,): ability, its opposite, probability of the label or a hash in [0, 1), measured and softened; NaN where the sample lacks it."""
+        if self.policy == "random":
+            draws = [uniform(each) for each in self._drawn(block, Purpose.RANDOM_POLICY)]
+            return [
+                np.where(self._lacking(block, name), np.nan, each)
+                for name, each in zip(self.modalities, draws, strict=True)
+            ]
+        costs = [self._read(block, name) for name in self.modalities]
+        if self.measures:
+            costs = [measure(cost) for measure, cost in zip(self.measures, costs, strict=True)]
+        if self.policy == "easy":
+            costs = [-cost for cost in costs]
+        if self.temperature:
+            costs = [
+                cost - self.temperature * gumbel(each)
+                for cost, each in zip(costs, self._drawn(block, Purpose.TEMPERATURE), strict=True)
+            ]
+        return costs
+
+    def _read(self, block: pa.Table, name: str) -> Costs:
+        values: Costs = column(block, f"{self.source}_{name}")
+        if self.source == "kl":
+            return values
+        lacking = self._lacking(block, name)
+        bad = np.flatnonzero(~np.isfinite(values) & ~lacking)
+        if len(bad):
+            row = column(block, "row")[bad[0]]
+            raise DataError(
+                f"scores: row {row}: {self.source}_{name} is {values[bad[0]]} but kl_{name} is a number",
+                "score that sample again",
+            )
+        return np.where(lacking, np.nan, values)
+
+    def _lacking(self, block: pa.Table, name: str) -> npt.NDArray[np.bool_]:
+        lacking: npt.NDArray[np.bool_] = np.isnan(column(block, f"kl_{name}"))
+        return lacking
+
+    def _drawn(self, block: pa.Table, purpose: Purpose) -> Iterator[Hashes]:
+        """Per modality (n,) hashes of the rows."""
+        for k in range(len(self.modalities)):
+            yield hashes(key_of(self.seed, self.epoch, purpose, k), column(block, "row"))
+
+    def integers(self, block: pa.Table, costs: list[Costs]) -> Block:
+        """(K, n) int64 costs, so that sums and ties are exact, MISSING where the sample lacks the modality, and the (n,) hashes that tell tied rows apart."""
+        values = np.ldexp(np.stack(costs).astype(np.float64), self.exponent)
+        integers = np.where(np.isnan(values), MISSING, np.rint(np.nan_to_num(values))).astype(
+            np.int64
+        )
+        return integers, hashes(key_of(self.seed, self.epoch, Purpose.TIES), column(block, "row"))
+
+
+def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Assignment:
+    """What `config` asks of these scores; passes over them a slice at a time (raises ConfigError, DataError where shares cannot be met)."""
+    names = tuple(scores.modalities)
+    source = _source(scores, config)
+    natural = Assignment(
+        modalities=names,
+        policy=config.policy,
+        seed=seed,
+        epoch=epoch,
+        source=source,
+        measures=measures_of(scores, config, source),
+        temperature=config.temperature,
+    )
+    bounds = bounds_of(
+        config, names, len(scores), above_chance(scores) if config.shares == "validation" else ()
+    )
+    if bounds is None:
+        return natural
+    if len(names) > MAX_PRICED_MODALITIES:
+        raise ConfigError(
+            f"shares of {len(names)} modalities were asked for; at most {MAX_PRICED_MODALITIES} can be priced",
+            "leave shares natural and min_share 0",
+        )
+    counts, largest = np.zeros(len(names), np.int64), 0.0
+    for block in scores.blocks():
+        costs = natural.costs(block)
+        counts += np.bincount(_lowest(costs), minlength=len(names))
+        largest = max(largest, *(float(np.nanmax(np.abs(cost), initial=0.0)) for cost in costs))
+    if bounds.met(counts):
+        return natural
+    exponent = COST_BITS - int(np.frexp(largest)[1])
+    scaled = replace(natural, exponent=exponent)
+
+    def blocks() -> Iterator[Block]:
+        for block in scores.blocks(PRICED_ROWS):
+            yield scaled.integers(block, scaled.costs(block))
+
+    return replace(scaled, prices=find_prices(blocks, bounds, names, len(scores)))
+
+
+def _source(scores: Scores, config: PlanConfig) -> str:
+    """Which columns a policy reads (raises DataError where they are not there, MismatchError where they were smoothed otherwise)."""
+    if config.policy == "loss":
+        source, asked, cure = "p_label", "policy 'loss'", "score again, or choose another policy"
+    elif config.smoothing and config.policy != "random":
+        source, asked, cure = (
+            "smooth",
+            f"smoothing {config.smoothing}",
+            "give scores of a run that was trained with it, or set smoothing to 0",
+        )
+        if scores.metadata.get("smoothing", config.smoothing) != config.smoothing:
+            told = scores.metadata["smoothing"]
+            raise MismatchError(
+                f"{scores.what} were smoothed by {told}, but field 'smoothing' is {config.smoothing}",
+                "set it to that, or to 0",
+            )
+    else:
+        return "kl"
+    for name in scores.modalities:
+        if f"{source}_{name}" not in scores.table.column_names:
+            raise DataError(
+                f"{scores.what}: column '{source}_{name}' is missing, which {asked} needs", cure
+            )
+    return source
+
+
+def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Choice:
+    """(N,) int8: the index among `scores.modalities` of the modality that each row trains (raises ConfigError, DataError)."""
+    assignment = find_assignment(scores, config, seed, epoch)
+    return np.concatenate([assignment.choose(block) for block in scores.blocks()])
+
+
+def _lowest(costs: list[Costs]) -> Choice:
+    best, choice = costs[0], np.zeros(len(costs[0]), np.int8)
+    for k, cost in enumerate(costs[1:], 1):
+        np.putmask(choice, (cost <= best) | np.isnan(best), k)
+        if k + 1 < len(costs):
+            best = np.fmin(best, cost)
+    return choice

@@ -1,0 +1,1 @@
+"""Predictions to scores: how hard each sample is for each modality."""

@@ -1,0 +1,1 @@
+"""Shards to samples: WebDataset tars, read to the last byte."""

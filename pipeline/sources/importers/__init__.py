@@ -1,0 +1,1 @@
+"""Datasets as they are distributed, to shards."""

@@ -1,0 +1,202 @@
+"""Files -> how to decode them: the kind of a modality by its files' extensions, and parameters that suit some of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from math import ceil
+from pathlib import Path
+from statistics import mode
+from typing import TypeVar
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.stream import Disposition
+from av.video.stream import VideoStream
+from PIL import Image
+
+from pipeline.config import AudioSpec, ImageSpec, ModalitySpec, TensorSpec, TextSpec, VideoSpec
+from pipeline.decode.media.integrity import DEMUXERS
+from pipeline.errors import DataError, InputError
+
+KINDS_OF = (
+    dict.fromkeys(("mp4", "webm", "mkv", "mov", "avi", "flv"), ("video", "audio"))
+    | dict.fromkeys(("wav", "flac", "ogg", "mp3", "m4a", "opus"), ("audio",))
+    | dict.fromkeys(("jpg", "jpeg", "png", "webp", "bmp"), ("image",))
+    | {"npy": ("tensor",), "txt": ("text",)}
+)
+"""The kinds of modality that a file may hold, by its extension; the first is the usual one."""
+
+T = TypeVar("T")
+
+NUM_PROBED = 64
+MAX_SIZE = 112
+MAX_SAMPLE_RATE = 16_000
+MAX_SECONDS = 10.0
+MAX_LENGTH = 1024
+_WITHOUT = {"audio": "without sound", "video": "without pictures"}
+# A playlist is media too, and would have FFmpeg open the files and URLs that it names.
+_CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)}
+
+
+def extension(path: Path) -> str:
+    """The extension in small letters, without its dot."""
+    return path.suffix.lower().removeprefix(".")
+
+
+def kind_of(name: str, files: Mapping[str, Path], shared: bool, override: str | None) -> str:
+    """The kind of a modality from one file of each extension that it has; `shared` says whether another modality reads the same files (raises InputError)."""
+    possible: tuple[str, ...] = ("video", "audio", "image", "tensor", "text")
+    for found, path in files.items():
+        if found not in KINDS_OF:
+            close = get_close_matches(found, KINDS_OF, n=1)
+            cure = (
+                f"did you mean {close[0]!r}?" if close else f"give files of {', '.join(KINDS_OF)}"
+            )
+            raise InputError(
+                f"modality {name!r}: {path} has the extension {found!r}, which is of no known kind",
+                cure,
+            )
+        possible = tuple(kind for kind in possible if kind in KINDS_OF[found])
+    wanted = override or name
+    if wanted in possible:
+        return wanted
+    extensions = ", ".join(files)
+    if override or not possible:
+        raise InputError(
+            f"modality {name!r}: files of {extensions} are not all {override or 'of one kind'}",
+            "give another kind, or another column",
+        )
+    if len(possible) > 1 and shared:
+        raise InputError(
+            f"modality {name!r} may be {' or '.join(possible)} in files of {extensions} that another reads too",
+            f"say which: --kind {name}={possible[0]}",
+        )
+    return possible[0]
+
+
+def lacks(path: Path, kinds: Sequence[str]) -> str:
+    """Why a container cannot be read as these of "audio" and "video": "unreadable", "without sound", "without pictures"; "" where nothing speaks against it."""
+    try:
+        with path.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
+            films = [
+                stream
+                for stream in container.streams.video
+                if not stream.disposition & Disposition.attached_pic
+            ]
+            streams: dict[str, Sequence[AudioStream | VideoStream]] = {
+                "audio": container.streams.audio,
+                "video": films,
+            }
+            if absent := [kind for kind in kinds if not streams[kind]]:
+                return _WITHOUT[absent[0]]
+            # A header may promise a stream of which nothing is there.
+            waiting = {streams[kind][0].index: kind for kind in kinds}
+            for packet in container.demux([streams[kind][0] for kind in kinds]):
+                if packet.size:
+                    waiting.pop(packet.stream_index, None)
+                if not waiting:
+                    return ""
+            return _WITHOUT[next(iter(waiting.values()))]
+    except (av.FFmpegError, OSError, ValueError):
+        return "unreadable"
+
+
+def spec_of(name: str, kind: str, members: Sequence[str], files: list[Path]) -> ModalitySpec:
+    """Decode parameters that suit a few files from all over (raises DataError where none of them can be read)."""
+    make = {"video": _video, "audio": _audio, "image": _image, "tensor": _tensor, "text": _text}[
+        kind
+    ]
+    return make(name, tuple(members), files[:: ceil(len(files) / NUM_PROBED)])
+
+
+def _video(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
+    sides = _probe(name, files, _short_side)
+    return VideoSpec(kind="video", member=members, size=_size(sides))
+
+
+def _audio(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
+    found = _probe(name, files, _rate_and_seconds)
+    rate = min(mode(rate for rate, _ in found), MAX_SAMPLE_RATE)
+    lengths = [seconds for _, seconds in found if seconds is not None]
+    if not lengths:
+        return AudioSpec(kind="audio", member=members, sample_rate=rate)
+    # The 95th percentile: one recording that was left running must not make every other mostly padding.
+    seconds = ceil(10 * float(np.quantile(lengths, 0.95))) / 10
+    return AudioSpec(
+        kind="audio", member=members, sample_rate=rate, seconds=min(max(seconds, 0.1), MAX_SECONDS)
+    )
+
+
+def _image(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
+    found = _probe(name, files, _picture)
+    grey = all(is_grey for _, is_grey in found)
+    return ImageSpec(
+        kind="image",
+        member=members,
+        size=_size([side for side, _ in found]),
+        channels=1 if grey else 3,
+    )
+
+
+def _tensor(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
+    shapes = _probe(name, files, _shape)
+    if len(set(shapes)) > 1:
+        raise DataError(
+            f"modality {name!r}: arrays of the shapes {' and '.join(map(str, sorted(set(shapes))[:2]))}",
+            "give every array the same shape",
+        )
+    return TensorSpec(kind="tensor", member=members, shape=shapes[0])
+
+
+def _text(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
+    lengths = _probe(name, files, lambda path: len(path.read_bytes().decode("utf-8-sig").encode()))
+    # The 95th percentile, as for sounds.
+    return TextSpec(
+        kind="text",
+        member=members,
+        length=min(max(ceil(float(np.quantile(lengths, 0.95))), 16), MAX_LENGTH),
+    )
+
+
+def _size(short_sides: Sequence[int]) -> int:
+    return max(8, min(MAX_SIZE, mode(short_sides)))
+
+
+def _probe(name: str, files: list[Path], look: Callable[[Path], T]) -> list[T]:
+    found: list[T] = []
+    problem = ""
+    for path in files:
+        try:
+            found.append(look(path))
+        # What a broken file raises differs by format; decoding will name each one, here only their whole matters.
+        except Exception as error:
+            problem = problem or f"{path}: {error}"
+    if not found:
+        raise DataError(
+            f"modality {name!r}: none of {len(files)} files tried can be read ({problem})",
+            "give another column, or another kind",
+        )
+    return found
+
+
+def _short_side(path: Path) -> int:
+    with path.open("rb") as file, av.open(file, "r") as container:
+        stream = container.streams.video[0]
+        return min(stream.width, stream.height)
+
+
+def _rate_and_seconds(path: Path) -> tuple[int, float | None]:
+    with path.open("rb") as file, av.open(file, "r") as container:
+        stream = container.streams.audio[0]
+        if stream.duration is not None and stream.time_base is not None:
+            return stream.rate, float(stream.duration * stream.time_base)
+        return stream.rate, container.duration / av.time_base if container.duration else None
+
+
+def _picture(path: Path) -> tuple[int, bool]:
+    with Image.open(path) as picture:
+        return min(picture.size), picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)

@@ -1,0 +1,180 @@
+"""Rows with files -> shards: what every importer does once it knows its samples.
+
+A file is the member `<modality>.<extension>` of its sample; a file that several modalities read is written once, as `<extension>`.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import DecodeConfig
+from pipeline.errors import DataError, InputError, StoreError
+from pipeline.sources.importers.manifest import Row
+from pipeline.sources.importers.probing import extension
+from pipeline.sources.shard_writer import JsonValue, Progress, Sample, write_shards
+from pipeline.sources.splits import hashed
+
+SAMPLES_PER_SHARD = 256
+POINTER = "a git-lfs pointer"
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+_LFS_POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
+_NUM_NAMED = 3
+
+Group = tuple[str, ...]
+"""The modalities that read one and the same file of a row."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """`name` is `kind`, and `detail` says more."""
+
+    name: str
+    kind: str
+    detail: str = ""
+
+
+def told(problems: Sequence[Problem], what: str) -> str:
+    """How many there are of each kind, and the first few of each by name."""
+    kinds: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    counts = ", ".join(f"{len(found)} {kind}" for kind, found in sorted(kinds.items()))
+    named = [
+        f"{each.name} is {each.kind}{each.detail}"
+        for found in kinds.values()
+        for each in found[:_NUM_NAMED]
+    ]
+    more = [f"and {len(problems) - len(named)} more"] if len(problems) > len(named) else []
+    return f"{len(problems)} {what} cannot be used ({counts}): {'; '.join(named + more)}"
+
+
+def left_out(
+    problems: Sequence[Problem], what: str, cures: Mapping[str, str], may_lack: Collection[str]
+) -> dict[str, JsonValue]:
+    """The names whose kinds of problem are among `may_lack`, with those kinds (raises DataError where there is any other; `cures` knows every kind)."""
+    if fatal := [problem for problem in problems if problem.kind not in may_lack]:
+        raise DataError(
+            told(fatal, what), "; ".join(dict.fromkeys(cures[problem.kind] for problem in fatal))
+        )
+    return {problem.name: problem.kind for problem in problems}
+
+
+def problem_with(path: Path) -> str:
+    """Why a file cannot be used, as far as can be told without opening it as media; "" where nothing speaks against it."""
+    try:
+        if not path.is_file():
+            return "missing" if not path.exists() else "not a file"
+        size = path.stat().st_size
+        if size <= _POINTER_BYTES and path.read_bytes().startswith(_LFS_POINTER):
+            return POINTER
+        return "" if size else "empty"
+    except OSError:
+        return "unreadable"
+
+
+def shared_groups(rows: Sequence[Row]) -> list[Group]:
+    """The groups of modalities that read one file in some row, sorted."""
+    return sorted({group for row in rows for group in groups_of(row) if len(group) > 1})
+
+
+def groups_of(row: Row) -> list[Group]:
+    """The modalities of a row by the file that they read."""
+    names: dict[Path, list[str]] = {}
+    for name, path in row.files.items():
+        names.setdefault(path, []).append(name)
+    return [tuple(group) for group in names.values()]
+
+
+def suffix_of(group: Group, path: Path, shared: Sequence[Group]) -> str:
+    """The member that a group's file becomes."""
+    if len(group) == 1:
+        return f"{group[0].lower()}.{extension(path)}"
+    # Where now these share a file and now those, a bare extension would offer one pair's file to a third that lacks its own.
+    return (
+        extension(path) if len(shared) == 1 else f"shared-{shared.index(group)}.{extension(path)}"
+    )
+
+
+def members_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """The members that each modality reads, sorted."""
+    shared = shared_groups(rows)
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for group in groups_of(row):
+            for name in group:
+                found[name].add(suffix_of(group, row.files[name], shared))
+    return {name: tuple(sorted(suffixes)) for name, suffixes in found.items()}
+
+
+def write_rows(
+    out: Path,
+    rows: Sequence[Row],
+    *,
+    decode: DecodeConfig,
+    origin: Mapping[str, JsonValue],
+    seed: int,
+    num_shards: int | None,
+    samples_per_shard: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, JsonValue]:
+    """Writes the rows as shards, mixed by a hash under the seed, and returns their counts (raises InputError, StoreError)."""
+    num = _num_shards(len(rows), num_shards, samples_per_shard)
+    mixed = sorted(rows, key=lambda row: (hashed(seed, "order", row.sample_id), row.sample_id))
+    return write_shards(
+        out,
+        _samples(mixed),
+        num_samples=len(rows),
+        num_shards=num,
+        decode=decode,
+        origin=origin,
+        progress=progress,
+    )
+
+
+def _num_shards(num_samples: int, num_shards: int | None, samples_per_shard: int | None) -> int:
+    if num_shards is not None and samples_per_shard is not None:
+        raise InputError(
+            f"both {num_shards} shards and {samples_per_shard} samples a shard are asked for",
+            "give one of them",
+        )
+    if num_shards is not None and not 1 <= num_shards <= num_samples:
+        raise InputError(
+            f"shards is {num_shards}", f"give 1 to {num_samples}, the number of samples"
+        )
+    if samples_per_shard is not None and samples_per_shard < 1:
+        raise InputError(f"samples a shard is {samples_per_shard}", "give at least 1")
+    return num_shards or -(-num_samples // (samples_per_shard or SAMPLES_PER_SHARD))
+
+
+def _samples(rows: Sequence[Row]) -> Iterator[Sample]:
+    shared = shared_groups(rows)
+    fit = all(_KEY.fullmatch(row.sample_id) for row in rows)
+    digits = len(str(max(row.line for row in rows)))
+    for row in rows:
+        paths = {
+            suffix_of(group, row.files[group[0]], shared): row.files[group[0]]
+            for group in groups_of(row)
+        }
+        members = {suffix: _read(path) for suffix, path in paths.items()}
+        # One id that is no key makes every key a line number: a number among ids could be another sample's id.
+        key = row.sample_id if fit else f"{row.line:0{digits}d}"
+        yield Sample(
+            key=key,
+            sample_id=row.sample_id,
+            label=row.label,
+            split=row.split,
+            facts={"columns": {**row.cells}},
+            members=members,
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read ({error})", "check the disk, and import again"
+        ) from error

@@ -1,0 +1,149 @@
+"""Data as people have it on disk, a CSV manifest and files -> shards."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from pipeline.config import DecodeConfig, parse
+from pipeline.errors import DataError, InputError
+from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_manifest
+from pipeline.sources.importers.probing import extension, kind_of, spec_of
+from pipeline.sources.importers.rows import (
+    Problem,
+    members_of,
+    problem_with,
+    shared_groups,
+    told,
+    write_rows,
+)
+from pipeline.sources.shard_writer import JsonValue, Progress, check_vacant
+
+KINDS = ("audio", "image", "tensor", "text", "video")
+
+
+def import_table(
+    manifest: Path,
+    out: Path,
+    *,
+    modalities: Mapping[str, str],
+    root: Path | None = None,
+    label: str = "label",
+    split: str = "split",
+    sample_id: str = "sample_id",
+    where: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    split_by: str | None = None,
+    validation_share: float = 0.0,
+    num_shards: int | None = None,
+    samples_per_shard: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, JsonValue]:
+    """Writes the manifest's samples as shards, mixed by a hash under the seed, and returns their counts; `modalities` maps names to columns of
+    paths below `root`, by default the manifest's folder; `kinds` says what a file of several kinds is to a modality (raises InputError, StoreError).
+    """
+    check_vacant(out)
+    _check(modalities, kinds or {}, split_by, validation_share)
+    columns = Columns(
+        modalities=modalities,
+        sample_id=sample_id,
+        label=label,
+        split=split,
+        split_by=split_by,
+        where=where or {},
+    )
+    rows = read_manifest(manifest, root or manifest.parent, columns)
+    if validation_share:
+        rows = carve_out(rows, "validation", validation_share, split_by, seed)
+    _check_files(rows)
+    decode = _decode_config(rows, modalities, kinds or {})
+    origin: dict[str, JsonValue] = {
+        "source": "table",
+        "manifest": manifest.name,
+        "modalities": {**modalities},
+        "label": label,
+        "where": {**columns.where},
+        "split_by": split_by,
+        "validation_share": validation_share,
+        "seed": seed,
+    }
+    return write_rows(
+        out,
+        rows,
+        decode=decode,
+        origin=origin,
+        seed=seed,
+        num_shards=num_shards,
+        samples_per_shard=samples_per_shard,
+        progress=progress,
+    )
+
+
+def _check(
+    modalities: Mapping[str, str],
+    kinds: Mapping[str, str],
+    split_by: str | None,
+    validation_share: float,
+) -> None:
+    if not modalities:
+        raise InputError(
+            "no modality is given",
+            "name each with its column of paths: --modality audio=audio_path",
+        )
+    if repeated := [
+        name for name, num in Counter(name.lower() for name in modalities).items() if num > 1
+    ]:
+        raise InputError(
+            f"two modalities are called {repeated[0]!r} but for the size of letters", "rename one"
+        )
+    for name, kind in kinds.items():
+        if name not in modalities:
+            raise InputError(
+                f"kind {kind!r} is given for {name!r}, which is no modality",
+                f"choose among {', '.join(modalities)}",
+            )
+        if kind not in KINDS:
+            raise InputError(
+                f"kind {kind!r} of modality {name!r} is unknown", f"choose among {', '.join(KINDS)}"
+            )
+    if not 0 <= validation_share < 1:
+        raise InputError(
+            f"validation share is {validation_share}", "give a number from 0 up to, but not, 1"
+        )
+    if split_by and not validation_share:
+        raise InputError(
+            f"split by {split_by!r} is given without a validation share", "give one, such as 0.15"
+        )
+
+
+def _check_files(rows: Sequence[Row]) -> None:
+    """Raises DataError where a file is not what it should be, before anything is written."""
+    look = cache(problem_with)
+    problems = [
+        Problem(name=f"line {row.line}: {path}", kind=kind)
+        for row in rows
+        for path in dict.fromkeys(row.files.values())
+        if (kind := look(path))
+    ]
+    if problems:
+        cure = "check the root folder that the paths start from; `git lfs pull` fetches what pointers stand for; or take the lines out of the manifest"
+        raise DataError(told(problems, "files"), cure)
+
+
+def _decode_config(
+    rows: Sequence[Row], modalities: Mapping[str, str], kinds: Mapping[str, str]
+) -> DecodeConfig:
+    members, shared = members_of(rows), shared_groups(rows)
+    examples: dict[str, dict[str, Path]] = {name: {} for name in modalities}
+    for row in rows:
+        for name, path in row.files.items():
+            examples[name].setdefault(extension(path), path)
+    specs = {}
+    for name in modalities:
+        kind = kind_of(
+            name, examples[name], any(name in group for group in shared), kinds.get(name)
+        )
+        files = dict.fromkeys(row.files[name] for row in rows if name in row.files)
+        specs[name] = spec_of(name, kind, members[name], list(files)).model_dump()
+    return parse(DecodeConfig, {"modalities": specs}, "modalities")

@@ -1,0 +1,166 @@
+"""Samples -> a folder of WebDataset shards: the same samples give the same bytes, and a folder appears only when it is whole."""
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import yaml
+from webdataset import ShardWriter
+
+from pipeline.config import DecodeConfig
+from pipeline.errors import InputError, StoreError
+from pipeline.storage.locks import writing
+from pipeline.storage.store_path import Place, unwritable
+
+JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
+Progress = Callable[[int, int], None]
+"""Called with the number of samples done and the number of all."""
+
+DECODE = "decode.yaml"
+SUMMARY = "shards.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """What becomes `<key>.json` and one member `<key>.<suffix>` per entry of `members`."""
+
+    key: str
+    sample_id: str
+    label: str
+    split: str
+    facts: Mapping[str, JsonValue]
+    members: Mapping[str, bytes]
+
+    def encoded(self) -> dict[str, str | bytes]:
+        """The sample as webdataset writes it."""
+        facts = {
+            **self.facts,
+            "sample_id": self.sample_id,
+            "label": self.label,
+            "split": self.split,
+        }
+        return {
+            "__key__": self.key,
+            "json": json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(),
+            **self.members,
+        }
+
+
+def write_shards(
+    out: Path,
+    samples: Iterable[Sample],
+    *,
+    num_samples: int,
+    num_shards: int,
+    decode: DecodeConfig,
+    origin: Mapping[str, JsonValue],
+    progress: Progress | None = None,
+) -> dict[str, JsonValue]:
+    """Writes shards of nearly equal numbers of samples, decode.yaml and shards.json, and returns what shards.json says (raises InputError, StoreError)."""
+    with _appearing(out) as folder:
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        missing = dict.fromkeys(decode.modalities, 0)
+        sizes: dict[str, int] = {}
+        with _shard_writer(folder, sizes) as writer:
+            for number, sample in enumerate(samples):
+                if (
+                    number
+                    and number * num_shards // num_samples
+                    != (number - 1) * num_shards // num_samples
+                ):
+                    writer.next_stream()
+                writer.write(sample.encoded())
+                counts[sample.split][sample.label] += 1
+                for name, spec in decode.modalities.items():
+                    missing[name] += sample.members.keys().isdisjoint(spec.member)
+                if progress:
+                    progress(number + 1, num_samples)
+        summary: dict[str, JsonValue] = {
+            "samples": num_samples,
+            "splits": {
+                split: {
+                    "samples": counts[split].total(),
+                    "labels": dict(sorted(counts[split].items())),
+                }
+                for split in sorted(counts)
+            },
+            "missing": {**missing},
+            "shards": {**sizes},
+            "origin": dict(origin),
+        }
+        fields = decode.model_dump(mode="json", exclude_none=True)
+        (folder / DECODE).write_text(
+            yaml.safe_dump(fields, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        (folder / SUMMARY).write_text(
+            json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return summary
+
+
+def check_vacant(out: Path) -> None:
+    """Raises InputError where something is there already, StoreError where that cannot be told."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"OUT {out} is a file", "give the path of a new folder")
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"OUT {out} is not empty", "give a new folder, or remove this one")
+    except OSError as error:
+        raise StoreError(
+            f"OUT {out} cannot be looked into ({error})",
+            "give a folder in a place that you may write to",
+        ) from error
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    check_vacant(out)
+    out = out.absolute()
+    temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        with writing(temporary):
+            Place.at(out.parent).sweep(out.name)
+            yield temporary
+            os.replace(temporary, out)
+    except OSError as error:
+        raise unwritable(Place.at(out), error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _shard_writer(folder: Path, sizes: dict[str, int]) -> Iterator[ShardWriter]:
+    """webdataset's writer with files that we open: it would take a path for a URL, and leave open what it was given."""
+    files = {}
+
+    def open_shard(name: str) -> object:
+        files[name] = (folder / name).open("wb")
+        return files[name]
+
+    def close_shard(name: str) -> None:
+        with files.pop(name) as file:
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+
+    with ShardWriter(
+        "shard-%06d.tar",
+        maxcount=2**62,
+        maxsize=2**62,
+        opener=open_shard,
+        post=close_shard,
+        verbose=0,
+        encoder=False,
+        mtime=0,
+        user="",
+        group="",
+        mode=0o644,
+    ) as writer:
+        yield writer

@@ -1,0 +1,1 @@
+"""Files: store paths, atomic writes, locks, Arrow files, schemas and the node cache."""

@@ -1,0 +1,158 @@
+"""An Arrow IPC file read record batch by record batch.
+
+Nothing is mapped and nothing is kept: a file of any size takes the memory of one batch, and one that is cut short while it is read
+raises an error, where a memory map would end the process. Each batch is checked in full before it is returned. Threads may share a file.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from pipeline.errors import DataError, MissingError, StoreError
+from pipeline.storage.ipc_footer import (
+    MAX_BATCH_BYTES,
+    MAX_UNPACKED_BYTES,
+    Block,
+    find_blocks,
+    unpacked_bytes,
+)
+from pipeline.storage.schemas import check_columns, read_metadata
+from pipeline.storage.store_path import Place
+
+DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError, struct.error)
+CURE = "write the file again"
+
+
+class BatchFile:
+    """An open file with the columns of `expected`, nulls in floats alone; errors call it `what` (raises MissingError, DataError, StoreError)."""
+
+    def __init__(
+        self, place: Place, expected: pa.Schema | None = None, *, what: str | None = None
+    ) -> None:
+        self.what = what or str(place)
+        self._place = place
+        self._source = _open(place)
+        self._lock = Lock()
+        self._readers: dict[tuple[str, ...] | None, Any] = {}
+        self.schema: pa.Schema = pa.schema([])
+        try:
+            reader = self._reader(None)
+            self.schema, self.num_batches = reader.schema, int(reader.num_record_batches)
+            self._dictionaries, self._blocks = find_blocks(self._source)
+            for block in self._dictionaries:
+                self._check_size(block, "a dictionary")
+            # pyarrow decodes names only when they are asked for; ones that are no text fail here, not in a reader's hands
+            _ = [(field.name, str(field.type)) for field in self.schema]
+        except DAMAGED as error:
+            raise self._failure("is not an Arrow IPC file", error) from error
+        self._whole: frozenset[str] = frozenset()
+        if expected is not None:
+            check_columns(self.schema, expected, self.what)
+            self._whole = frozenset(
+                field.name for field in expected if not pa.types.is_floating(field.type)
+            )
+        self.metadata: dict[str, Any] = read_metadata(self.schema, self.what)
+
+    def batch(self, number: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """One record batch, of these columns alone where they are named, valid in full (raises DataError, StoreError)."""
+        try:
+            if 0 <= number < len(self._blocks):
+                self._check_size(self._blocks[number], f"record batch {number}")
+            with self._lock:
+                batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
+            batch.validate(full=True)
+        except DAMAGED as error:
+            raise self._failure(f"is damaged in record batch {number}", error) from error
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if name in self._whole and (
+                column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count)
+            ):
+                raise DataError(
+                    f"{self.what}: column {name!r} has nulls in record batch {number}", CURE
+                )
+        return batch
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All record batches in order."""
+        for number in range(self.num_batches):
+            yield self.batch(number, columns)
+
+    def ends(self) -> list[int]:
+        """The number of rows up to the end of each record batch; reads one narrow column."""
+        first = [
+            field.name
+            for field in sorted(
+                self.schema, key=lambda field: not pa.types.is_primitive(field.type)
+            )[:1]
+        ]
+        return list(accumulate(batch.num_rows for batch in self.batches(first)))
+
+    def check_unpacked(self) -> None:
+        """Raises DataError where a reader of the whole file would unpack more than a batch, or a table, may take."""
+        total = 0
+        for number, block in enumerate([*self._dictionaries, *self._blocks]):
+            try:
+                num_bytes = unpacked_bytes(self._source, block)
+            except DAMAGED as error:
+                raise self._failure(
+                    f"is damaged in the header of record batch {number - len(self._dictionaries)}",
+                    error,
+                ) from error
+            total += (
+                num_bytes if num_bytes > block[2] else 0
+            )  # as it is, a batch takes no more than the file
+            if num_bytes > max(MAX_BATCH_BYTES, block[2]) or total > MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{self.what}: unpacked, its record batches take {total} bytes or more; one may take {MAX_BATCH_BYTES}, all {MAX_UNPACKED_BYTES}",
+                    f"{CURE} without compression",
+                )
+
+    def _reader(self, columns: tuple[str, ...] | None) -> Any:
+        if columns not in self._readers:
+            included = (
+                [] if columns is None else [self.schema.names.index(name) for name in columns]
+            )
+            options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
+            self._readers[columns] = pa.ipc.open_file(self._source, options=options)
+        return self._readers[columns]
+
+    def _check_size(self, block: Block, what: str) -> None:
+        num_bytes = unpacked_bytes(self._source, block)
+        if num_bytes > MAX_BATCH_BYTES:
+            raise DataError(
+                f"{self.what}: {what} takes {num_bytes} bytes, more than {MAX_BATCH_BYTES}",
+                f"{CURE} in smaller record batches",
+            )
+
+    def _failure(self, what: str, error: BaseException) -> DataError:
+        """The error of a file that is there; a store that is not raises StoreError."""
+        self._place.info()
+        return DataError(f"{self.what} {what} ({error})", CURE)
+
+
+def locate(ends: Sequence[int], row: int) -> tuple[int, int]:
+    """The record batch that holds a row, and the row's position in it."""
+    number = bisect_right(ends, row)
+    return number, row - (ends[number - 1] if number else 0)
+
+
+def _open(place: Place) -> Any:
+    kind = place.info().type
+    if kind == pafs.FileType.NotFound:
+        raise MissingError(f"{place} does not exist")
+    if kind != pafs.FileType.File:
+        raise DataError(f"{place} is not a file", CURE)
+    try:
+        return pa.OSFile(str(place.local)) if place.local else place.fs.open_input_file(place.path)
+    except FileNotFoundError as error:
+        raise MissingError(f"{place} does not exist") from error
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{place} cannot be read ({error})", "check that the store is there and may be read"
+        ) from error

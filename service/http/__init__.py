@@ -1,0 +1,1 @@
+"""Responses, errors, authentication and logging over HTTP."""

@@ -1,0 +1,205 @@
+"""What the service says of itself: a request id, one JSON line a request, Prometheus metrics; and HEAD, which is GET without its body."""
+
+import json
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.errors import RemixError
+from service.http.problems import problem
+from service.store.catalog import Catalog
+from service.store.reader import Shelf
+
+ACCESS = logging.getLogger("remix.access")
+ERRORS = logging.getLogger("remix.service")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts: dict[str, Any] = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+        }
+        facts |= {
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            facts["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        return json.dumps(
+            facts
+        )  # in ASCII: U+0085 or U+2028 of a path would begin a line for many readers
+
+
+class StoreCollector:
+    """Gauges of the store, read when they are scraped."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("remix_store_up", "Whether the store can be read.")
+        try:
+            gauges = list(self._gauges(Catalog(self._shelf.view())))
+        except RemixError:
+            gauges = []
+        up.add_metric([], float(bool(gauges)))
+        yield from [up, *gauges]
+
+    def _gauges(self, catalog: Catalog) -> Iterator[Metric]:
+        runs = catalog.runs()
+        plans = catalog.all_plans(runs)
+        yield GaugeMetricFamily("remix_runs", "Runs in the store.", value=len(runs))
+        yield GaugeMetricFamily("remix_plans", "Plans in the store.", value=len(plans))
+        if not plans:
+            return
+        name, epoch, artifact = max(plans, key=lambda plan: plan[2].info.mtime_ns or 0)
+        yield GaugeMetricFamily(
+            "remix_newest_plan_age_seconds",
+            "Time since the newest plan was written.",
+            value=max(time.time() - artifact.written.timestamp(), 0),
+        )
+        info = GaugeMetricFamily(
+            "remix_newest_plan_epoch", "The epoch of the newest plan.", labels=["run"]
+        )
+        info.add_metric([name], epoch)
+        yield info
+        try:
+            stats = catalog.stats(name, epoch)
+        except RemixError:
+            return  # a plan without readable statistics: its age is told all the same
+        for what in ("num_steps", "num_rows", "share"):
+            title = {"num_steps": "Steps", "num_rows": "Samples", "share": "Share of the samples"}[
+                what
+            ]
+            gauge = GaugeMetricFamily(
+                f"remix_newest_plan_{what.removeprefix('num_')}",
+                f"{title} of a modality in the newest plan.",
+                labels=["modality"],
+            )
+            for modality, facts in stats.modalities.items():
+                gauge.add_metric([modality], getattr(facts, what) or 0)
+            yield gauge
+        if stats.churn is not None:
+            yield GaugeMetricFamily(
+                "remix_newest_plan_churn",
+                "Share of samples whose modality changed from the plan before.",
+                value=stats.churn,
+            )
+
+
+class Observed:
+    """ASGI middleware around everything, errors included."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._requests = Counter(
+            "remix_http_requests", "Requests.", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "remix_http_request_seconds",
+            "Time to the end of the answer.",
+            ["route"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "remix_http_response_bytes", "Bytes of bodies served.", ["route"], registry=registry
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(scope, send).run(self._app, receive, self)
+
+    def count(self, method: str, route: str, status: int, num_bytes: int, seconds: float) -> None:
+        """Adds a request to the metrics."""
+        self._requests.labels(method, route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+        self._bytes.labels(route).inc(num_bytes)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
+        self._method, self._began = scope["method"], time.perf_counter()
+        self._status, self._num_bytes = 0, 0
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        self._id = given if REQUEST_ID.fullmatch(given) else uuid4().hex[:16]
+        scope.setdefault("state", {})["request_id"] = self._id
+        scope["state"]["head"] = self._method == "HEAD"
+        if self._method == "HEAD":
+            scope["method"] = "GET"
+
+    async def run(self, app: ASGIApp, receive: Receive, observed: Observed) -> None:
+        try:
+            await app(self._scope, receive, self._forward)
+        except Exception:
+            ERRORS.exception(
+                "request failed",
+                extra={"facts": {"request_id": self._id, "path": self._scope["path"]}},
+            )
+            if self._status:
+                raise  # the answer has begun: only breaking off says that it is not whole
+            await problem(
+                Request(self._scope), 500, f"the service failed; its log has request {self._id}"
+            )(self._scope, receive, self._forward)
+        finally:
+            self._tell(observed)
+
+    async def _forward(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [
+                *message.get("headers", []),
+                (b"x-request-id", self._id.encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+        elif self._scope["state"]["head"]:
+            message = {**message, "body": b""}
+        self._num_bytes += len(message.get("body", b""))
+        await self._send(message)
+
+    def _tell(self, observed: Observed) -> None:
+        seconds = time.perf_counter() - self._began
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        method = self._method if self._method in ("GET", "HEAD") else "other"
+        observed.count(method, route, self._status, self._num_bytes, seconds)
+        client = (self._scope.get("client") or ("",))[0]
+        query = self._scope["query_string"].decode("latin-1")
+        facts = {
+            "request_id": self._id,
+            "client": client,
+            "method": self._method,
+            "path": self._scope["path"],
+            "query": query,
+            "route": route,
+        }
+        ACCESS.info(
+            "request",
+            extra={
+                "facts": {
+                    **facts,
+                    "status": self._status,
+                    "bytes": self._num_bytes,
+                    "seconds": round(seconds, 6),
+                }
+            },
+        )

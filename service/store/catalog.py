@@ -1,0 +1,422 @@
+"""From the files of a store to what the service says of them."""
+
+import math
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from pipeline.errors import DataError, InputError, MissingError, StoreError
+from pipeline.scores.histograms import file_histograms
+from pipeline.storage.schemas import PLAN, REJECTED, epochs_schema, samples_schema, scores_schema
+from pipeline.storage.store_path import MANIFEST
+from service import schemas as api
+from service.store import file_models as files
+from service.store.paging import Header, Rows, Steps
+from service.store.reader import NAME, ROW_BYTES, Artifact, Shelf, fitting, reading
+from service.store.sample_history import assigned, find_sample, scored
+
+Model = TypeVar("Model", bound=BaseModel)
+EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
+SECONDS = ("score", "plan", "load", "step", "validate", "epoch")
+CURVES = pa.schema([("method", pa.string()), ("seed", pa.int64())])
+
+
+class Catalog:
+    """A store's features, runs, plans and comparisons; names come from URLs and are looked up in listings."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def _has(self, folder: str, name: str, file: str) -> bool:
+        """Whether the name is in the listing of the store, with the file that makes it what it claims to be."""
+        return (
+            bool(re.fullmatch(NAME, name))
+            and self.shelf.has(folder, name)
+            and self.shelf.has(folder, name, file)
+        )
+
+    def _all(self, folder: str, file: str) -> list[str]:
+        def has(name: str) -> bool:
+            try:
+                return self.shelf.has(folder, name, file)
+            except StoreError:
+                return True  # one folder that cannot be read: who asks for it is told, and the others are listed
+
+        return [name for name in self.shelf.names(folder) if has(name)]
+
+    # features
+
+    def features(self) -> list[str]:
+        """The names of the finished feature sets."""
+        return self._all("features", MANIFEST)
+
+    def feature_set(self, name: str) -> api.FeatureDetail:
+        """One feature set (raises MissingError, DataError)."""
+        manifest = self._manifest(name)
+        facts = manifest.model_dump(
+            include={
+                "fingerprint",
+                "num_rows",
+                "num_rejected",
+                "splits",
+                "modalities",
+                "classes",
+                "reasons",
+                "parents",
+            }
+        )
+        return api.FeatureDetail(
+            name=name, num_classes=len(manifest.classes), num_parts=len(manifest.parts), **facts
+        )
+
+    def rejected(self, name: str) -> Rows:
+        """The samples that could not be used."""
+        self._manifest(name)
+        return Rows(self.shelf, self.shelf.artifact("features", name, "rejected.arrow"), REJECTED)
+
+    def samples(self, name: str) -> tuple[Rows, list[str]]:
+        """The samples of a feature set, and its modalities."""
+        modalities = list(self._manifest(name).modalities)
+        return Rows(
+            self.shelf,
+            self.shelf.artifact("features", name, "samples.arrow"),
+            samples_schema(modalities),
+        ), modalities
+
+    def _manifest(self, name: str) -> files.Manifest:
+        if not self._has("features", name, MANIFEST):
+            raise MissingError(
+                f"there is no finished feature set {name!r}", "GET /v1/features lists them"
+            )
+        artifact = self.shelf.artifact("features", name, MANIFEST)
+        manifest = self.shelf.json(artifact, files.Manifest, files.MAX_MANIFEST_BYTES)
+        for what, num in (
+            ("parts", sum(part.rows for part in manifest.parts)),
+            ("splits", sum(manifest.splits.values())),
+        ):
+            if num != manifest.num_rows:
+                raise DataError(
+                    f"{artifact.place} says num_rows {manifest.num_rows}, but its {what} have {num}",
+                    "decode again",
+                )
+        return manifest
+
+    # runs
+
+    def runs(self) -> list[str]:
+        """The names of the runs."""
+        return self._all("runs", "run.json")
+
+    def run(self, name: str) -> api.RunDetail:
+        """One run (raises MissingError, DataError)."""
+        artifact = self._run_artifact(name)
+        found = self.shelf.json(artifact, files.Run)
+        num_epochs, best, written = 0, None, self._epoch_tables(name)
+        for each in written:  # of all runs that are listed this alone is remembered, not their rows
+            num_epochs, best = self.shelf.remember(
+                each, f"best of {found.modalities}", partial(self._best, each, found.modalities)
+            )
+        facts = found.model_dump(
+            include={"status", "features", "modalities", "digest", "code_version"}
+        )
+        train = _model(files.Config, found.config, f"{artifact.place}: config").train
+        return _model(
+            api.RunDetail,
+            {
+                **facts,
+                "name": name,
+                "error": found.error and self.shelf.public(found.error),
+                "config": {
+                    key: value for key, value in found.config.items() if key != "store"
+                },  # a path, or a URI with credentials
+                "updated": max(artifact.written, *(each.written for each in written))
+                if written
+                else artifact.written,
+                "num_epochs": num_epochs,
+                "planned_epochs": train.epochs,
+                "warmup_epochs": train.warmup_epochs,
+                "best": best,
+                "test_accuracy": found.result and found.result.test_accuracy,
+                "plans": self._numbers(name, "plans"),
+                "scores": self._numbers(name, "scores"),
+            },
+            str(artifact.place),
+        )
+
+    def epochs(self, name: str) -> list[api.EpochRow]:
+        """The epochs of a run that are done."""
+        modalities = self.shelf.json(self._run_artifact(name), files.Run).modalities
+        tables = self._epoch_tables(name)
+        return [
+            row
+            for each in tables
+            for row in self.shelf.remember(
+                each, f"epochs of {modalities}", partial(self._epoch_rows, each, modalities), _weigh
+            )
+        ]
+
+    def _run_artifact(self, name: str) -> Artifact:
+        if not self._has("runs", name, "run.json"):
+            raise MissingError(f"there is no run {name!r}", "GET /v1/runs lists them")
+        return self.shelf.artifact("runs", name, "run.json")
+
+    def _epoch_tables(self, name: str) -> list[Artifact]:
+        return self.shelf.artifacts("runs", name, pattern=r"epochs\.arrow")
+
+    def _best(self, artifact: Artifact, modalities: Sequence[str]) -> tuple[int, api.Best | None]:
+        """The number of epochs, and the first of the best."""
+        rows = self._epoch_rows(artifact, modalities)
+        scored = [
+            api.Best(epoch=row.epoch, validation_accuracy=row.validation_accuracy)
+            for row in rows
+            if row.validation_accuracy is not None
+        ]
+        return len(rows), max(
+            scored, key=lambda best: (best.validation_accuracy, -best.epoch), default=None
+        )
+
+    def _epoch_rows(self, artifact: Artifact, modalities: Sequence[str]) -> list[api.EpochRow]:
+        table = self.shelf.table(artifact, epochs_schema(modalities, diagnostics=False))
+        with reading(artifact):
+            return [
+                _model(api.EpochRow, _epoch(row, modalities), str(artifact.place))
+                for batch in table.batches()
+                for row in batch.to_pylist()
+            ]
+
+    # plans
+
+    def plans(self, name: str) -> list[int]:
+        """The epochs of a run that have a plan."""
+        self._run_artifact(name)
+        return self._numbers(name, "plans")
+
+    def plan(self, name: str, epoch: int) -> api.PlanDetail:
+        """One plan (raises MissingError, DataError)."""
+        artifact, stats = self._plan(name, epoch), self.stats(name, epoch)
+        metadata = self.header(artifact).metadata
+        named = {
+            "asked_shares": metadata.get("shares"),
+            **{
+                key: metadata.get(key)
+                for key in ("locality", "stratify", "min_share", "num_classes", "order")
+            },
+        }
+        facts: dict[str, Any] = {
+            key: metadata[key]
+            for key in ("fingerprint", "policy", "modalities", "seed", "batch_size", "parents")
+            if key in metadata
+        }
+        counts = {
+            "num_steps": stats.num_steps,
+            "num_rows": stats.num_rows,
+            "churn": stats.churn,
+            "shares": {m: s.share for m, s in stats.modalities.items()},
+        }
+        written = {
+            "written": artifact.written,
+            "bytes": artifact.info.size,
+            "has_scores": epoch in self._numbers(name, "scores"),
+        }
+        return _model(
+            api.PlanDetail,
+            {"epoch": epoch, **facts, **named, **counts, **written},
+            str(artifact.place),
+        )
+
+    def stats(self, name: str, epoch: int) -> api.PlanStats:
+        """A plan's statistics as they were stored with it (raises MissingError, DataError)."""
+        plan = self._plan(name, epoch)
+        artifact = self.shelf.artifact("runs", name, "plans", f"epoch-{epoch:04d}.stats.json")
+        stats, num_steps = self.shelf.json(artifact, api.PlanStats), self.header(plan).num_steps
+        if stats.num_steps != num_steps:
+            raise DataError(
+                f"{artifact.place} says {stats.num_steps} steps, but the plan has {num_steps}",
+                "plan the epoch again",
+            )
+        return stats
+
+    def steps(self, name: str, epoch: int) -> Steps:
+        """The steps of a plan."""
+        return self._steps(self._plan(name, epoch))
+
+    def _steps(self, artifact: Artifact) -> Steps:
+        return Steps(self.shelf, artifact, self.header(artifact))
+
+    def header(self, artifact: Artifact) -> Header:
+        """What a plan file says of itself (raises DataError)."""
+
+        def read() -> Header:
+            file = self.shelf.table(artifact, PLAN)
+            if "fingerprint" not in file.metadata:
+                raise DataError(f"{artifact.place} has no fingerprint", "plan the epoch again")
+            return Header(file.metadata, file.schema, file.ends())
+
+        return self.shelf.remember(artifact, "header", read)
+
+    def all_plans(self, runs: Sequence[str]) -> list[tuple[str, int, Artifact]]:
+        """The run, epoch and file of every plan; a run whose plans cannot be listed has none (raises StoreError where the store is not there)."""
+        found = []
+        for name in runs:
+            with suppress(InputError):
+                found += [
+                    (name, epoch, plan) for epoch, plan in self._numbered(name, "plans").items()
+                ]
+        self.shelf.check()
+        return found
+
+    def _plan(self, name: str, epoch: int) -> Artifact:
+        self._run_artifact(name)
+        return self._epoch_file(name, "plans", epoch, "plan")
+
+    def _epoch_file(self, name: str, kind: str, epoch: int, what: str) -> Artifact:
+        file = f"epoch-{epoch:04d}.arrow"
+        if not self.shelf.has("runs", name, kind, file):
+            raise MissingError(
+                f"run {name!r} has no {what} of epoch {epoch}",
+                f"GET /v1/runs/{name} lists the epochs that have one",
+            )
+        return self.shelf.artifact("runs", name, kind, file)
+
+    def _numbers(self, name: str, kind: str) -> list[int]:
+        return sorted(
+            int(file.removeprefix("epoch-").removesuffix(".arrow"))
+            for file in self.shelf.names("runs", name, kind, pattern=EPOCH)
+        )
+
+    def _numbered(self, name: str, kind: str) -> dict[int, Artifact]:
+        found = {
+            re.fullmatch(EPOCH, artifact.place.name): artifact
+            for artifact in self.shelf.artifacts("runs", name, kind, pattern=EPOCH)
+        }
+        return dict(sorted((int(match[1]), artifact) for match, artifact in found.items() if match))
+
+    # scores
+
+    def histograms(self, name: str, epoch: int, num_bins: int) -> api.ScoreHistograms:
+        """How hard the samples of an epoch are (raises MissingError, DataError)."""
+        run = self.shelf.json(self._run_artifact(name), files.Run)
+        artifact = self._epoch_file(name, "scores", epoch, "scores")
+
+        def read() -> api.ScoreHistograms:
+            file = self.shelf.table(artifact, scores_schema(run.modalities))
+            num_classes = file.metadata.get("num_classes")
+            found = file_histograms(file, num_classes, num_bins=num_bins)
+            facts = {
+                "epoch": epoch,
+                "num_rows": (file.ends() or [0])[-1],
+                "num_classes": num_classes,
+                "modalities": found,
+            }
+            return _model(api.ScoreHistograms, facts, str(artifact.place))
+
+        return self.shelf.remember(
+            artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities)
+        )
+
+    # samples
+
+    def sample(self, name: str, sample_id: str) -> api.Sample:
+        """A sample's story, by indexes: a few record batches an epoch (raises MissingError, DataError)."""
+        run = self.shelf.json(self._run_artifact(name), files.Run)
+        manifest = self._manifest(run.features.name)
+        if manifest.fingerprint != run.features.fingerprint:
+            raise DataError(
+                f"run {name!r} was made from features {run.features.fingerprint[:12]}, but {run.features.name!r} is now {manifest.fingerprint[:12]}",
+                "decode them again, or delete the run",
+            )
+        facts = find_sample(self.shelf, run.features.name, sample_id, run.modalities)
+        plans, scores = self._numbered(name, "plans"), self._numbered(name, "scores")
+        epochs = []
+        for epoch in sorted({*plans, *scores}):
+            found: dict[str, Any] = {"epoch": epoch}
+            if epoch in plans:
+                index = self.shelf.artifact("runs", name, "plans", f"epoch-{epoch:04d}.index.arrow")
+                found |= assigned(self.shelf, self._steps(plans[epoch]), index, facts["row"])
+            if epoch in scores:
+                found["modalities"] = scored(
+                    self.shelf, scores[epoch], facts["row"], run.modalities
+                )
+            epochs.append(found)
+        if not 0 <= facts["label"] < len(manifest.classes):
+            raise DataError(
+                f"sample {sample_id!r} has the label {facts['label']}, but there are {len(manifest.classes)} classes",
+                "decode again",
+            )
+        has = {modality: facts[f"has_{modality}"] for modality in run.modalities}
+        return _model(
+            api.Sample,
+            {**facts, "class_name": manifest.classes[facts["label"]], "has": has, "epochs": epochs},
+            f"sample {sample_id!r}",
+        )
+
+    # comparisons
+
+    def comparisons(self) -> list[str]:
+        """The names of the comparisons."""
+        return self._all("comparisons", "table.json")
+
+    def comparison(self, name: str) -> api.ComparisonDetail:
+        """One comparison (raises MissingError, DataError)."""
+        if not self._has("comparisons", name, "table.json"):
+            raise MissingError(f"there is no comparison {name!r}", "GET /v1/comparisons lists them")
+        found = self.shelf.json(
+            self.shelf.artifact("comparisons", name, "table.json"), files.Outcome
+        )
+        return api.ComparisonDetail(
+            name=name, seeds=found.seeds, methods=found.methods, tests=found.tests
+        )
+
+    def curves(self, name: str) -> list[api.CurvePoint]:
+        """The epochs of all runs of a comparison."""
+        self.comparison(name)
+        artifact = self.shelf.artifact("comparisons", name, "curves.arrow")
+
+        def read() -> list[api.CurvePoint]:
+            file = self.shelf.table(artifact, CURVES)
+            modalities = [
+                column.removeprefix("share_")
+                for column in file.schema.names
+                if column.startswith("share_")
+            ]
+            rows = (row for batch in file.batches() for row in batch.to_pylist())
+            return [
+                _model(
+                    api.CurvePoint,
+                    {**_epoch(row, modalities), "method": row["method"], "seed": row["seed"]},
+                    str(artifact.place),
+                )
+                for row in rows
+            ]
+
+        return self.shelf.remember(artifact, "curves", read, _weigh)
+
+
+def _model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
+    with fitting(what):
+        return model.model_validate(facts)
+
+
+def _weigh(rows: Sequence[api.EpochRow] | Sequence[api.CurvePoint]) -> int:
+    return sum(ROW_BYTES * (2 + len(row.modalities)) for row in rows)
+
+
+def _epoch(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+    facts = {
+        name: {key: finite.get(f"{key}_{name}") for key in api.EpochModality.model_fields}
+        for name in modalities
+    }
+    return {
+        **finite,
+        "modalities": facts,
+        "seconds": {name: finite.get(f"{name}_seconds") for name in SECONDS},
+    }

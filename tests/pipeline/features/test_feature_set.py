@@ -1,0 +1,157 @@
+"""Feature tables: rows found by arithmetic, read without loss, fingerprints independent of chunking."""
+
+import pickle
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import DataError, MissingError
+from pipeline.features.feature_set import (
+    TABLE_ROWS,
+    FeatureSet,
+    PartWriter,
+    part_name,
+    read_table,
+    write_table,
+)
+from pipeline.storage.ipc_reader import BatchFile
+from pipeline.storage.schemas import fingerprint, read_metadata, with_metadata
+from pipeline.storage.store_path import Place
+from tests.support.stores import SHAPES, make_features
+
+
+@pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 200])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
+def test_rows_come_back_as_they_were_written(tmp_path: Path, num_rows: int, dtype: str) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (num_rows, 2, 3, 4)).astype(dtype)
+    place = Place.at(tmp_path)
+    cut = num_rows // 3
+    for part, rows in enumerate([values[:cut], values[cut:]]):
+        with (place / "m" / part_name(part)).create() as file:
+            writer = PartWriter(file, (2, 3, 4), dtype)
+            for row in rows:
+                writer.append(row)
+            writer.close()
+    manifest = {
+        "modalities": {"m": {"shape": [2, 3, 4], "dtype": dtype}},
+        "classes": [],
+        "fingerprint": "",
+        "num_rows": num_rows,
+        "batch_rows": 64,
+    }
+    features = FeatureSet(
+        place,
+        {**manifest, "parts": [{"index": 0, "rows": cut}, {"index": 1, "rows": num_rows - cut}]},
+    )
+    order = np.random.default_rng(1).integers(0, num_rows, 50)
+    np.testing.assert_array_equal(features.read("m", order), values[order])
+
+
+def test_a_missing_modality_is_a_row_of_zeros(tmp_path: Path) -> None:
+    features = make_features(tmp_path, missing=0.5)
+    k = features.modalities.index("touch")
+    lacking = np.flatnonzero(~features.has[:, k])
+    assert len(lacking)
+    assert not features.read("touch", lacking).any()
+    assert features.read("touch", np.flatnonzero(features.has[:, k])).any(axis=(1, 2)).all()
+
+
+def test_local_parts_are_mapped_not_copied(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    before = pa.total_allocated_bytes()
+    features.read("sight", np.arange(features.num_rows))
+    assert pa.total_allocated_bytes() - before < 10_000
+
+
+def test_a_feature_set_travels_to_another_process(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    features.read("sound", np.array([3]))
+    again = pickle.loads(pickle.dumps(features))
+    np.testing.assert_array_equal(
+        again.read("sound", np.array([3])), features.read("sound", np.array([3]))
+    )
+
+
+def test_without_a_manifest_there_is_nothing(tmp_path: Path) -> None:
+    make_features(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(MissingError, match=re.escape(str(tmp_path))):
+        FeatureSet.open(Place.at(tmp_path))
+
+
+def test_a_file_that_is_not_arrow_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.arrow").write_bytes(b"nonsense" * 10)
+    with pytest.raises(DataError, match=r"x\.arrow"):
+        read_table(Place.at(tmp_path / "x.arrow"))
+
+
+TABLE = pa.table(
+    {
+        "a": pa.array([1, 2, 3, 4], pa.int64()),
+        "s": ["x", "", "yz", "é"],
+        "l": pa.array([[1], [], [2, 3], [4]], pa.list_(pa.int64())),
+        "b": [True, False, True, True],
+    }
+)
+
+
+@given(cuts=st.lists(st.integers(0, 4), max_size=4))
+def test_the_fingerprint_does_not_depend_on_chunks(cuts: list[int]) -> None:
+    bounds = [0, *sorted(cuts), 4]
+    chunked = pa.concat_tables([TABLE.slice(a, b - a) for a, b in pairwise(bounds)])
+    assert fingerprint(chunked, {"seed": 1}) == fingerprint(TABLE, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TABLE.set_column(0, "a", pa.array([1, 2, 3, 5], pa.int64())),
+        TABLE.set_column(1, "s", pa.array(["x", "y", "z", "é"])),
+        TABLE.set_column(2, "l", pa.array([[1], [2], [3], [4]], pa.list_(pa.int64()))),
+        TABLE.rename_columns(["A", "s", "l", "b"]),
+        TABLE.slice(0, 3),
+        TABLE.set_column(0, "a", pa.array([1, 2, 3, 4], pa.int32())),
+    ],
+)
+def test_the_fingerprint_sees_every_change(other: pa.Table) -> None:
+    assert fingerprint(other, {}) != fingerprint(TABLE, {})
+    assert fingerprint(TABLE, {"seed": 1}) != fingerprint(TABLE, {"seed": 2})
+
+
+def test_metadata_survives_the_file(tmp_path: Path) -> None:
+    table = with_metadata(TABLE, {"epoch": 3, "parents": {"features": "abc"}})
+    write_table(Place.at(tmp_path / "t.arrow"), table)
+    facts = read_metadata(read_table(Place.at(tmp_path / "t.arrow")).schema)
+    assert facts == {
+        "epoch": 3,
+        "parents": {"features": "abc"},
+        "fingerprint": fingerprint(TABLE, {"epoch": 3, "parents": {"features": "abc"}}),
+    }
+
+
+def test_a_table_is_written_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    num, place = 2 * TABLE_ROWS + 5, Place.at(tmp_path / "t.arrow")
+    table = pa.concat_tables(
+        [
+            pa.table({"i": np.arange(num), "l": pa.array([[i] for i in range(num)])}),
+            pa.table({"i": [num], "l": [[1, 2]]}),
+        ]
+    )
+    write_table(place, table)
+    file = BatchFile(place, table.schema)
+    assert [batch.num_rows for batch in file.batches()] == [TABLE_ROWS, TABLE_ROWS, 5, 1]
+    assert pa.Table.from_batches(file.batches()).equals(table)
+    assert read_table(place).equals(table)
+
+
+def test_shapes_and_types_of_the_fixture(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    for name, (shape, dtype) in SHAPES.items():
+        assert features.shape(name) == shape
+        assert features.read(name, np.array([0])).dtype == np.dtype(dtype)

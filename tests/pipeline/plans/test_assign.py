@@ -1,0 +1,371 @@
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.config import PlanConfig
+from pipeline.errors import ConfigError, DataError, InputError, MismatchError
+from pipeline.features.feature_set import write_table
+from pipeline.plans import target_shares as shares
+from pipeline.plans.assign import assign, find_assignment
+from pipeline.scores.build import score_rows
+from pipeline.scores.difficulty import ability
+from pipeline.scores.table import BLOCK_ROWS, Scores
+from pipeline.storage.schemas import with_metadata
+from pipeline.storage.store_path import Place
+from tests.support.plan_tables import arithmetic_costs, scores_table
+from tests.support.stores import make_features
+
+
+def choose(costs: np.ndarray, seed: int = 0, **config: object) -> np.ndarray:
+    return assign(Scores(scores_table(costs)), PlanConfig.model_validate(config), seed, 0)
+
+
+def test_equals_an_independent_argmin_over_minus_entropy() -> None:
+    draw = np.random.default_rng(5)
+    num, num_modalities, num_classes = 100_000, 3, 7
+    p = draw.dirichlet(np.full(num_classes, 0.5), (num, num_modalities))
+    p[::5, 2] = p[::5, 0]
+    p[1::5, 1] = p[1::5, 0]
+    p[2::50] = 1 / num_classes
+    chosen = choose(np.stack([ability(p[:, k]) for k in range(num_modalities)], axis=1))
+
+    clipped = np.clip(p, 1e-9, 1)
+    negative_entropy = (clipped * np.log2(clipped)).sum(axis=2)
+    expected = num_modalities - 1 - np.argmin(negative_entropy[:, ::-1], axis=1)
+    np.testing.assert_array_equal(chosen, expected)
+    assert (chosen[2::50] == 2).all()
+
+
+@pytest.mark.parametrize("policy", ["kl", "loss", "random"])
+def test_a_missing_modality_is_never_assigned(policy: str) -> None:
+    costs = arithmetic_costs(5000, 4, missing=True)
+    chosen = choose(costs, policy=policy)
+    assert not np.isnan(costs[np.arange(len(costs)), chosen]).any()
+    assert len(np.unique(chosen)) == 4
+
+
+def test_loss_reads_the_probability_of_the_label() -> None:
+    table = scores_table(np.array([[0.1, 0.9], [0.4, 0.4], [0.9, 0.1]]))
+    table = table.set_column(
+        table.column_names.index("kl_m0"), "kl_m0", pa.array([1, 1, 1], pa.float32())
+    )
+    assert assign(Scores(table), PlanConfig(policy="loss"), 0, 0).tolist() == [0, 1, 1]
+
+
+def test_random_is_uniform_among_what_is_there_and_changes_with_seed_and_epoch() -> None:
+    costs = arithmetic_costs(60_000, 3, missing=True)
+    scores = Scores(scores_table(costs))
+    chosen = assign(scores, PlanConfig(policy="random"), 1, 2)
+    for pattern in np.unique(np.isnan(costs), axis=0):
+        among = chosen[(np.isnan(costs) == pattern).all(axis=1)]
+        shares = np.bincount(among, minlength=3)[~pattern] / len(among)
+        np.testing.assert_allclose(shares, 1 / (~pattern).sum(), atol=0.02)
+    for other in [(2, 2), (1, 3)]:
+        assert 0.3 < (chosen != assign(scores, PlanConfig(policy="random"), *other)).mean() < 0.6
+
+
+def test_any_slice_gives_the_same_as_the_whole() -> None:
+    scores = Scores(scores_table(arithmetic_costs(3000, 3, missing=True, levels=20)))
+    for config in [
+        PlanConfig(),
+        PlanConfig(policy="random"),
+        PlanConfig(shares="equal"),
+        PlanConfig(policy="random", min_share=0.3),
+    ]:
+        assignment = find_assignment(scores, config, 3, 4)
+        parts = [assignment.choose(scores.table.slice(start, 77)) for start in range(0, 3000, 77)]
+        np.testing.assert_array_equal(np.concatenate(parts), assign(scores, config, 3, 4))
+
+
+TARGETS = [
+    {"m0": 0.31, "m1": 0.69},
+    {"m0": 0.2, "m1": 0.5, "m2": 0.3},
+    {"m0": 0.1, "m1": 0.2, "m2": 0.3, "m3": 0.4},
+    {"m0": 1.0, "m1": 0.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("num", "policy", "levels"),
+    list(product([1, 2, 7, 1000, 20_011], ["kl", "loss", "random"], [1, 3, 997])),
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_shares_are_exact(target: dict[str, float], num: int, policy: str, levels: int) -> None:
+    costs = arithmetic_costs(num, len(target), levels=levels)
+    counts = np.bincount(choose(costs, policy=policy, shares=target), minlength=len(target))
+    assert counts.sum() == num
+    assert (np.abs(counts - num * np.array(list(target.values()))) < 1).all()
+    equal = np.bincount(choose(costs, policy=policy, shares="equal"), minlength=len(target))
+    assert equal.max() - equal.min() <= 1
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3, 4])
+@pytest.mark.parametrize("policy", ["kl", "random"])
+def test_shares_are_exact_where_modalities_are_missing(num_modalities: int, policy: str) -> None:
+    costs = arithmetic_costs(9001, num_modalities, missing=True)
+    chosen = choose(costs, policy=policy, shares="equal")
+    assert not np.isnan(costs[np.arange(len(costs)), chosen]).any()
+    counts = np.bincount(chosen, minlength=num_modalities)
+    assert counts.max() - counts.min() <= 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(2, 4), st.integers(1, 14), st.booleans())
+def test_shares_move_the_rows_nearest_to_the_margin(
+    data: st.DataObject, num_modalities: int, num: int, ties: bool
+) -> None:
+    values = st.integers(0, 4).map(float) if ties else st.floats(0, 4, width=32)
+    costs = data.draw(hnp.arrays(np.float32, (num, num_modalities), elements=values))
+    costs[data.draw(hnp.arrays(np.bool_, costs.shape))] = np.nan
+    costs[np.isnan(costs).all(axis=1), 0] = 1
+    weights = np.array(
+        data.draw(
+            st.lists(st.integers(0, 5), min_size=num_modalities, max_size=num_modalities).filter(
+                any
+            )
+        )
+    )
+    target = {f"m{k}": float(w / weights.sum()) for k, w in enumerate(weights)}
+    bounds = shares.bounds_of(PlanConfig(shares=target), list(target), num)
+    assert bounds is not None
+    slots = np.repeat(np.arange(num_modalities), bounds.lo)
+    square = np.nan_to_num(costs[:, slots].astype(np.float64), nan=1e6)
+    best = square[linear_sum_assignment(square)].sum()
+    if best >= 1e6:
+        with pytest.raises(DataError, match=r"\bm\d\b"):
+            choose(costs, shares=target)
+    else:
+        chosen = choose(costs, shares=target)
+        assert np.bincount(chosen, minlength=num_modalities).tolist() == list(bounds.lo)
+        np.testing.assert_allclose(
+            costs[np.arange(num), chosen].astype(np.float64).sum(), best, atol=1e-9
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(2, 4), st.integers(1, 14), st.floats(0, 1))
+def test_a_floor_is_met_at_the_least_cost(
+    data: st.DataObject, num_modalities: int, num: int, part: float
+) -> None:
+    costs = data.draw(
+        hnp.arrays(np.float32, (num, num_modalities), elements=st.integers(0, 3).map(float))
+    )
+    low = min(int(np.ceil(part / num_modalities * num - 1e-9)), num // num_modalities)
+    chosen = choose(costs, min_share=part / num_modalities)
+    counts = np.bincount(chosen, minlength=num_modalities)
+    natural = np.bincount(choose(costs), minlength=num_modalities)
+    assert (counts >= low).all()
+    if (natural >= low).all():
+        np.testing.assert_array_equal(chosen, choose(costs))
+    # `low` slots for each modality, and for the rest slots that take any of them
+    forced = costs[:, np.repeat(np.arange(num_modalities), low)]
+    free = np.repeat(costs.min(axis=1)[:, None], num - low * num_modalities, axis=1)
+    square = np.concatenate([forced, free], axis=1).astype(np.float64)
+    np.testing.assert_allclose(
+        costs[np.arange(num), chosen].sum(), square[linear_sum_assignment(square)].sum(), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3])
+def test_many_rows_need_no_more_memory_than_a_search_may_hold(
+    num_modalities: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = arithmetic_costs(30_000, num_modalities, missing=True, levels=50)
+    whole = choose(costs, shares="equal")
+    monkeypatch.setattr(shares, "IN_MEMORY_ROWS", 100)
+    monkeypatch.setattr(shares, "SAMPLE_ROWS", 2000)
+    streamed = choose(costs, shares="equal")
+    assert np.bincount(streamed).tolist() == np.bincount(whole).tolist()
+    index = np.arange(len(costs))
+    assert costs[index, streamed].astype(np.float64).sum() == pytest.approx(
+        costs[index, whole].astype(np.float64).sum(), abs=1e-9
+    )
+
+
+def test_kl_shares_for_two_are_a_quantile_of_the_margin() -> None:
+    draw = np.random.default_rng(0)
+    costs = draw.random((300_000, 2)).astype(np.float32) * 3
+    chosen = choose(costs, shares={"m0": 0.8, "m1": 0.2})
+    margin = costs[:, 0].astype(np.float64) - costs[:, 1]
+    assert (chosen == 0).sum() == 240_000
+    assert margin[chosen == 0].max() <= margin[chosen == 1].min()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"shares": {"m0": 0.5, "m2": 0.5}}, r"\bm2\b"),
+        ({"shares": {"m0": 1.0}}, r"\bm1\b"),
+        ({"shares": {"m0": 0.5, "m1": 0.6}}, r"\b1\.1\b"),
+        ({"shares": "equal", "min_share": 0.1}, r"\bmin_share\b"),
+    ],
+)
+def test_shares_that_make_no_sense(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose(arithmetic_costs(10, 2), **config)
+
+
+def test_a_floor_above_what_there_is_to_share() -> None:
+    with pytest.raises(ConfigError, match=r"\b0\.3333\b"):
+        choose(arithmetic_costs(10, 3), min_share=0.4)
+
+
+def test_shares_that_missing_modalities_forbid() -> None:
+    costs = arithmetic_costs(100, 2)
+    costs[:60, 1] = np.nan
+    with pytest.raises(
+        DataError, match=r"(?s)(?=.*\bm1\b)(?=.*\b70\b)(?=.*\b100\b)(?=.*\b40\b)(?=.*\b0\.4\b)"
+    ):
+        choose(costs, shares={"m0": 0.3, "m1": 0.7})
+    assert np.bincount(choose(costs, shares={"m0": 0.6, "m1": 0.4})).tolist() == [60, 40]
+
+
+def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Table:
+    values = table[name].to_pylist()
+    values[index] = value
+    return table.set_column(
+        table.column_names.index(name), name, pa.array(values, table.schema.field(name).type)
+    )
+
+
+@pytest.mark.parametrize("at", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
+def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
+    rows = np.arange(BLOCK_ROWS + 10)
+    rows[at] = at - 1
+    with pytest.raises(DataError, match=rf"\b{at - 1}\b"):
+        Scores(scores_table(arithmetic_costs(len(rows), 2), rows=rows))
+
+
+TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        (
+            with_value(TABLE, "kl_m1", 4, float("inf")),
+            DataError,
+            r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)(?=.*\binf\b)",
+        ),
+        (with_value(TABLE, "row", 4, 9), DataError, r"\b9\b"),
+        (with_value(TABLE, "row", 4, 57), DataError, r"\b57\b"),
+        (with_value(TABLE, "row", 0, -1), DataError, r"(?<!\w)-1\b"),
+        (with_value(TABLE, "label", 4, None), DataError, r"(?s)(?=.*\blabel\b)(?=.*\b4\b)"),
+        (
+            with_value(with_value(TABLE, "kl_m0", 5, float("nan")), "kl_m1", 5, float("nan")),
+            DataError,
+            r"(?s)(?=.*\b15\b)(?=.*\bkl_m0\b)(?=.*\bkl_m1\b)",
+        ),
+        (TABLE.drop_columns(["label"]), DataError, r"\blabel\b"),
+        (TABLE.drop_columns(["kl_m0"]), DataError, r"(?s)(?=.*\bkl_)(?=.*\b1\b)"),
+        (
+            scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]),
+            DataError,
+            r"\bkl_m2\b",
+        ),
+        (
+            scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]),
+            DataError,
+            r"\['m1', 'm0'\]",
+        ),
+        (
+            TABLE.set_column(2, "label", pa.array(["x"] * 20)),
+            DataError,
+            r"(?s)(?=.*\blabel\b)(?=.*\bstring\b)(?=.*\bint32\b)",
+        ),
+        (TABLE.slice(0, 0), DataError, None),
+    ],
+)
+def test_bad_scores(table: pa.Table, error: type[InputError], message: str | None) -> None:
+    with pytest.raises(error, match=message):
+        Scores(table)
+
+
+def test_scores_of_other_features(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    with pytest.raises(
+        MismatchError, match=rf"(?s)(?=.*\baaaa\b)(?=.*\b{features.fingerprint[:12]})"
+    ):
+        Scores(scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"})).check_features(
+            features
+        )
+
+
+@pytest.mark.parametrize(("column", "value"), [("label", 2), ("sample_id", "other")])
+def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> None:
+    features = make_features(tmp_path)
+    rows = features.rows_of("train")
+    table = score_rows(
+        features, rows, {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities}
+    )
+    Scores(table).check_features(features)
+    at = int(np.flatnonzero(features.labels[rows] != 2)[5])
+    with pytest.raises(
+        MismatchError, match=rf"(?s)(?=.*\b{rows[at]}\b)(?=.*\b{column}\b)(?=.*\b{value}\b)"
+    ):
+        Scores(with_value(table, column, at, value)).check_features(features)
+
+
+def test_policy_loss_needs_its_columns() -> None:
+    with pytest.raises(DataError, match=r"\bp_label_m1\b"):
+        assign(Scores(TABLE.drop_columns(["p_label_m1"])), PlanConfig(policy="loss"), 0, 0)
+    with pytest.raises(DataError, match=r"(?s)(?=.*\b6\b)(?=.*\bp_label_m0\b)(?=.*\bnan\b)"):
+        assign(
+            Scores(with_value(TABLE, "p_label_m0", 2, float("nan"))),
+            PlanConfig(policy="loss"),
+            0,
+            0,
+        )
+
+
+def test_scores_are_compared_with_what_samples_have() -> None:
+    scores = Scores(with_value(TABLE, "kl_m1", 4, float("nan")))
+    has = np.ones((60, 2), bool)
+    has[12, 1] = False
+    scores.check_has(has)
+    has[12, 1] = True
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)"):
+        scores.check_has(has)
+    has[12, 1] = has[0, 0] = False
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b0\b)(?=.*\bkl_m0\b)"):
+        scores.check_has(has)
+    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b57\b)(?=.*\b50\b)"):
+        scores.check_has(np.ones((50, 2), bool))
+
+
+def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> None:
+    table = TABLE.select(["row", "sample_id", "label", "kl_m0", "kl_m1"])
+    foreign = table.cast(
+        pa.schema(
+            [(f.name, pa.float64() if f.name.startswith("kl") else f.type) for f in table.schema]
+        )
+    )
+    foreign = pa.concat_tables([foreign.slice(11), foreign.slice(0, 11)])
+    place = Place.at(str(tmp_path)) / "scores.arrow"
+    write_table(place, foreign)
+    opened = Scores.open(place)
+    assert pc.all(pc.equal(opened.table["row"], table["row"])).as_py()
+    np.testing.assert_array_equal(
+        assign(opened, PlanConfig(), 0, 0), assign(Scores(table), PlanConfig(), 0, 0)
+    )
+
+
+def test_own_scores_say_what_they_are() -> None:
+    scores = Scores(
+        with_metadata(
+            TABLE, {"modalities": ["m0", "m1"], "num_classes": 5, "parents": {"features": "f00"}}
+        )
+    )
+    assert (
+        scores.num_classes == 5
+        and scores.features_fingerprint == "f00"
+        and len(scores.fingerprint or "") == 64
+    )

@@ -1,0 +1,232 @@
+"""Indexes: every id finds its rows and every row its step, whatever the ids, the seams of the record batches, or the damage."""
+
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import PlanConfig
+from pipeline.errors import DataError, MismatchError, StoreError
+from pipeline.features import id_index as index
+from pipeline.features.feature_set import write_table
+from pipeline.features.id_index import (
+    IDS,
+    IDS_SCHEMA,
+    STEPS_SCHEMA,
+    find_rows,
+    hash_ids,
+    step_of,
+    write_ids,
+    write_step_index,
+)
+from pipeline.plans.plan import BatchPlan, joint_draft, joint_plan, write_plan
+from pipeline.storage.ipc_reader import BatchFile
+from pipeline.storage.schemas import encode_metadata
+from pipeline.storage.store_path import Place
+from tests.support.stores import make_features
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("index")
+
+
+def ids_index(place: Place, *hashes: np.ndarray, index_rows: int = index.INDEX_ROWS) -> BatchFile:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "INDEX_ROWS", index_rows)
+        write_ids(place, hashes)
+    return BatchFile(place, IDS_SCHEMA)
+
+
+def step_index(
+    place: Place, plan: BatchPlan, num_rows: int, index_rows: int = index.INDEX_ROWS
+) -> BatchFile:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "INDEX_ROWS", index_rows)
+        write_step_index(place, plan, num_rows)
+    return BatchFile(place, STEPS_SCHEMA)
+
+
+# few distinct ids, so that equal hashes fill whole record batches and straddle their seams
+@settings(deadline=None)
+@given(
+    ids=st.lists(st.one_of(st.text(max_size=3), st.sampled_from(["a", "b", "日本", "\0", "🎬"]))),
+    cut=st.integers(0, 10),
+    index_rows=st.integers(1, 5),
+)
+def test_an_id_finds_all_of_its_rows_and_no_other(
+    folder: Path, ids: list[str], cut: int, index_rows: int
+) -> None:
+    found = ids_index(
+        Place.at(folder / IDS), hash_ids(ids[:cut]), hash_ids(ids[cut:]), index_rows=index_rows
+    )
+    assert found.num_batches == -(-len(ids) // index_rows)
+    for wanted in {*ids, "a", "not there", ""}:
+        assert find_rows(found, wanted) == [row for row, each in enumerate(ids) if each == wanted]
+
+
+@settings(deadline=None, max_examples=40)
+@given(value=st.text(st.characters(exclude_categories=[])))
+def test_any_text_can_be_looked_up(folder: Path, value: str) -> None:
+    found = ids_index(Place.at(folder / "any.arrow"), hash_ids(["x", "y"]))
+    assert find_rows(found, value) == [row for row, each in enumerate(["x", "y"]) if each == value]
+
+
+def test_ids_that_share_a_hash_are_all_told(tmp_path: Path) -> None:
+    wanted = hash_ids(["wanted"])[0]
+    hashes = np.array([5, wanted, 2**64 - 1, wanted, 0, wanted], np.uint64)
+    for index_rows in range(1, 8):
+        assert find_rows(
+            ids_index(Place.at(tmp_path / IDS), hashes, index_rows=index_rows), "wanted"
+        ) == [1, 3, 5]
+
+
+def test_a_look_up_reads_few_batches_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ids_index(Place.at(tmp_path / IDS), hash_ids(map(str, range(5000))), index_rows=10)
+    read: list[int] = []
+    whole = BatchFile.batch
+    monkeypatch.setattr(
+        BatchFile,
+        "batch",
+        lambda self, number, columns=None: (read.append(number), whole(self, number, columns))[1],
+    )
+    assert [find_rows(found, str(row)) for row in range(100)] == [[row] for row in range(100)]
+    assert found.num_batches == 500 and len(read) <= 100 * 12
+
+
+def test_the_index_of_a_feature_set_has_every_sample(tmp_path: Path) -> None:
+    features = make_features(tmp_path)
+    found = BatchFile(features.place / IDS, IDS_SCHEMA)
+    assert [find_rows(found, each) for each in features.samples["sample_id"].to_pylist()] == [
+        [row] for row in range(features.num_rows)
+    ]
+
+
+@settings(deadline=None)
+@given(
+    data=st.data(),
+    num_rows=st.integers(1, 60),
+    batch_size=st.integers(1, 70),
+    index_rows=st.integers(1, 61),
+    num_cuts=st.integers(0, 3),
+)
+def test_every_row_finds_its_step(
+    folder: Path,
+    data: st.DataObject,
+    num_rows: int,
+    batch_size: int,
+    index_rows: int,
+    num_cuts: int,
+) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), unique=True, min_size=1)))
+    plan = joint_plan(rows, batch_size, 0, 0)
+    cuts = [
+        0,
+        *sorted(
+            data.draw(st.lists(st.integers(0, len(plan)), min_size=num_cuts, max_size=num_cuts))
+        ),
+        len(plan),
+    ]
+    chunked = BatchPlan(pa.concat_tables([plan.table.slice(a, b - a) for a, b in pairwise(cuts)]))
+    found = step_index(Place.at(folder / "steps.arrow"), chunked, num_rows, index_rows)
+    steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
+    assert len(steps) == len(rows)
+    assert [step_of(found, row) for row in range(-2, num_rows + 100)] == [
+        steps.get(row) for row in range(-2, num_rows + 100)
+    ]
+    assert found.metadata["parents"] == {"plan": plan.fingerprint}
+
+
+def test_features_without_rows_have_indexes_too(tmp_path: Path) -> None:
+    assert find_rows(ids_index(Place.at(tmp_path / IDS)), "a") == []
+    plan = BatchPlan(joint_plan(np.arange(4), 2, 0, 0).table.slice(0, 0))
+    assert step_of(step_index(Place.at(tmp_path / "s.arrow"), plan, 0), 0) is None
+
+
+@pytest.mark.parametrize("row", [-1, 9])
+def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, row: int) -> None:
+    table = joint_plan(np.arange(4), 2, 0, 0).table
+    with pytest.raises(MismatchError, match=rf"(?=.*(?<!\w){row}\b)(?=.*\b9\b)"):
+        write_step_index(
+            Place.at(tmp_path / "s.arrow"),
+            BatchPlan(table.set_column(2, "rows", pa.array([[0, 1], [2, row]]))),
+            9,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"s\.arrow"):
+        write_step_index(
+            Place.at(tmp_path / "file" / "s.arrow"), joint_plan(np.arange(4), 2, 0, 0), 4
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_rows": 7},
+        {"batch_rows": 0},
+        {"batch_rows": "5"},
+        {"num_rows": 12},
+        {"num_rows": 2**60},
+        {"num_rows": None},
+        None,
+    ],
+)
+def test_an_index_of_steps_that_lies_is_refused(
+    tmp_path: Path, change: dict[str, object] | None
+) -> None:
+    place = Place.at(tmp_path / "s.arrow")
+    found = step_index(place, joint_plan(np.arange(11), 2, 0, 0), 11, index_rows=5)
+    table = pa.Table.from_batches(found.batches())
+    facts = {} if change is None else encode_metadata(found.metadata | change)
+    with place.create() as file, pa.ipc.new_file(file, table.schema.with_metadata(facts)) as writer:
+        writer.write_table(table.replace_schema_metadata(facts), max_chunksize=5)
+    with pytest.raises(DataError, match=r"s\.arrow"):
+        step_of(BatchFile(place, STEPS_SCHEMA), 10)
+
+
+def test_an_index_of_ids_that_lies_is_refused(tmp_path: Path) -> None:
+    empty = pa.record_batch(
+        [pa.array([], pa.uint64()), pa.array([], pa.int64())], schema=IDS_SCHEMA
+    )
+    with (Place.at(tmp_path / IDS)).create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
+        writer.write_batch(empty)
+    with pytest.raises(DataError, match=r"(?=.*ids\.arrow)(?=.*(?<!-)\b0\b)"):
+        find_rows(BatchFile(Place.at(tmp_path / IDS), IDS_SCHEMA), "a")
+    write_table(
+        Place.at(tmp_path / IDS),
+        pa.table({"hash": pa.array([None, 1], pa.uint64()), "row": [0, 1]}),
+    )
+    with pytest.raises(DataError, match=r"(?=.*ids\.arrow)(?=.*\bhash\b)"):
+        find_rows(BatchFile(Place.at(tmp_path / IDS), IDS_SCHEMA), "a")
+
+
+def test_the_index_of_a_long_plan_needs_the_memory_of_a_record_batch(tmp_path: Path) -> None:
+    peaks = []
+    for num in (2_000_000, 6_000_000):
+        write_plan(
+            Place.at(tmp_path / "plan.arrow"),
+            joint_draft(np.arange(num), 64, 0, 0, config=PlanConfig(locality=10_000)),
+        )
+        plan = BatchPlan.open(Place.at(tmp_path / "plan.arrow"))
+        pool = pa.default_memory_pool()
+        before = pool.bytes_allocated()
+        tracemalloc.start()
+        try:
+            write_step_index(Place.at(tmp_path / "s.arrow"), plan, num)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert pool.bytes_allocated() - before < 1e6
+    assert peaks[1] < 1.1 * peaks[0] < 4 * 6_000_000
+    assert step_of(BatchFile(Place.at(tmp_path / "s.arrow"), STEPS_SCHEMA), 5_999_999) is not None

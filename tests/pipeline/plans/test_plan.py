@@ -1,0 +1,334 @@
+import json
+import subprocess
+import sys
+import tracemalloc
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import PlanConfig
+from pipeline.counter_rng import hashes, key_of, merge, sort_positions
+from pipeline.errors import ConfigError, DataError, StoreError
+from pipeline.features.feature_set import write_table
+from pipeline.plans.assign import assign
+from pipeline.plans.plan import (
+    BatchPlan,
+    joint_draft,
+    joint_plan,
+    remix_draft,
+    remix_plan,
+    write_plan,
+)
+from pipeline.scores.table import Scores
+from pipeline.storage.schemas import PLAN, fingerprint
+from pipeline.storage.store_path import Place
+from tests.support.plan_tables import arithmetic_costs, scores_table
+
+GOLDEN = Path(__file__).parents[2] / "support" / "golden_plans.json"
+
+
+def check_plan(plan: BatchPlan, expected: dict[str, np.ndarray], batch_size: int) -> None:
+    """Every row of each subset once, in batches of its modality whose sizes differ by at most one, sliced exactly by ranks."""
+    steps = list(plan.steps())
+    assert [step.step for step in steps] == list(range(len(plan)))
+    for name, rows in expected.items():
+        batches = [step.rows for step in steps if step.modality == name]
+        sizes = {len(batch) for batch in batches}
+        assert len(batches) == -(-len(rows) // batch_size)
+        assert not sizes or (max(sizes) - min(sizes) <= 1 and max(sizes) <= batch_size)
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([np.empty(0, np.int64), *batches])), rows
+        )
+    assert {step.modality for step in steps} <= set(expected)
+    for world_size in range(1, 9):
+        for step in steps[:: max(1, len(steps) // 7)]:
+            slices = [step.for_rank(rank, world_size) for rank in range(world_size)]
+            np.testing.assert_array_equal(np.concatenate(slices), step.rows)
+            assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def subsets(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> dict[str, np.ndarray]:
+    chosen = assign(scores, config, seed, epoch)
+    return {name: scores.rows[chosen == k] for k, name in enumerate(scores.modalities)}
+
+
+GRID = list(product([1, 2, 3, 17, 1000], [2, 3, 5], [1, 4, 64, 5000]))
+
+
+@pytest.mark.parametrize(("num", "num_modalities", "batch_size"), GRID)
+def test_each_row_once_in_pure_even_batches(num: int, num_modalities: int, batch_size: int) -> None:
+    scores = Scores(
+        scores_table(
+            arithmetic_costs(num, num_modalities, missing=True), rows=np.arange(num) * 3 + 5
+        )
+    )
+    for locality, order, stratify in product(
+        [None, 1, 7, 200], ["sequential", "interleaved"], [False, True]
+    ):
+        config = PlanConfig(order=order, locality=locality, stratify=stratify)
+        plan = remix_plan(scores, config, batch_size, 11, 3)
+        check_plan(plan, subsets(scores, config, 11, 3), batch_size)
+        assert remix_plan(scores, config, batch_size, 11, 3).fingerprint == plan.fingerprint
+        assert fingerprint(plan.table, plan.metadata) == plan.fingerprint
+        joint = joint_plan(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
+        check_plan(joint, {"all": scores.rows}, batch_size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 400),
+    st.integers(2, 4),
+    st.integers(1, 90),
+    st.integers(0, 2**63),
+    st.integers(0, 10**6),
+    st.data(),
+)
+def test_any_plan_covers_its_rows(
+    num: int, num_modalities: int, batch_size: int, seed: int, epoch: int, data: st.DataObject
+) -> None:
+    config = PlanConfig(
+        policy=data.draw(st.sampled_from(["kl", "loss", "random"])),
+        order=data.draw(st.sampled_from(["sequential", "interleaved"])),
+        shares=data.draw(st.sampled_from(["natural", "equal"])),
+        stratify=data.draw(st.booleans()),
+        locality=data.draw(st.none() | st.integers(1, 500)),
+    )
+    scores = Scores(scores_table(arithmetic_costs(num, num_modalities)))
+    check_plan(
+        remix_plan(scores, config, batch_size, seed, epoch),
+        subsets(scores, config, seed, epoch),
+        batch_size,
+    )
+
+
+def golden_plans() -> dict[str, str]:
+    scores = Scores(scores_table(arithmetic_costs(5000, 3, missing=True), num_classes=9))
+    configs = {
+        "natural": PlanConfig(),
+        "interleaved": PlanConfig(order="interleaved"),
+        "random": PlanConfig(policy="random"),
+        "loss": PlanConfig(policy="loss"),
+        "equal": PlanConfig(shares="equal"),
+        "targets": PlanConfig(shares={"m0": 0.2, "m1": 0.3, "m2": 0.5}, policy="random"),
+        "floor": PlanConfig(min_share=0.32),
+        "stratified": PlanConfig(stratify=True),
+        "windows": PlanConfig(locality=256, order="interleaved"),
+        "stratified windows": PlanConfig(locality=256, stratify=True),
+    }
+    plans = {name: remix_plan(scores, config, 32, 7, 10) for name, config in configs.items()}
+    plans["joint"] = joint_plan(scores.rows, 32, 7, 0, modalities=scores.modalities)
+    return {name: plan.fingerprint for name, plan in plans.items()}
+
+
+def test_golden_plans() -> None:
+    """A difference here changes everyone's order: CONTRIBUTING says how to announce it."""
+    assert golden_plans() == json.loads(GOLDEN.read_text())
+
+
+def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
+    code = "import json, sys; from tests.pipeline.plans.test_plan import golden_plans; json.dump(golden_plans(), sys.stdout)"
+    root = Path(__file__).parents[3]
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        env={"PYTHONHASHSEED": "77", "PYTHONPATH": str(root)},
+    )
+    assert json.loads(found.stdout) == golden_plans()
+
+
+def test_the_hash_is_splitmix64() -> None:
+    # first outputs of the reference implementation for seed 1234567
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert hashes(1234567, np.arange(1, 6)).tolist() == expected
+    assert len({key_of(a, b, c) for a, b, c in product(range(20), repeat=3)}) == 8000
+
+
+def test_orders_differ_with_seed_and_epoch_and_look_random() -> None:
+    def order(seed: int, epoch: int) -> np.ndarray:
+        return np.concatenate(
+            [step.rows for step in joint_plan(np.arange(20_000), 64, seed, epoch).steps()]
+        )
+
+    base = order(0, 0)
+    for other in (order(1, 0), order(0, 1)):
+        assert abs(np.corrcoef(base, other)[0, 1]) < 0.03
+        assert (base == other).mean() < 0.01
+    assert abs(np.corrcoef(base[:-1], base[1:])[0, 1]) < 0.03
+    assert abs(np.corrcoef(base, np.arange(20_000))[0, 1]) < 0.03
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**64 - 1)), min_size=1, max_size=300))
+def test_sort_positions_orders_groups_and_loses_nothing(pairs: list[tuple[int, int]]) -> None:
+    groups, keys = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs], np.uint64)
+    position = sort_positions(keys.copy(), groups, 5)
+    assert sorted(position.tolist()) == list(range(len(pairs)))
+    dropped = np.uint64(3 + max(len(pairs) - 1, 1).bit_length())
+    assert [
+        (g, k) for g, k in zip(groups[position], keys[position] >> dropped, strict=True)
+    ] == sorted(zip(groups, keys >> dropped, strict=True))
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.integers(1, 100))
+def test_merge_keeps_proportion_whatever_the_block(lengths: list[int], num_per_block: int) -> None:
+    merged = np.concatenate(list(merge(lengths, 5, num_per_block)))
+    np.testing.assert_array_equal(merged, np.concatenate(list(merge(lengths, 5, 10**6))))
+    assert np.bincount(merged, minlength=len(lengths)).tolist() == lengths
+    seen = np.cumsum(merged[:, None] == np.arange(len(lengths)), axis=0)
+    expected = np.arange(1, len(merged) + 1)[:, None] * np.array(lengths) / sum(lengths)
+    assert np.abs(seen - expected).max() <= len(lengths) + 1
+
+
+def test_sequential_visits_modalities_in_order_and_interleaved_mixes() -> None:
+    scores = Scores(scores_table(arithmetic_costs(4000, 3)))
+    names = [step.modality for step in remix_plan(scores, PlanConfig(), 16, 0, 0).steps()]
+    assert names == sorted(names)
+    mixed = remix_plan(scores, PlanConfig(order="interleaved"), 16, 0, 0)
+    assert sorted(step.modality for step in mixed.steps()) == names
+    assert sum(a.modality != b.modality for a, b in pairwise(mixed.steps())) > len(names) / 3
+
+
+def test_each_batch_has_the_class_mix_of_its_subset() -> None:
+    num_classes = 6
+    table = scores_table(arithmetic_costs(12_000, 2), num_classes=num_classes)
+    label = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5], np.int32)[
+        table["row"].to_numpy() * 5 % 12
+    ]
+    scores = Scores(table.set_column(2, "label", pa.array(label)))
+    plan = remix_plan(scores, PlanConfig(stratify=True, order="interleaved"), 48, 0, 0)
+    for name in scores.modalities:
+        batches = [
+            np.bincount(scores.labels[step.rows], minlength=num_classes)
+            for step in plan.steps()
+            if step.modality == name
+        ]
+        mix = np.sum(batches, axis=0) / np.sum(batches)
+        assert max(np.abs(batch - batch.sum() * mix).max() for batch in batches) <= 2
+    unsorted = remix_plan(scores, PlanConfig(order="interleaved"), 48, 0, 0)
+    assert (
+        max(
+            np.abs(np.bincount(scores.labels[step.rows], minlength=6) - 48 * mix).max()
+            for step in unsorted.steps()
+        )
+        > 4
+    )
+
+
+def test_locality_reads_window_after_window() -> None:
+    scores = Scores(scores_table(arithmetic_costs(10_000, 2)))
+    rows = np.concatenate(
+        [
+            step.rows
+            for step in remix_plan(scores, PlanConfig(locality=500), 64, 0, 0).steps()
+            if step.modality == "m1"
+        ]
+    )
+    visits = rows[np.flatnonzero(np.diff(rows // 500, prepend=-1))] // 500
+    assert len(visits) == 20 and visits.tolist() != sorted(visits)
+    within = rows[rows // 500 == 3]
+    assert within.tolist() != sorted(within)
+
+
+def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> None:
+    num = 2_000_000
+    place = Place.at(tmp_path / "scores.arrow")
+    write_table(place, scores_table(arithmetic_costs(num, 2)))
+    draft = None
+    pool = pa.default_memory_pool()
+    arrow_before = pool.bytes_allocated()
+    tracemalloc.start()
+    try:
+        scores = Scores.open(place)
+        opened = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        draft = remix_draft(
+            scores, PlanConfig(locality=10_000, order="interleaved", shares="equal"), 64, 0, 0
+        )
+        total, arrow = 0, 0
+        for batch in draft.batches():
+            total += batch.column("rows").values.nbytes
+            arrow = max(arrow, pool.bytes_allocated() - arrow_before)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 8 * num
+    assert opened < 30e6 and arrow < 20e6
+    assert peak < 60e6 < place.info().size
+
+
+def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
+    scores = Scores(
+        scores_table(arithmetic_costs(30_000, 3), parents={"features": "f00"}, fingerprint="5c0")
+    )
+    config = PlanConfig(locality=1000, order="interleaved")
+    streamed, built = Place.at(tmp_path / "a.arrow"), Place.at(tmp_path / "b.arrow")
+    written = write_plan(streamed, remix_draft(scores, config, 32, 1, 2, num_classes=5))
+    assert written == write_plan(built, remix_plan(scores, config, 32, 1, 2, num_classes=5))
+    plan = BatchPlan.open(streamed)
+    assert plan.table.equals(BatchPlan.open(built).table, check_metadata=True)
+    assert fingerprint(plan.table, plan.metadata) == plan.fingerprint == written
+    assert plan.table.schema.equals(PLAN)
+    expected = {
+        "epoch": 2,
+        "seed": 1,
+        "batch_size": 32,
+        "policy": "kl",
+        "order": "interleaved",
+        "modalities": ["m0", "m1", "m2"],
+        "num_classes": 5,
+    }
+    assert plan.metadata | expected == plan.metadata
+    assert plan.metadata["parents"] == {"features": "f00", "scores": "5c0"}
+    assert {
+        "shares": "natural",
+        "min_share": 0.0,
+        "stratify": False,
+        "locality": 1000,
+    }.items() <= plan.metadata.items()
+
+
+def test_steps_of_sliced_and_chunked_plans() -> None:
+    plan = joint_plan(np.arange(1000), 10, 0, 0)
+    chunked = BatchPlan(
+        pa.concat_tables([plan.table.slice(0, 33), plan.table.slice(33, 1), plan.table.slice(34)])
+    )
+    expected = [step.rows.tolist() for step in plan.steps()]
+    for start in (0, 20, 33, 34, 99, 100):
+        assert [step.rows.tolist() for step in chunked.steps(start)] == expected[start:]
+
+
+def test_the_order_of_the_given_rows_does_not_matter() -> None:
+    rows = np.arange(500) * 2
+    assert joint_plan(rows[::-1], 8, 0, 0).fingerprint == joint_plan(rows, 8, 0, 0).fingerprint
+    table = scores_table(arithmetic_costs(500, 2))
+    shuffled = table.take(pa.array(hashes(0, np.arange(500)).argsort()))
+    assert (
+        remix_plan(Scores(shuffled), PlanConfig(), 8, 0, 0).fingerprint
+        == remix_plan(Scores(table), PlanConfig(), 8, 0, 0).fingerprint
+    )
+
+
+def test_plans_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        joint_plan(np.empty(0, np.int64), 8, 0, 0)
+    with pytest.raises(DataError, match=r"\b4\b"):
+        joint_plan(np.array([1, 4, 2, 4]), 8, 0, 0)
+    with pytest.raises(ConfigError, match=r"\b0\b"):
+        joint_plan(np.arange(4), 0, 0, 0)
+    with pytest.raises(ConfigError, match=r"\bstratify\b"):
+        joint_plan(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        write_plan(Place.at(tmp_path / "file" / "plan.arrow"), joint_draft(np.arange(4), 2, 0, 0))

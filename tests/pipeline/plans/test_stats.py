@@ -1,0 +1,225 @@
+import json
+import shutil
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.config import PlanConfig
+from pipeline.errors import MismatchError
+from pipeline.plans.plan import BatchPlan, joint_plan, remix_plan
+from pipeline.plans.stats import plan_statistics, statistics_at
+from pipeline.scores.histograms import score_histograms
+from pipeline.scores.table import Scores
+from pipeline.storage.store_path import Place
+from tests.support.plan_tables import arithmetic_costs, scores_table
+
+NUM_CLASSES = 5
+
+
+def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
+    return Scores(
+        scores_table(
+            arithmetic_costs(num, num_modalities, missing=True),
+            rows=np.arange(num) * 2 + 1,
+            num_classes=NUM_CLASSES,
+        )
+    )
+
+
+def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
+    return remix_plan(
+        scores,
+        PlanConfig.model_validate({"order": "interleaved", **config}),
+        32,
+        0,
+        epoch,
+        num_classes=NUM_CLASSES,
+    )
+
+
+@pytest.mark.parametrize("config", [{}, {"locality": 100}, {"order": "sequential"}])
+@pytest.mark.parametrize("batch_rows", [1, 64])
+def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_rows: int) -> None:
+    scores = scores_of()
+    plan, previous = plan_of(scores, **config), plan_of(scores, 1, policy="random")
+    found = plan_statistics(plan, scores=scores, previous=previous, batch_rows=batch_rows)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+    steps = list(plan.steps())
+    label = dict(zip(scores.rows.tolist(), scores.labels.tolist(), strict=True))
+    assert found["num_steps"] == len(steps) and found["num_rows"] == len(scores)
+    for name in scores.modalities:
+        own, rows = (
+            [step for step in steps if step.modality == name],
+            [row for step in steps if step.modality == name for row in step.rows.tolist()],
+        )
+        classes = Counter(label[row] for row in rows)
+        expected = {
+            "num_steps": len(own),
+            "num_rows": len(rows),
+            "share": pytest.approx(len(rows) / len(scores)),
+            "read_amplification": pytest.approx(
+                sum(len({row // batch_rows for row in step.rows.tolist()}) for step in own)
+                * batch_rows
+                / len(rows)
+            ),
+            "class_counts": [classes[c] for c in range(NUM_CLASSES)],
+        }
+        assert found["modalities"][name] == expected
+    sizes = Counter(len(step.rows) for step in steps)
+    assert found["batch_sizes"] == {
+        "min": min(sizes),
+        "max": max(sizes),
+        "mean": pytest.approx(len(scores) / len(steps)),
+        "counts": {str(size): sizes[size] for size in sorted(sizes)},
+    }
+    moves = Counter((a.modality, b.modality) for a, b in pairwise(steps))
+    assert found["transitions"] == {
+        a: {b: moves[a, b] for b in scores.modalities} for a in scores.modalities
+    }
+    assert found["num_switches"] == sum(a != b for a, b in moves.elements())
+    assert found["order"] == {
+        "edges": list(range(len(steps) + 1)),
+        "num_steps": {
+            name: [int(step.modality == name) for step in steps] for name in scores.modalities
+        },
+    }
+    before, now = (
+        {row: step.modality for step in p.steps() for row in step.rows.tolist()}
+        for p in (previous, plan)
+    )
+    assert found["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
+
+
+def test_histograms_count_every_score_and_those_assigned() -> None:
+    scores = scores_of()
+    found = plan_statistics(plan_of(scores), scores=scores)
+    for name in scores.modalities:
+        kl, part = scores.kl(name), found["histograms"][name]
+        assert part["num_missing"] == np.isnan(kl).sum() > 0
+        for histogram in (part["kl"], part["difficulty"]):
+            assert sum(histogram["counts"]) == (~np.isnan(kl)).sum()
+            assert sum(histogram["assigned"]) == found["modalities"][name]["num_rows"]
+            assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+        assert part["kl"]["edges"][-1] == pytest.approx(np.log2(NUM_CLASSES))
+        assert part["difficulty"]["mean"] == pytest.approx(
+            1 - np.nanmean(kl) / np.log2(NUM_CLASSES), abs=1e-5
+        )
+
+
+def test_histograms_without_a_plan_or_classes() -> None:
+    costs = arithmetic_costs(100, 2)
+    costs[:, 1] = np.nan
+    found = score_histograms(Scores(scores_table(costs)), num_bins=7)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["m0"]["difficulty"] is None and found["m0"]["kl"]["assigned"] is None
+    assert len(found["m0"]["kl"]["counts"]) == 7 and sum(found["m0"]["kl"]["counts"]) == 100
+    assert found["m1"]["num_missing"] == 100 and found["m1"]["kl"]["mean"] is None
+
+
+def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
+    scores = scores_of(200)
+    labels = np.zeros(500, np.int32)
+    joint = joint_plan(scores.rows, 32, 0, 0, modalities=scores.modalities)
+    found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
+    assert found["churn"] is None and found["histograms"] is None
+    assert list(found["modalities"]) == ["all"] and found["modalities"]["all"]["class_counts"] == [
+        200
+    ]
+    assert plan_statistics(plan_of(scores), previous=joint)["churn"] is None
+    assert plan_statistics(plan_of(scores), previous=plan_of(scores, 5))["churn"] == 0
+    assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
+
+
+@pytest.mark.parametrize("num_steps", [1, 511, 512, 513, 1000, 1024, 2500])
+def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
+    scores = scores_of(num_steps, 2)
+    plan = remix_plan(scores, PlanConfig(order="interleaved"), 1, 0, 0)
+    order = plan_statistics(plan)["order"]
+    edges, num_bins = order["edges"], min(num_steps, 512)
+    assert all(type(edge) is int for edge in edges)
+    assert (edges[0], edges[-1], len(edges)) == (0, num_steps, num_bins + 1)
+    assert max(np.diff(edges)) - min(np.diff(edges)) <= 1
+    modalities = [step.modality for step in plan.steps()]
+    assert list(order["num_steps"]) == ["m0", "m1"]
+    assert order["num_steps"] == {
+        name: [modalities[a:b].count(name) for a, b in pairwise(edges)] for name in ("m0", "m1")
+    }
+    cut = len(plan) // 3
+    chunked = BatchPlan(
+        pa.concat_tables(
+            [plan.table.slice(0, cut), plan.table.slice(cut, 1), plan.table.slice(cut + 1)]
+        )
+    )
+    assert plan_statistics(chunked)["order"] == order
+
+
+def test_a_plan_without_steps_has_statistics() -> None:
+    plan = plan_of(scores_of(100))
+    found = plan_statistics(BatchPlan(plan.table.slice(0, 0)))
+    assert found["order"] == {"edges": [0], "num_steps": {name: [] for name in ("m0", "m1", "m2")}}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_labels_of_all_rows_and_of_the_scored_rows_count_alike() -> None:
+    scores = scores_of(150_000)
+    labels = np.full(scores.rows[-1] + 100, NUM_CLASSES - 1, np.int32)
+    labels[scores.rows] = scores.labels
+    by_scores, by_labels = (
+        plan_statistics(plan_of(scores), **given)["modalities"]
+        for given in ({"scores": scores}, {"labels": labels})
+    )
+    assert by_labels == by_scores
+
+
+def test_churn_goes_by_name_and_by_common_rows() -> None:
+    costs = arithmetic_costs(100, 2)
+    table = scores_table(costs, names=["a", "b"])
+    swapped = scores_table(costs[:, ::-1], names=["b", "a"])
+    one, other = (
+        remix_plan(Scores(t), PlanConfig(), 8, 0, 0) for t in (table, swapped.slice(0, 60))
+    )
+    ties = (costs[:60, 0] == costs[:60, 1]).mean()
+    assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
+
+
+def test_a_modality_that_gets_no_row_is_reported() -> None:
+    costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
+    found = plan_statistics(remix_plan(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0))
+    assert found["modalities"]["m0"] == {
+        "num_steps": 0,
+        "num_rows": 0,
+        "share": 0.0,
+        "read_amplification": None,
+        "class_counts": None,
+    }
+
+
+def test_locality_lowers_read_amplification() -> None:
+    scores = scores_of(20_000, 2)
+    whole, local = (
+        plan_statistics(plan_of(scores, locality=locality))["read_amplification"]
+        for locality in (None, 256)
+    )
+    assert local < whole / 4
+
+
+def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(
+    trained_store: Path, tmp_path: Path
+) -> None:
+    plans = sorted(trained_store.glob("runs/*/plans/epoch-????.arrow"))
+    assert len(plans) == 8
+    for plan in plans:
+        assert json.loads(json.dumps(statistics_at(Place.at(plan)))) == json.loads(
+            plan.with_suffix(".stats.json").read_text()
+        )
+    alone = tmp_path / "plan.arrow"
+    shutil.copy(plans[-1], alone)
+    assert statistics_at(Place.at(alone))["churn"] is None
+    scores = Scores.open(Place.at(plans[-2].parent.parent / "scores" / plans[-2].name))
+    with pytest.raises(MismatchError, match=scores.fingerprint[:12]):
+        statistics_at(Place.at(alone), scores)

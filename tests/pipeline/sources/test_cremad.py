@@ -1,0 +1,444 @@
+"""CREMA-D in its own layout -> shards: pairs, facts and splits as they are, and everything wrong named before anything is written."""
+
+import csv
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import DecodeConfig, load
+from pipeline.decode.media.sample import decode_sample
+from pipeline.errors import DataError, InputError, MissingError
+from pipeline.sources.importers.cremad import EMOTIONS, SPECS, import_cremad
+from tests.support.media_files import encode_clip, encode_sound, encode_wav, tone
+from tests.support.stores import Command, read_samples
+from trainer.config import load_run
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:c6f94b25\nsize 72862\n"
+WAV = encode_wav(tone(440, 0.5))
+FLV = encode_clip(12, container="flv", codec="flv1")
+MP4 = encode_clip(12)
+SILENT = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\0\0\0"
+"""A header of sound without any."""
+ACTORS = range(1001, 1013)
+PEOPLE = ["ActorID", "Age", "Sex", "Race", "Ethnicity"]
+
+
+def clips(actors: Sequence[int] = ACTORS) -> list[str]:
+    """A clip of each actor and emotion."""
+    return [f"{actor}_DFA_{emotion}_XX" for actor in actors for emotion in EMOTIONS]
+
+
+def write_csv(path: Path, lines: Sequence[Sequence[str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    return path
+
+
+def make(
+    src: Path,
+    names: Sequence[str],
+    video: str = "VideoFlash",
+    ending: str = "flv",
+    data: bytes = FLV,
+) -> Path:
+    for folder, suffix, media in (("AudioWAV", "wav", WAV), (video, ending, data)):
+        (src / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (src / folder / f"{name}.{suffix}").write_bytes(media)
+    return src
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    return make(tmp_path / "src", clips())
+
+
+def sides(folder: Path) -> dict[str, set[str]]:
+    """The sample ids of each split."""
+    found: dict[str, set[str]] = {}
+    for name, (facts, _) in read_samples(folder).items():
+        found.setdefault(str(facts["split"]), set()).add(name)
+    return found
+
+
+def actors(names: set[str]) -> set[str]:
+    return {name.split("_")[0] for name in names}
+
+
+def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
+    tmp_path: Path, src: Path
+) -> None:
+    write_csv(
+        src / "SentenceFilenames.csv",
+        [["Stimulus_Number", "Filename"], *([str(i), name] for i, name in enumerate(clips(), 1))],
+    )
+    write_csv(
+        src / "VideoDemographics.csv", [PEOPLE, ["1001", "51", "Male", "Caucasian", "Not Hispanic"]]
+    )
+    (src / "AudioWAV" / "._1001_DFA_ANG_XX.wav").write_bytes(b"what a Mac leaves behind")
+    summary = import_cremad(src, tmp_path / "out", num_shards=3)
+    found = read_samples(tmp_path / "out")
+    assert sorted(found) == sorted(clips())
+    assert Counter(facts["label"] for facts, _ in found.values()) == dict.fromkeys(EMOTIONS, 12)
+    assert len(summary["shards"]) == 3  # type: ignore[arg-type]
+    facts, sample = found["1001_DFA_FEA_XX"]
+    number = str(clips().index("1001_DFA_FEA_XX") + 1)
+    person = {"age": "51", "sex": "Male", "race": "Caucasian", "ethnicity": "Not Hispanic"}
+    assert facts["columns"] == {
+        "actor": "1001",
+        "sentence": "DFA",
+        "level": "XX",
+        "number": number,
+        **person,
+    }
+    assert (sample.key, sample.members["audio.wav"], sample.members["video.flv"]) == (
+        "1001_DFA_FEA_XX",
+        WAV,
+        FLV,
+    )
+    assert "age" not in found["1002_DFA_FEA_XX"][0]["columns"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_actor_is_on_two_sides(tmp_path: Path, src: Path, seed: int) -> None:
+    import_cremad(src, tmp_path / "out", seed=seed, validation_share=0.2, test_share=0.25)
+    found = {split: actors(names) for split, names in sides(tmp_path / "out").items()}
+    assert {split: len(names) for split, names in found.items()} == {
+        "train": 7,
+        "validation": 2,
+        "test": 3,
+    }
+    assert len(set().union(*found.values())) == 12
+    chosen = found["test"]
+    import_cremad(src, tmp_path / "other", seed=seed + 100, validation_share=0.2, test_share=0.25)
+    assert seed or chosen != actors(sides(tmp_path / "other")["test"])
+
+
+def test_same_bytes_twice_wherever_the_folder_lies(tmp_path: Path, src: Path) -> None:
+    import_cremad(src, tmp_path / "1")
+    shutil.move(src, tmp_path / "moved")
+    import_cremad(tmp_path / "moved", tmp_path / "2")
+    trees = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "12"
+    ]
+    assert trees[0] == trees[1]
+
+
+def test_what_is_written_decodes_as_the_field_does(tmp_path: Path, src: Path) -> None:
+    make(src, ["1040_DFA_ANG_XX"], ending="mp4", data=MP4)
+    import_cremad(src, tmp_path / "out")
+    config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
+    found = read_samples(tmp_path / "out")
+    assert config.modalities["video"].member == ("video.flv", "video.mp4")
+    for name in ("1001_DFA_ANG_XX", "1040_DFA_ANG_XX"):
+        rows = decode_sample(found[name][1].members, config.modalities, config.limits)
+        assert rows["audio"].shape == (1, 257, 188)  # type: ignore[union-attr]
+        assert rows["video"].shape == (4, 3, 224, 224)  # type: ignore[union-attr]
+        assert np.ptp(rows["video"].mean((1, 2, 3))) > 60, "the grey of the frames rises"  # type: ignore[union-attr]
+        # Half a second of sound, again and again: the last window is as loud as the first.
+        assert (
+            np.abs(rows["audio"][0, :, 4:24].mean(1) - rows["audio"][0, :, -24:-4].mean(1)).max()
+            < 1
+        )  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["cremad", "cremad-honest"])
+def test_the_jobs_decode_as_the_importer_says(name: str) -> None:
+    source = load_run(Path(__file__).parents[3] / "deploy" / "jobs" / f"{name}.yaml").source
+    assert source is not None
+    assert source.decode is not None
+    assert {
+        name: spec.model_copy(update={"member": ()})
+        for name, spec in source.decode.modalities.items()
+    } == SPECS
+    assert {"audio.wav", "video.flv"} <= source.decode.members
+
+
+def replace(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("half", "fault", "kind", "words"),
+    [
+        ("AudioWAV/1002_DFA_SAD_XX.wav", Path.unlink, "without its sound file", []),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", Path.unlink, "without its video", []),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(b""), "empty", ["AudioWAV/1002_DFA_SAD_XX.wav"]),
+        (
+            "AudioWAV/1002_DFA_SAD_XX.wav",
+            replace(SILENT),
+            "without sound",
+            ["AudioWAV/1002_DFA_SAD_XX.wav"],
+        ),
+        (
+            "VideoFlash/1002_DFA_SAD_XX.flv",
+            replace(encode_sound(tone(440, 0.5)[None], "flv", "aac")),
+            "without pictures",
+            ["VideoFlash/1002_DFA_SAD_XX.flv"],
+        ),
+        (
+            "VideoFlash/1002_DFA_SAD_XX.flv",
+            replace(b"<html>not found</html>"),
+            "unreadable",
+            ["VideoFlash/1002_DFA_SAD_XX.flv"],
+        ),
+    ],
+)
+def test_a_clip_that_lacks_something_is_named_or_left_out(
+    tmp_path: Path,
+    src: Path,
+    half: str,
+    fault: Callable[[Path], object],
+    kind: str,
+    words: list[str],
+) -> None:
+    fault(src / half)
+    with pytest.raises(DataError) as error:
+        import_cremad(src, tmp_path / "out")
+    words = ["1", "1002_DFA_SAD_XX", "--allow-incomplete", *words]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not (tmp_path / "out").exists()
+    summary = import_cremad(src, tmp_path / "out", allow_incomplete=True)
+    assert summary["origin"]["left_out"] == {"1002_DFA_SAD_XX": kind}  # type: ignore[index, call-overload]
+    assert sorted(read_samples(tmp_path / "out")) == sorted(set(clips()) - {"1002_DFA_SAD_XX"})
+
+
+@pytest.mark.parametrize("allow_incomplete", [False, True])
+def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(
+    tmp_path: Path, src: Path, allow_incomplete: bool
+) -> None:
+    for i in range(1001, 1005):
+        (src / "VideoFlash" / f"{i}_DFA_NEU_XX.flv").write_bytes(LFS_POINTER)
+        (src / "AudioWAV" / f"{i}_DFA_NEU_XX.wav").write_bytes(LFS_POINTER)
+    make(
+        src,
+        [
+            "1003_DFA_JOY_XX",
+            "1092_DFA_ANG_XX",
+            "1003_DFA_ANG",
+            "1003_ABC_ANG_XX",
+            "1003_DFA_ANG_ZZ",
+        ],
+    )
+    (src / "AudioWAV" / "again").mkdir()
+    (src / "AudioWAV" / "again" / "1001_DFA_ANG_XX.wav").write_bytes(WAV)
+    (src / "VideoFlash" / "1005_DFA_ANG_XX.mp4").write_bytes(MP4)
+    with pytest.raises(DataError) as error:
+        import_cremad(src, tmp_path / "out", allow_incomplete=allow_incomplete)
+    words = [
+        "15",
+        "8",
+        "4",
+        "1",
+        "2",
+        "6",
+        "1003_DFA_JOY_XX",
+        "1003_ABC_ANG_XX",
+        "1001_DFA_ANG_XX",
+        "1005_DFA_ANG_XX",
+    ]
+    words += [
+        str(src / "AudioWAV" / "1001_DFA_ANG_XX.wav"),
+        str(src / "AudioWAV" / "again" / "1001_DFA_ANG_XX.wav"),
+    ]
+    words += [
+        "1001_DFA_NEU_XX",
+        "AudioWAV/1001_DFA_NEU_XX.wav",
+        "ANG",
+        "DIS",
+        "FEA",
+        "HAP",
+        "NEU",
+        "SAD",
+    ]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clone_without_lfs_names_every_pointer(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", clips(), data=LFS_POINTER)
+    for path in (src / "AudioWAV").iterdir():
+        path.write_bytes(LFS_POINTER)
+    with pytest.raises(
+        DataError, match=r"(?s)(?=.*\b144\b)(?=.*\b141\b)(?=.*AudioWAV/1001_DFA_ANG_XX\.wav)"
+    ):
+        import_cremad(src, tmp_path / "out")
+
+
+def test_clips_that_the_authors_name_and_that_are_not_there(tmp_path: Path, src: Path) -> None:
+    write_csv(
+        src / "SentenceFilenames.csv",
+        [["Stimulus_Number", "Filename"], ["1", "1001_DFA_ANG_XX"], ["2", "1091_TAI_HAP_XX"]],
+    )
+    with pytest.raises(DataError, match=r"(?s)(?=.*1091_TAI_HAP_XX)(?=.*SentenceFilenames\.csv)"):
+        import_cremad(src, tmp_path / "out")
+    summary = import_cremad(src, tmp_path / "out", allow_incomplete=True)
+    assert summary["samples"] == 72
+
+
+def test_the_misnamed_file_of_the_first_releases(tmp_path: Path, src: Path) -> None:
+    make(src, ["1040_ITH_SAD_XX"])
+    (src / "AudioWAV" / "1040_ITH_SAD_XX.wav").rename(src / "AudioWAV" / "1040_ITH_SAD_X.wav")
+    import_cremad(src, tmp_path / "out")
+    assert read_samples(tmp_path / "out")["1040_ITH_SAD_XX"][1].suffixes == {
+        "json",
+        "audio.wav",
+        "video.flv",
+    }
+
+
+def test_videos_in_another_folder(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", clips(), video="VideoMP4", ending="mp4", data=MP4)
+    import_cremad(src, tmp_path / "1")
+    assert load(DecodeConfig, tmp_path / "1" / "decode.yaml").modalities["video"].member == (
+        "video.mp4",
+    )
+    make(src, clips())
+    with pytest.raises(InputError, match=r"(?s)(?=.*VideoFlash)(?=.*VideoMP4)(?=.*--video)"):
+        import_cremad(src, tmp_path / "2")
+    import_cremad(src, tmp_path / "2", video="VideoMP4")
+    assert (tmp_path / "1" / "shard-000000.tar").read_bytes() == (
+        tmp_path / "2" / "shard-000000.tar"
+    ).read_bytes()
+
+
+def lists(
+    folder: Path, train: Sequence[str], test: Sequence[str], *more: Sequence[str]
+) -> list[Path]:
+    names = [train, test, *more]
+    return [
+        write_csv(folder / f"{i}.csv", [[name, name.split("_")[2]] for name in each])
+        for i, each in enumerate(names)
+    ]
+
+
+def test_published_lists_are_read_as_they_are(tmp_path: Path, src: Path) -> None:
+    names = clips()
+    train, validation, test = names[::3], names[1::3], names[2:-3:3]
+    summary = import_cremad(
+        src, tmp_path / "out", split="lists", lists=lists(tmp_path, train, test, validation)
+    )
+    assert sides(tmp_path / "out") == {
+        "train": set(train),
+        "test": set(test),
+        "validation": set(validation),
+    }
+    assert summary["origin"]["num_unlisted"] == 1  # type: ignore[index, call-overload]
+
+
+def test_without_a_list_of_it_validation_is_to_train_what_test_is(
+    tmp_path: Path, src: Path
+) -> None:
+    names = clips()
+    for name, train, test in (
+        ("mixed", names[::2], names[1::2]),
+        ("apart", clips(ACTORS[:8]), clips(ACTORS[8:])),
+    ):
+        import_cremad(
+            src,
+            tmp_path / name,
+            split="lists",
+            lists=lists(tmp_path, train, test),
+            validation_share=0.25,
+        )
+        found = sides(tmp_path / name)
+        assert found["test"] == set(test)
+        assert found["train"] | found["validation"] == set(train)
+        assert len(found["validation"]) == len(train) // 4
+        assert (name == "mixed") == bool(actors(found["train"]) & actors(found["validation"]))
+    import_cremad(
+        src,
+        tmp_path / "none",
+        split="lists",
+        lists=lists(tmp_path, names[::2], names[1::2]),
+        validation_share=0,
+    )
+    assert sides(tmp_path / "none").keys() == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("1002_DFA_SAD_XX,SAD", ["1002_DFA_SAD_XX", "1.csv", "7"]),
+        ("1003_DFA_SAD_XX,HAP", ["1003_DFA_SAD_XX", "1.csv", "7", "HAP"]),
+        ("1020_DFA_SAD_XX,SAD", ["1020_DFA_SAD_XX", "1.csv", "7", "--allow-incomplete"]),
+        ("name,label", ["name", "1.csv", "7"]),
+        ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX", "1.csv", "7"]),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
+    found = lists(tmp_path, clips([1002]), clips([1004]))
+    found[1].write_text(found[1].read_text() + line + "\n")
+    with pytest.raises(DataError) as error:
+        import_cremad(src, tmp_path / "out", split="lists", lists=found)
+    words = ["1", *words]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"split": "speaker"}, InputError, ["split", "speaker", "actor", "lists"]),
+        ({"split": "lists"}, InputError, ["split", "lists", "0"]),
+        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, ["split", "actor", "2"]),
+        (
+            {"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]},
+            MissingError,
+            ["none.csv"],
+        ),
+        ({"validation_share": 0.6, "test_share": 0.4}, InputError, ["0.6", "0.4"]),
+        ({"test_share": 0.01}, InputError, ["0.01", "72"]),
+        ({"num_shards": 73}, InputError, ["shards", "73", "72"]),
+        ({"video": "VideoAVI"}, MissingError, ["VideoAVI"]),
+    ],
+)
+def test_options_that_cannot_be(
+    tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: list[str]
+) -> None:
+    with pytest.raises(kind) as error:
+        import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+
+
+def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="AudioWAV"):
+        import_cremad(tmp_path, tmp_path / "out")
+    with pytest.raises(MissingError, match=str(tmp_path / "none")):
+        import_cremad(tmp_path / "none", tmp_path / "out")
+
+
+def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
+    names = clips()
+    (src / "VideoFlash" / f"{names[0]}.flv").unlink()
+    train, test = lists(tmp_path, names[:40], names[40:-2])
+    asked = ["import", "cremad", src, tmp_path / "out", "--split", "lists", train, test]
+    code, _, err = command(*asked)
+    assert code == 2
+    assert names[0] in err
+    assert "--allow-incomplete" in err
+    code, out, _ = command(*asked, "--allow-incomplete")
+    assert code == 0
+    assert (
+        out
+        == f"69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json; 2 in no list: {tmp_path / 'out'}\n"
+    )
+    code, out, _ = command(
+        "import", "cremad", src, tmp_path / "actors", "--allow-incomplete", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["samples"] == 71

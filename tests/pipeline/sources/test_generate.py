@@ -1,0 +1,380 @@
+"""Generated shards: the same arguments give the same bytes, splits are exact, clips are real, and noise is what makes a sample hard."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from pipeline.config import DecodeConfig, load
+from pipeline.errors import InputError, StoreError
+from pipeline.shards.discover import find_shards
+from pipeline.shards.reader import Sample, ShardReader, open_shard
+from pipeline.sources.synthetic import patterns
+from pipeline.sources.synthetic.generate import generate
+
+QUICK = ("image", "tensor")
+SHARES = (0.7, 0.15, 0.15)
+
+
+def read(folder: Path) -> list[Sample]:
+    samples: list[Sample] = []
+    for place in find_shards([str(folder)]):
+        with open_shard(place) as file:
+            reader = ShardReader(file)
+            samples += reader.samples()
+            assert reader.account.samples_lost == 0
+    return samples
+
+
+def facts(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(sample.members["json"]) for sample in read(folder)]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_same_arguments_give_the_same_bytes_in_this_and_another_process(tmp_path: Path) -> None:
+    kwargs = {
+        "samples": 12,
+        "classes": 3,
+        "shards": 2,
+        "modalities": ("audio", "video", "image", "tensor", "text"),
+        "shares": (0.5, 0.25, 0.25),
+    }
+    generate(tmp_path / "a", seed=7, **kwargs)
+    script = f"from pathlib import Path; from pipeline.sources.synthetic.generate import generate; generate(Path({str(tmp_path / 'b')!r}), seed=7, **{kwargs!r})"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    generate(tmp_path / "c", seed=8, **kwargs)
+    assert sorted(tree(tmp_path / "a")) == [
+        "decode.yaml",
+        "shard-000000.tar",
+        "shard-000001.tar",
+        "shards.json",
+    ]
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a")["shard-000000.tar"] != tree(tmp_path / "c")["shard-000000.tar"]
+
+
+def test_a_sample_does_not_depend_on_how_many_there_are_or_on_the_shards(tmp_path: Path) -> None:
+    generate(tmp_path / "few", samples=20, classes=2, shards=1, seed=0, modalities=QUICK)
+    generate(tmp_path / "many", samples=40, classes=2, shards=7, seed=0, modalities=QUICK)
+    few, many = (
+        {sample.key: sample.members["image.png"] for sample in read(tmp_path / name)}
+        for name in ("few", "many")
+    )
+    assert few.items() <= many.items()
+    assert len(set(many.values())) == 40
+
+
+def test_clips_are_real_h264_and_aac(tmp_path: Path) -> None:
+    generate(tmp_path / "out", samples=4, classes=2, shards=1, seed=0, shares=(0.5, 0.25, 0.25))
+    for sample in read(tmp_path / "out"):
+        assert sample.suffixes == {"json", "mp4"}
+        with av.open(io.BytesIO(sample.members["mp4"])) as clip:
+            assert [stream.codec_context.name for stream in clip.streams] == ["h264", "aac"]
+        with av.open(io.BytesIO(sample.members["mp4"])) as clip:
+            frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+        with av.open(io.BytesIO(sample.members["mp4"])) as clip:
+            sound = np.concatenate([frame.to_ndarray() for frame in clip.decode(audio=0)], axis=1)
+            rate = clip.streams.audio[0].rate
+        assert np.array(frames).shape == (patterns.NUM_FRAMES, patterns.SIZE, patterns.SIZE, 3)
+        assert rate == patterns.SAMPLE_RATE
+        assert len(sound) == 1
+        assert abs(sound.shape[1] / rate - 1) < 0.15
+        assert np.abs(sound).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("modalities", "suffixes", "streams"),
+    [
+        (("audio", "tensor"), {"mp4", "tensor.npy"}, ["audio"]),
+        (("image", "video"), {"mp4", "image.png"}, ["video"]),
+        (("tensor", "image"), {"image.png", "tensor.npy"}, []),
+        (("image", "text"), {"image.png", "text.txt"}, []),
+        (
+            ("tensor", "audio", "image", "video"),
+            {"mp4", "image.png", "tensor.npy"},
+            ["video", "audio"],
+        ),
+    ],
+)
+def test_only_what_is_asked_for_is_there_and_decode_yaml_finds_it(
+    tmp_path: Path, modalities: tuple[str, ...], suffixes: set[str], streams: list[str]
+) -> None:
+    summary = generate(
+        tmp_path / "out",
+        samples=3,
+        classes=2,
+        shards=1,
+        seed=0,
+        modalities=modalities,
+        shares=(1.0, 0.0, 0.0),
+    )
+    config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
+    assert list(config.modalities) == list(modalities)
+    assert summary["missing"] == dict.fromkeys(modalities, 0)
+    for sample in read(tmp_path / "out"):
+        assert sample.suffixes == suffixes | {"json"}
+        assert all(
+            not sample.suffixes.isdisjoint(spec.member) for spec in config.modalities.values()
+        )
+        assert json.loads(sample.members["json"])["noise"].keys() == set(modalities)
+        if "mp4" in sample.members:
+            with av.open(io.BytesIO(sample.members["mp4"])) as clip:
+                assert [stream.type for stream in clip.streams] == streams
+        if "image.png" in sample.members:
+            assert Image.open(io.BytesIO(sample.members["image.png"])).size == (
+                patterns.SIZE,
+                patterns.SIZE,
+            )
+        if "tensor.npy" in sample.members:
+            trace = np.load(io.BytesIO(sample.members["tensor.npy"]), allow_pickle=False)
+            assert (trace.shape, trace.dtype) == ((6, 64), np.float32)
+        if "text.txt" in sample.members:
+            text = sample.members["text.txt"].decode()
+            assert 8 <= len(text.split()) <= 16
+            assert not text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("samples", "classes", "shards"), [(40, 2, 1), (41, 3, 6), (50, 7, 13), (64, 8, 64)]
+)
+@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.5, 0.0, 0.5), (0.8, 0.1, 0.1)])
+def test_splits_classes_and_shards_are_exact(
+    tmp_path: Path, samples: int, classes: int, shards: int, shares: tuple[float, float, float]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    out = tmp_path / "out"
+    modalities = ("tensor", "image")
+    summary = generate(
+        out,
+        samples=samples,
+        classes=classes,
+        shards=shards,
+        seed=1,
+        modalities=modalities,
+        shares=shares,
+        progress=lambda *done: seen.append(done),
+    )
+    told = facts(out)
+    assert seen == [(number + 1, samples) for number in range(samples)]
+    assert len({fact["sample_id"] for fact in told}) == samples
+    counts = Counter(fact["split"] for fact in told)
+    assert abs(counts["validation"] - samples * shares[1]) < 0.51
+    assert abs(counts["test"] - samples * shares[2]) < 0.51
+    for split, share in zip(("train", "validation", "test"), shares, strict=True):
+        labels = Counter(fact["label"] for fact in told if fact["split"] == split)
+        assert all(
+            abs(labels[label] - share * num) < 1.6
+            for label, num in Counter(fact["label"] for fact in told).items()
+        )
+        assert split != "train" or len(labels) == classes
+        assert share == 0 or summary["splits"][split] == {
+            "samples": counts[split],
+            "labels": dict(sorted(labels.items())),
+        }
+    sizes = [len(read(place)) for place in out.glob("*.tar")]
+    assert len(sizes) == shards
+    assert max(sizes) - min(sizes) <= 1
+    assert summary == json.loads((out / "shards.json").read_text())
+
+
+def test_noise_is_drawn_for_each_modality_by_itself(tmp_path: Path) -> None:
+    generate(tmp_path / "out", samples=200, classes=2, shards=1, seed=3, modalities=QUICK)
+    noise = np.array([list(fact["noise"].values()) for fact in facts(tmp_path / "out")])  # (200, 2)
+    assert 0 <= noise.min() < 0.05
+    assert 0.95 < noise.max() <= 1
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2
+
+
+def texture(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """How much of each direction and size of stripes is in the picture, wherever it is."""
+    grey = frames.astype(float).mean((0, 3))
+    return np.log(np.abs(np.fft.rfft2(grey - grey.mean()))[:12, :12] + 1).ravel()
+
+
+def pitches(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return np.log(np.abs(np.fft.rfft(sound))[200:2000].reshape(-1, 20).mean(1) + 1)
+
+
+def letters(words: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """How often each pair of letters is in the text."""
+    pairs = [
+        sum(map(ord, word[i : i + 2])) % 256
+        for word in words.tolist()
+        for i in range(0, len(word), 2)
+    ]
+    return np.bincount(pairs, minlength=256) / len(pairs)
+
+
+def swing(trace: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return trace.astype(float).ravel()
+
+
+@pytest.mark.parametrize(
+    ("modality", "describe"),
+    [("video", texture), ("audio", pitches), ("tensor", swing), ("text", letters)],
+)
+def test_clean_samples_tell_the_class_and_drowned_ones_do_not(
+    modality: str, describe: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
+) -> None:
+    num_classes, num = 4, 24
+
+    def sample(label: int, number: int, noise: float) -> npt.NDArray[np.float64]:
+        return describe(
+            patterns.PATTERNS[modality](label, noise, np.random.default_rng([label, number]))
+        )
+
+    means = np.array(
+        [
+            np.mean([sample(label, number, 0.0) for number in range(num)], axis=0)
+            for label in range(num_classes)
+        ]
+    )
+
+    def accuracy(noise: float) -> float:
+        new = np.array(
+            [
+                [sample(label, 1000 + number, noise) for number in range(num)]
+                for label in range(num_classes)
+            ]
+        )
+        nearest = np.linalg.norm(new[:, :, None] - means, axis=-1).argmin(-1)
+        return float((nearest == np.arange(num_classes)[:, None]).mean())
+
+    assert accuracy(0.0) > 0.6
+    assert accuracy(1.0) < 0.45
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"modalities": ("audio", "vidoe")}, ["vidoe", "video"]),
+        ({"modalities": ("audio", "smell")}, ["smell", "audio", "video", "image", "tensor"]),
+        ({"modalities": ("audio",)}, ["modalities", "audio"]),
+        ({"modalities": ("audio", "audio")}, ["modalities", "audio, audio"]),
+        ({"classes": 1}, ["classes", "1", "2"]),
+        ({"samples": 3}, ["samples", "3", "classes", "4"]),
+        ({"shards": 0}, ["shards", "0", "1", "16"]),
+        ({"shards": 17}, ["shards", "17", "1", "16"]),
+        ({"seed": -1}, ["seed", "-1"]),
+        ({"shares": (0.5, 0.5, 0.5)}, ["0.5, 0.5, 0.5", "1"]),
+        ({"shares": (0.0, 0.5, 0.5)}, ["0.0, 0.5, 0.5", "train"]),
+        ({"shares": (0.98, 0.01, 0.01)}, ["16", "test", "0.01"]),
+    ],
+)
+def test_bad_requests_name_the_value_and_the_cure_and_write_nothing(
+    tmp_path: Path, change: dict[str, object], words: list[str]
+) -> None:
+    asked: dict[str, object] = {
+        "samples": 16,
+        "classes": 4,
+        "shards": 2,
+        "seed": 0,
+        "modalities": QUICK,
+        "shares": SHARES,
+        **change,
+    }
+    with pytest.raises(InputError) as error:
+        generate(tmp_path / "out", **asked)  # type: ignore[arg-type]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=str(tmp_path / "full")):
+        generate(
+            tmp_path / "full",
+            samples=8,
+            classes=2,
+            shards=1,
+            seed=0,
+            modalities=QUICK,
+            shares=(1, 0, 0),
+        )
+    with pytest.raises(InputError, match=r"mine\.txt\b"):
+        generate(
+            tmp_path / "full" / "mine.txt",
+            samples=8,
+            classes=2,
+            shards=1,
+            seed=0,
+            modalities=QUICK,
+            shares=(1, 0, 0),
+        )
+    assert tree(tmp_path / "full") == {"mine.txt": b"mine"}
+    generate(
+        tmp_path / "empty",
+        samples=8,
+        classes=2,
+        shards=1,
+        seed=0,
+        modalities=QUICK,
+        shares=(1, 0, 0),
+    )
+    assert len(read(tmp_path / "empty")) == 8
+
+
+def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=str(tmp_path / "file" / "out")):
+        generate(
+            tmp_path / "file" / "out",
+            samples=8,
+            classes=2,
+            shards=1,
+            seed=0,
+            modalities=QUICK,
+            shares=(1, 0, 0),
+        )
+
+
+def test_an_interrupted_job_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(
+            tmp_path / "out",
+            samples=8,
+            classes=2,
+            shards=3,
+            seed=0,
+            modalities=QUICK,
+            shares=(1, 0, 0),
+            progress=interrupt,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a%06d", "100%", "{a,b}", "pipe:cat", "file:x", "a b", "-"])
+def test_a_path_is_a_path_and_never_a_pattern_or_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generate(Path(name), samples=8, classes=2, shards=2, seed=0, modalities=QUICK, shares=(1, 0, 0))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(tree(tmp_path / name)) == [
+        "decode.yaml",
+        "shard-000000.tar",
+        "shard-000001.tar",
+        "shards.json",
+    ]

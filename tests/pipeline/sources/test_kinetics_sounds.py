@@ -1,0 +1,362 @@
+"""Kinetics-Sounds in folders or with CSV files -> shards: classes, splits and clips as they are, and everything wrong named before anything is written."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import DecodeConfig, load
+from pipeline.decode.media.sample import decode_sample
+from pipeline.errors import DataError, InputError, MissingError
+from pipeline.sources.importers.kinetics_sounds import (
+    CLASSES,
+    SPECS,
+    class_of,
+    import_kinetics_sounds,
+)
+from tests.support.media_files import encode_clip, tone
+from tests.support.stores import Command, read_samples
+from trainer.config import load_run
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:c6f94b25\nsize 72862\n"
+CLIP = encode_clip(6, sound=tone(440, 0.6))
+MUTE = encode_clip(6)
+FEW = CLASSES[:4]
+
+
+def youtube_id(number: int) -> str:
+    return f"-{number:04d}_aB-c_"
+
+
+def put(folder: Path, numbers: Sequence[int], data: bytes = CLIP) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in numbers:
+        (folder / f"{youtube_id(i)}_{i:06d}_{i + 10:06d}.mp4").write_bytes(data)
+
+
+def tree(
+    src: Path, classes: Sequence[str] = FEW, splits: Mapping[str, int] | None = None, num: int = 10
+) -> Path:
+    """Clips in [SPLIT/]CLASS folders, half of the classes with underscores; `splits` says how many there are in each class of a split."""
+    first = 0
+    for split, each in (splits or {"": num}).items():
+        for i, name in enumerate(classes):
+            put(
+                src / split / (name.replace(" ", "_") if i % 2 else name),
+                range(first, first + each),
+            )
+            first += each
+    return src
+
+
+def counts(folder: Path) -> Counter[object]:
+    return Counter(facts["split"] for facts, _ in read_samples(folder).values())
+
+
+def few(src: Path, out: Path, **options: object) -> dict[str, object]:
+    return import_kinetics_sounds(src, out, allow_missing_classes=True, **options)  # type: ignore[arg-type, return-value]
+
+
+def test_all_31_classes_by_folder(tmp_path: Path) -> None:
+    src = tree(tmp_path / "src", CLASSES, num=3)
+    tree(src, ["juggling balls"])
+    summary = import_kinetics_sounds(src, tmp_path / "out")
+    found = read_samples(tmp_path / "out")
+    assert len(CLASSES) == len(set(CLASSES)) == 31
+    assert Counter(facts["label"] for facts, _ in found.values()) == dict.fromkeys(CLASSES, 3)
+    assert summary["origin"]["missing_classes"] == []  # type: ignore[index, call-overload]
+    name = f"{youtube_id(4)}_000004_000014"
+    facts, sample = found[name]
+    assert (facts["label"], facts["columns"]) == (CLASSES[1], {"youtube_id": youtube_id(4)})
+    assert sample.members["mp4"] == CLIP
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == again(
+        src, tmp_path / "again"
+    )
+
+
+def again(src: Path, out: Path) -> dict[str, bytes]:
+    import_kinetics_sounds(src, out)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "name", ["playing bass guitar", "Playing_Bass_Guitar", " playing  bass_guitar"]
+)
+def test_names_of_classes(name: str) -> None:
+    assert class_of(name) == "playing bass guitar"
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ({}, {"train": 30, "validation": 4, "test": 6}),
+        ({"train": 8, "val": 1, "test": 1}, {"train": 32, "validation": 4, "test": 4}),
+        ({"train": 9, "test": 1}, {"train": 32, "validation": 4, "test": 4}),
+        ({"train": 9, "validate": 1}, {"train": 31, "validation": 4, "test": 5}),
+    ],
+)
+def test_a_split_that_is_not_there_is_carved_out_of_train(
+    tmp_path: Path, splits: dict[str, int], expected: dict[str, int]
+) -> None:
+    few(tree(tmp_path / "src", splits=splits), tmp_path / "out")
+    assert counts(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clips_of_a_video_go_to_one_side(tmp_path: Path, seed: int) -> None:
+    src = tree(tmp_path / "src")
+    for path in list(src.rglob("*.mp4")):
+        for start in (200, 300):
+            path.with_name(f"{path.stem[:11]}_{start:06d}_{start + 10:06d}.mp4").write_bytes(CLIP)
+    few(src, tmp_path / "out", seed=seed, test_share=0.3, validation_share=0.2)
+    found: dict[str, set[str]] = {}
+    for facts, _ in read_samples(tmp_path / "out").values():
+        found.setdefault(facts["columns"]["youtube_id"], set()).add(str(facts["split"]))  # type: ignore[index]
+    assert len(found) == 40
+    assert all(len(splits) == 1 for splits in found.values())
+    assert set().union(*found.values()) == {"train", "validation", "test"}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:At least one mel filterbank"
+)  # 128 mels of 257 bins, as the field has them
+def test_what_is_written_decodes_as_the_field_does(tmp_path: Path) -> None:
+    few(tree(tmp_path / "src"), tmp_path / "out")
+    config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
+    rows = decode_sample(
+        next(iter(read_samples(tmp_path / "out").values()))[1].members,
+        config.modalities,
+        config.limits,
+    )
+    assert rows["audio"].shape == (1, 128, 1024)  # type: ignore[union-attr]
+    assert rows["video"].shape == (10, 3, 224, 224)  # type: ignore[union-attr]
+    assert np.ptp(rows["video"].mean((1, 2, 3))) > 30, "the grey of the frames rises"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["kinetics-sounds", "kinetics-sounds-honest"])
+def test_the_jobs_decode_as_the_importer_says(name: str) -> None:
+    source = load_run(Path(__file__).parents[3] / "deploy" / "jobs" / f"{name}.yaml").source
+    assert source is not None
+    assert source.decode is not None
+    assert {
+        name: spec.model_copy(update={"member": ()})
+        for name, spec in source.decode.modalities.items()
+    } == SPECS
+    assert "mp4" in source.decode.members
+
+
+def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
+    src = tree(
+        tmp_path / "src",
+        [name for name in CLASSES if name not in ("tickling", "singing", "tapping pen")],
+        num=2,
+    )
+    (src / "singing").mkdir()
+    put(src / "tapping pens", [900])
+    with pytest.raises(DataError) as error:
+        import_kinetics_sounds(src, tmp_path / "out")
+    words = [
+        "3",
+        "31",
+        str(src),
+        "singing",
+        "tapping pen",
+        "tickling",
+        "tapping pens",
+        "--allow-missing-classes",
+    ]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not (tmp_path / "out").exists()
+    summary = few(src, tmp_path / "out")
+    assert summary["origin"]["missing_classes"] == ["singing", "tapping pen", "tickling"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (MUTE, "without sound"),
+        (b"", "empty"),
+        (CLIP[:100], "unreadable"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "unreadable"),
+    ],
+    ids=["mute", "empty", "cut", "playlist"],
+)
+def test_clips_that_lack_something_are_named_or_left_out(
+    tmp_path: Path, data: bytes, kind: str
+) -> None:
+    src = tree(tmp_path / "src")
+    put(src / "bowling", [20, 21], data)
+    with pytest.raises(DataError) as error:
+        few(src, tmp_path / "out")
+    name = f"{youtube_id(20)}_000020_000030"
+    words = ["2", name, f"{youtube_id(21)}_000021_000031", "bowling", "--allow-incomplete"]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    summary = few(src, tmp_path / "out", allow_incomplete=True)
+    assert summary["origin"]["left_out"] == {name: kind, f"{youtube_id(21)}_000021_000031": kind}  # type: ignore[index]
+    assert len(read_samples(tmp_path / "out")) == 38
+
+
+def pointers(src: Path) -> None:
+    put(src / "bowling", [20], LFS_POINTER)
+
+
+def twice(src: Path) -> None:
+    put(src / "chopping_wood", [0])
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (pointers, ["1", f"{youtube_id(20)}_000020_000030", "bowling"]),
+        (
+            twice,
+            [
+                "1",
+                f"{youtube_id(0)}_000000_000010",
+                f"blowing nose/{youtube_id(0)}_000000_000010.mp4",
+                f"chopping_wood/{youtube_id(0)}_000000_000010.mp4",
+            ],
+        ),
+    ],
+)
+def test_what_leaving_out_does_not_mend(
+    tmp_path: Path, fault: Callable[[Path], None], words: list[str]
+) -> None:
+    src = tree(tmp_path / "src")
+    fault(src)
+    with pytest.raises(DataError) as error:
+        few(src, tmp_path / "out", allow_incomplete=True)
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+
+
+def kinetics(path: Path, lines: Sequence[tuple[str, int, str]]) -> Path:
+    """Kinetics' own layout: label, number of the clip, split."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "youtube_id", "time_start", "time_end", "split", "is_cc"])
+        writer.writerows([label, youtube_id(i), i, i + 10, split, 0] for label, i, split in lines)
+    return path
+
+
+def lines(splits: Mapping[str, range]) -> list[tuple[str, int, str]]:
+    return [
+        ((*FEW, "juggling balls")[i % 5], i, split)
+        for split, numbers in splits.items()
+        for i in numbers
+    ]
+
+
+def test_with_the_csv_of_kinetics(tmp_path: Path) -> None:
+    put(tmp_path / "src" / "anywhere", range(30))
+    put(tmp_path / "src" / "else", range(30, 50))
+    (tmp_path / "src" / "else" / f"{youtube_id(49)}_000049_000059.mp4").rename(
+        tmp_path / "src" / f"{youtube_id(49)}.mp4"
+    )
+    train = kinetics(tmp_path / "train.csv", lines({"train": range(40)}))
+    test = kinetics(tmp_path / "test.csv", lines({"test": range(40, 50)}))
+    few(tmp_path / "src", tmp_path / "out", csv=[train, test])
+    found = read_samples(tmp_path / "out")
+    assert len(found) == 40, "juggling balls is not one of the classes"
+    assert counts(tmp_path / "out") == {"train": 29, "validation": 3, "test": 8}
+    assert found[f"{youtube_id(6)}_000006_000016"][0]["label"] == FEW[1]
+
+
+def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
+    put(tmp_path / "src", range(41))
+    file = kinetics(
+        tmp_path / "k.csv",
+        [*lines({"train": range(1, 40), "test": range(40, 43)}), (FEW[1], 1, "test")],
+    )
+    with pytest.raises(DataError) as error:
+        few(tmp_path / "src", tmp_path / "out", csv=[file])
+    words = [
+        "4",
+        "k.csv",
+        f"{youtube_id(41)}_41",
+        "42",
+        f"{youtube_id(1)}_1",
+        "44",
+        f"{youtube_id(0)}_000000_000010",
+    ]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    kinetics(file, lines({"train": range(1, 40), "test": range(40, 43)}))
+    summary = few(tmp_path / "src", tmp_path / "out", csv=[file], allow_incomplete=True)
+    assert set(summary["origin"]["left_out"].values()) == {"in no CSV", "missing"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("label,youtube_id,time_start\n", ["k.csv", "split"]),
+        ("label,youtube_id,time_start,split\nbowling,a,1,holdout\n", ["2", "holdout", "validate"]),
+        ("label,youtube_id,time_start,split\nbowling,a,soon,test\n", ["2", "soon", "time_start"]),
+        ("label,youtube_id,time_start,split\nbowling,a\n", ["2", "4"]),
+    ],
+)
+def test_broken_csv_files(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "k.csv").write_text(text)
+    with pytest.raises(DataError) as error:
+        few(tree(tmp_path / "src"), tmp_path / "out", csv=[tmp_path / "k.csv"])
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+
+
+def test_folders_and_options_that_cannot_be(tmp_path: Path) -> None:
+    src = tree(tmp_path / "src", splits={"train": 4})
+    (src / "val").mkdir()
+    (src / "train" / "chopping_wood").rename(src / "val" / "chopping_wood")
+    with pytest.raises(DataError, match=r"(?s)(?=.*\bchopping wood\b)(?=.*\btrain\b)"):
+        few(src, tmp_path / "out")
+    put(src / "bowling", [7])
+    with pytest.raises(InputError, match=r"(?s)(?=.*\btrain\b)(?=.*\bbowling\b)"):
+        few(src, tmp_path / "out")
+    with pytest.raises(InputError, match=r"(?s)(\b0\.5\b.*){2}"):
+        few(src, tmp_path / "out", validation_share=0.5, test_share=0.5)
+    with pytest.raises(MissingError, match=str(tmp_path / "none")):
+        few(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataError, match=rf"(?s)(?=.*\b31\b)(?=.*{tmp_path}/void)"):
+        few(tmp_path / "void", tmp_path / "out")
+
+
+def test_the_command(tmp_path: Path, command: Command) -> None:
+    src = tree(tmp_path / "src", num=5)
+    put(src / "bowling", [100], MUTE)
+    asked = ["import", "kinetics-sounds", src, tmp_path / "out", "--allow-missing-classes"]
+    code, _, err = command(*asked)
+    assert code == 2
+    assert f"{youtube_id(100)}_000100_000110" in err
+    assert "bowling" in err
+    code, out, _ = command(*asked, "--allow-incomplete")
+    assert code == 0
+    assert out.startswith(
+        "20 samples (3 test, 15 train, 2 validation); 1 left out, named in shards.json; without dribbling basketball, laughing, "
+    )
+    write = kinetics(tmp_path / "k.csv", [(FEW[i % 4], i, "train") for i in range(20)])
+    put(tmp_path / "flat", range(20))
+    code, out, err = command(
+        "import",
+        "kinetics-sounds",
+        tmp_path / "flat",
+        tmp_path / "csv",
+        "--csv",
+        write,
+        "--allow-missing-classes",
+        "--json",
+    )
+    assert code == 0, err
+    assert json.loads(out)["origin"]["csv"] == ["k.csv"]

@@ -1,0 +1,576 @@
+"""Tables with files -> shards: every row with its files, splits carved rightly, and everything wrong named before anything is written."""
+
+import csv
+import io
+import re
+import wave
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec, load
+from pipeline.errors import ConfigError, DataError, InputError, MissingError
+from pipeline.sources.importers.table import import_table
+from pipeline.sources.synthetic import encoding
+from tests.support.stores import read_samples
+
+Row = dict[str, str]
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+CLIP = encoding.mp4(np.zeros((3, 32, 48, 3), np.uint8), 10, np.zeros(8000, np.float32), 16_000)
+
+
+def wav(seconds: float, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(bytes(2 * int(seconds * rate)))
+    return file.getvalue()
+
+
+def picture(mode: str, width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder: Path, rows: Sequence[Row], files: Mapping[str, bytes]) -> Path:
+    """A manifest with its files beside it."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
+    """A manifest of sounds and grey pictures; `changes` gives columns by the number of the row."""
+    columns: dict[str, Callable[[int], str]] = {
+        "sample_id": lambda i: f"s{i:03d}",
+        "split": lambda i: "test" if i % 4 == 3 else "train",
+        "label": lambda i: "cat" if i % 2 else "dog",
+        "speaker": lambda i: f"p{i % 5}",
+        "sound": lambda i: f"a/{i}.wav",
+        "picture": lambda i: f"b/{i}.PNG",
+    } | changes
+    files = {f"a/{i}.wav": wav(0.5, 22_050) + bytes([i]) for i in range(num)} | {
+        f"b/{i}.PNG": picture("L", 40, 30 + i) for i in range(num)
+    }
+    return write(
+        folder, [{name: value(i) for name, value in columns.items()} for i in range(num)], files
+    )
+
+
+BOTH = {"audio": "sound", "image": "picture"}
+
+
+def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> None:
+    manifest = table(tmp_path)
+    seen: list[tuple[int, int]] = []
+    summary = import_table(
+        manifest,
+        tmp_path / "out",
+        modalities=BOTH,
+        num_shards=5,
+        progress=lambda *done: seen.append(done),
+    )
+    found = read_samples(tmp_path / "out")
+    assert sorted(found) == [f"s{i:03d}" for i in range(12)]
+    for i in range(12):
+        facts, sample = found[f"s{i:03d}"]
+        assert sample.key == f"s{i:03d}"
+        assert sample.suffixes == {"json", "audio.wav", "image.png"}
+        assert sample.members["audio.wav"] == (tmp_path / f"a/{i}.wav").read_bytes()
+        assert sample.members["image.png"] == (tmp_path / f"b/{i}.PNG").read_bytes()
+        assert (facts["label"], facts["split"]) == (
+            "cat" if i % 2 else "dog",
+            "test" if i % 4 == 3 else "train",
+        )
+        assert facts["columns"]["speaker"] == f"p{i % 5}"  # type: ignore[index]
+    assert seen == [(i + 1, 12) for i in range(12)]
+    assert len(summary["shards"]) == 5
+    assert summary["splits"] == {
+        "test": {"samples": 3, "labels": {"cat": 3}},
+        "train": {"samples": 9, "labels": {"cat": 3, "dog": 6}},
+    }
+
+
+def test_same_bytes_twice_and_another_order_with_another_seed(tmp_path: Path) -> None:
+    manifest = table(tmp_path, num=40)
+    for name, seed in (("1", 0), ("2", 0), ("3", 1)):
+        import_table(manifest, tmp_path / name, modalities=BOTH, num_shards=2, seed=seed)
+    trees = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "123"
+    ]
+    assert trees[0] == trees[1]
+    orders = [list(read_samples(tmp_path / name)) for name in "123"]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) != orders[0]
+
+
+def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
+    files = {
+        f"{i}.{end}": data
+        for i in range(4)
+        for end, data in (
+            ("wav", wav(0.5 + 0.1 * i, 8000)),
+            ("mp4", CLIP),
+            ("npy", encoding.npy(np.zeros((3, 5), np.float32))),
+        )
+    }
+    rows = [
+        {
+            "sample_id": str(i),
+            "label": str(i % 2),
+            "split": "train",
+            **{end: f"{i}.{end}" for end in ("wav", "mp4", "npy")},
+        }
+        for i in range(4)
+    ]
+    manifest = write(tmp_path, rows, files)
+    import_table(
+        manifest, tmp_path / "out", modalities={"speech": "wav", "lips": "mp4", "trace": "npy"}
+    )
+    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities == {
+        "speech": AudioSpec(kind="audio", member=("speech.wav",), sample_rate=8000, seconds=0.8),
+        "lips": VideoSpec(kind="video", member=("lips.mp4",), size=32),
+        "trace": TensorSpec(kind="tensor", member=("trace.npy",), shape=(3, 5)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "size", "channels"),
+    [("L", 48, 48, 48, 1), ("RGB", 48, 64, 48, 3), ("L", 400, 300, 112, 1), ("P", 20, 10, 10, 3)],
+)
+def test_pictures_that_are_all_grey_and_small_stay_so(
+    tmp_path: Path, mode: str, width: int, height: int, size: int, channels: int
+) -> None:
+    rows = [
+        {"sample_id": str(i), "label": str(i % 2), "split": "train", "p": "p.png"} for i in range(4)
+    ]
+    import_table(
+        write(tmp_path, rows, {"p.png": picture(mode, width, height)}),
+        tmp_path / "out",
+        modalities={"face": "p"},
+    )
+    spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["face"]
+    assert spec == ImageSpec(kind="image", member=("face.png",), size=size, channels=channels)  # type: ignore[arg-type]
+
+
+def clips(folder: Path, columns: Sequence[str], paths: Callable[[int, str], str]) -> Path:
+    rows = [
+        {
+            "sample_id": f"s{i}",
+            "label": str(i % 2),
+            "split": "train",
+            **{name: paths(i, name) for name in columns},
+        }
+        for i in range(4)
+    ]
+    files = {path: CLIP + path.encode() for row in rows for name in columns if (path := row[name])}
+    return write(folder, rows, files)
+
+
+def test_a_file_of_two_modalities_is_written_once(tmp_path: Path) -> None:
+    manifest = clips(
+        tmp_path, ("audio_path", "video_path"), lambda i, name: f"{i}.mp4" if i else f"{name}.mp4"
+    )
+    import_table(
+        manifest, tmp_path / "out", modalities={"audio": "audio_path", "video": "video_path"}
+    )
+    specs = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities
+    assert {name: (spec.kind, spec.member) for name, spec in specs.items()} == {
+        "audio": ("audio", ("audio.mp4", "mp4")),
+        "video": ("video", ("mp4", "video.mp4")),
+    }
+    found = read_samples(tmp_path / "out")
+    assert found["s0"][1].suffixes == {"json", "audio.mp4", "video.mp4"}
+    assert all(found[f"s{i}"][1].suffixes == {"json", "mp4"} for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["speech", "SPEECH"])
+def test_two_names_for_one_file_need_a_kind(tmp_path: Path, name: str) -> None:
+    manifest = clips(tmp_path, ("path",), lambda i, _: f"{i}.mp4")
+    with pytest.raises(
+        InputError,
+        match=rf"(?s)(?=.*\b{name}\b)(?=.*\bvideo\b)(?=.*\baudio\b)(?=.*\bmp4\b)(?=.*--kind)",
+    ):
+        import_table(manifest, tmp_path / "out", modalities={name: "path", "video": "path"})
+    import_table(
+        manifest,
+        tmp_path / "out",
+        modalities={name: "path", "video": "path"},
+        kinds={name: "audio"},
+    )
+    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities[name].kind == "audio"
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    present=st.lists(
+        st.lists(st.sampled_from(["", "x.mp4", "y.mp4", "z.wav"]), min_size=4, max_size=4).filter(
+            any
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_a_modality_finds_its_own_file_and_never_another_ones(
+    tmp_path_factory: pytest.TempPathFactory, present: list[list[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("mixed")
+    names = ["a", "b", "c", "d"]
+    rows = [
+        {
+            "sample_id": f"s{i}",
+            "label": str(i % 2),
+            "split": "train",
+            **dict(zip(names, cells, strict=True)),
+        }
+        for i, cells in enumerate(present)
+    ]
+    files = {"x.mp4": CLIP + b"x", "y.mp4": CLIP + b"y", "z.wav": wav(0.1, 8000)}
+    used = [name for name in names if any(row[name] for row in rows)]
+    import_table(
+        write(folder, rows, files),
+        folder / "out",
+        modalities={name: name for name in used},
+        kinds=dict.fromkeys(used, "audio"),
+    )
+    specs = load(DecodeConfig, folder / "out" / "decode.yaml").modalities
+    found = read_samples(folder / "out")
+    for row in rows:
+        members = found[row["sample_id"]][1].members
+        for name in used:
+            chosen = [members[suffix] for suffix in specs[name].member if suffix in members][:1]
+            assert chosen == ([files[row[name]]] if row[name] else [])
+        assert len(members) - 1 == len({row[name] for name in used} - {""})
+
+
+def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
+    manifest = table(tmp_path, picture=lambda i: "" if i % 3 == 0 else f"b/{i}.PNG")
+    summary = import_table(manifest, tmp_path / "out", modalities=BOTH)
+    assert summary["missing"] == {"audio": 0, "image": 4}
+    assert [
+        ("image.png" in sample.suffixes)
+        for _, (_, sample) in sorted(read_samples(tmp_path / "out").items())
+    ] == [i % 3 != 0 for i in range(12)]
+
+
+@pytest.mark.parametrize("odd", ["a.b", "a/b", "..", "æ", "with space", "x" * 200, "-x", "000003"])
+def test_ids_that_are_no_keys_are_kept_in_the_json(tmp_path: Path, odd: str) -> None:
+    import_table(
+        table(tmp_path, sample_id=lambda i: odd if i == 5 else f"{i:06d}x"),
+        tmp_path / "out",
+        modalities=BOTH,
+    )
+    found = read_samples(tmp_path / "out")
+    assert set(found) == {f"{i:06d}x" for i in range(12) if i != 5} | {odd}
+    keys = {sample.key for _, sample in found.values()}
+    assert keys == (set(found) if odd == "000003" else {f"{line:02d}" for line in range(2, 14)})
+    assert found[odd][1].members["audio.wav"] == (tmp_path / "a/5.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("train", "train"),
+        ("val", "validation"),
+        ("VALID", "validation"),
+        ("dev", "validation"),
+        ("validation", "validation"),
+        ("Test ", "test"),
+    ],
+)
+def test_names_of_splits(tmp_path: Path, written: str, meant: str) -> None:
+    import_table(table(tmp_path, split=lambda i: written), tmp_path / "out", modalities=BOTH)
+    assert {facts["split"] for facts, _ in read_samples(tmp_path / "out").values()} == {meant}
+
+
+def test_where_keeps_rows_and_the_rest_need_not_be_right(tmp_path: Path) -> None:
+    manifest = table(
+        tmp_path,
+        speaker=lambda i: "out" if i < 4 else "in",
+        sound=lambda i: "missing.wav" if i < 4 else f"a/{i}.wav",
+        split=lambda i: "?" if i < 4 else "train",
+    )
+    import_table(manifest, tmp_path / "out", modalities=BOTH, where={"speaker": "in"})
+    assert set(read_samples(tmp_path / "out")) == {f"s{i:03d}" for i in range(4, 12)}
+
+
+def test_root_is_where_paths_start(tmp_path: Path) -> None:
+    manifest = table(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere.csv"
+    manifest.rename(elsewhere)
+    import_table(elsewhere, tmp_path / "out", modalities=BOTH, root=tmp_path / "data")
+    assert len(read_samples(tmp_path / "out")) == 12
+
+
+@pytest.mark.parametrize("split_by", [None, "speaker"])
+def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None) -> None:
+    manifest = table(tmp_path, num=100, speaker=lambda i: f"p{i * i % 17}")
+    results = []
+    for name, seed in (("1", 0), ("2", 1)):
+        import_table(
+            manifest,
+            tmp_path / name,
+            modalities={"audio": "sound"},
+            split_by=split_by,
+            validation_share=0.2,
+            seed=seed,
+        )
+        facts = [facts for facts, _ in read_samples(tmp_path / name).values()]
+        results.append({fact["sample_id"] for fact in facts if fact["split"] == "validation"})
+        assert {fact["sample_id"] for fact in facts if fact["split"] == "test"} == {
+            f"s{i:03d}" for i in range(3, 100, 4)
+        }
+        speakers = {
+            split: {fact["columns"]["speaker"] for fact in facts if fact["split"] == split}
+            for split in ("train", "validation")
+        }  # type: ignore[index]
+        assert (split_by is None) == bool(speakers["train"] & speakers["validation"])
+        assert len(results[-1]) == 15 if split_by is None else 8 <= len(results[-1]) <= 22
+        labels = Counter(fact["label"] for fact in facts if fact["split"] == "validation")
+        assert split_by or labels == {"cat": 5, "dog": 10}
+    assert results[0] != results[1]
+
+
+def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    manifest = table(tmp_path, num=20)
+    for i in (0, 1, 2, 6):
+        (tmp_path / f"a/{i}.wav").unlink()
+    (tmp_path / "a/3.wav").write_bytes(b"")
+    (tmp_path / "a/4.wav").write_bytes(LFS_POINTER)
+    (tmp_path / "b/5.PNG").unlink()
+    (tmp_path / "b/5.PNG").mkdir()
+    with pytest.raises(DataError) as error:
+        import_table(manifest, tmp_path / "out", modalities=BOTH)
+    words = ["7", "1", "4"]
+    for line, name in [
+        (2, "a/0.wav"),
+        (3, "a/1.wav"),
+        (4, "a/2.wav"),
+        (5, "a/3.wav"),
+        (6, "a/4.wav"),
+        (7, "b/5.PNG"),
+    ]:
+        words += [str(line), str(tmp_path / name)]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert "6.wav" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "kind", "words"),
+    [
+        ({}, {"label": "lable"}, InputError, ["lable", "label"]),
+        ({}, {"modalities": {"audio": "sond"}}, InputError, ["sond", "audio", "sound"]),
+        ({}, {"where": {"language": "en"}}, InputError, ["language", "sample_id", "split"]),
+        (
+            {},
+            {"split_by": "speakers", "validation_share": 0.2},
+            InputError,
+            ["speakers", "speaker"],
+        ),
+        ({}, {"where": {"speaker": "p9"}}, InputError, ["speaker=p9"]),
+        ({}, {"modalities": {}}, InputError, ["--modality"]),
+        ({}, {"modalities": {"all": "sound"}}, ConfigError, ["all"]),
+        ({}, {"modalities": {"a b": "sound"}}, ConfigError, ["a b"]),
+        ({}, {"modalities": {"A": "sound", "a": "picture"}}, InputError, ["a"]),
+        ({}, {"kinds": {"sound": "audio"}}, InputError, ["sound", "audio", "image"]),
+        ({}, {"kinds": {"audio": "noise"}}, InputError, ["noise", "audio"]),
+        ({}, {"kinds": {"audio": "image"}}, InputError, ["audio", "wav", "image"]),
+        ({}, {"validation_share": 1.0}, InputError, ["1.0"]),
+        ({}, {"split_by": "speaker"}, InputError, ["speaker"]),
+        ({}, {"validation_share": 0.01}, InputError, ["0.01", "9"]),
+        ({}, {"num_shards": 13}, InputError, ["shards", "13", "12"]),
+        ({}, {"num_shards": 2, "samples_per_shard": 2}, InputError, ["2"]),
+        ({}, {"samples_per_shard": 0}, InputError, ["0"]),
+        (
+            {"split": lambda i: "holdout" if i == 2 else "train"},
+            {},
+            DataError,
+            ["4", "split", "holdout", "validation"],
+        ),
+        ({"split": lambda i: "test"}, {"validation_share": 0.2}, InputError, ["train"]),
+        (
+            {"split": lambda i: "val" if i == 2 else "train"},
+            {"validation_share": 0.2},
+            InputError,
+            ["0.2", "validation"],
+        ),
+        (
+            {"speaker": lambda i: "p" if i else ""},
+            {"split_by": "speaker", "validation_share": 0.2},
+            DataError,
+            ["2", "speaker"],
+        ),
+        (
+            {"speaker": lambda i: "cat" if i % 2 else "dog"},
+            {"split_by": "speaker", "validation_share": 0.6},
+            InputError,
+            ["0.6", "cat"],
+        ),
+        (
+            {"speaker": lambda i: "p"},
+            {"split_by": "speaker", "validation_share": 0.2},
+            InputError,
+            ["0.2", "9", "speaker"],
+        ),
+        ({"label": lambda i: "" if i == 3 else "a"}, {}, DataError, ["5", "label"]),
+        ({"label": lambda i: "a"}, {}, DataError, ["label", "a"]),
+        ({"sample_id": lambda i: "" if i == 3 else str(i)}, {}, DataError, ["5", "sample_id"]),
+        (
+            {"sample_id": lambda i: "same" if i in (3, 7) else str(i)},
+            {},
+            DataError,
+            ["same", "5", "9"],
+        ),
+        ({"sound": lambda i: ""}, {}, DataError, ["audio", "sound"]),
+        (
+            {"sound": lambda i: "", "picture": lambda i: "b/1.PNG" if i else ""},
+            {},
+            DataError,
+            ["2", "s000", "audio", "image"],
+        ),
+        ({"sound": lambda i: "a/1.wav" if i else "manifest.csv"}, {}, InputError, ["audio", "csv"]),
+        (
+            {"sound": lambda i: "a/1.wav" if i else "b/1.PNG"},
+            {},
+            InputError,
+            ["audio", "wav", "png"],
+        ),
+    ],
+)
+def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
+    tmp_path: Path,
+    change: dict[str, Callable[[int], str]],
+    options: dict[str, object],
+    kind: type[InputError],
+    words: list[str],
+) -> None:
+    manifest = table(tmp_path, **change)
+    with pytest.raises(kind) as error:
+        import_table(manifest, tmp_path / "out", **{"modalities": BOTH, **options})  # type: ignore[arg-type]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        (b"", InputError, ["m.csv", "sample_id"]),
+        (b"sample_id,label,split,sound\n", InputError, ["m.csv"]),
+        (b"sample_id,label,split,sound,sound\n1,a,train,x,y\n", DataError, ["m.csv", "sound"]),
+        (b"sample_id,label,split,sound\n1,a,train\n", DataError, ["m.csv", "2", "4"]),
+        (b"sample_id,label,split,sound\n1,a,train,x,y\n", DataError, ["m.csv", "2", "4"]),
+        (b"sample_id,label,split,sound\n1,\xff,train,x\n", DataError, ["m.csv", "UTF-8"]),
+        (b'sample_id,label,split,sound\n1,"a,train,x\n', DataError, ["m.csv"]),
+    ],
+)
+def test_broken_manifests(
+    tmp_path: Path, text: bytes, kind: type[InputError], words: list[str]
+) -> None:
+    (tmp_path / "m.csv").write_bytes(text)
+    with pytest.raises(kind) as error:
+        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"\bm\.csv\b"):
+        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
+
+
+def test_a_bad_sample_is_left_to_decoding_but_not_a_whole_column_of_them(tmp_path: Path) -> None:
+    manifest = table(tmp_path)
+    (tmp_path / "a/0.wav").write_bytes(b"no sound at all")
+    import_table(manifest, tmp_path / "out", modalities=BOTH)
+    assert read_samples(tmp_path / "out")["s000"][1].members["audio.wav"] == b"no sound at all"
+    for i in range(12):
+        (tmp_path / f"a/{i}.wav").write_bytes(b"no sound at all")
+    with pytest.raises(DataError, match=r"(?s)(?=.*\baudio\b)(?=.*\b12\b)(?=.*a/0\.wav)"):
+        import_table(manifest, tmp_path / "again", modalities=BOTH)
+
+
+def test_arrays_of_two_shapes(tmp_path: Path) -> None:
+    rows = [
+        {"sample_id": str(i), "label": str(i % 2), "split": "train", "x": f"{i}.npy"}
+        for i in range(3)
+    ]
+    manifest = write(
+        tmp_path,
+        rows,
+        {f"{i}.npy": encoding.npy(np.zeros((2, 3 + i // 2), np.float32)) for i in range(3)},
+    )
+    with pytest.raises(DataError, match=r"(?s)(?=.*\bx\b)(?=.*\(2, 3\))(?=.*\(2, 4\))"):
+        import_table(manifest, tmp_path / "out", modalities={"x": "x"})
+
+
+def test_avwords(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = real_data("avwords")
+    summary = import_table(
+        folder / "manifest.csv",
+        tmp_path / "out",
+        modalities={"audio": "audio_path", "video": "video_path"},
+        label="word",
+    )
+    assert (summary["samples"], summary["missing"]) == (1015, {"audio": 0, "video": 0})
+    assert {
+        split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()
+    } == {"test": (245, 49), "train": (770, 49)}
+    found = read_samples(tmp_path / "out")
+    assert all(sample.suffixes == {"json", "mp4"} for _, sample in found.values())
+    assert found["00139"][1].members["mp4"] == (folder / "av/00/00139.mp4").read_bytes()
+    assert found["00139"][0]["label"] == "إن"
+
+
+def test_avemo_with_speakers_on_one_side_only(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = {
+        "label": "emotion",
+        "where": {"crema6": "1"},
+        "split_by": "speaker",
+        "validation_share": 0.15,
+    }
+    folder = real_data("avemo")
+    summary = import_table(
+        folder / "manifest.csv",
+        tmp_path / "out",
+        modalities={"audio": "audio_path", "image": "image_path"},
+        **options,
+    )  # type: ignore[arg-type]
+    assert {
+        split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()
+    } == {
+        "test": (264, 6),
+        "train": (1953, 6),
+        "validation": (396, 6),
+    }
+    found = [facts for facts, _ in read_samples(tmp_path / "out").values()]
+    speakers = {
+        split: {facts["columns"]["speaker"] for facts in found if facts["split"] == split}
+        for split in summary["splits"]
+    }  # type: ignore[index]
+    assert all(not speakers[a] & speakers[b] for a in speakers for b in speakers if a != b)
+    spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["image"]
+    assert spec == ImageSpec(kind="image", member=("image.jpg",), size=48, channels=1)

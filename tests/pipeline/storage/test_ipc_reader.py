@@ -1,0 +1,258 @@
+"""Files read record batch by record batch: what comes back is what was written, and a damaged or hostile file is an error, never the end of the process."""
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import PlanConfig
+from pipeline.errors import DataError, MissingError
+from pipeline.plans.plan import joint_draft, write_plan
+from pipeline.storage.ipc_reader import BatchFile, locate
+from pipeline.storage.schemas import PLAN, encode_metadata
+from pipeline.storage.store_path import Place
+
+TABLE = pa.table(
+    {
+        "step": pa.array(range(40), pa.int32()),
+        "modality": [f"m{i % 3}é" for i in range(40)],
+        "rows": pa.array([list(range(i, i + i % 5)) for i in range(40)], pa.list_(pa.int64())),
+    }
+).replace_schema_metadata(encode_metadata({"epoch": 3, "fingerprint": "f"}))
+
+
+def written(place: Place, table: pa.Table = TABLE, *, batch_rows: int = 7) -> Place:
+    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch_rows)
+    return place
+
+
+@pytest.fixture(scope="module")
+def plan_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return written(Place.at(tmp_path_factory.mktemp("plan") / "plan.arrow")).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 40, 1000])
+def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: int) -> None:
+    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), batch_rows=batch_rows), PLAN)
+    assert pa.Table.from_batches(file.batches()).equals(TABLE)
+    assert pa.Table.from_batches(file.batches(["rows", "step"])).equals(
+        TABLE.select(["step", "rows"])
+    )
+    assert file.metadata == {"epoch": 3, "fingerprint": "f"}
+    assert file.ends() == [*range(batch_rows, 40, batch_rows), 40]
+    for row in range(40):
+        number, offset = locate(file.ends(), row)
+        assert file.batch(number).column("step")[offset].as_py() == row
+
+
+def test_a_place_that_is_not_local_is_read_the_same(tmp_path: Path) -> None:
+    place = written(
+        Place(pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem()), "deep/t.arrow")
+    )
+    assert place.local is None
+    assert pa.Table.from_batches(BatchFile(place, PLAN).batches()).equals(TABLE)
+
+
+def test_threads_share_a_file(tmp_path: Path) -> None:
+    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), batch_rows=1), PLAN)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(
+            lambda i: file.batch(i % 40, ["step"] if i % 2 else None).column("step").to_pylist(),
+            range(800),
+        )
+    assert list(found) == [[i % 40] for i in range(800)]
+
+
+def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
+    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), TABLE.slice(0, 0)), PLAN)
+    assert file.ends() == [] == list(file.batches())
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda path: None, MissingError, r"x\.arrow"),
+        (make_fifo, DataError, r"x\.arrow"),
+        (lambda path: path.mkdir(), DataError, r"x\.arrow"),
+        (lambda path: path.symlink_to("/dev/zero"), DataError, r"x\.arrow"),
+        (lambda path: path.symlink_to("nowhere"), MissingError, r"x\.arrow"),
+        (lambda path: path.write_bytes(b""), DataError, r"x\.arrow"),
+        (
+            lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"),
+            DataError,
+            r"x\.arrow",
+        ),
+        (lambda path: written(Place.at(path), TABLE.drop_columns("rows")), DataError, r"\brows\b"),
+        (
+            lambda path: written(Place.at(path), TABLE.set_column(0, "step", pa.array(range(40)))),
+            DataError,
+            r"(?=.*\bstep\b)(?=.*\bint64\b)(?=.*\bint32\b)",
+        ),
+        (
+            lambda path: written(Place.at(path), TABLE.append_column("step", TABLE["step"])),
+            DataError,
+            r"(?=.*\bstep\b)(?=.*\b2\b)",
+        ),
+        (
+            lambda path: path.write_bytes(
+                written(Place.at(path)).read_bytes().replace(b"modality", b"modalit\x80")
+            ),
+            DataError,
+            r"x\.arrow",
+        ),
+        (
+            lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.x": "{"})),
+            DataError,
+            r"remix\.x\b",
+        ),
+        (
+            lambda path: written(
+                Place.at(path), TABLE.replace_schema_metadata({b"remix.\xff": b"{"})
+            ),
+            DataError,
+            r"remix\.\ufffd",
+        ),
+        (
+            lambda path: written(
+                Place.at(path), TABLE.replace_schema_metadata({"remix.deep": "[" * 100_000})
+            ),
+            DataError,
+            r"remix\.deep\b",
+        ),
+    ],
+)
+def test_what_is_no_such_file_is_named(
+    tmp_path: Path, make: object, error: type[Exception], words: str
+) -> None:
+    make(tmp_path / "x.arrow")  # type: ignore[operator]
+    with pytest.raises(error, match=words) as caught:
+        BatchFile(Place.at(tmp_path / "x.arrow"), PLAN)
+    assert "x.arrow" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PLAN.names)
+def test_nulls_are_refused_where_numbers_and_names_are_expected(tmp_path: Path, name: str) -> None:
+    index, field = TABLE.schema.get_field_index(name), TABLE.schema.field(name)
+    table = TABLE.set_column(
+        index, field, pa.array([*TABLE[name].to_pylist()[:-1], None], field.type)
+    )
+    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), table), PLAN)
+    assert file.batch(0).num_rows == 7
+    with pytest.raises(DataError, match=rf"(?=.*t\.arrow)(?=.*\b{name}\b)(?=.*(?<!-)\b5\b)"):
+        file.batch(5)
+
+
+def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path: Path) -> None:
+    nested = TABLE.set_column(2, "rows", pa.array([[None]] * 40, pa.list_(pa.int64())))
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*\brows\b)"):
+        BatchFile(written(Place.at(tmp_path / "t.arrow"), nested), PLAN).batch(0)
+    losses = pa.table({"loss": pa.array([0.5, None])})
+    assert BatchFile(written(Place.at(tmp_path / "l.arrow"), losses), losses.schema).batch(
+        0
+    ).column("loss").to_pylist() == [0.5, None]
+
+
+def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
+    offsets = np.array([0, 777, 1000], np.int32)
+    rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.arange(1000)))
+    data = written(
+        Place.at(tmp_path / "t.arrow"),
+        pa.table({"step": pa.array([0, 1], pa.int32()), "modality": ["a", "b"], "rows": rows}),
+    ).read_bytes()
+    assert data.count(offsets.tobytes()) == 1
+    for lie in ([0, 777, 2**30], [0, -5, 1000], [0, 1000, 777], [2**30, 2**30, 2**30]):
+        (tmp_path / "t.arrow").write_bytes(
+            data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes())
+        )
+        file = BatchFile(Place.at(tmp_path / "t.arrow"), PLAN)
+        assert file.batch(0, ["step"]).num_rows == 2
+        with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
+            file.batch(0)
+
+
+def test_names_that_are_not_text_are_an_error(tmp_path: Path, plan_bytes: bytes) -> None:
+    (tmp_path / "t.arrow").write_bytes(plan_bytes.replace("m0é".encode(), b"m0\xff\xfe"))
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
+        BatchFile(Place.at(tmp_path / "t.arrow"), PLAN).batch(0)
+
+
+def read_all(file: BatchFile) -> Iterator[object]:
+    file.ends()
+    for batch in file.batches():
+        yield batch.to_pylist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_bytes_are_an_error_or_other_values(
+    folder: Path, plan_bytes: bytes, data: st.DataObject
+) -> None:
+    damaged = bytearray(plan_bytes)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(
+            st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])
+        )
+    (folder / "x.arrow").write_bytes(damaged)
+    try:
+        list(read_all(BatchFile(Place.at(folder / "x.arrow"), PLAN)))
+    except DataError as error:
+        assert "x.arrow" in str(error)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_file_cut_short_is_an_error(folder: Path, plan_bytes: bytes, data: st.DataObject) -> None:
+    (folder / "cut.arrow").write_bytes(plan_bytes[: data.draw(st.integers(0, len(plan_bytes) - 1))])
+    with pytest.raises(DataError, match=r"cut\.arrow"):
+        BatchFile(Place.at(folder / "cut.arrow"), PLAN)
+
+
+def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.arrow"
+    table = pa.table({"step": pa.array(np.arange(2**20, dtype=np.int32))})
+    file = BatchFile(written(Place.at(path), table, batch_rows=2**16), table.schema)
+    assert file.num_batches == 16 and file.batch(15).num_rows == 2**16
+    os.truncate(path, path.stat().st_size // 2)
+    assert file.batch(0).column(0).to_pylist() == list(range(2**16))
+    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b15\b)"):
+        file.batch(15)
+
+
+def test_a_file_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> None:
+    file = BatchFile(written(Place.at(tmp_path / "t.arrow")), PLAN)
+    written(Place.at(tmp_path / "t.arrow"), TABLE.slice(0, 1))
+    assert pa.Table.from_batches(file.batches()).equals(TABLE)
+
+
+def test_a_plan_of_any_length_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
+    num, place, pool = 5_000_000, Place.at(tmp_path / "plan.arrow"), pa.default_memory_pool()
+    write_plan(place, joint_draft(np.arange(num), 64, 0, 0, config=PlanConfig(locality=10_000)))
+    before, total, largest, peak = pool.bytes_allocated(), 0, 0, 0
+    tracemalloc.start()
+    try:
+        for batch in BatchFile(place, PLAN).batches():
+            total += batch.column("rows").flatten().nbytes
+            largest, peak = max(largest, batch.nbytes), max(peak, pool.bytes_allocated() - before)
+        traced = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 8 * num < place.info().size
+    assert largest < peak < 3 * largest < place.info().size
+    assert traced < 2e6

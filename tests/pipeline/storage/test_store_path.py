@@ -1,0 +1,181 @@
+"""Places: what is written appears whole, or not at all."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, MissingError, StoreError
+from pipeline.storage.store_path import Place
+
+
+def test_a_file_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "a" / "b.bin"
+    with pytest.raises(RuntimeError), place.create() as file:
+        file.write(b"half")
+        assert not place.exists()
+        raise RuntimeError
+    assert not place.exists()
+    assert list((tmp_path / "a").iterdir()) == []
+    with place.create() as file:
+        file.write(b"whole")
+        assert not place.exists()
+    assert place.read_bytes() == b"whole"
+
+
+def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "x"
+    place.write_bytes(b"old")
+    with pytest.raises(RuntimeError), place.create() as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert place.read_bytes() == b"old"
+
+
+def test_writing_returns_the_hash_of_the_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    data = os.urandom(100_000)
+    assert (Place.at(tmp_path) / "x").write_bytes(data) == hashlib.sha256(data).hexdigest()
+
+
+def test_listing_shows_visible_entries_in_order(tmp_path: Path) -> None:
+    place = Place.at(tmp_path)
+    for name in ("b", "a", ".hidden.tmp"):
+        (place / name).write_bytes(b"")
+    assert [entry.name for entry in place.list()] == ["a", "b"]
+    assert (place / "nothing").list() == []
+
+
+def test_a_uri_is_a_place_too(tmp_path: Path) -> None:
+    place = Place.at(f"file://{tmp_path}") / "x.json"
+    place.write_json({"b": 1, "a": [1, 2]})
+    assert place.read_json() == {"a": [1, 2], "b": 1}
+    assert Place.at(tmp_path / "x.json").read_bytes() == place.read_bytes()
+
+
+def test_errors_name_the_place_and_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"/nothing\b"):
+        (Place.at(tmp_path) / "nothing").read_bytes()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/inside"):
+        (Place.at(tmp_path) / "file" / "inside").write_bytes(b"")
+    with pytest.raises(StoreError, match="nosuch://place"):
+        Place.at("nosuch://place")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"list\.json"):
+        (Place.at(tmp_path) / "list.json").read_json()
+
+
+def test_of_many_claims_one_holds(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "run" / "run.json"
+    with ThreadPoolExecutor(8) as pool:
+        held = list(pool.map(lambda i: place.claim(str(i).encode()), range(8)))
+    assert held.count(True) == 1
+    assert place.read_bytes() == str(held.index(True)).encode()
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_lock_is_held_by_one_at_a_time_who_is_named(tmp_path: Path) -> None:
+    lock = Place.at(tmp_path / "new" / ".lock")
+    with (
+        lock.held("the folder is in use") as dead,
+        pytest.raises(
+            InputError,
+            match=rf"(?=.*the folder is in use)(?=.*\b{os.getpid()}\b)(?=.*\b{re.escape(platform.node())}\b)(?=.*\b20\d\d-)",
+        ),
+        lock.held("the folder is in use"),
+    ):
+        pass
+    assert dead is None
+    assert lock.read_bytes() == b""
+    with lock.held("the folder is in use") as dead:
+        assert dead is None
+        owner = json.loads(lock.read_bytes())
+        assert (owner["pid"], owner.keys()) == (os.getpid(), {"pid", "host", "since", "command"})
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match=r"file/\.lock"),
+        (Place.at(tmp_path / "file") / ".lock").held("in use"),
+    ):
+        pass
+
+
+def test_a_lock_tells_who_died_with_it(tmp_path: Path) -> None:
+    lock = Place.at(tmp_path) / ".lock"
+    script = "import os, signal, sys; from pipeline.storage.store_path import Place\nwith Place.at(sys.argv[1]).held('in use'): os.kill(os.getpid(), signal.SIGKILL)"
+    died = subprocess.Popen(
+        [sys.executable, "-c", script, lock.path, "s3://me:secret@bucket/x?key=1"]
+    )
+    assert died.wait() == -signal.SIGKILL
+    with lock.held("in use") as dead:
+        assert dead
+        assert (dead.pid, dead.host) == (died.pid, platform.node())
+        assert dead.command.endswith(".lock s3://bucket/x")
+        assert re.search(rf"\b{died.pid}\b", str(dead))
+    with lock.held("in use") as dead:
+        assert dead is None
+    with pytest.raises(RuntimeError), lock.held("in use"):
+        raise RuntimeError
+    with lock.held("in use") as dead:
+        assert dead is None  # an error is a word
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"{}",
+        b"\0" * 99,
+        b"[" * 99_999,
+        b'{"pid": "x", "host": "", "since": "", "command": ""}',
+    ],
+)
+def test_a_lock_file_of_nonsense_is_a_lock_file(content: bytes, tmp_path: Path) -> None:
+    lock = Place.at(tmp_path) / ".lock"
+    lock.write_bytes(content)
+    with lock.held("in use") as dead:
+        assert dead is None
+    assert lock.read_bytes() == b""
+
+
+def test_what_dead_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    place = Place.at(tmp_path)
+    place.sweep()
+    (Place.at(tmp_path / "none")).sweep()
+    (place / "whole").write_bytes(b"")
+    (tmp_path / ".left").write_bytes(b"")
+    (tmp_path / "a.0123abcd.tmp").write_bytes(b"")
+    with (place / "whole").create() as file:
+        file.write(b"x")
+        (live,) = tmp_path.glob(".whole.*.tmp")
+        for name in (".whole", ".other", "..whole.00000000.tmp", ".whole.more"):
+            shutil.copy(live, tmp_path / f"{name}.{'ffffffff' if '0' in name else '0123abcd'}.tmp")
+        (place / "other").check_writable()
+        assert len(list(tmp_path.iterdir())) == 7
+        place.sweep("whole")
+        assert len(list(tmp_path.iterdir())) == 6
+        place.sweep()
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [".left", live.name, "a.0123abcd.tmp", "whole"]
+        )
+    assert (place / "whole").read_bytes() == b"x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".left", "a.0123abcd.tmp", "whole"]
+
+
+def test_what_a_killed_writer_left_is_swept_by_who_writes_it_again(tmp_path: Path) -> None:
+    place = Place.at(tmp_path) / "x"
+    script = "import os, signal, sys; from pipeline.storage.store_path import Place\nwith Place.at(sys.argv[1]).create() as f: os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", script, place.path]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    place.check_writable()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,44 @@
+"""The live API against its own OpenAPI document: schemathesis finds no 5xx and no answer that the document does not describe."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.serving import serving
+
+SCHEMATHESIS = str(Path(sys.executable).parent / "schemathesis")
+KNOWN = """
+[parameters]
+run = "demo-remix-seed0"
+epoch = {epoch}
+name = "{name}"
+sample_id = "s0003"
+"""
+
+
+@pytest.mark.parametrize(("epoch", "name", "token"), [(2, "made", None), (0, "demo", "secret")])
+def test_every_answer_is_described(
+    trained_store: Path, tmp_path: Path, epoch: int, name: str, token: str | None
+) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(KNOWN.format(epoch=epoch, name=name))
+    with serving(trained_store, token=token) as url:
+        command = [
+            SCHEMATHESIS,
+            "--config-file",
+            str(config),
+            "run",
+            f"{url}/openapi.json",
+            "--max-examples",
+            "20",
+            "--seed",
+            "1",
+            "--no-color",
+        ]
+        if token:
+            command += ["--header", f"Authorization: Bearer {token}"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    assert "Tested: 19" in ended.stdout

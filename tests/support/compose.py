@@ -1,0 +1,204 @@
+"""A cluster of docker-compose.yml on a real Docker Engine, under a project name and ports of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.support.serving import free_port
+
+ROOT = Path(__file__).parents[2]
+WORKERS = 2
+SAME = """
+import sys, torch
+one, two = (torch.load(f"/store/runs/{name}/checkpoints/{kind}.pt", weights_only=True)["model"] for kind in ("last",) for name in sys.argv[1:])
+assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one), "the weights differ"
+"""
+
+
+def no_engine() -> str | None:
+    """Why there is no Docker Engine with Compose to talk to, or None where there is one."""
+    try:
+        found = subprocess.run(
+            ["docker", "compose", "ls"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"docker does not answer ({error})"
+    return (
+        None
+        if found.returncode == 0
+        else f"docker compose does not answer ({found.stderr.strip()})"
+    )
+
+
+class Cluster:
+    """What a person does at a shell with the repository's compose files and `remix` on this machine."""
+
+    def __init__(self, project: str, files: Sequence[Path] = (), **settings: str) -> None:
+        ports = {"REMIX_PORT": str(free_port()), "REMIX_DASHBOARD_PORT": str(free_port())}
+        self.service, self.dashboard = (f"http://127.0.0.1:{port}" for port in ports.values())
+        compose = {
+            "COMPOSE_PROJECT_NAME": project,
+            "COMPOSE_FILE": ":".join(map(str, [ROOT / "docker-compose.yml", *files])),
+        }
+        # HOME without a token: it has to come from the cluster
+        self._environment = {
+            **os.environ,
+            **ports,
+            **compose,
+            **settings,
+            "RAY_API_SERVER_ADDRESS": self.dashboard,
+        }
+        for name in (
+            "RAY_AUTH_TOKEN",
+            "RAY_AUTH_TOKEN_PATH",
+            "RAY_AUTH_MODE",
+            "RAY_ADDRESS",
+            "REMIX_TOKEN",
+        ):
+            self._environment.pop(name, None)
+
+    def up(self, workers: int = WORKERS) -> None:
+        self.compose("up", "-d", "--build", "--scale", f"worker={workers}")
+        self.wait(
+            lambda: (
+                self.health().items()
+                >= {
+                    "head": ["healthy"],
+                    "service": ["healthy"],
+                    "worker": ["healthy"] * workers,
+                }.items()
+            ),
+            120,
+        )
+
+    def down(self) -> None:
+        self.compose("down", "-v", "--timeout", "5")
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        found = subprocess.run(
+            ["docker", "compose", *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=1800,
+        )
+        assert found.returncode == 0 or not check, (
+            f"docker compose {' '.join(arguments)}: {found.stdout[-2000:]}{found.stderr[-4000:]}"
+        )
+        return found.stdout
+
+    def containers(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for line in self.compose("ps", "--all", "--format", "json").splitlines()
+        ]
+
+    def health(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for container in self.containers():
+            found.setdefault(container["Service"], []).append(container["Health"])
+        return found
+
+    def run(self, service: str, *command: str, check: bool = True, index: int = 1) -> str:
+        """The output of a command in a container."""
+        return self.compose("exec", "-T", "--index", str(index), service, *command, check=check)
+
+    def names(self, folder: str) -> list[str]:
+        """What is visible in a folder of the store, [] where there is none."""
+        return self.run("head", "sh", "-c", f"ls /store/{folder} 2>/dev/null || true").split()
+
+    def start(self, config: dict[str, Any], folder: Path) -> "subprocess.Popen[str]":
+        """`remix submit --follow --json` under way."""
+        path = folder / f"{config['name']}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        command = [
+            sys.executable,
+            str(ROOT / "remix.py"),
+            "submit",
+            str(path),
+            "--follow",
+            "--json",
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def submit(self, config: dict[str, Any], folder: Path) -> tuple[int, str]:
+        """Exit code and log of a job that is followed to its end."""
+        return ended(self.start(config, folder))
+
+    def epochs(self, run: str) -> int:
+        """How many epochs of a run have ended, by the service."""
+        try:
+            answer = httpx.get(f"{self.service}/v1/runs/{run}/epochs")
+        except httpx.TransportError:
+            return 0
+        return len(answer.json()["items"]) if answer.status_code == 200 else 0
+
+    def wait(self, seen: Callable[[], Any], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not seen():
+            assert time.monotonic() < deadline, (
+                f"not seen within {seconds} s; {self.compose('ps', '--all')}\n{self.compose('logs', '--tail', '30')}"
+            )
+            time.sleep(0.2)
+
+    def kill(self, service: str, index: int = 1, when: str = "true") -> None:
+        """Ends all processes of a container at once, as soon as a shell's test in it is true; Docker starts it again."""
+        self.run(
+            service,
+            "timeout",
+            "180",
+            "sh",
+            "-c",
+            f"until {when}; do sleep 0.1; done 2>/dev/null; kill -9 -1",
+            check=False,
+            index=index,
+        )
+
+    def check_same(self, run: str, reference: str, *, features: bool = False) -> None:
+        """The run is whole by `remix verify`, and its scores, plans and weights are the reference's; with `features` on ones of its own."""
+        found = json.loads(self.run("head", "remix", "verify", f"/store/runs/{run}", "--json"))
+        assert found["ok"], found
+        assert found["status"] == "finished"
+        for kind in (
+            () if features else ("plans", "scores")
+        ):  # which name the features, by their name too
+            sums = [
+                self.run(
+                    "head",
+                    "sh",
+                    "-c",
+                    f"cd /store/runs/{name}/{kind} && sha256sum epoch-????.arrow",
+                )
+                for name in (run, reference)
+            ]
+            assert sums[0] == sums[1]
+            assert "epoch-" in sums[0]
+        self.run("head", "python3", "-c", SAME, run, reference)
+        if features:
+            manifests = [
+                json.loads(self.run("head", "cat", f"/store/features/{name}/manifest.json"))
+                for name in (run, reference)
+            ]
+            assert manifests[0]["fingerprint"] == manifests[1]["fingerprint"]
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and output of a process that is waited for."""
+    out, log = process.communicate(timeout=900)
+    return process.returncode, out + log

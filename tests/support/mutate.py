@@ -1,0 +1,449 @@
+"""Mutated files, and what may come of opening them: an error of ours that names the file, or the very content of the unharmed file.
+
+    python -m tests.support.mutate KIND SEED NUM
+
+opens NUM mutations of a file of this kind and prints what came of them as JSON; the mutation that ended the process is left in the folder it names.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from pipeline.config import DecodeConfig, PlanConfig, load
+from pipeline.errors import RemixError
+from pipeline.features.feature_set import FeatureSet, part_name
+from pipeline.inspect import inspect
+from pipeline.plans.plan import BatchPlan, remix_plan
+from pipeline.scores.table import Scores
+from pipeline.storage.schemas import fingerprint, with_metadata
+from pipeline.storage.store_path import MANIFEST, Place
+from tests.support.plan_tables import arithmetic_costs, scores_table
+from tests.support.stores import SHAPES, make_features, run_config
+
+EDGES = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    64,
+    127,
+    128,
+    255,
+    2**15,
+    2**16 - 1,
+    2**30,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**62,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
+TEXT = [
+    *(
+        "&a [*a, *a]",
+        "*a",
+        "<<: *a",
+        "!!python/object/apply:os.system ['touch /tmp/harm']",
+        "!!python/name:os.system",
+        "!!binary x",
+        "!!timestamp x",
+    ),
+    *(
+        "!!int ''",
+        "!!bool x",
+        "!!float x",
+        "!!set {a}",
+        "? [a, b]\n: c",
+        "? {a: b}\n: c",
+        "? !!omap [a]\n: b",
+        ".nan",
+        ".inf",
+        "-.inf",
+        "1e999",
+        "9" * 5000,
+    ),
+    *(
+        "-1",
+        "0",
+        "0x" + "f" * 300,
+        "2001-99-99",
+        "12:30:45:99",
+        "[" * 2000,
+        "{a: " * 2000,
+        "- " * 2000,
+        "\x00",
+        "\ufeff",
+        "\u2028",
+        "\ud7ff",
+        "null",
+        "~",
+        "''",
+    ),
+    *(
+        "true",
+        "[]",
+        "{}",
+        "|",
+        ">",
+        "'",
+        '"',
+        "%YAML 9.9",
+        "---",
+        "...",
+        "\t",
+        "#",
+        "!",
+        "&",
+        "*",
+        "name: x",
+        "seed: 1",
+        "'\\ud800'",
+        '"\\ud800"',
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A file of a kind unharmed, and a judge, which says whether bytes were taken, and raises where neither an error of ours nor that content came of them."""
+
+    original: bytes
+    judge: Callable[[bytes], bool]
+    mutations: Callable[[bytes, int, int], Iterator[bytes]]
+
+
+def mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
+    """Mutations of an Arrow or other binary file: flipped bytes, numbers of any size, runs of zeros, cuts, pieces moved; every second one near an end."""
+    rng = random.Random(seed)
+    for _ in range(num):
+        harmed = bytearray(data)
+        for _ in range(rng.choice([1, 1, 1, 2, 4])):
+            if not harmed:
+                break
+            near = rng.choice([len(harmed), len(harmed), 1500])
+            at = rng.randrange(min(near, len(harmed)))
+            at = len(harmed) - 1 - at if rng.random() < 0.5 else at
+            _harm(harmed, at, rng)
+        yield bytes(harmed)
+
+
+def _harm(data: bytearray, at: int, rng: random.Random) -> None:
+    how, aligned = rng.randrange(8), at // 4 * 4
+    if how == 0:
+        data[at] ^= 1 << rng.randrange(8)
+    elif how == 1:
+        data[at] = rng.randrange(256)
+    elif how in (2, 3):
+        width = rng.choice([2, 4, 8])
+        data[aligned : aligned + width] = (rng.choice(EDGES) % 2 ** (8 * width)).to_bytes(
+            width, "little"
+        )
+    elif how == 4:
+        run = rng.choice([4, 8, 64, 512])
+        data[at : at + run] = bytes(min(run, len(data) - at))
+    elif how == 5:
+        del data[at:]
+    elif how == 6:
+        del data[at : at + rng.choice([1, 4, 8, 64])]
+    else:
+        start, size = rng.randrange(len(data)), rng.choice([4, 8, 64])
+        data[at : at + size] = data[start : start + size]
+
+
+def text_mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
+    """Mutations of a YAML or JSON file: its values replaced by odd ones, lines repeated, moved and indented, and bytes flipped."""
+    rng = random.Random(seed)
+    for _ in range(num):
+        lines = data.split(b"\n")
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            at, odd = rng.randrange(len(lines)), rng.choice(TEXT).encode(errors="surrogatepass")
+            how = rng.randrange(7)
+            if how in (0, 1):
+                lines[at] = lines[at].partition(b":")[0] + b": " + odd
+            elif how == 2:
+                lines[at] = odd
+            elif how == 3:
+                lines.insert(at, lines[rng.randrange(len(lines))])
+            elif how == 4:
+                lines[at] = b"  " * rng.randrange(4) + lines[at].strip()
+            elif how == 5:
+                place = rng.randrange(len(lines[at]) + 1)
+                lines[at] = lines[at][:place] + odd + lines[at][place:]
+            else:
+                lines[at] = next(mutations(lines[at], rng.randrange(2**32), 1))
+        yield b"\n".join(lines)
+
+
+def kind_of(name: str, folder: Path) -> Kind:
+    """A kind by its name, one of KINDS, whose judge writes into a folder."""
+    return KINDS[name](folder)
+
+
+def _file(data: bytes, folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def _written(table: pa.Table, compression: str | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(
+        sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)
+    ) as writer:
+        writer.write_table(table, max_chunksize=70)
+    return bytes(sink.getvalue())
+
+
+def _same(found: pa.Table, expected: pa.Table) -> None:
+    assert fingerprint(found.select(expected.column_names), {}) == fingerprint(expected, {}), (
+        "another table came out"
+    )
+
+
+def _scores_table() -> pa.Table:
+    table = scores_table(arithmetic_costs(150, 2, missing=True), names=["ears", "eyes"])
+    for name in ("ears", "eyes"):
+        predicted = np.where(
+            np.isnan(table[f"kl_{name}"].to_numpy()), -1, np.arange(150) % 5
+        ).astype(np.int32)
+        table = table.append_column(f"predicted_{name}", pa.array(predicted))
+    parents = {"features": "f" * 64}
+    return with_metadata(
+        table,
+        {
+            "epoch": 2,
+            "seed": 1,
+            "modalities": ["ears", "eyes"],
+            "num_classes": 5,
+            "parents": parents,
+        },
+    )
+
+
+def _allowing(*works: Callable[[], object]) -> bool:
+    """Whether all of them ended without an error of ours; others pass through."""
+    taken = True
+    for work in works:
+        try:
+            work()
+        except RemixError as error:
+            taken = False
+            assert len(str(error)) < 20_000, "an endless message"
+    return taken
+
+
+def scores_kind(folder: Path, compression: str | None = None) -> Kind:
+    """A scores file."""
+    table = _scores_table()
+
+    def judge(data: bytes) -> bool:
+        path = _file(data, folder, "scores.arrow")
+        return _allowing(
+            lambda: _same_scores(Scores.open(Place.at(path)), table),
+            lambda: json.dumps(inspect(path)),
+        )
+
+    return Kind(_written(table, compression), judge, mutations)
+
+
+def _same_scores(found: Scores, expected: pa.Table) -> None:
+    """Scores that say no fingerprint, as those from elsewhere, are taken for what they are."""
+    if found.fingerprint:
+        _same(found.table, expected)
+
+
+def plan_kind(folder: Path, compression: str | None = None) -> Kind:
+    """A plan file, also through PlanBatchSampler."""
+    from trainer.sampler.plan_batch_sampler import PlanBatchSampler
+
+    table = remix_plan(Scores(_scores_table()), PlanConfig(), 8, 0, 2).table
+    rows = [row for rows in table["rows"].to_pylist() for row in rows]
+
+    def sample(path: Path) -> None:
+        assert [row for batch in PlanBatchSampler(path) for row in batch] == rows
+
+    def judge(data: bytes) -> bool:
+        path = _file(data, folder, "plan.arrow")
+        return _allowing(
+            lambda: _same(BatchPlan.open(Place.at(path)).table, table),
+            lambda: sample(path),
+            lambda: json.dumps(inspect(path)),
+        )
+
+    return Kind(_written(table, compression), judge, mutations)
+
+
+def _features_kind(
+    folder: Path, name: str, mutate: Callable[[bytes, int, int], Iterator[bytes]]
+) -> Kind:
+    made = make_features(
+        folder / "made", {key: SHAPES[key] for key in ("sound", "touch")}, num_rows=150, missing=0.2
+    )
+    assert made.place.local
+    number = 0
+
+    def look(place: Place) -> None:
+        features = FeatureSet.open(place)
+        _same(features.samples, made.samples)
+        for modality in features.modalities:
+            for start in range(0, features.num_rows, 64):
+                rows = np.arange(start, min(start + 64, features.num_rows))
+                # the bytes of features are compared with their SHA-256 by `remix verify --parts` alone
+                assert features.read(modality, rows).shape == (len(rows), *made.shape(modality))
+
+    def judge(data: bytes) -> bool:
+        nonlocal number
+        shutil.rmtree(folder / f"copy-{number}", ignore_errors=True)
+        number += 1
+        copy = folder / f"copy-{number}"
+        shutil.copytree(folder / "made", copy, copy_function=os.link)
+        (copy / name).unlink()
+        (copy / name).write_bytes(data)
+        return _allowing(lambda: look(Place.at(copy)), lambda: json.dumps(inspect(copy)))
+
+    return Kind((folder / "made" / name).read_bytes(), judge, mutate)
+
+
+def samples_kind(folder: Path) -> Kind:
+    """samples.arrow of a feature set."""
+    return _features_kind(folder, "samples.arrow", mutations)
+
+
+def part_kind(folder: Path) -> Kind:
+    """A part of a feature set."""
+    return _features_kind(folder, f"touch/{part_name(1)}", mutations)
+
+
+def manifest_kind(folder: Path) -> Kind:
+    """manifest.json of a feature set."""
+    return _features_kind(folder, MANIFEST, text_mutations)
+
+
+def checkpoint_kind(folder: Path) -> Kind:
+    """A checkpoint of a model."""
+    from trainer.models import checkpoint as checkpoints
+    from trainer.models.model import build_model
+
+    features = make_features(
+        folder / "made", {key: SHAPES[key] for key in ("sound", "touch")}, num_rows=20
+    )
+    config = run_config(folder, model={"encoders": {}, "encoder": {"kind": "mlp", "hidden": 4}})
+    place = Place.at(folder / "original.pt")
+    state = build_model(
+        config.model,
+        {name: features.shape(name) for name in features.modalities},
+        len(features.classes),
+        0,
+    ).state_dict()
+    cursor = {"epoch": 1, "step": 0, "plan_fingerprint": "", "best_epoch": 0, "best_accuracy": 0.5}
+    facts = {
+        "features": features.fingerprint,
+        "digest": config.digest,
+        "seed": 0,
+        "amp": "off",
+        "optimizer": {},
+        "cursor": cursor,
+    }
+    checkpoints.save(
+        place,
+        {**facts, "model": state, "architecture": checkpoints.architecture(config.model, features)},
+    )
+
+    def judge(data: bytes) -> bool:
+        return _allowing(
+            lambda: checkpoints.model_of(Place.at(_file(data, folder, "checkpoint.pt")), features)
+        )
+
+    return Kind(place.read_bytes(), judge, mutations)
+
+
+def decode_yaml_kind(folder: Path) -> Kind:
+    """A DecodeConfig in YAML."""
+    asked = {
+        "modalities": {
+            "eyes": {"kind": "video", "member": ["mp4"], "frames": 4, "size": 32},
+            "ears": {"kind": "audio", "member": "wav", "seconds": 1.5, "sample_rate": 16000},
+            "skin": {"kind": "tensor", "member": "npy", "shape": [3, 4]},
+        },
+        "classes": ["a", "b"],
+        "max_rejected_share": 0.5,
+        "limits": {"seconds": 60.0, "pixels": 4096},
+    }
+
+    def judge(data: bytes) -> bool:
+        path = _file(data, folder, "decode.yaml")
+        return _allowing(
+            lambda: json.dumps(load(DecodeConfig, path).model_dump(mode="json"), allow_nan=False)
+        )
+
+    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+
+
+def run_yaml_kind(folder: Path) -> Kind:
+    """A run's YAML."""
+    from trainer.config import load_run
+
+    asked = run_config(folder, source={"generate": {"samples": 20}}).model_dump(mode="json")
+
+    def judge(data: bytes) -> bool:
+        path = _file(data, folder, "run.yaml")
+        return _allowing(
+            lambda: json.dumps(load_run(path).model_dump(mode="json"), allow_nan=False)
+        )
+
+    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+
+
+KINDS: dict[str, Callable[[Path], Kind]] = {
+    "scores": scores_kind,
+    "scores_zstd": lambda folder: scores_kind(folder, "zstd"),
+    "plan": plan_kind,
+    "plan_lz4": lambda folder: plan_kind(folder, "lz4"),
+    "samples": samples_kind,
+    "part": part_kind,
+    "manifest": manifest_kind,
+    "checkpoint": checkpoint_kind,
+    "decode_yaml": decode_yaml_kind,
+    "run_yaml": run_yaml_kind,
+}
+
+
+def main(name: str, seed: int, num: int, folder: str | None = None) -> None:
+    """Judges mutations of a kind; the first that fails ends the process with its error."""
+    with tempfile.TemporaryDirectory() as temporary:
+        kind = kind_of(name, Path(folder or temporary))
+        assert kind.judge(kind.original), "the file is refused unharmed"
+        taken = 0
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for number, data in enumerate(kind.mutations(kind.original, seed, num)):
+            try:
+                taken += kind.judge(data)
+            except BaseException as error:
+                error.add_note(f"mutation {number} of seed {seed} of {name}")
+                raise
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        json.dumps(
+            {"kind": name, "seed": seed, "num": num, "taken": taken, "grown_mib": grown // 1024}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,204 @@
+"""Small feature sets for tests, written through the project's own writers."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.config import parse
+from pipeline.decode.shard_task import VERSION
+from pipeline.features.feature_set import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
+from pipeline.features.id_index import IDS, hash_ids, write_ids
+from pipeline.plans.plan import BatchPlan
+from pipeline.shards.discover import find_shards
+from pipeline.shards.reader import Sample, ShardReader, open_shard
+from pipeline.storage.schemas import fingerprint, fingerprint_of, samples_schema
+from pipeline.storage.store_path import MANIFEST, Place
+from trainer.config import RunConfig, merge
+from trainer.models import checkpoint as checkpoints
+from trainer.run_directory import Run
+
+Command = Callable[..., tuple[int, str, str]]
+"""What the fixture `command` gives."""
+SHAPES: dict[str, tuple[tuple[int, ...], str]] = {
+    "sound": ((1, 16, 16), "float16"),
+    "sight": ((2, 3, 16, 16), "uint8"),
+    "touch": ((6, 8), "float32"),
+}
+
+
+def make_features(
+    folder: Path,
+    shapes: Mapping[str, tuple[tuple[int, ...], str]] = SHAPES,
+    *,
+    num_rows: int = 200,
+    num_classes: int = 3,
+    num_parts: int = 3,
+    missing: float = 0.0,
+    seed: int = 0,
+) -> FeatureSet:
+    """A learnable feature set: each modality shows the class through noise of its own strength; of every modality but the first a share is missing."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num_rows) % num_classes
+    split = np.array(["train", "train", "train", "validation", "test"])[
+        rng.permutation(num_rows) % 5
+    ]
+    has = {name: rng.random(num_rows) >= (missing if k else 0) for k, name in enumerate(shapes)}
+    place = Place.at(folder)
+    cuts = np.linspace(0, num_rows, num_parts + 1).astype(int)
+    facts = {}
+    files: list[dict[str, dict[str, object]]] = [{} for _ in range(num_parts)]
+    for k, (name, (shape, dtype)) in enumerate(shapes.items()):
+        patterns = rng.normal(size=(num_classes, *shape))
+        values = patterns[labels] + rng.normal(size=(num_rows, *shape)) * (1 + k)
+        values = (
+            np.clip(values * 32 + 128, 0, 255).astype(dtype)
+            if dtype == "uint8"
+            else values.astype(dtype)
+        )
+        for part in range(num_parts):
+            with (place / name / part_name(part)).create() as file:
+                writer = PartWriter(file, shape, dtype)
+                for row in range(cuts[part], cuts[part + 1]):
+                    writer.append(values[row] if has[name][row] else None)
+                writer.close()
+            files[part][name] = {"sha256": file.hexdigest(), "bytes": file.num_bytes}
+        axes = tuple(
+            i for i in range(values.ndim) if i != (values.ndim - 3 if len(shape) >= 3 else 1)
+        )
+        moments = {
+            "mean": values.mean(axes, dtype=float).tolist(),
+            "std": values.std(axes, dtype=float).tolist(),
+        }
+        facts[name] = {
+            "kind": "tensor",
+            "shape": list(shape),
+            "dtype": dtype,
+            "num_rows": int(has[name].sum()),
+            **moments,
+        }
+    ids = [f"s{i:04d}" for i in range(num_rows)]
+    columns = [
+        np.arange(num_rows),
+        ids,
+        labels.astype(np.int32),
+        split,
+        ["a.tar"] * num_rows,
+        np.arange(num_rows),
+        *has.values(),
+    ]
+    samples = pa.table(
+        [pa.array(column) for column in columns], schema=samples_schema(list(shapes))
+    )
+    write_table(place / "samples.arrow", samples)
+    write_ids(place / IDS, [hash_ids(ids)])
+    parts = [
+        {
+            "index": part,
+            "shard": "a.tar",
+            "rows": int(cuts[part + 1] - cuts[part]),
+            "files": files[part],
+        }
+        for part in range(num_parts)
+    ]
+    splits = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
+    manifest = {
+        "kind": "features",
+        "modalities": facts,
+        "classes": [f"c{i}" for i in range(num_classes)],
+        "splits": splits,
+        "parts": parts,
+    }
+    manifest |= {
+        "version": VERSION,
+        "num_rows": num_rows,
+        "num_rejected": 0,
+        "batch_rows": BATCH_ROWS,
+        "parents": {},
+    }
+    hashes = [
+        [
+            part["shard"],
+            part["rows"],
+            {name: file["sha256"] for name, file in part["files"].items()},
+        ]
+        for part in parts
+    ]
+    content = [VERSION, list(facts.items()), manifest["classes"], hashes, fingerprint(samples, {})]
+    (place / MANIFEST).write_json({**manifest, "fingerprint": fingerprint_of(content)})
+    return FeatureSet.open(place)
+
+
+def run_config(store: Path, **changes: object) -> RunConfig:
+    """A run of seconds on the features `made` in a store."""
+    small = {"kind": "cnn", "width": 4, "norm": "group"}
+    base = {
+        "name": "run",
+        "features": "made",
+        "store": str(store),
+        "model": {"encoder": small, "encoders": {"touch": {"kind": "mlp", "hidden": 16}}},
+    }
+    base |= {
+        "train": {"epochs": 4, "warmup_epochs": 2, "batch_size": 16, "score_batch": 32},
+        "resources": {"checkpoint_every": 3},
+    }
+    return parse(RunConfig, merge(base, changes), "test")
+
+
+def weights(run: Run, name: str = "last") -> dict[str, torch.Tensor]:
+    """The model in a checkpoint of a run."""
+    return dict(checkpoints.load(run.checkpoint(name))["model"])
+
+
+def same_weights(first: Run, second: Run) -> bool:
+    """Whether the last and the best checkpoints of two runs are equal to the bit."""
+    pairs = [(weights(first, name), weights(second, name)) for name in ("last", "best")]
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in pairs
+    )
+
+
+def check_coverage(run: Run, num_epochs: int) -> None:
+    """Asserts that the steps that were taken are exactly the planned ones, in order, each once."""
+    for epoch in range(num_epochs):
+        plan, taken = BatchPlan.open(run.plan(epoch)), run.steps(epoch)
+        planned = [
+            (
+                step.step,
+                step.modality,
+                len(step.rows),
+                hashlib.sha256(np.ascontiguousarray(step.rows)).hexdigest()[:16],
+            )
+            for step in plan.steps()
+        ]
+        assert (
+            list(
+                zip(
+                    *(
+                        taken[name].to_pylist()
+                        for name in ("step", "modality", "num_rows", "rows_hash")
+                    ),
+                    strict=True,
+                )
+            )
+            == planned
+        )
+
+
+def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
+    """Facts and sample by sample_id, of shards in which nothing is lost."""
+    found = {}
+    for place in find_shards([str(folder)]):
+        with open_shard(place) as file:
+            reader = ShardReader(file)
+            for sample in reader.samples():
+                facts = json.loads(sample.members["json"])
+                assert facts["sample_id"] not in found
+                found[facts["sample_id"]] = (facts, sample)
+            assert reader.account.samples_lost == 0
+    return found

@@ -1,0 +1,473 @@
+"""Jobs of a Ray cluster: what is sent, who is let in, and what becomes of a job that is followed, fails, is left alone or is stopped."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+
+import remix
+from pipeline.config import parse
+from pipeline.errors import ConfigError, InputError
+from tests.support.stores import make_features, run_config
+from trainer.cluster.auth import Token, tokens
+from trainer.cluster.jobs import MAX_CONFIG_BYTES, Cluster, event_of, request_of
+from trainer.config import RunConfig, load_run
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+Command = Callable[..., tuple[int, str, str]]
+LOCAL = "http://127.0.0.1:8265"
+WORKERS = {"resources": {"workers": 1}}
+BASE = {"name": "run", "features": "made", "store": "/store", **WORKERS}
+
+
+def free_port() -> int:
+    with socket.socket() as given:
+        given.bind(("127.0.0.1", 0))
+        return int(given.getsockname()[1])
+
+
+def eventually(what: str, seen: Callable[[], bool], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, f"{what}: not seen in {seconds} s"
+        time.sleep(0.2)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's, without what it knows of Ray."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "REMIX_"))
+    }
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        **changes,
+    }
+
+
+@pytest.fixture
+def command(
+    head: "Head", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs `remix ...` in this process, as someone who has the cluster's address and token, and returns exit code, output and errors."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        for name in ("RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS"):
+            monkeypatch.setenv(name, head.env[name])
+        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            remix.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def start(*args: object, env: dict[str, str], cwd: Path | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "remix", *map(str, args)],
+        env=env,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def status(store: Path, name: str) -> str | None:
+    path = store / "runs" / name / "run.json"
+    return str(json.loads(path.read_text())["status"]) if path.exists() else None
+
+
+def write(config: RunConfig, folder: Path) -> Path:
+    path = folder / f"{config.name}.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return path
+
+
+@dataclass
+class Wire:
+    """Hands bytes on to a port, and cuts every connection once when `word` has come back over one."""
+
+    to: int
+    word: bytes
+    port: int = field(default_factory=free_port)
+    is_cut: bool = False
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.listening = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client = self.listening.accept()[0]
+            server = socket.create_connection(("127.0.0.1", self.to))
+            self.sockets += [client, server]
+            for pair in ((client, server), (server, client)):
+                threading.Thread(target=self._hand_on, args=pair, daemon=True).start()
+
+    def _hand_on(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+                if self.word in data and source.getpeername()[1] == self.to and not self.is_cut:
+                    self.is_cut = True
+                    for each in self.sockets:
+                        each.shutdown(socket.SHUT_RDWR)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+@dataclass(frozen=True)
+class Head:
+    port: int
+    store: Path
+    env: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A cluster of one node that asks for a token, apart from the one that other tests run in this process; its sockets need a short path."""
+    store, home, port = (
+        tmp_path_factory.mktemp("jobs"),
+        tmp_path_factory.mktemp("home"),
+        free_port(),
+    )
+    make_features(store / "features" / "made", num_rows=60)
+    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, HOME=str(home))
+    ports = {
+        "port": free_port(),
+        "dashboard-port": port,
+        "ray-client-server-port": free_port(),
+        "dashboard-agent-listen-port": free_port(),
+    }
+    ports |= {"min-worker-port": 0, "max-worker-port": 0}
+    with (
+        tempfile.TemporaryDirectory(prefix="rj", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        (home / "log").open("w") as log,
+    ):
+        options = [
+            *(f"--{name}={value}" for name, value in ports.items()),
+            f"--temp-dir={folder}",
+            "--num-cpus=2",
+            "--object-store-memory=100000000",
+        ]
+        command = ["ray", "start", "--head", *options, "--disable-usage-stats", "--block"]
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            asked = Request(
+                f"http://127.0.0.1:{port}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}
+            )
+            eventually((home / "log").read_text() or "the head", lambda: answers(asked))
+            yield Head(
+                port,
+                store,
+                environment(
+                    RAY_AUTH_TOKEN=TOKEN,
+                    HOME=str(home),
+                    RAY_API_SERVER_ADDRESS=f"http://127.0.0.1:{port}",
+                ),
+            )
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers end with it
+            process.wait()
+
+
+def answers(request: Request) -> bool:
+    try:
+        return bool(urlopen(request, timeout=5).status == 200)
+    except OSError:
+        return False
+
+
+def test_a_job_is_followed_to_its_result_over_a_connection_that_breaks(
+    head: Head, command: Command, tmp_path: Path
+) -> None:
+    small = {"train": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16}}
+    config = write(run_config(head.store, **WORKERS, **small), tmp_path)
+    wire = Wire(to=head.port, word=b"Running entrypoint")
+    code, out, err = command(
+        "submit", config, "--address", f"127.0.0.1:{wire.port}", "--follow", "--json"
+    )
+    assert code == 0, err
+    assert wire.is_cut
+    result = json.loads(out)
+    assert (
+        result["status"] == "SUCCEEDED"
+        and result["exit_code"] == 0
+        and 0 <= result["test_accuracy"]["fused"] <= 1
+    )
+    assert status(head.store, "run") == "finished"
+    assert err.count("Running entrypoint") == 1 and "epochs: 2/2" in err
+    assert '{"' not in err and TOKEN not in out + err
+
+    code, out, _ = command("jobs", "--json")
+    assert code == 0 and (result["job"], "run", "SUCCEEDED") in [
+        (job["job"], job["run"], job["status"]) for job in json.loads(out)["jobs"]
+    ]
+    code, out, _ = command("jobs", result["job"])
+    assert code == 0 and "Running entrypoint" in out and "SUCCEEDED" in out and '{"' not in out
+
+
+def test_whoever_follows_a_job_that_fails_ends_as_the_job_did(
+    head: Head, command: Command, tmp_path: Path
+) -> None:
+    config = write(run_config(head.store, name="lost", features="nowhere", **WORKERS), tmp_path)
+    code, out, err = command("submit", config, "--follow")
+    assert code == 2 and "FAILED" in out and re.search(r"\b2\b", out)
+    assert "features/nowhere" in err
+
+
+def test_a_job_outlives_its_follower_and_ends_in_order_when_it_is_stopped(
+    head: Head, command: Command, tmp_path: Path
+) -> None:
+    config = write(run_config(head.store, name="long", train={"epochs": 5000}, **WORKERS), tmp_path)
+    code, out, err = command("submit", config, "--json")
+    assert code == 0, err
+    job = json.loads(out)["job"]
+    assert job.startswith("remix-long-")
+    code, _, err = command("submit", config)
+    assert code == 2 and job in err and "remix stop" in err and "--follow" in err
+
+    follower = start("jobs", "long", "--follow", env=head.env)
+    assert follower.stderr
+    assert any("epochs: " in line for line in follower.stderr)
+    follower.send_signal(signal.SIGINT)
+    _, err = follower.communicate(timeout=30)
+    assert follower.returncode == 130 and f"remix stop {job}" in err
+    assert status(head.store, "long") == "running"
+
+    code, out, err = command("stop", "long", "--json")
+    assert code == 0 and json.loads(out)["status"] == "STOPPED", err
+    assert status(head.store, "long") == "failed"
+    code, _, err = command("stop", "long")
+    assert code == 2 and re.search(r"(?<![\w-])long\b", err)
+    code, _, err = command("jobs", "nobody")
+    assert code == 2 and "nobody" in err and job in err
+
+
+def test_without_a_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
+    env = {**head.env, "RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)}
+    process = start("jobs", env=env, cwd=tmp_path)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 2 and out == "" and "Traceback" not in err
+    assert f"http://127.0.0.1:{head.port}" in err and "RAY_AUTH_TOKEN" in err
+
+
+def test_a_token_that_is_refused_gives_way_to_that_of_docker_compose(
+    head: Head, tokenless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = head.env["RAY_API_SERVER_ADDRESS"]
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "stale")
+    docker(tokenless, "echo other")
+    with pytest.raises(InputError, match=rf"(?s)(?=.*{address})(?=.*RAY_AUTH_TOKEN)") as error:
+        Cluster()
+    assert "stale" not in str(error.value) and "other" not in str(error.value)
+    docker(tokenless, f"echo {TOKEN}")
+    assert isinstance(Cluster().jobs(), list)
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match=rf"(?s)(?=.*{address})(?=.*--address)") as error:
+        Cluster(address)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://head:10001", "http://user:word@head:8265", "http://", "auto://x"]
+)
+def test_an_address_of_another_kind_is_refused_without_its_secrets(address: str) -> None:
+    with pytest.raises(ConfigError, match=address.replace("user:word@", "")) as error:
+        Cluster(address)
+    assert "word@" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"store": "store"}, r"\bstore\b"),
+        ({"store": "s3://key:word@bucket/x"}, "s3://bucket/x"),
+        ({"store": "gs://bucket/x?access_token=word"}, "gs://bucket/x"),
+        ({"source": {"shards": ["s3://key:word@bucket/shards"]}}, "s3://bucket/shards"),
+        ({"resources": {"workers": 0}}, r"(?s)(?=.*\bresources\.workers\b)(?=.*\b0\b)"),
+        (
+            {"source": {"shards": ["x" * 100] * (MAX_CONFIG_BYTES // 100)}},
+            rf"\b{MAX_CONFIG_BYTES}\b",
+        ),
+    ],
+)
+def test_what_cannot_be_a_job_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        request_of(parse(RunConfig, {**BASE, **changes}, "test"))
+    assert "word" not in str(error.value)
+
+
+def test_a_config_that_is_wrong_is_refused_before_anything_is_sent(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text("name: run\nfeatures: made\nworkers: 2\n")
+    code, _, err = command("submit", tmp_path / "run.yaml", "--address", "http://127.0.0.1:1")
+    assert code == 2 and re.search(r"(?<![\w.])workers\b", err) and "run.yaml" in err
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "/store",
+        "/a store/$(x)'\"; `y` \\ %s",
+        "/Zürich/😀",
+        "s3://bucket/x?endpoint_override=http://minio:9000",
+    ],
+)
+def test_a_job_gets_the_very_configuration_and_its_command_no_word_of_it(
+    tmp_path: Path, store: str
+) -> None:
+    config = parse(
+        RunConfig,
+        {
+            **BASE,
+            "store": store,
+            "optimizer": {"lr": 5e-5},
+            "source": {"shards": ["shards/größe", "/x:y #1"]},
+        },
+        "test",
+    )
+    request = request_of(config)
+    assert request["entrypoint"] == request_of(parse(RunConfig, BASE, "test"))["entrypoint"]
+    sent = tmp_path / "sent.yaml"
+    sent.write_text(request["runtime_env"]["env_vars"]["REMIX_JOB"], encoding="utf-8")
+    assert load_run(sent) == config
+    assert request["metadata"]["remix.store"] == store.split("?")[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{}",
+        '{"run": ',
+        '{"run": "x"}',
+        '{"progress": 1}',
+        '{"progress": {}} and more',
+        '"run"',
+        " {",
+    ],
+)
+def test_lines_that_others_wrote_are_shown_as_they_are(line: str) -> None:
+    assert event_of(line) == line
+
+
+def test_training_reads_its_config_from_standard_input_and_leaves_in_order_on_sigterm(
+    tmp_path: Path,
+) -> None:
+    make_features(tmp_path / "features" / "made")
+    config = run_config(tmp_path, train={"epochs": 5000})
+    command = [sys.executable, "-m", "remix", "train", "-"]
+    process = subprocess.Popen(
+        command,
+        env=environment(REMIX_PROGRESS="json"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stderr
+    process.stdin.write(json.dumps(config.model_dump(mode="json")))
+    process.stdin.close()
+    told = json.loads(process.stderr.readline())["progress"]
+    assert told["title"] == "run" and told["total"] == 5000
+    process.send_signal(signal.SIGTERM)
+    process.stderr.read()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    facts = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())
+    assert facts["status"] == "failed" and "SIGTERM" in facts["error"]
+
+
+def test_progress_for_programs_is_sparse_and_ends_with_the_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REMIX_PROGRESS", "json")
+    with remix.progress("title") as update:
+        for done in range(5000):
+            update(done + 1, 5000, description="things")
+    lines = [json.loads(line)["progress"] for line in capsys.readouterr().err.splitlines()]
+    assert lines[0]["done"] == 1 and lines[-1] == {
+        "title": "title",
+        "done": 5000,
+        "total": 5000,
+        "description": "things",
+    }
+    assert len(lines) < 500
+
+
+@pytest.fixture
+def tokenless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and a PATH without any token; returns the folder on the PATH."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    return tmp_path / "bin"
+
+
+def docker(folder: Path, script: str) -> None:
+    (folder / "docker").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "docker").chmod(0o755)
+
+
+def values(address: str = LOCAL) -> list[str | None]:
+    return [token and token.value for token in tokens(address)]
+
+
+def test_a_token_is_sought_where_ray_does_and_then_at_docker_compose(
+    tokenless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker(tokenless, "exit 1")
+    assert values() == [None]
+    docker(tokenless, '[ "$*" = "compose exec -T head cat /auth/token" ] && echo composed')
+    assert (
+        values() == values("http://localhost:1") == values("http://[::1]:1") == [None, "composed"]
+    )
+    assert values("http://example.org:8265") == [None]
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("stale\n")
+    assert values() == ["stale", "composed"]
+    (tmp_path / "file").write_text("filed\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file"))
+    assert values() == ["filed", "composed"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
+    assert values() == ["given", "composed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RAY_AUTH_TOKEN_PATH", "/nowhere/token"), ("RAY_AUTH_TOKEN", "two words")]
+)
+def test_what_is_given_as_a_token_and_is_none_is_an_error_that_shows_no_token(
+    tokenless: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name) as error:
+        list(tokens(LOCAL))
+    assert "two words" not in str(error.value)
+
+
+def test_a_token_is_never_shown() -> None:
+    assert TOKEN not in repr(Token(value=TOKEN, source="here"))

@@ -1,0 +1,167 @@
+"""Ray Train around the loop: the same batches and, to float tolerance, the same weights; offline scores are the live ones."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.plans.plan import BatchPlan
+from pipeline.scores.build import score_rows
+from pipeline.storage.schemas import fingerprint, read_metadata
+from pipeline.storage.store_path import Place
+from tests.support.stores import check_coverage, make_features, run_config, weights
+from trainer.launch import launch
+from trainer.process_group import World
+from trainer.run_directory import Run
+from trainer.scoring.offline import load, score_checkpoint
+from trainer.scoring.predictor import outcomes
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    make_features(store / "features" / "made", missing=0.2, num_rows=150)
+    return store
+
+
+@pytest.fixture(scope="module")
+def one(store: Path) -> Run:
+    return launch(run_config(store, name="one", optimizer={"kind": "sgd", "lr": 0.01}))
+
+
+@pytest.fixture(scope="module")
+def two(store: Path, ray_cluster: None) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(
+            store.parent
+        )  # a store is often given by a relative path, and workers run elsewhere
+        launch(
+            run_config(
+                Path(store.name),
+                name="two",
+                optimizer={"kind": "sgd", "lr": 0.01},
+                resources={"workers": 2},
+            )
+        )
+    return Run.open(Place.at(store / "runs" / "two"))
+
+
+def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
+    check_coverage(two, 4)
+    for epoch in (0, 1):
+        assert two.plan(epoch).read_bytes() == one.plan(epoch).read_bytes()
+    assert set(two.steps(0)["world_size"].to_pylist()) == {2}
+    losses = [run.steps(epoch)["loss"].to_numpy() for run in (one, two) for epoch in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(losses[:2]), np.concatenate(losses[2:]), rtol=1e-4)
+    for epoch in (2, 3):
+        kl = [read_table(run.scores(epoch))["kl_sound"].to_numpy() for run in (one, two)]
+        np.testing.assert_allclose(kl[0], kl[1], rtol=1e-3, atol=1e-4)
+    first, second = weights(one), weights(two)
+    if all(one.plan(epoch).read_bytes() == two.plan(epoch).read_bytes() for epoch in (2, 3)):
+        assert all(torch.allclose(first[key], second[key], rtol=1e-3, atol=1e-5) for key in first)
+
+
+def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(
+    store: Path, two: Run
+) -> None:
+    config = run_config(store, name="again", optimizer={"kind": "sgd", "lr": 0.01})
+    shutil.copytree(two.place.local / "scores", config.run_place.local / "scores")
+    again = launch(config)
+    for epoch in range(4):
+        assert again.plan(epoch).read_bytes() == two.plan(epoch).read_bytes()
+        assert again.steps(epoch)["rows_hash"].equals(two.steps(epoch)["rows_hash"])
+    assert set(again.steps(3)["world_size"].to_pylist()) == {1}
+    for step in BatchPlan.open(two.plan(3)).steps():
+        for world_size in (1, 2, 3):
+            parts = [step.for_rank(rank, world_size) for rank in range(world_size)]
+            assert np.concatenate(parts).tolist() == step.rows.tolist()
+
+
+def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(
+    store: Path, one: Run, ray_cluster: None
+) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    place = one.checkpoint("last")
+    tables = [
+        score_checkpoint(
+            features,
+            place,
+            "train",
+            batch_size=32,
+            workers=n,
+            num_gpus=0,
+            progress=lambda done, total: None,
+        )
+        for n in (1, 2)
+    ]
+    facts = read_metadata(tables[0].schema)
+    assert (facts["epoch"], facts["parents"]["features"]) == (4, features.fingerprint)
+    assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
+    assert fingerprint(tables[0], {}) == fingerprint(tables[1], {})
+    rows = tables[0]["row"].to_numpy()[:32]
+    assert fingerprint(score_rows(features, rows, load(place, features)(rows)), {}) == fingerprint(
+        tables[0].slice(0, 32), {}
+    )
+    assert tables[0]["row"].to_pylist() == features.rows_of("train").tolist()
+    assert (
+        np.isnan(tables[0]["kl_sight"].to_numpy()).tolist()
+        == (~features.has[features.rows_of("train"), 1]).tolist()
+    )
+
+
+def test_a_run_that_stops_in_mid_epoch_goes_on_with_two_workers(
+    store: Path, one: Run, ray_cluster: None
+) -> None:
+    asked = {"name": "elastic", "optimizer": {"kind": "sgd", "lr": 0.01}}
+
+    def stop(event: dict[str, object]) -> None:
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(run_config(store, **asked), progress=stop)
+    run = launch(run_config(store, **asked, resources={"workers": 2}), resume=True)
+    check_coverage(run, 4)
+    assert run.steps(1)["world_size"].to_pylist()[:4] == [1, 1, 1, 2]
+    assert set(run.steps(2)["world_size"].to_pylist()) == {2}
+    assert run.plan(1).read_bytes() == one.plan(1).read_bytes()
+    np.testing.assert_allclose(
+        run.steps(1)["loss"].to_numpy(), one.steps(1)["loss"].to_numpy(), rtol=1e-4
+    )
+
+
+def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
+    store: Path, ray_cluster: None
+) -> None:
+    small = {"kind": "cnn", "width": 4, "norm": "batch"}
+    config = run_config(
+        store,
+        name="norm",
+        model={"encoder": small, "encoders": {}},
+        train={"epochs": 2, "warmup_epochs": 1},
+        resources={"workers": 2},
+    )
+    run, features = launch(config), FeatureSet.open(config.features_place)
+    rows = features.rows_of("validation")
+    found = outcomes(
+        load(run.checkpoint("last"), features), features, rows, config.train.score_batch, World()
+    )
+    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean()
+    assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-5)
+
+
+def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
+    with pytest.raises(
+        ConfigError, match=r"(?=.*resources\.workers)(?=.*\b16\b)(?=.*\bCPU\b)(?=.*\b2\b)"
+    ):
+        launch(run_config(store, name="many", resources={"workers": 16}))
+    with pytest.raises(
+        ConfigError,
+        match=r"(?=.*resources\.workers)(?=.*\buse_gpu\b)(?=.*\bGPU\b)(?=.*\b2\b)(?=.*\b0\b)",
+    ):
+        launch(run_config(store, name="many", resources={"workers": 2, "use_gpu": True}))
+    assert not (store / "runs" / "many").exists()

@@ -1,0 +1,372 @@
+"""The loop: coverage, exact resumption, and what a run records."""
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, InputError, MismatchError, RemixError
+from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.id_index import STEPS_SCHEMA, step_of
+from pipeline.plans.plan import BatchPlan
+from pipeline.scores.table import Scores
+from pipeline.storage.ipc_reader import BatchFile
+from tests.support.stores import check_coverage, make_features, run_config, same_weights, weights
+from trainer.config import RunConfig
+from trainer.launch import launch
+from trainer.models import checkpoint as checkpoints
+from trainer.process_group import World
+from trainer.run_directory import Run
+from trainer.scoring.offline import load
+from trainer.scoring.predictor import outcomes
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    make_features(store / "features" / "made", missing=0.2)
+    return store
+
+
+@pytest.fixture(scope="module")
+def finished(store: Path) -> Run:
+    return launch(run_config(store, name="finished"))
+
+
+def test_every_planned_row_is_trained_exactly_once(store: Path, finished: Run) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    check_coverage(finished, 4)
+    for epoch in range(4):
+        rows = np.concatenate([step.rows for step in BatchPlan.open(finished.plan(epoch)).steps()])
+        assert sorted(rows.tolist()) == features.rows_of("train").tolist()
+
+
+def test_warm_up_is_joint_and_the_rest_is_modality_pure(store: Path, finished: Run) -> None:
+    features = FeatureSet.open(run_config(store).features_place)
+    for epoch in range(4):
+        steps = list(BatchPlan.open(finished.plan(epoch)).steps())
+        if epoch < 2:
+            assert {step.modality for step in steps} == {"all"}
+            assert not finished.scores(epoch).exists()
+            continue
+        scores = Scores.open(finished.scores(epoch))
+        scores.check_features(features)
+        kl = np.stack([scores.kl(name) for name in scores.modalities], axis=1)
+        hardest = {
+            int(row): scores.modalities[int(np.nanargmin(values))]
+            for row, values in zip(scores.rows, kl, strict=True)
+        }
+        assert all(hardest[row] == step.modality for step in steps for row in step.rows.tolist())
+
+
+def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
+    epochs = finished.epochs().to_pylist()
+    assert [row["epoch"] for row in epochs] == [0, 1, 2, 3]
+    assert all(
+        row["num_rows"] == epochs[0]["num_rows"]
+        and row["rho"] >= 1
+        and row["samples_per_second"] > 0
+        for row in epochs
+    )
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert sum(epochs[3][f"share_{name}"] for name in ("sound", "sight", "touch")) == pytest.approx(
+        1
+    )
+    assert epochs[2]["churn"] is None
+    assert 0 <= epochs[3]["churn"] <= 1
+    result, test = finished.facts["result"], read_table(finished.place / "test.arrow")
+    best = max(epochs, key=lambda row: row["validation_accuracy"])
+    assert (result["best_epoch"], result["validation_accuracy"]) == (
+        best["epoch"],
+        best["validation_accuracy"],
+    )
+    assert result["test_accuracy"]["fused"] == np.mean(
+        test["predicted_fused"].to_numpy() == test["label"].to_numpy()
+    )
+    assert test.num_rows == len(FeatureSet.open(run_config(store).features_place).rows_of("test"))
+    assert list((finished.place.local / "tensorboard").glob("events*"))
+
+
+def test_the_same_run_twice_is_the_same_to_the_bit(store: Path, finished: Run) -> None:
+    assert same_weights(finished, launch(run_config(store, name="twice")))
+    assert all(
+        (Run.open(run_config(store, name="twice").run_place).plan(e)).read_bytes()
+        == finished.plan(e).read_bytes()
+        for e in range(4)
+    )
+
+
+def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -> None:
+    make_features(tmp_path / "features" / "made")
+    encoder, train = (
+        {"kind": "cnn", "width": 32},
+        {"epochs": 1, "warmup_epochs": 1, "batch_size": 64},
+    )  # large enough for torch to share the work
+    runs = []
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        runs.append(
+            launch(
+                run_config(
+                    tmp_path,
+                    name=f"threads-{num_threads}",
+                    model={"encoder": encoder, "encoders": {}},
+                    train=train,
+                )
+            )
+        )
+    torch.set_num_threads(1)
+    assert same_weights(*runs)
+
+
+def test_every_plan_has_its_index(store: Path, finished: Run) -> None:
+    num_rows = FeatureSet.open(run_config(store).features_place).num_rows
+    for epoch in range(4):
+        plan, index = (
+            BatchPlan.open(finished.plan(epoch)),
+            BatchFile(finished.plan_index(epoch), STEPS_SCHEMA),
+        )
+        steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
+        assert [step_of(index, row) for row in range(num_rows)] == [
+            steps.get(row) for row in range(num_rows)
+        ]
+        assert index.metadata["parents"] == {"plan": plan.fingerprint}
+        assert sum(
+            map(sum, finished.plan_stats(epoch).read_json()["order"]["num_steps"].values())
+        ) == len(plan)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("last_step", [0, 4, 8, 13, 20])
+def test_a_run_that_stops_after_any_step_resumes_to_the_same_bits(
+    store: Path, finished: Run, last_step: int
+) -> None:
+    config, left = run_config(store, name=f"stopped-{last_step}"), last_step
+
+    def stop(event: dict[str, object]) -> None:
+        nonlocal left
+        if event["event"] == "step":
+            left -= 1
+        if left < 0:
+            raise Killed
+
+    with pytest.raises(Killed):
+        launch(config, progress=stop)
+    run = launch(config, resume=True)
+    assert same_weights(finished, run)
+    check_coverage(run, 4)
+    timeless = [name for name in run.epochs().column_names if "second" not in name]
+    assert run.epochs().select(timeless).equals(finished.epochs().select(timeless))
+
+
+def test_a_run_that_died_before_its_plan_had_a_name_writes_all_of_it_again(
+    store: Path, finished: Run
+) -> None:
+    config, num_steps = (
+        run_config(store, name="nameless"),
+        sum(len(BatchPlan.open(finished.plan(epoch))) for epoch in range(2)),
+    )
+
+    def stop(event: dict[str, object]) -> None:
+        if event["event"] == "step" and event["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        launch(config, progress=stop)
+    run = Run.open(config.run_place)
+    assert run.steps(0).num_rows + run.steps(1).num_rows == num_steps
+    for place in (
+        run.plan(2).parent / f".{run.plan(2).name}",
+        run.plan_stats(2),
+        run.plan_index(2),
+    ):
+        place.write_bytes(b"cut sh")
+    run.plan(2).delete()
+    assert same_weights(finished, launch(config, resume=True))
+    for each in (Run.plan, Run.plan_index, Run.plan_stats):
+        assert each(run, 2).read_bytes() == each(finished, 2).read_bytes()
+
+
+def train_in_a_process(config: RunConfig, num_threads: int, num_events: Any) -> None:
+    """What the killed processes do; they count what happens to them, so that a kill can come at a random moment on a machine of any speed."""
+
+    def count(event: dict[str, object]) -> None:
+        num_events.value += 1
+
+    torch.set_num_threads(num_threads)
+    launch(config, resume=True, progress=count)
+
+
+def test_sigkill_at_ten_random_moments_changes_nothing(store: Path) -> None:
+    longer = {"epochs": 12, "warmup_epochs": 3}
+    undisturbed = launch(run_config(store, name="undisturbed", train=longer))
+    config = run_config(store, name="killed", train=longer)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
+    rng, cursors = np.random.default_rng(0), set()
+    for kill in range(10):
+        num_events = processes.Value("i", 0)
+        process = processes.Process(
+            target=train_in_a_process, args=(config, torch.get_num_threads(), num_events)
+        )
+        process.start()
+        wanted, deadline = int(rng.integers(0, 14)) if kill else 0, time.monotonic() + 120
+        while process.is_alive() and num_events.value < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02 * float(rng.random()))
+        assert process.exitcode is None, "it ended before it was killed"
+        process.kill()
+        process.join()
+        last = Run(config.run_place).checkpoint("last")
+        if last.exists():
+            cursors.add(tuple(checkpoints.load(last)["cursor"][key] for key in ("epoch", "step")))
+    assert len(cursors) >= 4
+    assert any(step for _, step in cursors), "no kill fell into the middle of an epoch"
+    run = launch(config, resume=True)
+    assert same_weights(undisturbed, run)
+    check_coverage(run, 12)
+
+
+def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\bfinished\b"):
+        launch(run_config(store, name="finished"))
+    with pytest.raises(MismatchError, match=r"\bseed\b"):
+        launch(run_config(store, name="finished", seed=1), resume=True)
+    assert (
+        launch(run_config(store, name="finished", resources={"prefetch": 1}), resume=True).facts[
+            "result"
+        ]
+        == finished.facts["result"]
+    )
+    with pytest.raises(ConfigError, match=r"(?=.*train\.batch_size)(?=.*\b2\b)(?=.*\b3\b)"):
+        launch(run_config(store, name="tiny", train={"batch_size": 2}, resources={"workers": 3}))
+    with pytest.raises(
+        ConfigError, match=r"(?=.*\bsmell\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\btouch\b)"
+    ):
+        launch(run_config(store, name="tiny", model={"encoders": {"smell": {}}}))
+    assert not (store / "runs" / "tiny").exists()
+
+
+def test_rescore_every_uses_the_last_scores(store: Path) -> None:
+    run = launch(
+        run_config(
+            store, name="rescored", train={"epochs": 5, "warmup_epochs": 1, "rescore_every": 3}
+        )
+    )
+    assert [epoch for epoch in range(5) if run.scores(epoch).exists()] == [1, 4]
+    assert (
+        BatchPlan.open(run.plan(2)).metadata["parents"]["scores"]
+        == BatchPlan.open(run.plan(1)).metadata["parents"]["scores"]
+    )
+    assert BatchPlan.open(run.plan(2)).fingerprint != BatchPlan.open(run.plan(1)).fingerprint
+
+
+@pytest.mark.parametrize("mask", ["skip", "feature", "input"])
+@pytest.mark.parametrize("fusion", ["concat", "sum", "decision", "film", "gated"])
+def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> None:
+    model = {"fusion": fusion, "mask": mask}
+    run = launch(
+        run_config(
+            store,
+            name=f"{fusion}-{mask}",
+            model=model,
+            train={"epochs": 2, "warmup_epochs": 1},
+            optimizer={"clip_norm": 1.0},
+        )
+    )
+    assert all(torch.isfinite(value).all() for value in weights(run).values())
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
+    config = run_config(store, name="held", train={"epochs": 2, "warmup_epochs": 1})
+    run = Run.create(config, FeatureSet.open(config.features_place))
+    with (
+        run.held(),
+        pytest.raises(
+            InputError,
+            match=rf"(?=.*\bheld\b)(?=.*\b{os.getpid()}\b)(?=.*\b{re.escape(platform.node())}\b)(?=.*\b20\d\d-)",
+        ),
+    ):
+        launch(config, resume=True)
+    assert launch(config, resume=True).facts["status"] == "finished"
+
+
+def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None:
+    config = run_config(store, name="orphan", train={"epochs": 2, "warmup_epochs": 1})
+    run = Run.create(config, FeatureSet.open(config.features_place))
+    dead = {
+        "pid": 4,
+        "host": "far",
+        "since": "2026-01-01T00:00:00+00:00",
+        "command": "remix train run.yaml",
+    }
+    (run.place / ".lock").write_json(dead)  # over several lines, as nothing of ours is
+    events: list[dict[str, Any]] = []
+    launch(config, resume=True, progress=events.append)
+    assert "took_over" not in run.facts
+    assert "takeover" not in {event["event"] for event in events}
+    run.update(status="created")
+    (run.place / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
+    launch(config, resume=True, progress=events.append)
+    assert run.facts["took_over"] == dead
+    assert any(
+        event.keys() == {"event", "text"}
+        and event["event"] == "takeover"
+        and all(str(each) in event["text"] for each in dead.values())
+        for event in events
+    )
+    assert (run.place / ".lock").read_bytes() == b""
+
+
+def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> None:
+    config = run_config(
+        store,
+        name="diverged",
+        optimizer={"kind": "sgd", "lr": 1e30},
+        train={"epochs": 2, "warmup_epochs": 1},
+    )
+    with pytest.raises(
+        RemixError,
+        match=r"(?=.*\b1\b)(?=.*\b(sound|sight|touch)\b)(?=.*\bNaN\b)(?=.*optimizer\.lr)",
+    ):
+        launch(config)
+    run = Run(config.run_place)
+    assert run.facts["status"] == "failed"
+    assert not run.scores(1).exists()
+    assert not run.plan(1).exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"resources\.use_gpu"):
+        launch(run_config(store, name="gpu", resources={"use_gpu": True}))
+    assert not (store / "runs" / "gpu").exists()
+
+
+def test_bf16_trains_another_model_and_scores_it_offline_as_in_training(store: Path) -> None:
+    runs = [
+        launch(run_config(store, name=amp, train={"amp": amp, "epochs": 2, "warmup_epochs": 1}))
+        for amp in ("off", "bf16")
+    ]
+    assert not same_weights(*runs)
+    features = FeatureSet.open(run_config(store).features_place)
+    found = outcomes(
+        load(runs[1].checkpoint("last"), features),
+        features,
+        features.rows_of("validation"),
+        32,
+        World(),
+    )
+    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean(dtype=np.float64)
+    assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-6)

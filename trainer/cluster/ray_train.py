@@ -1,0 +1,147 @@
+"""Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
+
+import platform
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from pipeline.errors import ConfigError, MissingError, RemixError, StoreError
+from pipeline.ray_cluster import connect, require
+from pipeline.storage.store_path import Place
+from trainer import config as configs
+from trainer import loop
+from trainer.process_group import World
+from trainer.run_directory import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def uses_gpu(resources: configs.ResourcesConfig) -> bool:
+    """Whether workers get a GPU each: as asked, or `auto`: where the cluster has as many."""
+    if resources.use_gpu == "auto":
+        return float(ray.cluster_resources().get("GPU", 0)) >= resources.workers
+    return resources.use_gpu
+
+
+def check(config: configs.RunConfig) -> None:
+    """Starts or joins Ray, and sees whether it can hold the run (raises ConfigError)."""
+    connect()
+    resources = config.resources
+    if config.train.sync_batchnorm and not uses_gpu(resources):
+        raise ConfigError(
+            "train.sync_batchnorm is set, but the workers have no GPU",
+            "unset it, or use model.encoder.norm: group",
+        )
+    what = f"resources.workers {resources.workers} (use_gpu {resources.use_gpu}, cpus_per_worker {resources.cpus_per_worker:g})"
+    others = {
+        name: amount * resources.workers for name, amount in resources.worker_resources.items()
+    }
+    require(
+        what,
+        resources.workers * resources.cpus_per_worker,
+        resources.workers if uses_gpu(resources) else 0,
+        others,
+    )
+
+
+def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
+    """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
+    resources = config.resources
+    gpu = uses_gpu(resources)
+    each = {
+        "CPU": resources.cpus_per_worker,
+        **({"GPU": 1} if gpu else {}),
+        **resources.worker_resources,
+    }
+    scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker=each)
+    place, failures = run.place, FailureConfig(max_failures=resources.max_failures)
+    storage = RunConfig(
+        name="ray",
+        storage_path=place.path,
+        storage_filesystem=None if place.local else place.fs,
+        failure_config=failures,
+    )
+    # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
+    asked = {
+        **config.model_dump(mode="json"),
+        "store": str(Place.at(config.store).local or config.store),
+    }
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": asked, "run": run},
+        scaling_config=scaling,
+        run_config=storage,
+    )
+    with _watched(run, config.train.epochs, progress):
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            if own := _own(error):
+                raise own from error
+            raise RemixError(
+                f"run {config.name!r} failed under Ray Train: {error}",
+                "mend the cause and continue with --resume",
+            ) from error
+    return dict(run.facts["result"])
+
+
+def _own(error: ray.train.TrainingFailedError) -> RemixError | None:
+    """The error of ours that ended a worker, without Ray's wrapping of it."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return next(
+        (
+            each
+            for each in (getattr(failure, "_base_exc", failure) for failure in failures)
+            if isinstance(each, RemixError)
+        ),
+        None,
+    )
+
+
+def _worker(given: dict[str, Any]) -> None:
+    context, device, run = ray.train.get_context(), get_device(), given["run"]
+    if device.type == "cuda":
+        torch.cuda.set_device(
+            device
+        )  # collectives take the current device, which would be the first one for every worker of a node
+    if not (run.place / "run.json").exists():
+        raise StoreError(
+            f"{run.place} is not seen from the node {platform.node()}",
+            "give a store that all nodes of the cluster share",
+        )
+    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            ray.train.report({key: value for key, value in event.items() if key != "event"})
+
+    loop.train(configs.RunConfig.model_validate(given["config"]), run, world, report)
+
+
+@contextmanager
+def _watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
+    """Tells of the epochs as they appear in the run's folder, which is all that the driver sees of its workers."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = 0
+        while not ended.wait(1.0):
+            with suppress(MissingError):
+                rows = run.epochs().slice(seen).to_pylist()
+                seen += len(rows)
+                for row in rows:
+                    progress({"event": "epoch", "num_epochs": num_epochs, **row})
+
+    thread = threading.Thread(target=watch, name="run-watcher", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,1 @@
+"""Methods times seeds: runs, costs, tests and tables."""

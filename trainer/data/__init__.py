@@ -1,0 +1,1 @@
+"""Batches by plan, from the feature tables to the device."""

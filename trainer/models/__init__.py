@@ -1,0 +1,1 @@
+"""The multimodal classifier and its checkpoints."""

@@ -1,0 +1,183 @@
+"""Checkpoints: plain data, written atomically; what does not fit is refused."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from pipeline.config import parse
+from pipeline.errors import DataError, MismatchError
+from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.store_path import Place
+from pipeline.storage.table_checks import check_model
+from trainer.models.model import ModelConfig, MultimodalModel, model_for
+
+Checkpoint = dict[str, Any]
+CURE = "give a file that `remix train` wrote"
+
+
+def save(place: Place, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint (raises StoreError)."""
+    with place.create() as file:
+        torch.save(checkpoint, file)
+
+
+def load(place: Place) -> Checkpoint:
+    """Reads a checkpoint onto the CPU; only plain data is unpickled (raises MissingError, DataError)."""
+    data = place.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            # what is packed could take any memory; torch packs nothing
+            if sum(member.file_size for member in members.infolist()) > len(data):
+                raise ValueError("its members are packed")
+            if members.testzip():
+                raise ValueError("the checksum of a member is wrong")
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(
+            f"{place} is not a checkpoint of Remix ({type(error).__name__})", CURE
+        ) from error
+    if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
+        raise DataError(
+            f"{place} is not a checkpoint of Remix (no model, architecture, cursor)", CURE
+        )
+    check_model(
+        _State,
+        {key: value for key, value in found.items() if key != "optimizer"},
+        str(place),
+        lambda loc: f"entry {loc!r}",
+        CURE,
+    )
+    return found
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+class _Facts(_Plain):
+    dtype: str
+    mean: list[float]
+    std: list[float]
+
+
+class _Architecture(_Plain):
+    model: dict[str, Any]
+    shapes: dict[str, list[int]]
+    facts: dict[str, _Facts]
+    classes: list[str]
+
+
+class _Cursor(_Plain):
+    model_config = ConfigDict(extra="forbid")
+    epoch: int
+    step: int
+    plan_fingerprint: str
+    best_epoch: int
+    best_accuracy: float
+
+
+class _State(_Plain):
+    """What a checkpoint holds beside its optimizer's state."""
+
+    model: dict[str, torch.Tensor]
+    architecture: _Architecture
+    cursor: _Cursor
+    features: str
+    digest: str
+    seed: int
+    amp: str
+
+
+def load_weights(place: Place, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Puts the weights of a checkpoint into a model (raises MismatchError that names the first that does not fit)."""
+    cure = "give a checkpoint of this model, or its features"
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            raise MismatchError(f"{place} has no weights {name!r}", cure)
+        given = weights[name]
+        if (
+            given.shape != tensor.shape
+            or given.layout != torch.strided
+            or given.is_complex() != tensor.is_complex()
+        ):
+            raise MismatchError(
+                f"{place}: the weights {name!r} are {tuple(given.shape)} of {given.dtype}, not {tuple(tensor.shape)} of {tensor.dtype}",
+                cure,
+            )
+    for name in weights:
+        if name not in own:
+            raise MismatchError(f"{place} has weights {name!r}, which the model has not", cure)
+    model.load_state_dict(weights)
+
+
+def load_optimizer(place: Place, optimizer: torch.optim.Optimizer, state: object) -> None:
+    """Puts the state of a checkpoint into an optimizer (raises MismatchError where it is of another)."""
+    try:
+        optimizer.load_state_dict(cast(dict[str, Any], state))
+        wrong = [
+            key
+            for weights, own in optimizer.state.items()
+            for key, value in own.items()
+            if value.numel() > 1 and value.shape != weights.shape
+        ]
+    except Exception as error:
+        raise MismatchError(
+            f"{place}: the state of its optimizer does not fit ({type(error).__name__}: {error})",
+            "give a checkpoint of this run",
+        ) from error
+    if wrong:
+        raise MismatchError(
+            f"{place}: {wrong[0]!r} of its optimizer has another shape than the weights",
+            "give a checkpoint of this run",
+        )
+
+
+def digest(place: Place) -> str:
+    """The SHA-256 of a checkpoint's file."""
+    return hashlib.sha256(place.read_bytes()).hexdigest()
+
+
+def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
+    """What the model of a run is, as plain data: enough to build it again."""
+    shapes = {name: list(features.shape(name)) for name in features.modalities}
+    facts = {
+        name: {key: features.manifest["modalities"][name][key] for key in ("dtype", "mean", "std")}
+        for name in features.modalities
+    }
+    return {
+        "model": config.model_dump(mode="json"),
+        "shapes": shapes,
+        "facts": facts,
+        "classes": features.classes,
+    }
+
+
+def check_architecture(place: Place, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises MismatchError where a checkpoint is of another model."""
+    for key in ("shapes", "classes", "model"):
+        if json.dumps(found.get(key)) != json.dumps(
+            expected[key]
+        ):  # as text, since the order of modalities counts
+            raise MismatchError(
+                f"{place} is of another model: its {key} are {found.get(key)}, not {expected[key]}",
+                "give a checkpoint of this model, or its features",
+            )
+
+
+def model_of(place: Place, features: FeatureSet) -> tuple[MultimodalModel, Checkpoint]:
+    """The model in a checkpoint, for features of the same shapes and classes (raises MismatchError)."""
+    checkpoint = load(place)
+    found = checkpoint["architecture"]
+    config = parse(ModelConfig, found["model"], f"{place}: its model")
+    check_architecture(place, found, architecture(config, features))
+    model = model_for(config, features, seed=0)
+    load_weights(place, model, checkpoint["model"])
+    return model, checkpoint

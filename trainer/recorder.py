@@ -1,0 +1,178 @@
+"""What a run writes down: every step that was taken, every epoch, the test, and TensorBoard's event files."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.features.feature_set import FeatureSet, write_table
+from pipeline.plans.plan import BatchPlan
+from pipeline.storage.schemas import ALL
+from trainer.data.plan_loader import Batch
+from trainer.process_group import World
+from trainer.run_directory import Run
+from trainer.scoring.predictor import FUSED
+from trainer.strategies.base import Taken
+
+
+class Recorder:
+    """Keeps the steps since the last checkpoint; rank 0 writes them when they are flushed."""
+
+    def __init__(
+        self,
+        run: Run,
+        features: FeatureSet,
+        world: World,
+        epoch: int,
+        step: int,
+        *,
+        masks: bool = True,
+    ) -> None:
+        self._run, self._features, self._world = run, features, world
+        self._masks = masks
+        self._steps: list[dict[str, Any]] = []
+        self._taken: list[Taken] = []
+        self._board: SummaryWriter | None = None
+        if world.leads:
+            run.rewind(epoch, step)
+            if run.place.local:
+                self._board = SummaryWriter(str(run.place.local / "tensorboard"), purge_step=epoch)
+
+    def step(
+        self, epoch: int, batch: Batch, taken: Taken, *, wait_seconds: float, step_seconds: float
+    ) -> None:
+        """Notes a step; its numbers stay on the device until `flush`."""
+        rows = batch.step.rows
+        facts = {
+            "epoch": epoch,
+            "step": batch.step.step,
+            "modality": batch.step.modality,
+            "world_size": self._world.size,
+            "num_rows": len(rows),
+        }
+        seen = (
+            self._features.modalities
+            if batch.step.modality == ALL or not self._masks
+            else [batch.step.modality]
+        )
+        trained = {
+            f"num_rows_{name}": batch.num_valid[name] if name in seen else 0
+            for name in self._features.modalities
+        }
+        digest = hashlib.sha256(np.ascontiguousarray(rows, np.int64)).hexdigest()[:16]
+        self._steps.append(
+            {
+                **facts,
+                **trained,
+                "rows_hash": digest,
+                "wait_seconds": wait_seconds,
+                "step_seconds": step_seconds,
+            }
+        )
+        self._taken.append(taken)
+
+    def flush(self) -> None:
+        """Sums the steps' numbers over the ranks and writes them; every rank calls this alike."""
+        if not self._steps:
+            return
+        losses = self._world.sum(
+            torch.stack([taken.loss.double() for taken in self._taken])
+        ).tolist()
+        correct = self._world.sum(
+            torch.stack([taken.num_correct for taken in self._taken])
+        ).tolist()
+        for step, loss, counts in zip(self._steps, losses, correct, strict=True):
+            step |= {"loss": loss, "num_correct": counts[0]}
+            step |= {
+                f"num_correct_{name}": count
+                for name, count in zip(self._features.modalities, counts[1:], strict=True)
+            }
+        if self._world.leads:
+            self._run.write_steps(self._steps, self._features.modalities)
+        self._steps, self._taken = [], []
+
+    def epoch(
+        self,
+        epoch: int,
+        plan: BatchPlan,
+        found: dict[str, npt.NDArray[Any]],
+        accuracy: dict[str, float | None],
+        rho: float | None,
+        lr: float,
+        times: dict[str, float],
+        diagnosed: dict[str, float | None],
+    ) -> dict[str, Any]:
+        """Adds the epoch's row to epochs.arrow; all of it follows from the steps' log, the plan's statistics and the validation."""
+        self.flush()
+        if not self._world.leads:
+            return {}
+        steps = self._run.steps(epoch)
+        stats = self._run.plan_stats(epoch).read_json()
+        num_rows = _sum(steps, "num_rows")
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "policy": plan.metadata["policy"],
+            "num_steps": steps.num_rows,
+            "num_rows": num_rows,
+            "learning_rate": lr,
+        }
+        row["train_loss"] = float(
+            np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
+        )
+        row["train_accuracy"] = _sum(steps, "num_correct") / num_rows
+        row["validation_loss"] = float(
+            -np.log(np.clip(found[f"p_label_{FUSED}"], 1e-9, 1)).mean(dtype=np.float64)
+        )
+        row["validation_accuracy"] = accuracy[FUSED]
+        for name in self._features.modalities:
+            trained = _sum(steps, f"num_rows_{name}")
+            row[f"train_accuracy_{name}"] = (
+                _sum(steps, f"num_correct_{name}") / trained if trained else None
+            )
+            row[f"validation_accuracy_{name}"] = accuracy[name]
+            row[f"share_{name}"] = stats["modalities"].get(name, {}).get("share")
+        load_seconds, step_seconds = (
+            float(np.sum(steps["wait_seconds"].to_numpy())),
+            float(np.sum(steps["step_seconds"].to_numpy())),
+        )
+        row |= {
+            "churn": stats["churn"],
+            "rho": rho,
+            "load_seconds": load_seconds,
+            "step_seconds": step_seconds,
+            **times,
+            **diagnosed,
+        }
+        row["samples_per_second"] = num_rows / max(load_seconds + step_seconds, 1e-9)
+        self._run.write_epoch(row, self._features.modalities)
+        if self._board:
+            for key, value in row.items():
+                if isinstance(value, int | float) and key != "epoch":
+                    self._board.add_scalar(key, value, epoch)
+            self._board.flush()
+        return row
+
+    def close(self) -> None:
+        """Closes TensorBoard's file."""
+        if self._board:
+            self._board.close()
+
+
+def _sum(steps: pa.Table, column: str) -> int:
+    return int(np.sum(steps[column].to_numpy()))
+
+
+def write_test(
+    run: Run, features: FeatureSet, rows: npt.NDArray[np.int64], found: dict[str, npt.NDArray[Any]]
+) -> None:
+    """Writes test.arrow: one row a test sample, what each head predicted and the probability it gave the label."""
+    samples = (
+        features.samples.select(["row", "sample_id", "label"]).take(pa.array(rows)).combine_chunks()
+    )
+    for name, values in found.items():
+        samples = samples.append_column(name, pa.array(values))
+    write_table(run.place / "test.arrow", samples)

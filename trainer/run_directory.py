@@ -1,0 +1,139 @@
+"""A run's folder: where its artifacts lie, its status, and its tables of epochs and steps."""
+
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import InputError, MissingError
+from pipeline.features.feature_set import FeatureSet, read_table, write_table
+from pipeline.storage.locks import Owner
+from pipeline.storage.schemas import epochs_schema, steps_schema
+from pipeline.storage.store_path import Place, encode_json, without_secrets
+from trainer.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """<store>/runs/<run>"""
+
+    place: Place
+
+    @classmethod
+    def create(cls, config: RunConfig, features: FeatureSet) -> "Run":
+        """Claims the run's name and writes run.json (raises InputError where the name is taken, StoreError)."""
+        run = cls(config.run_place)
+        parents = {"name": config.features, "fingerprint": features.fingerprint}
+        asked = {**config.model_dump(mode="json"), "store": without_secrets(config.store)}
+        facts = {
+            "kind": "run",
+            "name": config.name,
+            "config": asked,
+            "digest": config.digest,
+            "features": parents,
+        }
+        facts |= {
+            "modalities": features.modalities,
+            "code_version": version("remix"),
+            "status": "created",
+        }
+        if not (run.place / "run.json").claim(encode_json(facts)):
+            raise InputError(
+                f"run {config.name!r} exists in {without_secrets(config.store)}",
+                "continue it with --resume or choose another name",
+            )
+        return run
+
+    @classmethod
+    def open(cls, place: Place) -> "Run":
+        """Opens a run that exists (raises MissingError)."""
+        if not (place / "run.json").exists():
+            raise MissingError(
+                f"{place} holds no run", "check the name, or start it with `remix train`"
+            )
+        return cls(place)
+
+    def held(self) -> AbstractContextManager[Owner | None]:
+        """Keeps other processes of this machine from training the run, and tells which of them died at it (raises InputError)."""
+        return (self.place / ".lock").held(f"run {self.place.name!r} is being trained")
+
+    def sweep(self) -> None:
+        """Removes what a process that died left of files that it was writing."""
+        for folder in ("", "scores", "plans", "steps", "checkpoints"):
+            (self.place / folder if folder else self.place).sweep()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json"""
+        return (self.place / "run.json").read_json()
+
+    def update(self, **changes: Any) -> None:
+        """Rewrites run.json with these entries changed; None removes one."""
+        (self.place / "run.json").write_json(
+            {key: value for key, value in {**self.facts, **changes}.items() if value is not None}
+        )
+
+    def plan(self, epoch: int) -> Place:
+        """The plan of an epoch."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.arrow"
+
+    def plan_stats(self, epoch: int) -> Place:
+        """The statistics of an epoch's plan."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.stats.json"
+
+    def plan_index(self, epoch: int) -> Place:
+        """The step of each row of the features in an epoch's plan."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.index.arrow"
+
+    def times(self, epoch: int) -> Place:
+        """The seconds that the epoch's scores and plan took."""
+        return self.place / "plans" / f"epoch-{epoch:04d}.times.json"
+
+    def scores(self, epoch: int) -> Place:
+        """The scores of an epoch."""
+        return self.place / "scores" / f"epoch-{epoch:04d}.arrow"
+
+    def checkpoint(self, name: str) -> Place:
+        """The checkpoint called `last` or `best`."""
+        return self.place / "checkpoints" / f"{name}.pt"
+
+    def write_steps(self, steps: list[dict[str, Any]], modalities: list[str]) -> None:
+        """Writes the steps taken since the last checkpoint as one file, named after the first of them."""
+        if steps:
+            name = f"epoch-{steps[0]['epoch']:04d}-step-{steps[0]['step']:08d}.arrow"
+            write_table(
+                self.place / "steps" / name,
+                pa.Table.from_pylist(steps, schema=steps_schema(modalities)),
+            )
+
+    def steps(self, epoch: int) -> pa.Table:
+        """The steps that were taken in an epoch, in order."""
+        files = [
+            place
+            for place in (self.place / "steps").list()
+            if place.name.startswith(f"epoch-{epoch:04d}-")
+        ]
+        return pa.concat_tables([read_table(place) for place in files])
+
+    def write_epoch(self, row: dict[str, Any], modalities: list[str]) -> None:
+        """Adds an epoch's row to epochs.arrow; an older row of that epoch, and any of a later one, goes."""
+        table = pa.Table.from_pylist([row], schema=epochs_schema(modalities))
+        if (self.place / "epochs.arrow").exists():
+            before = self.epochs()
+            table = pa.concat_tables([before.filter(pc.less(before["epoch"], row["epoch"])), table])
+        write_table(self.place / "epochs.arrow", table.combine_chunks())
+
+    def epochs(self) -> pa.Table:
+        """epochs.arrow, one row an epoch (raises MissingError before the first has ended)."""
+        return read_table(self.place / "epochs.arrow")
+
+    def rewind(self, epoch: int, step: int) -> None:
+        """Removes the step files at or after the cursor: the steps that a dead process took and that will be taken again."""
+        for place in (self.place / "steps").list():
+            found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.arrow", place.name)
+            if found and (int(found[1]), int(found[2])) >= (epoch, step):
+                place.delete()

@@ -1,0 +1,1 @@
+"""A plan as the batches of any PyTorch DataLoader."""

@@ -1,0 +1,1 @@
+"""From a model to predictions, scores and diagnostics."""

@@ -1,0 +1,1 @@
+"""`remix verify`: a run checked against its own artifacts."""
