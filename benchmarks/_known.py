@@ -13,7 +13,8 @@ import _report  # noqa: F401, before pipeline
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import DecodeConfig, parse
+from pipeline.config import parse
+from pipeline.decode.config import DecodeConfig
 from pipeline.sources.shard_writer import Sample, write_shards
 
 Array = npt.NDArray[Any]

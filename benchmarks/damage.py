@@ -22,7 +22,8 @@ from pathlib import Path
 
 import _report  # noqa: F401 - makes this checkout the Remix that is measured
 
-from pipeline.shards.reader import Lost, Sample, settled
+from pipeline.shards.reader import settled
+from pipeline.shards.samples import Lost, Sample
 from pipeline.storage.store_path import Place
 from tests.support.damage import Case, catalogue, make_shard, samples_of
 from tests.support.media_files import facts

@@ -26,8 +26,9 @@ import webdataset
 from _report import report
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.config import AudioSpec, DecodeConfig, VideoSpec
-from pipeline.decode.job import Progress, decode
+from pipeline.decode.config import AudioSpec, DecodeConfig, VideoSpec
+from pipeline.decode.job import decode
+from pipeline.decode.summary import Progress
 from pipeline.shards.discover import find_shards
 from pipeline.storage.store_path import Place
 
@@ -118,13 +119,10 @@ JOB = f"""
 import logging, sys, tempfile, time
 import ray
 from pathlib import Path
-from pipeline.config import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
 from pipeline.storage.store_path import Place
-try:
-    from pipeline.shards.discover import find_shards
-except ImportError:
-    from pipeline.shards.reader import find_shards
+from pipeline.shards.discover import find_shards
 ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 shards, config = find_shards([sys.argv[1]]), DecodeConfig.model_validate({CONFIG.model_dump(mode="json", include={"modalities"})!r})
 with tempfile.TemporaryDirectory() as out:

@@ -21,8 +21,11 @@ from _plain_config import STAND_INS
 from _report import report
 
 from pipeline.config import parse
-from pipeline.features.feature_set import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
-from pipeline.storage.schemas import fingerprint_of, samples_schema
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import fingerprint_of
+from pipeline.storage.schemas import samples_schema
 from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig, merge
 from trainer.data.inputs import Inputs
@@ -157,11 +160,10 @@ class Epochs:
             torch.cuda.synchronize()
 
 
-def main() -> None:
+def asked_for(cuda: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cuda = torch.cuda.is_available()
     parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
     parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
     parser.add_argument("--amp", choices=("off", "bf16"), default="bf16" if cuda else "off")
@@ -172,7 +174,12 @@ def main() -> None:
         help="equal: half of the rows train each modality, whatever the scores say",
     )
     parser.add_argument("--score-batch", type=int, default=256 if cuda else 64)
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    cuda = torch.cuda.is_available()
+    asked = asked_for(cuda)
     device = torch.device("cuda" if cuda else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         train = {"batch_size": 64, "amp": asked.amp, "score_batch": asked.score_batch}

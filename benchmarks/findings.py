@@ -22,7 +22,8 @@ import numpy as np
 from _known import KNOWN, known_set, write_known
 from _report import machine
 
-from pipeline.config import DecodeConfig, load, parse
+from pipeline.config import load, parse
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan

@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py --cases 10000,500,100,50 ...   this many of each kind, instead of a time
     python benchmarks/fuzz.py --kinds tar --case 17 --seed 0  that one alone
 
-Every case is a valid file with harm done to it that kind, seed and number decide, given to a judge (tests/support/fuzzing.py says what it asks). The judges run in
+Every case is a valid file with harm done to it that kind, seed and number decide, given to a judge (tests/support/shard_judge.py says what that of shards asks). The judges run in
 processes of their own, so that one that crashes or hangs is told with its case, and the next one goes on behind it. A time is shared between the kinds by
 weight, most of it to shards. A crash or a timeout of a decoder that the sandbox named is what it promises, and no failure; its file is kept to be looked at.
 `ratio` is the share of cases in which every promise held; the bytes of one in which it did not, and what was raised, are in --keep. Exits with 1 on a failure.
@@ -29,7 +29,7 @@ from _report import report
 from tests.support.fuzzing import Case, Cases
 
 KINDS = {
-    "tar": "tests.support.fuzzing:tar_cases",
+    "tar": "tests.support.fuzz_shards:tar_cases",
     "clip": "tests.support.fuzz_media:clip_cases",
     "table": "tests.support.fuzz_files:table_cases",
     "yaml": "tests.support.fuzz_files:yaml_cases",

@@ -19,8 +19,10 @@ import numpy as np
 import webdataset
 from _report import report
 
-from pipeline.features.feature_set import FeatureSet, PartWriter, part_name
-from pipeline.plans.plan import BatchPlan, joint_plan
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.part_writer import PartWriter, part_name
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, joint_draft
 from pipeline.storage.store_path import Place
 from trainer.data.plan_loader import PlanLoader
 from trainer.process_group import World
@@ -132,8 +134,14 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         features = write_tables(Place.at(folder / "tables"), args.rows)
-        plan = joint_plan(
-            np.arange(args.rows), batch_size=BATCH, seed=0, epoch=0, modalities=features.modalities
+        plan = build(
+            joint_draft(
+                np.arange(args.rows),
+                batch_size=BATCH,
+                seed=0,
+                epoch=0,
+                modalities=features.modalities,
+            )
         )
         memory = {name: features.read(name, np.arange(args.rows)) for name in SHAPES}
         shards = write_shards(folder / "shards", args.rows)

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from _report import report
 
-from pipeline.config import PlanConfig
-from pipeline.plans.plan import remix_draft, remix_plan
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.planner import build, remix_draft
 from pipeline.scores.table import Scores
 
 
@@ -29,7 +29,7 @@ def main() -> None:
 
     sides: dict[str, Callable[[], object]] = {
         "plan": plan,
-        "plan_with_fingerprint": lambda: remix_plan(scores, PlanConfig(), 64, 0, 10),
+        "plan_with_fingerprint": lambda: build(remix_draft(scores, PlanConfig(), 64, 0, 10)),
         "permutation": lambda: np.random.default_rng(0).permutation(arguments.rows),
     }
     before = _peak_gib()

@@ -23,8 +23,10 @@ import ray
 from _report import report
 from decode import CONFIG, unpack
 
-from pipeline.config import DecodeConfig, parse
-from pipeline.decode.job import Progress, decode
+from pipeline.config import parse
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.job import decode
+from pipeline.decode.summary import Progress
 from pipeline.shards.discover import find_shards
 from pipeline.storage.store_path import Place
 from trainer.config import RunConfig

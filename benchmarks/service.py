@@ -18,12 +18,14 @@ import psutil
 import pyarrow as pa
 from _report import report
 
-from pipeline.config import PlanConfig
-from pipeline.features.feature_set import write_table
-from pipeline.plans.plan import BatchPlan, joint_draft, remix_draft, write_plan
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import joint_draft, remix_draft, write_plan
 from pipeline.plans.stats import plan_statistics
 from pipeline.scores.table import Scores
-from pipeline.storage.schemas import ALL, scores_schema, with_metadata
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import with_metadata
+from pipeline.storage.schemas import ALL, scores_schema
 from pipeline.storage.store_path import Place
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -41,8 +43,7 @@ uvicorn.run(app, port=int(sys.argv[2]), lifespan="off", access_log=False, log_le
 """
 
 
-def main() -> None:
-    """Makes a store with two plans, serves it, asks, and reports."""
+def _asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--rows",
@@ -57,13 +58,19 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="requests/s of the latency test")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--port", type=int, default=18764)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Makes a store with two plans, serves it, asks, and reports."""
+    arguments = _asked_for()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         _make(Place.at(store) / "runs" / "bench", arguments.rows, arguments.streamed_rows)
         command = [
             sys.executable,
-            str(Path(__file__).parent.parent / "remix.py"),
+            "-m",
+            "remix",
             "serve",
             "--store",
             str(store),
@@ -87,26 +94,8 @@ def main() -> None:
                 )
                 for name, kind in kinds.items()
             }
-            memory = {"before": _mib(process)}
-            _closed(kinds["stats"], arguments.requests // 2)
-            _closed(kinds["not_modified"], arguments.requests - arguments.requests // 2)
-            memory["after_requests"] = _mib(process)
-            began = time.perf_counter()
-            num_bytes, highest = _stream(ask, process)
-            streamed = {
-                "rows": arguments.streamed_rows,
-                "mb": round(num_bytes / 1e6),
-                "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began)),
-            }
-            memory |= {"highest_while_streaming": highest, "after_streaming": _mib(process)}
-            bare_port = arguments.port + 1
-            with _running(
-                [sys.executable, "-c", BARE, str(store / "body"), str(bare_port)], bare_port
-            ) as (_, ask_bare):
-                rates: dict[str, list[float]] = {"service": [], "bare": []}
-                for _ in range(arguments.repeats):
-                    rates["service"].append(_closed(kinds["stats"], 1000))
-                    rates["bare"].append(_closed(lambda: ask_bare("/"), 1000))
+            memory, streamed = _memory(arguments, process, ask, kinds)
+            rates = _rates(kinds["stats"], store / "body", arguments.port + 1, arguments.repeats)
     above, below = (statistics.median(rates[side]) for side in ("service", "bare"))
     report(
         "service",
@@ -127,6 +116,40 @@ def main() -> None:
         memory_mib=memory,
         streamed=streamed,
     )
+
+
+def _memory(
+    arguments: argparse.Namespace,
+    process: psutil.Process,
+    ask: "_Asker",
+    kinds: dict[str, Callable[[], object]],
+) -> tuple[dict[str, float], dict[str, int]]:
+    """The service's memory before and after many requests and a long stream, and how fast that was."""
+    memory = {"before": _mib(process)}
+    _closed(kinds["stats"], arguments.requests // 2)
+    _closed(kinds["not_modified"], arguments.requests - arguments.requests // 2)
+    memory["after_requests"] = _mib(process)
+    began = time.perf_counter()
+    num_bytes, highest = _stream(ask, process)
+    streamed = {
+        "rows": arguments.streamed_rows,
+        "mb": round(num_bytes / 1e6),
+        "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began)),
+    }
+    return memory | {"highest_while_streaming": highest, "after_streaming": _mib(process)}, streamed
+
+
+def _rates(
+    stats: Callable[[], object], body: Path, port: int, repeats: int
+) -> dict[str, list[float]]:
+    """Requests/s of the service and of a bare app that answers these bytes, in turns."""
+    rates: dict[str, list[float]] = {"service": [], "bare": []}
+    command = [sys.executable, "-c", BARE, str(body), str(port)]
+    with _running(command, port) as (_, ask_bare):
+        for _ in range(repeats):
+            rates["service"].append(_closed(stats, 1000))
+            rates["bare"].append(_closed(lambda: ask_bare("/"), 1000))
+    return rates
 
 
 class _Asker:

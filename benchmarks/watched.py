@@ -20,15 +20,14 @@ import pyarrow as pa
 import yaml
 from _report import report
 
-from pipeline.features.feature_set import read_table
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.store_path import Place
 
 ARROW = "application/vnd.apache.arrow.stream"
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
-    """Trains, asks in every other epoch, and compares."""
+def _asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,11 +37,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--port", type=int, default=18769)
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains, asks in every other epoch, and compares."""
+    asked = _asked_for()
     name = f"watched-{uuid4().hex[:8]}"
     run = asked.store / "runs" / name
     train = {"epochs": asked.epochs, "warmup_epochs": asked.epochs, "batch_size": 32}
-    remix = [sys.executable, str(ROOT / "remix.py")]
+    remix = [sys.executable, "-m", "remix"]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "run.yaml"
         config.write_text(

@@ -12,23 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-from rich.markup import escape
-from rich.tree import Tree
 
-from pipeline.config import DecodeConfig, load
+from pipeline.config import load
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import DataError, MissingError, SampleError
-from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.shards.discover import ENDINGS, find_shards, shard_names
-from pipeline.shards.reader import Lost, ShardReader, only_text, settled
+from pipeline.shards.reader import ShardReader, only_text, settled
 from pipeline.shards.sample_metadata import Facts, facts_of
-from pipeline.storage.schemas import PLAN, check_columns, read_metadata
+from pipeline.shards.samples import Lost
+from pipeline.storage.arrow_files import read_table
+from pipeline.storage.metadata import read_metadata
+from pipeline.storage.schemas import PLAN, check_columns
 from pipeline.storage.store_path import MANIFEST, Place
 from pipeline.storage.table_checks import check_fingerprint, check_metadata
 
 Found = dict[str, Any]
-MAX_SHOWN = 64
-"""A longer list is shown by its ends; all of it stands in the JSON."""
 KNOWN = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
 
 
@@ -111,8 +111,8 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
         "rejected": dict(reasons.most_common()),
         "shards": parts,
     }
-    if decode and decode.local and decode.exists():
-        specs = load(DecodeConfig, decode.path).modalities
+    if decode and decode.exists():
+        specs = load(DecodeConfig, decode).modalities
         missing = {
             name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member))
             for name, spec in specs.items()
@@ -294,36 +294,4 @@ def _num_bytes(place: Place) -> int:
     return sum(
         int(entry.size or 0)
         for entry in place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True))
-    )
-
-
-def render(found: Mapping[str, Any]) -> Tree:
-    """The object as a tree for a terminal; an object of plain values is one line."""
-    tree = Tree(f"[bold]{found['kind']}[/bold] {escape(found['path'])}")
-    _grow(tree, {key: value for key, value in found.items() if key not in ("kind", "path")})
-    return tree
-
-
-def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        title = f"[cyan]{escape(key)}[/cyan]"
-        if isinstance(value, Mapping) and any(
-            isinstance(inner, Mapping | list) for inner in value.values()
-        ):
-            _grow(tree.add(title), value)
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            branch = tree.add(title)
-            for inner in value:
-                branch.add(_line(inner))
-        else:
-            tree.add(f"{title}  {_line(value)}")
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, list) and len(value) > MAX_SHOWN:
-        return escape(f"[{', '.join(map(str, value[:8]))}, ..., {value[-1]}] ({len(value)} values)")
-    return escape(
-        ", ".join(f"{name} {inner}" for name, inner in value.items())
-        if isinstance(value, Mapping)
-        else str(value)
     )

@@ -1,11 +1,9 @@
 """A logarithm of additions, products and quotients alone, which IEEE 754 rounds alike everywhere; NumPy's own differs in last bits between machines."""
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.counter_rng import Hashes
+from pipeline.arrays import Floats
 
-Floats = npt.NDArray[np.float64]
 LN2 = 0.6931471805599453
 NUM_TERMS = 12
 """Of the series, whose terms fall by a factor of 34 or more."""
@@ -22,9 +20,3 @@ def log(values: Floats) -> Floats:
         series = series * square + 1 / power
     result: Floats = 2 * ratio * series + exponent * LN2
     return result
-
-
-def gumbel(values: Hashes) -> Floats:
-    """Hashes to draws from the standard Gumbel distribution, -log(-log u) with u of 52 bits inside (0, 1)."""
-    uniform = ((values >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    return -log(-log(uniform))

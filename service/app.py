@@ -12,10 +12,11 @@ from prometheus_client import CollectorRegistry
 from service.examples import EXAMPLES
 from service.http import problems
 from service.http.auth import guards
-from service.http.middleware import Observed, StoreCollector
+from service.http.middleware import Observed
 from service.routes import comparisons, features, plans, process, runs
 from service.schemas import Problem
 from service.settings import Settings
+from service.store.metrics import StoreCollector
 from service.store.reader import Shelf
 
 ABOUT = "Batch plans and their statistics, read from a store. Read only. Errors are RFC 9457 problem details; lists are pages with `next`."
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPIOffline(
         title="Remix",
-        version=version("remix"),
+        version=version("data-remixing"),
         description=ABOUT,
         lifespan=lifespan,
         redoc_url=None,

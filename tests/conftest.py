@@ -13,7 +13,7 @@ import torch
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-import remix
+from remix.cli import app as command_line
 from tests.support.stores import Command, make_features, run_config
 
 hypothesis.settings.register_profile(
@@ -62,7 +62,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
-            remix.main()
+            command_line.main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, " ".join(err.split())
 

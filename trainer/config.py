@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
-from pipeline.config import Config, DecodeConfig, Name, PlanConfig, load
+from pipeline.config import Config, Name, load
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError
-from pipeline.storage.schemas import fingerprint_of
+from pipeline.plans.config import PlanConfig
+from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import Place
 from trainer.models.model import ModelConfig
 

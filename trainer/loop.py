@@ -10,99 +10,31 @@ because learning rate, augmentation and order are functions of (seed, epoch, ste
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.counter_rng import key_of
-from pipeline.errors import ConfigError, InputError, MismatchError
+from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.target_shares import bounds_of
-from pipeline.storage.schemas import SPLITS
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
-from trainer.data.part_prefetcher import check_cache, open_features
 from trainer.data.plan_loader import PlanLoader
-from trainer.epoch_plan import check_policy, epoch_plan
+from trainer.epoch_plan import epoch_plan
 from trainer.models import checkpoint as checkpoints
-from trainer.models.model import model_for
+from trainer.models.checkpoint import Cursor
+from trainer.models.model import FUSED, model_for
 from trainer.process_group import World
 from trainer.recorder import Recorder, write_test
 from trainer.run_directory import Run
 from trainer.scoring.diagnostics import Diagnostics
-from trainer.scoring.predictor import FUSED, Predictor, accuracies, imbalance, outcomes
-from trainer.scoring.shapley import check_valuation
-from trainer.strategies import STRATEGIES
-from trainer.strategies.base import Stepper, build_optimizer
+from trainer.scoring.predictor import Predictor, accuracies, imbalance, outcomes
+from trainer.strategies import strategy_of
+from trainer.strategies.base import build_optimizer
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass(slots=True)
-class Cursor:
-    """Where a run stands: the next step to take, and the best epoch so far."""
-
-    epoch: int = 0
-    step: int = 0
-    plan_fingerprint: str = ""
-    best_epoch: int = -1
-    best_accuracy: float = -1.0
-
-
-def check(config: RunConfig, features: FeatureSet) -> None:
-    """Everything about a run that can be known to be wrong before it starts (raises InputError)."""
-    if len(features.classes) < 2:
-        raise InputError(
-            f"features {config.features!r} have {len(features.classes)} class",
-            "training needs 2 classes or more",
-        )
-    if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
-        raise InputError(
-            f"features {config.features!r} have one modality, {features.modalities[0]!r}",
-            "remixing needs two or more; set warmup_epochs to epochs",
-        )
-    if (
-        config.train.sync_batchnorm
-        and not config.resources.workers
-        and not torch.cuda.is_available()
-    ):
-        raise ConfigError(
-            "train.sync_batchnorm is set, but there is no GPU",
-            "unset it, or use model.encoder.norm: group",
-        )
-    if (
-        config.resources.use_gpu is True
-        and not config.resources.workers
-        and not torch.cuda.is_available()
-    ):
-        raise ConfigError(
-            "resources.use_gpu is true, but there is no GPU", "set it to auto or false"
-        )
-    for split in SPLITS:
-        if not len(features.rows_of(split)):
-            raise InputError(
-                f"split {split!r} of features {config.features!r} is empty",
-                "import again, e.g. with --split-by or --validation-share",
-            )
-    model = model_for(config.model, features, config.seed)
-    strategy_of(config).check(config, model)
-    bounds_of(config.plan, features.modalities, len(features.rows_of("train")))
-    check_policy(config, features)
-    check_valuation(config, features)
-    check_cache(config, features)
-
-
-def strategy_of(config: RunConfig) -> type[Stepper]:
-    """The class that takes a run's steps (raises ConfigError)."""
-    if config.train.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"field 'train.strategy' has the value {config.train.strategy!r}",
-            f"choose from {', '.join(STRATEGIES)}",
-        )
-    return STRATEGIES[config.train.strategy]
 
 
 class Trainer:
@@ -176,9 +108,10 @@ class Trainer:
         times["validate_seconds"] = time.perf_counter() - validating
         diagnosed = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - began
-        improved = accuracy[FUSED] > self.cursor.best_accuracy
+        fused = accuracy[FUSED] or 0.0
+        improved = fused > self.cursor.best_accuracy
         if improved:
-            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy[FUSED]
+            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, fused
         lr = self.config.optimizer.learning_rate(epoch)
         row = self.record.epoch(
             epoch,
@@ -251,7 +184,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "cursor": cursor,
         }
-        facts = {
+        facts: dict[str, Any] = {
             "architecture": self.architecture,
             "features": self.features.fingerprint,
             "digest": self.config.digest,
@@ -310,15 +243,20 @@ class Trainer:
 
 
 def train(
-    config: RunConfig, run: Run, world: World | None = None, progress: Progress = lambda event: None
+    config: RunConfig,
+    run: Run,
+    features: FeatureSet,
+    world: World | None = None,
+    progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
-    """Trains a run that exists, from its start or its last checkpoint, to its end."""
-    features = open_features(config)
+    """Trains a run that exists, from its start or its last checkpoint, to its end.
+
+    Every process of the world calls this alike; the result is the one that run.json keeps.
+    """
     world = world or World()
     if world.device.type == "cpu":
-        torch.set_num_threads(
-            max(1, int(config.resources.cpus_per_worker))
-        )  # sums in another number of threads are other sums
+        # sums in another number of threads are other sums
+        torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     nodes = world.gather(platform.node())
     if world.leads:
         run.update(status="running", nodes=nodes, error=None)

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode.job import Progress, decode
+from pipeline.decode.job import decode
 from pipeline.decode.preflight import infer_config
+from pipeline.decode.summary import Progress
 from pipeline.shards.discover import find_shards
 from pipeline.sources.shard_writer import SUMMARY
 from pipeline.sources.synthetic.generate import generate

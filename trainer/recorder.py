@@ -1,6 +1,5 @@
 """What a run writes down: every step that was taken, every epoch, the test, and TensorBoard's event files."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,13 @@ import pyarrow as pa
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.features.feature_set import FeatureSet, write_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.schemas import ALL
 from trainer.data.plan_loader import Batch
+from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
-from trainer.scoring.predictor import FUSED
 from trainer.strategies.base import Taken
 
 
@@ -63,12 +62,11 @@ class Recorder:
             f"num_rows_{name}": batch.num_valid[name] if name in seen else 0
             for name in self._features.modalities
         }
-        digest = hashlib.sha256(np.ascontiguousarray(rows, np.int64)).hexdigest()[:16]
         self._steps.append(
             {
                 **facts,
                 **trained,
-                "rows_hash": digest,
+                "rows_hash": batch.step.rows_hash,
                 "wait_seconds": wait_seconds,
                 "step_seconds": step_seconds,
             }
@@ -175,4 +173,4 @@ def write_test(
     )
     for name, values in found.items():
         samples = samples.append_column(name, pa.array(values))
-    write_table(run.place / "test.arrow", samples)
+    run.write_test(samples)

@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import InputError, MissingError
-from pipeline.features.feature_set import FeatureSet, read_table, write_table
+from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import BatchPlan
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.locks import Owner
 from pipeline.storage.schemas import epochs_schema, steps_schema
 from pipeline.storage.store_path import Place, encode_json, without_secrets
@@ -38,7 +41,7 @@ class Run:
         }
         facts |= {
             "modalities": features.modalities,
-            "code_version": version("remix"),
+            "code_version": version("data-remixing"),
             "status": "created",
         }
         if not (run.place / "run.json").claim(encode_json(facts)):
@@ -81,6 +84,10 @@ class Run:
         """The plan of an epoch."""
         return self.place / "plans" / f"epoch-{epoch:04d}.arrow"
 
+    def open_plan(self, epoch: int) -> BatchPlan:
+        """The plan of an epoch, as this run wrote it (raises MissingError, DataError)."""
+        return BatchPlan.open(self.plan(epoch), trusted=True)
+
     def plan_stats(self, epoch: int) -> Place:
         """The statistics of an epoch's plan."""
         return self.place / "plans" / f"epoch-{epoch:04d}.stats.json"
@@ -96,6 +103,14 @@ class Run:
     def scores(self, epoch: int) -> Place:
         """The scores of an epoch."""
         return self.place / "scores" / f"epoch-{epoch:04d}.arrow"
+
+    def open_scores(self, epoch: int) -> Scores:
+        """The scores of an epoch, checked in full (raises MissingError, DataError)."""
+        return Scores.open(self.scores(epoch))
+
+    def write_scores(self, epoch: int, table: pa.Table) -> None:
+        """Writes the scores of an epoch."""
+        write_table(self.scores(epoch), table)
 
     def checkpoint(self, name: str) -> Place:
         """The checkpoint called `last` or `best`."""
@@ -130,6 +145,14 @@ class Run:
     def epochs(self) -> pa.Table:
         """epochs.arrow, one row an epoch (raises MissingError before the first has ended)."""
         return read_table(self.place / "epochs.arrow")
+
+    def write_test(self, table: pa.Table) -> None:
+        """Writes test.arrow."""
+        write_table(self.place / "test.arrow", table)
+
+    def test(self) -> pa.Table:
+        """test.arrow: one row a test sample, what each head predicted (raises MissingError)."""
+        return read_table(self.place / "test.arrow")
 
     def rewind(self, epoch: int, step: int) -> None:
         """Removes the step files at or after the cursor: the steps that a dead process took and that will be taken again."""

@@ -4,7 +4,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -12,56 +12,19 @@ import ray
 import ray.data
 
 from pipeline import errors
-from pipeline.config import DecodeConfig
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.finish import finish, rejected_rows
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check
-from pipeline.decode.shard_task import VERSION, Job, Moments, ShardScan, ingest, scan_shard
-from pipeline.errors import BudgetError, DataError, MismatchError, RemixError, StoreError
-from pipeline.features.feature_set import BATCH_ROWS, write_table
-from pipeline.features.id_index import IDS, hash_ids, write_ids
+from pipeline.decode.shard_task import VERSION, Job, ShardScan, ingest, scan_shard
+from pipeline.decode.summary import DecodeSummary, Progress, summary_of
+from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
 from pipeline.ray_cluster import connect, require
 from pipeline.shards.discover import shard_names
-from pipeline.storage.schemas import REJECTED, SPLITS, Fingerprinter, fingerprint_of, samples_schema
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import fingerprint_of
+from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import MANIFEST, Place
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a stage ("scan" or "decode") has come."""
-
-    stage: str
-    num_done: int
-    num_shards: int
-    num_rows: int
-    num_rejected: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeSummary:
-    """What came of a decode job: `ignored` members by suffix, `unchanged` where the feature set was finished before, `notes` for what one should know."""
-
-    fingerprint: str
-    num_rows: int
-    num_rejected: int
-    reasons: dict[str, int]
-    splits: dict[str, int]
-    ignored: dict[str, int]
-    num_shards: int
-    num_reused: int
-    unchanged: bool
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """How many rows there are, and what was left out."""
-        reasons = ", ".join(f"{reason} {num}" for reason, num in self.reasons.items())
-        rejected = f"{self.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
-        ignored = (
-            f", {sum(self.ignored.values())} members of unknown suffix left out ({', '.join(self.ignored)})"
-            if self.ignored
-            else ""
-        )
-        return f"{self.num_rows} rows, {rejected}{ignored}"
 
 
 def decode(
@@ -98,7 +61,7 @@ def decode(
     }
     finished = _finished(out, parents, specs, config, classes)
     if finished:
-        return _summary(finished, num_reused=len(shards), unchanged=True)
+        return summary_of(finished, num_reused=len(shards), unchanged=True)
     with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead:
         for folder in (out, out / ".parts", *(out / name for name in specs)):
             folder.sweep()
@@ -116,9 +79,9 @@ def decode(
             for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
         ]
         num_reused = _ingest(jobs, scans, config, tell, asked)
-        manifest = _finish(out, jobs, config, classes, specs, parents)
+        manifest = finish(out, jobs, config, classes, specs, parents)
     takeover = [f"took over from {dead}, which ended without a word"] if dead else []
-    return _summary(manifest, num_reused=num_reused, unchanged=False, notes=takeover)
+    return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=takeover)
 
 
 def _scan(
@@ -182,7 +145,7 @@ def _ingest(
                         row
                         for job in jobs
                         if job.account.exists()
-                        for row in _rejected(job, job.account.read_json())
+                        for row in rejected_rows(job, job.account.read_json())
                     ],
                     REJECTED,
                 ),
@@ -268,146 +231,3 @@ def _finished(
             cure,
         )
     return manifest
-
-
-def _finish(
-    out: Place,
-    jobs: Sequence[Job],
-    config: DecodeConfig,
-    classes: Sequence[str],
-    specs: dict[str, Any],
-    parents: dict[str, str],
-) -> dict[str, Any]:
-    """Writes samples.arrow, rejected.arrow and ids.arrow from the accounts, shard by shard, and then the manifest."""
-    moments = {
-        name: Moments.of(tuple(spec["shape"]), spec["dtype"]) for name, spec in specs.items()
-    }
-    content = Fingerprinter(samples_schema(list(specs)))
-    numbers = {label: i for i, label in enumerate(classes)}
-    splits, ignored, parts, rejected, hashes, num_rows = (
-        Counter[str](),
-        Counter[str](),
-        [],
-        [],
-        [],
-        0,
-    )
-    with (
-        (out / "samples.arrow").create() as file,
-        pa.ipc.new_file(file, samples_schema(list(specs))) as writer,
-    ):
-        for job in jobs:
-            account = job.account.read_json()
-            batch = _samples(account, job.name, num_rows, numbers, list(specs))
-            writer.write_batch(batch)
-            content.update(batch)
-            hashes.append(hash_ids(account["samples"]["sample_id"]))
-            num_rows += batch.num_rows
-            splits.update(account["samples"]["split"])
-            moments = {name: moments[name] + Moments(**account["moments"][name]) for name in specs}
-            rejected += _rejected(job, account)
-            ignored.update(account["ignored"])
-            parts.append(
-                {
-                    "index": job.index,
-                    "shard": job.name,
-                    "rows": account["rows"],
-                    "files": account["files"],
-                    "account": account["account"],
-                }
-            )
-    for name, sums in moments.items():
-        if not sums.num_present:
-            raise DataError(
-                f"no sample has the modality {name!r}: its member holds no such stream",
-                f"correct modalities.{name}, or leave it out",
-            )
-    if not splits["train"]:
-        raise DataError(
-            f"the split 'train' is empty: all of its samples were rejected ({len(rejected)} in all)",
-            "mend the shards",
-        )
-    write_table(out / "rejected.arrow", pa.Table.from_pylist(rejected, REJECTED))
-    write_ids(out / IDS, hashes)
-    modalities = {
-        name: {**spec, **moments[name].summary(), "num_rows": moments[name].num_present}
-        for name, spec in specs.items()
-    }
-    files = [
-        [
-            part["shard"],
-            part["rows"],
-            {name: file["sha256"] for name, file in part["files"].items()},
-        ]
-        for part in parts
-    ]
-    manifest = {
-        "kind": "features",
-        "version": VERSION,
-        "modalities": modalities,
-        "classes": list(classes),
-        "splits": {split: splits[split] for split in SPLITS},
-        "num_rows": num_rows,
-        "num_rejected": len(rejected),
-        "reasons": dict(Counter(row["reason"] for row in rejected).most_common()),
-        "ignored": dict(ignored.most_common()),
-        "limits": config.limits.model_dump(mode="json"),
-        "batch_rows": BATCH_ROWS,
-        "parts": parts,
-        "parents": parents,
-        "fingerprint": fingerprint_of(
-            [VERSION, list(modalities.items()), list(classes), files, content.hexdigest({})]
-        ),
-    }
-    (out / MANIFEST).write_json(manifest)
-    return manifest
-
-
-def _rejected(job: Job, account: dict[str, Any]) -> list[dict[str, str]]:
-    return [{"shard": job.name, **row} for row in account["rejected"]]
-
-
-def _samples(
-    account: dict[str, Any],
-    shard: str,
-    start: int,
-    numbers: dict[str, int],
-    modalities: Sequence[str],
-) -> pa.RecordBatch:
-    columns, num = account["samples"], account["rows"]
-    values = {
-        **columns,
-        "row": list(range(start, start + num)),
-        "label": [numbers[label] for label in columns["label"]],
-        "shard": [shard] * num,
-    }
-    schema = samples_schema(modalities)
-    return pa.RecordBatch.from_pydict({name: values[name] for name in schema.names}, schema)
-
-
-def _summary(
-    manifest: dict[str, Any], *, num_reused: int, unchanged: bool, notes: Sequence[str] = ()
-) -> DecodeSummary:
-    told = [*notes]
-    told += [
-        f"no sample is in the split {split!r}"
-        for split, num in manifest["splits"].items()
-        if not num
-    ]
-    if unchanged:
-        told.append("the feature set was finished before: nothing was decoded")
-    apart = sum(part["account"]["regrouped"] for part in manifest["parts"])
-    if apart:
-        told.append(f"{apart} samples whose members lie apart in their shard were put together")
-    return DecodeSummary(
-        fingerprint=manifest["fingerprint"],
-        num_rows=manifest["num_rows"],
-        num_rejected=manifest["num_rejected"],
-        reasons=manifest["reasons"],
-        ignored=manifest["ignored"],
-        splits=manifest["splits"],
-        num_shards=len(manifest["parts"]),
-        num_reused=num_reused,
-        unchanged=unchanged,
-        notes=told,
-    )

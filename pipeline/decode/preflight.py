@@ -4,25 +4,27 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from pipeline.config import (
+from pipeline.config import load
+from pipeline.decode.config import (
     AudioSpec,
     DecodeConfig,
     ImageSpec,
-    Limits,
     TensorSpec,
     TextSpec,
     VideoSpec,
-    parse,
 )
-from pipeline.decode.media.limits import check_member
 from pipeline.decode.media.shapes import AnySpec, shape_of
 from pipeline.decode.media.tensor import npy_header
 from pipeline.decode.sandbox.sandbox import sandbox_for
 from pipeline.decode.shard_task import ShardScan
 from pipeline.errors import ConfigError, DataError, InputError, SampleError
-from pipeline.shards.reader import CLIPS, IMAGES, SOUNDS, Sample, ShardReader, open_shard
+from pipeline.shards.discover import open_shard
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_checks import check_member
+from pipeline.shards.member_suffixes import CLIPS, IMAGES, SOUNDS
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.samples import Sample
 from pipeline.storage.schemas import SPLITS
 from pipeline.storage.store_path import Place
 
@@ -47,15 +49,7 @@ def infer_config(shards: Sequence[Place]) -> DecodeConfig:
 def config_beside(shards: Sequence[Place]) -> DecodeConfig | None:
     """The decode.yaml beside the first shard, where there is one (raises ConfigError)."""
     beside = shards[0].parent / CONFIG
-    if not beside.exists():
-        return None
-    try:
-        value = yaml.safe_load(beside.read_bytes())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"config {beside} is not readable YAML ({error})", "mend the file"
-        ) from error
-    return parse(DecodeConfig, value if value is not None else {}, str(beside))
+    return load(DecodeConfig, beside) if beside.exists() else None
 
 
 def _modalities(sample: Sample, shard: Place) -> dict[str, AnySpec]:

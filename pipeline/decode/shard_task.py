@@ -10,21 +10,24 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.config import DecodeConfig
-from pipeline.decode.media.shapes import channel_axis, is_ids, shape_of
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.media.shapes import shape_of
+from pipeline.decode.moments import Moments
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
-from pipeline.features.feature_set import BATCH_ROWS, PartWriter, part_name, write_table
-from pipeline.shards.reader import Lost, Sample, ShardReader, only_text, open_shard, settled
+from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
+from pipeline.shards.discover import open_shard
+from pipeline.shards.reader import ShardReader, only_text, settled
 from pipeline.shards.sample_metadata import facts_of
-from pipeline.storage.schemas import REJECTED, fingerprint_of
-from pipeline.storage.store_path import HashingFile, Place
+from pipeline.shards.samples import Lost, Sample
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.atomic_files import HashingFile
+from pipeline.storage.metadata import fingerprint_of
+from pipeline.storage.schemas import REJECTED
+from pipeline.storage.store_path import Place
 
-Array = npt.NDArray[Any]
 VERSION = 3
 """Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
 
@@ -298,50 +301,3 @@ class _Rows:
                 f" the last, {sample_id!r}: {error}",
                 f"mend the shard ({where} names each sample so far), or raise max_rejected_in_a_row",
             )
-
-
-@dataclass(kw_only=True, slots=True)
-class Moments:
-    """Sums for mean and SD over the training rows, per channel, of which ids have none; `num_present` counts the rows of every split that have the modality."""
-
-    num_present: int
-    num_values: int
-    total: list[float]
-    squares: list[float]
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], dtype: str) -> "Moments":
-        """No rows yet."""
-        channels = 0 if is_ids(shape, dtype) else shape[channel_axis(shape)] if shape else 1
-        return cls(num_present=0, num_values=0, total=[0.0] * channels, squares=[0.0] * channels)
-
-    def add(self, array: Array, train: bool) -> None:
-        """Adds a row."""
-        self.num_present += 1
-        if not train or not self.total:
-            return
-        by_channel = np.moveaxis(array, channel_axis(array.shape), 0).reshape(len(self.total), -1)
-        self.num_values += by_channel.shape[1]
-        for i, values in enumerate(by_channel):
-            exact = values.astype(np.float64)
-            self.total[i] += float(exact.sum())
-            self.squares[i] += float(np.square(exact).sum())
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(
-            num_present=self.num_present + other.num_present,
-            num_values=self.num_values + other.num_values,
-            total=[a + b for a, b in zip(self.total, other.total, strict=True)],
-            squares=[a + b for a, b in zip(self.squares, other.squares, strict=True)],
-        )
-
-    def summary(self) -> Mapping[str, list[float]]:
-        """Mean and SD per channel; 0 and 1 where no training row has the modality."""
-        if not self.num_values:
-            return {"mean": [0.0] * len(self.total), "std": [1.0] * len(self.total)}
-        mean = [total / self.num_values for total in self.total]
-        spread = [
-            max(0.0, square / self.num_values - m * m) ** 0.5
-            for square, m in zip(self.squares, mean, strict=True)
-        ]
-        return {"mean": mean, "std": spread}

@@ -4,6 +4,7 @@ Row i of every modality's parts is the same sample, so a row is found by arithme
 its record batch by a division. A sample that lacks a modality has a row of zeros there and `has_<modality>` false.
 """
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
@@ -11,93 +12,33 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import DataError, MissingError
+from pipeline.arrays import Array
+from pipeline.errors import MissingError
 from pipeline.features.manifest import check_manifest, check_samples
-from pipeline.features.remote_parts import Expected, RemoteParts, open_file, read_batch
-from pipeline.storage.ipc_reader import DAMAGED, BatchFile
-from pipeline.storage.node_cache import PartCache, RemoteFile
-from pipeline.storage.store_path import MANIFEST, HashingFile, Place
-
-Array = npt.NDArray[Any]
-BATCH_ROWS = 64
-TABLE_ROWS = 2**16
-"""Rows of a record batch of any other table: what a reader of one batch holds."""
+from pipeline.features.part_reader import Expected, PartReader
+from pipeline.features.part_writer import part_name
+from pipeline.storage.arrow_files import read_table
+from pipeline.storage.node_cache import NodeCache, RemoteFile
+from pipeline.storage.store_path import MANIFEST, Place
 
 _TRUSTED: set[tuple[object, ...]] = set()
 """Versions of samples.arrow that this process has checked."""
 
 
-def part_name(index: int) -> str:
-    """The file name of the part that holds the samples of the shard of this index."""
-    return f"part-{index:05d}.arrow"
-
-
-def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
-    """An Arrow IPC file as a table, memory-mapped where it is local and not compressed (raises MissingError, DataError, StoreError).
-
-    Unless trusted it is checked in full: what it would take unpacked, before it is, and then every offset, name and string.
-    """
-    if not trusted:
-        BatchFile(place).check_unpacked()
-    reader = open_file(place)
-    try:
-        table = reader.read_all()
-        if not trusted:
-            # offsets that point out of their buffers would otherwise crash the process that follows them
-            table.validate(full=True)
-    except DAMAGED as error:
-        raise DataError(f"{place} is damaged ({error})", "write the file again") from error
-    return table
-
-
-def write_table(place: Place, table: pa.Table) -> str:
-    """Writes a table as an Arrow IPC file of record batches of at most TABLE_ROWS rows, atomically, and returns the file's SHA-256."""
-    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=TABLE_ROWS)
-    return file.hexdigest()
-
-
-class PartWriter:
-    """Streams rows of one modality into a part: `append` row by row, `close` writes the last, smaller record batch."""
-
-    def __init__(
-        self, file: HashingFile, shape: Sequence[int], dtype: str, batch_rows: int = BATCH_ROWS
-    ) -> None:
-        self._type = pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(dtype)), list(shape))
-        self._batch: Array = np.zeros((batch_rows, *shape), dtype)
-        self._filled = 0
-        self._writer = pa.ipc.new_file(file, pa.schema([("feature", self._type)]))
-
-    def append(self, row: Array | None) -> None:
-        """Adds one row; None stands for a sample that lacks the modality."""
-        self._batch[self._filled] = 0 if row is None else row
-        self._filled += 1
-        if self._filled == len(self._batch):
-            self._flush()
-
-    def close(self) -> None:
-        """Writes what is left and the footer."""
-        if self._filled:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        values = pa.array(self._batch[: self._filled].reshape(-1))
-        storage = pa.FixedSizeListArray.from_arrays(values, int(np.prod(self._type.shape)))
-        self._writer.write_batch(
-            pa.record_batch({"feature": pa.ExtensionArray.from_storage(self._type, storage)})
-        )
-        self._filled = 0
-
-
 class FeatureSet:
-    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays; parts of a remote one go through `cache`."""
+    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays.
+
+    Parts of a remote one go through `cache`.
+
+    Example:
+        features = remix.FeatureSet.open("store/features/clips")
+        frames = features.read("video", features.rows_of("train")[:8])  # (8, T, 3, H, W) uint8
+    """
 
     def __init__(
-        self, place: Place, manifest: dict[str, Any], cache: PartCache | None = None
+        self, place: Place, manifest: dict[str, Any], cache: NodeCache | None = None
     ) -> None:
         self.place = place
         self.manifest = manifest
@@ -107,19 +48,23 @@ class FeatureSet:
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
         self.cache = None if place.local else cache
-        if place.local:  # maps of a local file cost nothing
-            self._reader = lru_cache(maxsize=None)(self._open_part)
-            self._batch: Callable[[str, int, int], Array] = lru_cache(maxsize=None)(self._map_batch)
-        else:
-            self._batch = RemoteParts(
-                partial(_file_of, place, manifest["parts"]),
-                partial(_expected, manifest),
-                self.cache,
-            ).batch
+        parts = PartReader(
+            partial(_file_of, place, manifest["parts"]), partial(_expected, manifest), self.cache
+        )
+        self._batch: Callable[[str, int, int], Array] = parts.batch
+        if place.local:
+            self._batch = lru_cache(maxsize=None)(parts.batch)
 
     @classmethod
-    def open(cls, place: Place, cache: PartCache | None = None) -> "FeatureSet":
-        """Opens a folder with a manifest, which is checked; samples and parts are when they are first read (raises MissingError, DataError, StoreError)."""
+    def open(
+        cls, path: "str | os.PathLike[str] | Place", cache: NodeCache | None = None
+    ) -> "FeatureSet":
+        """Opens STORE/features/NAME, whose manifest is checked.
+
+        Samples and parts are checked when they are first read.
+        Raises MissingError, DataError, StoreError.
+        """
+        place = Place.at(path)
         if not (place / MANIFEST).exists():
             raise MissingError(
                 f"{place} holds no finished feature set",
@@ -194,25 +139,6 @@ class FeatureSet:
     def fetch(self, modality: str, part: int) -> bool:
         """Sees to it that the cache has a copy of a part; False: it has no room (raises DataError, MissingError, StoreError)."""
         return self.cache is not None and self.cache.fetch(self.file_of(modality, part))
-
-    def _open_part(self, modality: str, part: int) -> pa.ipc.RecordBatchFileReader:
-        return open_file(
-            self.file_of(modality, part).place, None, _expected(self.manifest, modality, part)
-        )
-
-    def _map_batch(self, modality: str, part: int, number: int) -> Array:
-        place = self.file_of(modality, part).place
-        try:
-            return read_batch(
-                self._reader(modality, part),
-                number,
-                _expected(self.manifest, modality, part),
-                place,
-            )
-        except DAMAGED as error:
-            raise DataError(
-                f"{place} is damaged in record batch {number} ({error})", "decode again"
-            ) from error
 
 
 def _file_of(place: Place, parts: Sequence[dict[str, Any]], modality: str, part: int) -> RemoteFile:

@@ -1,25 +1,20 @@
 """Indexes that find one sample without a scan: the row of an id in a feature set, the step of a row in a plan."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import DataError, MismatchError
-from pipeline.plans.plan import BatchPlan
+from pipeline.errors import DataError
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import encode_metadata
 from pipeline.storage.store_path import Place
 
 IDS = "ids.arrow"
 IDS_SCHEMA = pa.schema([("hash", pa.uint64()), ("row", pa.int64())])
-STEPS_SCHEMA = pa.schema([("step", pa.int32())])
 INDEX_ROWS = 2**16
 """Rows of a record batch: what a look-up reads at once."""
-UNPLANNED = -1
 
 
 def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
@@ -67,72 +62,3 @@ def find_rows(index: BatchFile, sample_id: str) -> list[int]:
         if last < len(hashes):
             break
     return found
-
-
-def write_step_index(place: Place, plan: BatchPlan, num_rows: int) -> None:
-    """Writes the first step of each of the `num_rows` rows of the features, -1 where the plan does not have it (raises MismatchError, StoreError).
-
-    The memory is that of a record batch; 4 bytes a row of disk beside the file, or where Python keeps temporary files if the store is remote.
-    """
-    schema = STEPS_SCHEMA.with_metadata(
-        encode_metadata(
-            {"batch_rows": INDEX_ROWS, "num_rows": num_rows, "parents": {"plan": plan.fingerprint}}
-        )
-    )
-    with (
-        place.create() as file,
-        tempfile.TemporaryFile(dir=place.parent.local, prefix=".") as scratch,
-        pa.ipc.new_file(file, schema) as writer,
-    ):
-        blocks = [
-            (start, min(INDEX_ROWS, num_rows - start)) for start in range(0, num_rows, INDEX_ROWS)
-        ]
-        for _, num in blocks:
-            # written, not mapped: a disk that is full raises here, where a page that it cannot hold would end the process
-            scratch.write(np.full(num, UNPLANNED, np.int32).data)
-        scratch.flush()
-        steps = (
-            np.memmap(scratch, np.int32, "r+", shape=(num_rows,))
-            if num_rows
-            else np.empty(0, np.int32)
-        )
-        for batch in plan.table.to_batches():
-            rows, numbers = batch.column("rows"), batch.column("step").to_numpy()
-            planned = rows.flatten().to_numpy()
-            outside = planned[(planned < 0) | (planned >= num_rows)]
-            if len(outside):
-                raise MismatchError(
-                    f"the plan has row {outside[0]}, but the features have {num_rows} rows",
-                    "give the features that it was made for",
-                )
-            free = np.flatnonzero(steps[planned] == UNPLANNED)[
-                ::-1
-            ]  # of a row that comes again the first step counts, which is written last
-            steps[planned[free]] = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))[free]
-        for start, num in blocks:
-            writer.write_batch(
-                pa.record_batch([pa.array(steps[start : start + num])], schema=schema)
-            )
-
-
-def step_of(index: BatchFile, row: int) -> int | None:
-    """The step that has the row; None where the plan does not have it (raises DataError)."""
-    batch_rows, num_rows = index.metadata.get("batch_rows"), index.metadata.get("num_rows")
-    if (
-        not isinstance(batch_rows, int)
-        or not isinstance(num_rows, int)
-        or batch_rows < 1
-        or index.num_batches != -(-num_rows // batch_rows)
-    ):
-        message = f"{index.what} has {index.num_batches} record batches, but its metadata says {num_rows} rows in batches of {batch_rows}"
-        raise DataError(message, "write the file again")
-    if not 0 <= row < num_rows:
-        return None
-    steps = index.batch(row // batch_rows).column("step")
-    if len(steps) != min(batch_rows, num_rows - row // batch_rows * batch_rows):
-        raise DataError(
-            f"{index.what}: record batch {row // batch_rows} has {len(steps)} rows, which its metadata does not say",
-            "write the file again",
-        )
-    step = int(steps[row % batch_rows].as_py())
-    return None if step == UNPLANNED else step

@@ -11,14 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.config import Name
 from pipeline.errors import DataError
-from pipeline.storage.schemas import (
-    ALL,
-    SPLITS,
-    Fingerprinter,
-    check_columns,
-    fingerprint_of,
-    samples_schema,
-)
+from pipeline.storage.metadata import Fingerprinter, fingerprint_of
+from pipeline.storage.schemas import ALL, SPLITS, check_columns, samples_schema
 from pipeline.storage.table_checks import (
     MAX_CLASSES,
     MAX_MODALITIES,
@@ -55,6 +49,7 @@ class Part(_Strict):
 class Modality(_Strict):
     """The rows of a modality."""
 
+    kind: str
     shape: list[Annotated[int, Field(ge=1)]]
     dtype: Annotated[str, Field(pattern="^(u?int(8|16|32|64)|float(16|32|64))$")]
     num_rows: Count
@@ -87,6 +82,9 @@ class Manifest(_Strict):
     num_rows: Annotated[int, Field(ge=0, le=MAX_ROWS)]
     batch_rows: Annotated[int, Field(ge=1, le=2**20)]
     parts: list[Part]
+    parents: dict[str, Any] = {}
+    num_rejected: Count = 0
+    reasons: dict[str, Count] = {}
     fingerprint: str
 
     @model_validator(mode="after")

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.config import PlanConfig
-from pipeline.counter_rng import Hashes, Purpose, hashes, key_of, uniform
+from pipeline.arrays import Hashes
+from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import Measure, above_chance, measures_of
 from pipeline.plans.target_shares import COST_BITS, MISSING, Block, Prices, bounds_of, find_prices
-from pipeline.portable_log import gumbel
-from pipeline.scores.table import Scores, column
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import column
 
 Costs = npt.NDArray[np.floating]
 Choice = npt.NDArray[np.int8]

@@ -12,19 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.config import PlanConfig
-from pipeline.counter_rng import (
-    Ints,
-    Purpose,
-    hashes,
-    key_of,
-    merge,
-    sort_positions,
-    spread_positions,
-)
+from pipeline.arrays import Ints
+from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.errors import ConfigError, DataError
-from pipeline.scores.table import BLOCK_ROWS, column
-from pipeline.storage.schemas import MIXED_PLAN, PLAN, Fingerprinter, encode_metadata
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.ordering import merge, sort_positions, spread_positions
+from pipeline.storage.arrow_files import blocks, column
+from pipeline.storage.metadata import Fingerprinter, encode_metadata
+from pipeline.storage.schemas import MIXED_PLAN, PLAN
 
 Choose = Callable[[pa.Table], npt.NDArray[np.int8]]
 
@@ -79,7 +74,7 @@ class Draft:
             **metadata,
         }
         self._groups = _groups(table, config.locality, key_of(seed, epoch, Purpose.WINDOWS))
-        # modalities walk the windows almost in step, so the last groups are soon asked for again
+        # without `locality` there is one group, which every modality asks for
         self._chosen = lru_cache(maxsize=1)(self._choose_group)
         self._ordered = lru_cache(maxsize=2)(self._order_group)
 
@@ -148,12 +143,7 @@ class Draft:
 
     def _choose_group(self, group: int) -> npt.NDArray[np.int8]:
         table = self._slice(group)
-        return np.concatenate(
-            [
-                self._choose(table.slice(start, BLOCK_ROWS))
-                for start in range(0, table.num_rows, BLOCK_ROWS)
-            ]
-        )
+        return np.concatenate([self._choose(block) for block in blocks(table)])
 
     def _order_group(self, group: int) -> list[Ints]:
         """The rows of each modality in a group of windows, window by window."""

@@ -8,10 +8,11 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import PlanConfig
 from pipeline.errors import DataError
+from pipeline.plans.config import PlanConfig
 from pipeline.portable_log import LN2, log
-from pipeline.scores.table import Scores, column
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import column
 
 SMALLEST_WORTH = 0.01
 """Bits: of a modality whose accuracy is chance or below."""

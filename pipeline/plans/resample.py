@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import DataError
-from pipeline.scores.table import Scores, column
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import column
 
 EDGES = (-0.1, 0.4, 0.9)
 """A value beyond i of these edges gives len(EDGES) - i copies."""

@@ -9,15 +9,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrays import Array
 from pipeline.errors import DataError, MissingError
-from pipeline.features.feature_set import BATCH_ROWS, FeatureSet
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.part_writer import BATCH_ROWS
 from pipeline.plans.plan import BatchPlan
 from pipeline.scores.histograms import score_histograms
-from pipeline.scores.table import BLOCK_ROWS, Scores, column
-from pipeline.storage.schemas import ALL, check_parent
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import TABLE_ROWS, column
+from pipeline.storage.schemas import ALL
 from pipeline.storage.store_path import Place
+from pipeline.storage.table_checks import check_parent
 
-Array = npt.NDArray[Any]
 Json = dict[str, Any]
 MAX_ORDER_BINS = 512
 UNPLANNED = -1
@@ -250,8 +253,8 @@ def _class_counts(owners: npt.NDArray[np.int8], labels: Array, num: int) -> Arra
     """(num, C): the labels of each modality's rows; the longer of `owners` and `labels` counts up to the end of the other."""
     num_classes = int(labels.max(initial=0)) + 1
     counts = np.zeros(num * num_classes, np.int64)
-    for start in range(0, min(len(owners), len(labels)), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(owners), len(labels))
+    for start in range(0, min(len(owners), len(labels)), TABLE_ROWS):
+        stop = min(start + TABLE_ROWS, len(owners), len(labels))
         planned = np.flatnonzero(owners[start:stop] != UNPLANNED) + start
         counts += np.bincount(
             owners[planned].astype(np.int64) * num_classes + labels[planned], minlength=len(counts)

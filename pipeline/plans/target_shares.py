@@ -13,9 +13,10 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import PlanConfig
-from pipeline.counter_rng import MASK, Hashes, Ints
+from pipeline.arrays import Hashes, Ints
+from pipeline.counter_rng import MASK
 from pipeline.errors import ConfigError, DataError
+from pipeline.plans.config import PlanConfig
 
 Block = tuple[npt.NDArray[np.int64], Hashes]
 """(K, n) costs and (n,) hashes of some rows."""

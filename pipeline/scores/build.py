@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import Array
+from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.difficulty import ability
-from pipeline.scores.smoothing import with_smoothing
 from pipeline.scores.table import Scores
-from pipeline.storage.schemas import scores_schema, with_metadata
+from pipeline.storage.arrow_files import column
+from pipeline.storage.metadata import with_metadata
+from pipeline.storage.schemas import scores_schema
 
-Array = npt.NDArray[Any]
 Predict = Callable[[Array], Mapping[str, Array]]
 """rows (B,) int64 -> class probabilities (B, C) by name: one entry per modality; others are ignored."""
 
@@ -77,3 +78,23 @@ def join_scores(
     return with_metadata(
         joined, {**facts, "parents": {"features": features.fingerprint, **parents}}
     )
+
+
+def with_smoothing(
+    table: pa.Table, modalities: list[str], smoothing: float, previous: Scores | None
+) -> pa.Table:
+    """The scores with smooth_<m> float32: smoothing * that of `previous` + (1 - smoothing) * kl_<m>, the first ones kl_<m> itself (raises MismatchError)."""
+    if previous and not np.array_equal(previous.rows, column(table, "row")):
+        raise MismatchError(
+            f"{previous.what} has other rows than the scores of this epoch, so they have no average",
+            "restore the file, or start a new run",
+        )
+    for name in modalities:
+        values = column(table, f"kl_{name}")
+        if previous:
+            before = column(previous.table, f"smooth_{name}").astype(np.float64)
+            values = (smoothing * before + (1 - smoothing) * values.astype(np.float64)).astype(
+                np.float32
+            )
+        table = table.append_column(f"smooth_{name}", pa.array(values))
+    return table

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import Array
 from pipeline.errors import ConfigError, DataError
 from pipeline.scores.difficulty import difficulty
-from pipeline.scores.table import BLOCK_ROWS, Scores, column
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import TABLE_ROWS, column
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import check_columns
 
-Array = npt.NDArray[Any]
 Json = dict[str, Any]
 Block = tuple[Array, Array | None]
 """(n,) abilities in bits, NaN = missing, and whether each row trains the modality, None where that is not asked."""
@@ -44,7 +45,7 @@ def score_histograms(
             own = (
                 None
                 if owners is None or index is None
-                else owners[number * BLOCK_ROWS : (number + 1) * BLOCK_ROWS] == index
+                else owners[number * TABLE_ROWS : (number + 1) * TABLE_ROWS] == index
             )
             yield column(block, f"kl_{name}"), own
 
@@ -144,13 +145,13 @@ class _Histogram:
 
 
 def _even(arrays: Iterable[Array]) -> Iterator[Array]:
-    """The values in blocks of BLOCK_ROWS, the last of them smaller."""
+    """The values in blocks of TABLE_ROWS, the last of them smaller."""
     left = np.empty(0, np.float32)
     for array in arrays:
         values = np.concatenate([left, array]) if len(left) else array
-        whole = len(values) // BLOCK_ROWS * BLOCK_ROWS
-        for start in range(0, whole, BLOCK_ROWS):
-            yield values[start : start + BLOCK_ROWS]
+        whole = len(values) // TABLE_ROWS * TABLE_ROWS
+        for start in range(0, whole, TABLE_ROWS):
+            yield values[start : start + TABLE_ROWS]
         left = values[whole:]
     if len(left):
         yield left

@@ -1,6 +1,7 @@
 """A scores table, checked once: which rows are eligible and how able the model is on each modality of each."""
 
 import math
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -10,9 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrays import Array
 from pipeline.errors import DataError, MismatchError
-from pipeline.features.feature_set import TABLE_ROWS, FeatureSet, read_table
-from pipeline.storage.schemas import check_parent, read_metadata, scores_schema, smooth_schema
+from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
+from pipeline.storage.metadata import read_metadata
+from pipeline.storage.schemas import scores_schema, smooth_schema
 from pipeline.storage.store_path import Place
 from pipeline.storage.table_checks import (
     MAX_CLASSES,
@@ -20,30 +24,24 @@ from pipeline.storage.table_checks import (
     MAX_ROWS,
     check_fingerprint,
     check_metadata,
+    check_parent,
 )
 
-Array = npt.NDArray[Any]
 MISSING = -1
 """What is predicted where the modality is missing."""
 TOLERANCE = 0.01
 """By how much a number from low precision may be outside of its range."""
-BLOCK_ROWS = TABLE_ROWS
-"""Rows that are worked on at once: a record batch of a table that Remix wrote, which needs no copy."""
-
-
-def column(table: pa.Table, name: str) -> Array:
-    """A column as an array, without a copy where it lies in one piece."""
-    chunks = table.column(name)
-    values: Array = (
-        chunks.chunk(0).to_numpy(zero_copy_only=False)
-        if chunks.num_chunks == 1
-        else chunks.to_numpy()
-    )
-    return values
 
 
 class Scores:
-    """A scores table in ascending order of rows; a file from elsewhere needs only row, sample_id, label and a kl_ column per modality."""
+    """A scores table in ascending order of rows.
+
+    A file from elsewhere needs only row, sample_id, label and a kl_ column per modality.
+
+    Example:
+        scores = remix.Scores.open("store/runs/demo/scores/epoch-0010.arrow")
+        print(scores.modalities, scores.kl("video").mean())
+    """
 
     def __init__(self, table: pa.Table, what: str = "scores") -> None:
         self.what = what
@@ -57,8 +55,13 @@ class Scores:
             last = self._check(block, last)
 
     @classmethod
-    def open(cls, place: Place, *, hashed: bool = True) -> "Scores":
-        """Memory-maps and checks a scores file, its fingerprint too unless the caller has done that (raises MissingError, DataError, StoreError)."""
+    def open(cls, path: "str | os.PathLike[str] | Place", *, hashed: bool = True) -> "Scores":
+        """Memory-maps and checks a scores file.
+
+        `hashed`: its fingerprint too, unless the caller has done that.
+        Raises MissingError, DataError, StoreError.
+        """
+        place = Place.at(path)
         table, what = read_table(place, trusted=False), str(place)
         check_metadata(read_metadata(table.schema, what), what)
         scores = cls(table, what)
@@ -100,10 +103,9 @@ class Scores:
         """(N,) float32: abilities in bits, NaN where the sample lacks the modality."""
         return column(self.table, f"kl_{modality}")
 
-    def blocks(self, num_rows: int = BLOCK_ROWS) -> Iterator[pa.Table]:
+    def blocks(self, num_rows: int = TABLE_ROWS) -> Iterator[pa.Table]:
         """The table in slices of at most so many rows."""
-        for start in range(0, len(self), num_rows):
-            yield self.table.slice(start, num_rows)
+        return blocks(self.table, num_rows)
 
     def check_features(self, features: FeatureSet) -> None:
         """Compares with the features that were scored: their fingerprint, modalities, rows, missing modalities, labels and ids (raises MismatchError)."""
@@ -189,65 +191,44 @@ class Scores:
 def check_values(
     block: pa.Table, modalities: list[str], num_classes: int | None, what: str
 ) -> None:
-    """Raises DataError for a value that no model can have given: outside of its range, or there where the modality is missing."""
-    rows, most = (
-        column(block, "row"),
-        math.inf if num_classes is None else math.log2(num_classes) + TOLERANCE,
-    )
+    """Raises DataError for a value that no model can have given.
+
+    It is out of its range, or is there where the modality is missing.
+    """
+    rows = column(block, "row")
     for name in modalities:
-        kl = column(block, f"kl_{name}")
-        missing = np.isnan(kl)
-        rules = [
-            (
-                f"kl_{name}",
-                (kl < -TOLERANCE) | (kl > most),
-                f"which is not from 0 to {most:.4g} bits",
-            )
-        ]
-        if f"p_label_{name}" in block.column_names:
-            p = column(block, f"p_label_{name}")
-            rules.append(
-                (
-                    f"p_label_{name}",
-                    (p < -TOLERANCE) | (p > 1 + TOLERANCE),
-                    "which is no probability",
-                )
-            )
-            rules.append((f"p_label_{name}", np.isnan(p) & ~missing, f"but kl_{name} is a number"))
-            rules.append((f"p_label_{name}", ~np.isnan(p) & missing, f"but kl_{name} is NaN"))
-        if f"predicted_{name}" in block.column_names:
-            predicted = column(block, f"predicted_{name}")
-            outside = ~missing & ((predicted < 0) | (predicted >= (num_classes or MAX_CLASSES)))
-            rules.append(
-                (
-                    f"predicted_{name}",
-                    outside,
-                    f"which is not among the {num_classes or MAX_CLASSES} classes",
-                )
-            )
-            rules.append(
-                (f"predicted_{name}", missing & (predicted != MISSING), f"but kl_{name} is NaN")
-            )
-        if f"smooth_{name}" in block.column_names:
-            smooth = column(block, f"smooth_{name}")
-            rules.append(
-                (
-                    f"smooth_{name}",
-                    (smooth < -TOLERANCE) | (smooth > most),
-                    f"which is not from 0 to {most:.4g} bits",
-                )
-            )
-            rules.append(
-                (f"smooth_{name}", np.isnan(smooth) & ~missing, f"but kl_{name} is a number")
-            )
-            rules.append((f"smooth_{name}", ~np.isnan(smooth) & missing, f"but kl_{name} is NaN"))
-        for of, wrong, rule in rules:
+        for of, wrong, rule in _wrong_values(block, name, num_classes):
             at = np.flatnonzero(wrong)
             if len(at):
                 raise DataError(
                     f"{what}: row {rows[at[0]]}: {of} is {column(block, of)[at[0]]}, {rule}",
                     "score these features again",
                 )
+
+
+def _wrong_values(
+    block: pa.Table, name: str, num_classes: int | None
+) -> Iterator[tuple[str, npt.NDArray[np.bool_], str]]:
+    """Per rule the column, which of its rows (n,) break it, and why that is wrong."""
+    most = math.inf if num_classes is None else math.log2(num_classes) + TOLERANCE
+    kl = column(block, f"kl_{name}")
+    missing, bits = np.isnan(kl), f"which is not from 0 to {most:.4g} bits"
+    yield f"kl_{name}", (kl < -TOLERANCE) | (kl > most), bits
+    if (of := f"p_label_{name}") in block.column_names:
+        p = column(block, of)
+        yield of, (p < -TOLERANCE) | (p > 1 + TOLERANCE), "which is no probability"
+        yield of, np.isnan(p) & ~missing, f"but kl_{name} is a number"
+        yield of, ~np.isnan(p) & missing, f"but kl_{name} is NaN"
+    if (of := f"predicted_{name}") in block.column_names:
+        predicted, num = column(block, of), num_classes or MAX_CLASSES
+        outside = ~missing & ((predicted < 0) | (predicted >= num))
+        yield of, outside, f"which is not among the {num} classes"
+        yield of, missing & (predicted != MISSING), f"but kl_{name} is NaN"
+    if (of := f"smooth_{name}") in block.column_names:
+        smooth = column(block, of)
+        yield of, (smooth < -TOLERANCE) | (smooth > most), bits
+        yield of, np.isnan(smooth) & ~missing, f"but kl_{name} is a number"
+        yield of, ~np.isnan(smooth) & missing, f"but kl_{name} is NaN"
 
 
 def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[str]:
@@ -319,8 +300,8 @@ def _first_null(values: pa.ChunkedArray) -> int:
 def _in_order(table: pa.Table) -> pa.Table:
     """The table by ascending row; one that is in another order is sorted in memory."""
     last = -1
-    for start in range(0, table.num_rows, BLOCK_ROWS):
-        rows = column(table.slice(start, BLOCK_ROWS), "row")
+    for block in blocks(table):
+        rows = column(block, "row")
         if rows[0] < last or (rows[1:] < rows[:-1]).any():
             return table.take(pc.sort_indices(table["row"]))
         last = rows[-1]

@@ -1,14 +1,19 @@
 """Which shards are meant: files, folders and globs -> places and their names in tables."""
 
+import contextlib
 import glob
+import io
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MissingError, StoreError
+from pipeline.shards.decompress import WINDOW
 from pipeline.storage.store_path import Place
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
@@ -51,3 +56,23 @@ def shard_names(shards: Sequence[Place]) -> list[str]:
     """The shards' names in tables: their paths below the folder that all have in common, wherever that folder lies."""
     common = posixpath.commonpath([posixpath.dirname(place.path) for place in shards])
     return [posixpath.relpath(place.path, common) if common else place.path for place in shards]
+
+
+@contextlib.contextmanager
+def open_shard(place: Place) -> Iterator[BinaryIO]:
+    """A shard for reading, buffered and seekable (raises MissingError, StoreError)."""
+    try:
+        with (
+            open(place.path, "rb", 0)
+            if place.local
+            else io.BufferedReader(place.fs.open_input_file(place.path), WINDOW) as file
+        ):
+            yield file
+    except FileNotFoundError as error:
+        raise MissingError(
+            f"shard {place} does not exist", "give the shards that are there"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"shard {place} cannot be read ({error})", "check that it is there and may be read"
+        ) from error

@@ -7,13 +7,16 @@ from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
-from pipeline.config import Limits
-from pipeline.decode.media.limits import check_member
 from pipeline.errors import InputError, SampleError, StoreError
-from pipeline.shards.discover import ENDINGS, shard_names
-from pipeline.shards.reader import TEXT, Lost, Sample, ShardReader, open_shard, settled
+from pipeline.shards.discover import ENDINGS, open_shard, shard_names
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_checks import check_member
+from pipeline.shards.member_suffixes import TEXT
+from pipeline.shards.reader import ShardReader, settled
 from pipeline.shards.sample_metadata import facts_of
-from pipeline.storage.store_path import HashingFile, Place
+from pipeline.shards.samples import Lost, Sample
+from pipeline.storage.atomic_files import HashingFile
+from pipeline.storage.store_path import Place
 
 Found = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -136,33 +139,3 @@ def _plain(name: str) -> str:
     return next(
         f"{name.removesuffix(ending)}.tar" for ending in (*ENDINGS, "") if name.endswith(ending)
     )
-
-
-def text_of(found: Found) -> str:
-    """A report in words, one line a loss, and the sums last."""
-    lines = []
-    for shard in found["shards"]:
-        name = shard["shard"]
-        lines += [
-            f"{name}: {loss['member'] or 'shard'} at byte {loss['offset']}: {loss['reason']}: {loss['detail']}"
-            for loss in shard["lost"]
-        ]
-        lines += [
-            f"{name}: sample {key}: its members lie apart, and were put together"
-            for key in shard["regrouped"]
-        ]
-        lines += [
-            f"{name}: sample {one['key']} will not decode: {one['reason']}: {one['detail']}"
-            for one in shard["unusable"]
-        ]
-    reasons = ", ".join(f"{reason} {num}" for reason, num in found["reasons"].items())
-    end = f"{found['samples_kept']} samples kept in {len(found['shards'])} shards, {found['num_lost']} losses{f' ({reasons})' if reasons else ''}"
-    end += (
-        f", {found['num_regrouped']} samples that lie apart put together"
-        if found["num_regrouped"]
-        else ""
-    )
-    end += (
-        f", {found['num_unusable']} samples that will not decode" if found["num_unusable"] else ""
-    )
-    return "\n".join([*lines, end + (f": {found['out']}" if "out" in found else "")])

@@ -5,111 +5,20 @@ the base name, and `<key>.json` holds sample_id, label and split. A sample that 
 lie apart is put together by who reads the shard twice (`settled`); one that lies beside damage is whole if it has what others have.
 """
 
-import contextlib
 import hashlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-import pyarrow as pa
-
-from pipeline.config import Limits
-from pipeline.errors import MissingError, StoreError
-from pipeline.shards.decompress import WINDOW, Stream
-from pipeline.shards.tar import Damage, Framing, Member, read_members
+from pipeline.shards.decompress import Stream
+from pipeline.shards.discover import open_shard
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_suffixes import MEDIA, TEXT
+from pipeline.shards.samples import Account, Loss, Lost, Sample, split_name
+from pipeline.shards.tar import read_members
+from pipeline.shards.tar_items import Damage, Framing, Member
 from pipeline.storage.store_path import Place
 
-TEXT = frozenset({"json", "cls"})
-"""The last parts of the suffixes that say which sample it is."""
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"})
-CLIPS = frozenset(
-    {"mp4", "m4v", "mov", "mkv", "webm", "avi", "flv", "mpg", "mpeg", "ts", "3gp", "ogv", "wmv"}
-)
-SOUNDS = frozenset(
-    {
-        "wav",
-        "flac",
-        "ogg",
-        "oga",
-        "opus",
-        "mp3",
-        "mp2",
-        "m4a",
-        "aac",
-        "wma",
-        "aif",
-        "aiff",
-        "au",
-        "amr",
-    }
-)
-MEDIA = IMAGES | CLIPS | SOUNDS | {"npy", "txt"}
-"""The last parts of the suffixes of media; what has another suffix is named, and never read."""
-
-MAX_TOLD = 16
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    """One member, or stretch of a shard, that is not part of any sample; `reason` is one of errors.REASONS."""
-
-    key: str
-    member: str
-    offset: int
-    reason: str
-    detail: str
-
-
-@dataclass(slots=True)
-class Sample:
-    """One whole sample: the number of its place in the shard, all its suffixes, the members that were asked for by suffix, and those of unknown suffix."""
-
-    key: str
-    index: int
-    suffixes: frozenset[str]
-    members: dict[str, bytes]
-    ignored: tuple[Loss, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lost:
-    """A sample, or a stretch of a shard whose samples are not known, that is lost with all of these members."""
-
-    key: str
-    reason: str
-    losses: tuple[Loss, ...]
-
-    @property
-    def error(self) -> str:
-        """What happened, member by member, the first few in words."""
-        told = [
-            f"{loss.member or 'shard'} at byte {loss.offset}: {loss.detail}"
-            for loss in self.losses[:MAX_TOLD]
-        ]
-        return "; ".join(
-            told
-            + ([f"and {len(self.losses) - MAX_TOLD} more"] if len(self.losses) > MAX_TOLD else [])
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class Account:
-    """Of a shard: members = kept + lost + ignored, bytes = those of the kept, the lost, the ignored and of what holds no file; `regrouped` lay apart."""
-
-    samples: int = 0
-    samples_lost: int = 0
-    members: int = 0
-    kept: int = 0
-    lost: int = 0
-    ignored: int = 0
-    regrouped: int = 0
-    bytes: int = 0
-    bytes_kept: int = 0
-    bytes_lost: int = 0
-    bytes_ignored: int = 0
-    bytes_framing: int = 0
 
 
 class _Group:
@@ -469,30 +378,3 @@ def _loss(item: Member | Damage, key: str, reason: str = "", detail: str = "") -
     if isinstance(item, Damage):
         reason, detail = item.reason, item.detail
     return Loss(key=key, member=item.name, offset=item.offset, reason=reason, detail=detail)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """A member's name as (key, suffix), split at the first dot of the base name; ("", "") where it has no key or no suffix."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return (f"{folder}{slash}{stem}", suffix.lower()) if stem and suffix else ("", "")
-
-
-@contextlib.contextmanager
-def open_shard(place: Place) -> Iterator[BinaryIO]:
-    """A shard for reading, buffered and seekable (raises MissingError, StoreError)."""
-    try:
-        with (
-            open(place.path, "rb", 0)
-            if place.local
-            else io.BufferedReader(place.fs.open_input_file(place.path), WINDOW) as file
-        ):
-            yield file
-    except FileNotFoundError as error:
-        raise MissingError(
-            f"shard {place} does not exist", "give the shards that are there"
-        ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"shard {place} cannot be read ({error})", "check that it is there and may be read"
-        ) from error

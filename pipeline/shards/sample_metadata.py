@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import SampleError
-from pipeline.shards.reader import Sample
+from pipeline.shards.samples import Sample
 from pipeline.storage.strict_json import parse_json
 
 _SPLIT_OF_NAME = re.compile(r"(train|validation|val|test)[-_]")

@@ -4,62 +4,31 @@ Other readers take the first bad header for the end of the archive and say nothi
 lies, goes on behind zero blocks, and checks that the archive ends with two of them. A size that leads past another member's header is a lie.
 """
 
-import re
 from collections.abc import Iterator
-from struct import Struct
-from typing import NamedTuple
-from zlib import adler32
 
 from pipeline.shards.decompress import BLOCK, WINDOW, Stream
+from pipeline.shards.tar_header import (
+    DIRECTORY,
+    EXTENSIONS,
+    FILES,
+    MAGIC,
+    MAGIC_AT,
+    TIME,
+    WITHOUT_DATA,
+    Header,
+    extension_records,
+    find_header,
+    hidden_header,
+    parse_header,
+    text_of,
+)
+from pipeline.shards.tar_items import Damage, Framing, Item, Member
 
 MAX_EXTENSION_BYTES = 2**20
 
 _ZERO = bytes(BLOCK)
 _NEAR = WINDOW // 4
 """Bytes in which most members lie with what follows them."""
-_FILES = b"\x00" + b"07"
-_EXTENSIONS = b"xgLK"
-_DIRECTORY = b"5"
-_WITHOUT_DATA = b"12346"
-_TIME = re.compile(rb"([0-9]{1,3}) mtime=[0-9.]{1,64}\n")
-_MAGIC = b"ustar"
-_MAGIC_AT = 257
-_LAYOUT = Struct("100s 24x 12s 12x 8s 1s 100x 8s 80x 155s 12x")
-"""name, size, checksum, kind, magic and version, prefix (POSIX.1-2017, pax: ustar Interchange Format)"""
-
-
-class Member(NamedTuple):
-    """A whole file of the archive: `size` bytes from `start` of the stream's window on, as long as that does not move; `num_bytes` with headers and padding."""
-
-    name: str
-    offset: int
-    num_bytes: int
-    start: int
-    size: int
-
-
-class Damage(NamedTuple):
-    """A stretch of the archive that gives no member; `named` says that a valid header gave the name, else it is a guess or empty."""
-
-    name: str
-    offset: int
-    num_bytes: int
-    reason: str
-    detail: str
-    named: bool
-
-
-class Framing(NamedTuple):
-    """Bytes that hold no file: directories, and the blocks of zeros at the end."""
-
-    num_bytes: int
-
-
-Item = Member | Damage | Framing
-
-
-_Header = tuple[str, int, bytes]
-"""Name, size and kind of an entry."""
 
 
 def read_members(stream: Stream, max_bytes: int) -> Iterator[Item]:
@@ -72,7 +41,7 @@ class _Tar:
         self._stream, self._max_bytes = stream, max_bytes
         self._zeros = 0
         self._cut = False
-        self._next: tuple[int, _Header | None] = (-1, None)
+        self._next: tuple[int, Header | None] = (-1, None)
         # of the extension headers before a member: what they say (None: unreadable), and their bytes
         self._extension: dict[str, str] | None = {}
         self._pending = 0
@@ -83,7 +52,7 @@ class _Tar:
             self._cut = False
             offset, header = self._next
             if offset != stream.offset:
-                header = _parse(stream.data, stream.at)
+                header = parse_header(stream.data, stream.at)
             if header is not None:
                 if self._zeros:
                     yield self._end_of_zeros()
@@ -95,7 +64,7 @@ class _Tar:
                 yield from self._bad_header(have)
         yield from self._end()
 
-    def _usual(self, header: _Header | None) -> Iterator[Item]:
+    def _usual(self, header: Header | None) -> Iterator[Item]:
         """Members of which nothing is to be said, which lie in the window with what follows them: `_entry` in short, for nearly all that there are."""
         stream, first = self._stream, header
         data, at, base, held = (
@@ -118,26 +87,26 @@ class _Tar:
                 or name[:1] == "/"
             ):
                 break
-            following = _parse(data, behind)
+            following = parse_header(data, behind)
             if following is None and data[behind : behind + BLOCK] != _ZERO:
                 break
-            if _hidden_header(data, start + BLOCK, start + BLOCK + size) is not None:
+            if hidden_header(data, start + BLOCK, start + BLOCK + size) is not None:
                 break
             stream.at = behind
             yield Member(name, base + start, behind - at, start + BLOCK, size)
             at, header = behind, following
         self._next = (base + at, header)
         if header is first and header is not None:
-            if header[2] in _EXTENSIONS:
+            if header[2] in EXTENSIONS:
                 yield from self._extend(header[2], header[1])
             else:
                 yield self._entry(header)
 
-    def _timed(self, data: bytes, at: int, size: int) -> _Header | None:
+    def _timed(self, data: bytes, at: int, size: int) -> Header | None:
         """The header behind an extension header that tells the time alone, as webdataset writes one before every member."""
-        told = _TIME.match(data, at + BLOCK, at + BLOCK + min(size, BLOCK))
+        told = TIME.match(data, at + BLOCK, at + BLOCK + min(size, BLOCK))
         return (
-            _parse(data, at + 2 * BLOCK)
+            parse_header(data, at + 2 * BLOCK)
             if told and told.end() - told.start() == size == int(told[1])
             else None
         )
@@ -183,12 +152,12 @@ class _Tar:
                 named=False,
             )
 
-    def _entry(self, header: _Header) -> Item:
+    def _entry(self, header: Header) -> Item:
         stream, offset = self._stream, self._stream.offset
         name, size, kind = header
         problem = (
             None
-            if kind in _FILES or kind == _DIRECTORY
+            if kind in FILES or kind == DIRECTORY
             else (
                 "wrong_type",
                 f"a link, device or other special entry (type {kind!r}) is never followed",
@@ -204,12 +173,12 @@ class _Tar:
                 )
             else:
                 name, size = extension.get("path", name), int(extension.get("size", size))
-        if kind in _WITHOUT_DATA:
+        if kind in WITHOUT_DATA:
             size = 0
         if (
             (".." in name or name.startswith("/"))
             and not problem
-            and kind != _DIRECTORY
+            and kind != DIRECTORY
             and (name.startswith("/") or ".." in name.split("/"))
         ):
             problem = ("bad_header", "an absolute name or one with .. is refused")
@@ -234,7 +203,7 @@ class _Tar:
             num_bytes = self._with_pending(num_bytes)
         if problem:
             return Damage(name, offset, num_bytes, *problem, not guessed)
-        if kind == _DIRECTORY:
+        if kind == DIRECTORY:
             return Framing(num_bytes)
         return Member(name, offset, num_bytes, start, size)
 
@@ -249,15 +218,15 @@ class _Tar:
         nested = name.endswith(".tar")  # an archive may hold others
         while have < wanted and not stream.ended:
             # a long one is searched as it comes, so that a size that is a lie does not cost its reading
-            found = None if nested else _find_header(stream.data, stream.at + searched)
+            found = None if nested else find_header(stream.data, stream.at + searched)
             if found is not None and found < stream.at + BLOCK + padded:
                 return found - stream.at - BLOCK
             searched = max(BLOCK, have - BLOCK)
             have = stream.ahead(min(wanted, 2 * have))
         start, there = stream.at + BLOCK, have - BLOCK
-        hidden = None if nested else _hidden_header(stream.data, start, start + min(there, size))
+        hidden = None if nested else hidden_header(stream.data, start, start + min(there, size))
         if hidden is None and not nested and (there < size or not self._followed(start + padded)):
-            hidden = _find_header(stream.data, start, start + min(there, padded))
+            hidden = find_header(stream.data, start, start + min(there, padded))
         if hidden is not None:
             return hidden - start
         self._cut = there < size
@@ -268,7 +237,7 @@ class _Tar:
         data = self._stream.data
         if at + BLOCK > len(data):
             return True
-        header = _parse(data, at)
+        header = parse_header(data, at)
         self._next = (self._stream.offset + at - self._stream.at, header)
         return header is not None or data[at : at + BLOCK] == _ZERO
 
@@ -308,7 +277,9 @@ class _Tar:
             return
         short = self._bring(size)
         start = stream.at + BLOCK
-        records = _records(kind, stream.data[start : start + size]) if short is None else None
+        records = (
+            extension_records(kind, stream.data[start : start + size]) if short is None else None
+        )
         stream.at = min(
             start + (size + -size % BLOCK if short is None else short), len(stream.data)
         )
@@ -340,8 +311,8 @@ class _Tar:
             yield self._end_of_zeros()
         start = stream.offset - num_zeros * BLOCK
         name = (
-            _text(stream.data[stream.at : stream.at + 100])
-            if stream.data.startswith(_MAGIC, stream.at + _MAGIC_AT)
+            text_of(stream.data[stream.at : stream.at + 100])
+            if stream.data.startswith(MAGIC, stream.at + MAGIC_AT)
             else ""
         )
         if have < BLOCK:
@@ -374,7 +345,7 @@ class _Tar:
         stream = self._stream
         while True:
             stream.ahead(8 * BLOCK)
-            found = _find_header(stream.data, stream.at)
+            found = find_header(stream.data, stream.at)
             if found is not None:
                 stream.at = found
                 return
@@ -399,108 +370,3 @@ class _Tar:
     def _with_pending(self, num_bytes: int) -> int:
         pending, self._pending = self._pending, 0
         return pending + num_bytes
-
-
-def _hidden_header(data: bytes, start: int, end: int) -> int | None:
-    """Where a block of a member's data, which lies from `start` to `end`, is the header of another member."""
-    column = data[start + _MAGIC_AT : end : BLOCK]
-    i = column.find(b"u")
-    while i >= 0:
-        at = start + i * BLOCK
-        if data.startswith(_MAGIC, at + _MAGIC_AT) and _parse(data, at) is not None:
-            return at
-        i = column.find(b"u", i + 1)
-    return None
-
-
-def _find_header(data: bytes, start: int, end: int | None = None) -> int | None:
-    """Where, from `start` on and before `end`, the first valid header lies, at whatever byte."""
-    stop = len(data) if end is None else min(end + _MAGIC_AT + len(_MAGIC) - 1, len(data))
-    at = data.find(_MAGIC, start + _MAGIC_AT, stop)
-    while at >= 0:
-        if _parse(data, at - _MAGIC_AT) is not None:
-            return at - _MAGIC_AT
-        at = data.find(_MAGIC, at + 1, stop)
-    return None
-
-
-def _parse(data: bytes, at: int) -> _Header | None:
-    if len(data) < at + BLOCK:
-        return None
-    name, size_field, checksum, kind, magic, prefix = _LAYOUT.unpack_from(data, at)
-    total = _sum(data, at)
-    if checksum != b"%06o\0 " % total and _number(checksum) != total:
-        return None
-    size = _number(size_field)
-    if size is None or size < 0:
-        return None
-    text = _text(name)
-    if prefix[0] and magic[:6] == b"ustar\0":
-        text = f"{_text(prefix)}/{text}"
-    return text, size, kind
-
-
-def _sum(data: bytes, at: int) -> int:
-    """The checksum of a header: the sum of its bytes, those of the checksum itself taken for spaces.
-
-    The low half of Adler-32 (RFC 1950) is 1 plus the sum, modulo 65521, which the sum of 256 bytes does not reach.
-    """
-    parts = (
-        (adler32(data[at : at + 148]) & 0xFFFF)
-        + (adler32(data[at + 156 : at + 404]) & 0xFFFF)
-        + (adler32(data[at + 404 : at + BLOCK]) & 0xFFFF)
-    )
-    return parts - 3 + 8 * ord(" ")
-
-
-def _number(field: bytes) -> int | None:
-    digits = field.strip(b" \0")
-    if digits.isdigit():
-        try:
-            return int(digits, 8)
-        except ValueError:
-            return None
-    if field[0] in (0x80, 0xFF):
-        return int.from_bytes(field[1:], "big") - (
-            256 ** (len(field) - 1) if field[0] == 0xFF else 0
-        )
-    return None if digits else 0
-
-
-def _text(field: bytes) -> str:
-    return str(field.partition(b"\0")[0], "utf-8", "backslashreplace")
-
-
-def _records(kind: bytes, data: bytes) -> dict[str, str] | None:
-    """What an extension header says of the member behind it, None where it cannot be read."""
-    if kind == b"L":
-        return {"path": _text(data)}
-    if kind != b"x":
-        return {}
-    records = _pax(data)
-    if records is None or "GNU.sparse.major" in records or not _is_size(records.get("size", "0")):
-        return None
-    return records
-
-
-def _is_size(value: str) -> bool:
-    return value.isascii() and value.isdecimal() and len(value) < 20
-
-
-def _pax(data: bytes) -> dict[str, str] | None:
-    """The records "LENGTH KEY=VALUE\\n" of a pax header, None where they cannot be read."""
-    records = {}
-    while data:
-        length = data.partition(b" ")[0]
-        if (
-            not length.isdigit()
-            or len(length) > 8
-            or not len(length) + 1 < int(length) <= len(data)
-        ):
-            return None
-        key, equals, value = data[len(length) + 1 : int(length)].partition(b"=")
-        if not equals or not value.endswith(b"\n"):
-            return None
-        records[_text(key)] = _text(value[:-1])
-        data = data[int(length) :]
-    return records

@@ -13,7 +13,7 @@ from uuid import uuid4
 import yaml
 from webdataset import ShardWriter
 
-from pipeline.config import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError, StoreError
 from pipeline.storage.locks import writing
 from pipeline.storage.store_path import Place, unwritable

@@ -7,12 +7,18 @@ The layout is Arrow's format/File.fbs and format/Message.fbs, in FlatBuffers; wh
 import struct
 from typing import Any
 
+import pyarrow as pa
+
+from pipeline.errors import DataError
+
 MAX_BATCH_BYTES = 2**28
 """Of one record batch, unpacked: the most that is read."""
 MAX_UNPACKED_BYTES = 2**32
 """Of all compressed record batches of a table that is read whole; one that is not compressed is mapped."""
 VERSION = 4
 """V5 of the format, in the numbers of format/Schema.fbs."""
+DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError, struct.error)
+"""What reading a damaged file raises, here and in pyarrow."""
 Block = tuple[int, int, int]
 """Where a record batch begins, the bytes of its header, those of its body."""
 
@@ -21,6 +27,8 @@ def find_blocks(source: Any) -> list[list[Block]]:
     """The dictionaries and the record batches that the footer of an Arrow IPC file names; pyarrow keeps them to itself (format/File.fbs)."""
     end = source.size() - 10  # the footer's length and "ARROW1" come last
     size = struct.unpack("<i", source.read_at(4, end))[0]
+    if not 0 < size <= end:
+        raise ValueError(f"its footer has {size} bytes")
     footer = source.read_at(size, end - size)
     root = int(struct.unpack_from("<I", footer)[0])
     found: list[list[Block]] = []
@@ -66,6 +74,36 @@ def unpacked_bytes(source: Any, block: Block) -> int:
             else 0
         )
     return max(total, body_bytes)
+
+
+def check_unpacked(source: Any, what: str) -> None:
+    """Checks what a reader of the whole file would unpack against what a batch, and a table, may take.
+
+    Raises DataError.
+    """
+    cure = "write the file again"
+    try:
+        dictionaries, batches = find_blocks(source)
+    except DAMAGED as error:
+        raise DataError(f"{what} is not an Arrow IPC file ({error})", cure) from error
+    total = 0
+    for number, block in enumerate([*dictionaries, *batches], -len(dictionaries)):
+        try:
+            num_bytes = unpacked_bytes(source, block)
+        except DAMAGED as error:
+            raise DataError(
+                f"{what} is damaged in the header of record batch {number} ({error})", cure
+            ) from error
+        total += (
+            num_bytes if num_bytes > block[2] else 0
+        )  # as it is, a batch takes no more than the file
+        too_large = num_bytes > max(MAX_BATCH_BYTES, block[2])
+        if too_large or (number < 0 and num_bytes > MAX_BATCH_BYTES) or total > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{what}: unpacked, its record batches take {max(total, num_bytes)} bytes or more; "
+                f"one may take {MAX_BATCH_BYTES}, all {MAX_UNPACKED_BYTES}",
+                f"{cure} without compression",
+            )
 
 
 def _field(data: bytes, table: int, number: int) -> int:

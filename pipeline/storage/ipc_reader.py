@@ -4,7 +4,6 @@ Nothing is mapped and nothing is kept: a file of any size takes the memory of on
 raises an error, where a memory map would end the process. Each batch is checked in full before it is returned. Threads may share a file.
 """
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -12,32 +11,36 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
-from pipeline.errors import DataError, MissingError, StoreError
+from pipeline.errors import DataError
+from pipeline.storage.arrow_files import open_reader, open_source
 from pipeline.storage.ipc_footer import (
+    DAMAGED,
     MAX_BATCH_BYTES,
-    MAX_UNPACKED_BYTES,
     Block,
     find_blocks,
     unpacked_bytes,
 )
-from pipeline.storage.schemas import check_columns, read_metadata
+from pipeline.storage.metadata import read_metadata
+from pipeline.storage.schemas import check_columns
 from pipeline.storage.store_path import Place
 
-DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError, struct.error)
 CURE = "write the file again"
 
 
 class BatchFile:
-    """An open file with the columns of `expected`, nulls in floats alone; errors call it `what` (raises MissingError, DataError, StoreError)."""
+    """An open file with the columns of `expected`, nulls in floats alone.
+
+    `copy` is the content of the file from the node's cache, which is then read in its stead
+    (raises MissingError, DataError, StoreError).
+    """
 
     def __init__(
-        self, place: Place, expected: pa.Schema | None = None, *, what: str | None = None
+        self, place: Place, expected: pa.Schema | None = None, *, copy: pa.Buffer | None = None
     ) -> None:
-        self.what = what or str(place)
+        self.what = str(place)
         self._place = place
-        self._source = _open(place)
+        self._source = open_source(place) if copy is None else pa.BufferReader(copy)
         self._lock = Lock()
         self._readers: dict[tuple[str, ...] | None, Any] = {}
         self.schema: pa.Schema = pa.schema([])
@@ -93,25 +96,16 @@ class BatchFile:
         ]
         return list(accumulate(batch.num_rows for batch in self.batches(first)))
 
-    def check_unpacked(self) -> None:
-        """Raises DataError where a reader of the whole file would unpack more than a batch, or a table, may take."""
-        total = 0
-        for number, block in enumerate([*self._dictionaries, *self._blocks]):
-            try:
-                num_bytes = unpacked_bytes(self._source, block)
-            except DAMAGED as error:
-                raise self._failure(
-                    f"is damaged in the header of record batch {number - len(self._dictionaries)}",
-                    error,
-                ) from error
-            total += (
-                num_bytes if num_bytes > block[2] else 0
-            )  # as it is, a batch takes no more than the file
-            if num_bytes > max(MAX_BATCH_BYTES, block[2]) or total > MAX_UNPACKED_BYTES:
-                raise DataError(
-                    f"{self.what}: unpacked, its record batches take {total} bytes or more; one may take {MAX_BATCH_BYTES}, all {MAX_UNPACKED_BYTES}",
-                    f"{CURE} without compression",
-                )
+    def slices(self, ends: Sequence[int], start: int, num: int) -> Iterator[pa.RecordBatch]:
+        """The record batches that hold the rows [start, start + num), cut to them.
+
+        `ends` is what `ends()` returned, which a caller may keep.
+        """
+        number, offset = locate(ends, start)
+        while num > 0 and number < len(ends):
+            batch = self.batch(number).slice(offset, num)
+            yield batch
+            num, number, offset = num - batch.num_rows, number + 1, 0
 
     def _reader(self, columns: tuple[str, ...] | None) -> Any:
         if columns not in self._readers:
@@ -119,7 +113,7 @@ class BatchFile:
                 [] if columns is None else [self.schema.names.index(name) for name in columns]
             )
             options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
-            self._readers[columns] = pa.ipc.open_file(self._source, options=options)
+            self._readers[columns] = open_reader(self._source, self._place, options)
         return self._readers[columns]
 
     def _check_size(self, block: Block, what: str) -> None:
@@ -140,19 +134,3 @@ def locate(ends: Sequence[int], row: int) -> tuple[int, int]:
     """The record batch that holds a row, and the row's position in it."""
     number = bisect_right(ends, row)
     return number, row - (ends[number - 1] if number else 0)
-
-
-def _open(place: Place) -> Any:
-    kind = place.info().type
-    if kind == pafs.FileType.NotFound:
-        raise MissingError(f"{place} does not exist")
-    if kind != pafs.FileType.File:
-        raise DataError(f"{place} is not a file", CURE)
-    try:
-        return pa.OSFile(str(place.local)) if place.local else place.fs.open_input_file(place.path)
-    except FileNotFoundError as error:
-        raise MissingError(f"{place} does not exist") from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{place} cannot be read ({error})", "check that the store is there and may be read"
-        ) from error

@@ -1,10 +1,13 @@
-"""Copies of a remote store's files on this node's disk, shared by all of its processes and bounded in bytes.
+"""Copies of a remote store's files on this node's disk, bounded in bytes and shared by all of its
+processes: trainers, loaders and services.
 
-A copy is named by its SHA-256, and locks (flock) say the rest, so that a process that dies lets go of all it held:
+A copy is named by its SHA-256, or where that is not known by a hash of its path, size and
+modification time. Locks (flock) hold the rest, so that a process that dies lets go of all it held:
 
-    <folder>                 held exclusively for the moments in which room is counted, made and given
-    <folder>/<sha256>.part   a download under way: held exclusively by its writer, and as large as the file from its start
-    <folder>/<sha256>        a copy: held shared by each mapping of it; only what nobody holds is removed, the least recently used first
+    <folder>              held exclusively while room is counted, made and given
+    <folder>/<key>.part   a download: held exclusively by its writer, as large as the file at once
+    <folder>/<key>        a copy: held shared by each mapping of it; only what nobody holds is
+                          removed, the least recently used first
 """
 
 import fcntl
@@ -34,14 +37,32 @@ COPY = re.compile(r"[0-9a-f]{64}(\.part)?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """A file of a remote store whose content never changes; None: its SHA-256 is not known, and it is not copied."""
+    """A file of a remote store: its content by SHA-256, or one version of it by `mtime_ns`.
+
+    Without either it is not copied.
+    """
 
     place: Place
     sha256: str | None
     num_bytes: int
+    mtime_ns: int | None = None
+
+    @property
+    def key(self) -> str | None:
+        """The name of its copy (raises DataError)."""
+        if self.sha256 is not None:
+            if not SHA256.fullmatch(self.sha256):
+                raise DataError(
+                    f"the SHA-256 of {self.place} is given as {self.sha256!r}", "decode again"
+                )
+            return self.sha256
+        if self.mtime_ns is None:
+            return None
+        version = f"{self.place}\0{self.num_bytes}\0{self.mtime_ns}"
+        return hashlib.sha256(version.encode(errors="surrogateescape")).hexdigest()
 
 
-class PartCache:
+class NodeCache:
     """A private folder of copies that together, downloads under way included, never exceed `max_bytes` (raises ConfigError, StoreError).
 
     With `keep`, what was used since the cache was opened here is not removed for the sake of other files: right for a reader that comes back at random.
@@ -55,7 +76,7 @@ class PartCache:
         _take(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PartCache, (self.folder, self.max_bytes, self.keep)
+        return NodeCache, (self.folder, self.max_bytes, self.keep)
 
     def map(self, file: RemoteFile) -> pa.Buffer | None:
         """The file, mapped from a copy that stays while the buffer or views of it live; None: there is no room (raises DataError, MissingError, StoreError)."""
@@ -76,18 +97,18 @@ class PartCache:
         return held is not None
 
     def _hold(self, file: RemoteFile, *, wait: bool) -> int | None:
-        """A descriptor that holds the copy; without `wait`, of what another process downloads, one that does not; None: no room."""
-        if file.sha256 is None or file.num_bytes > self.max_bytes:
+        """A descriptor that holds the copy, None where there is no room.
+
+        Of what another process downloads it holds nothing yet, unless it shall `wait`.
+        """
+        key = file.key
+        if key is None or not 0 < file.num_bytes <= self.max_bytes:
             return None
-        if not SHA256.fullmatch(file.sha256):
-            raise DataError(
-                f"the SHA-256 of {file.place} is given as {file.sha256!r}", "decode again"
-            )
         try:
-            while found := self._find_or_reserve(file.sha256, file.num_bytes):
+            while found := self._find_or_reserve(key, file.num_bytes):
                 held, state = found
                 if state == "reserved":
-                    self._download(file, held)
+                    self._download(file, key, held)
                 if state != "theirs" or not wait:
                     return held
                 fcntl.flock(held, fcntl.LOCK_SH)  # until the other process is done, well or not
@@ -138,17 +159,12 @@ class PartCache:
                 excess -= size
         return excess <= 0
 
-    def _download(self, file: RemoteFile, held: int) -> None:
+    def _download(self, file: RemoteFile, key: str, held: int) -> None:
         """Fills a part that was reserved, makes it a copy, and holds it shared; of a failure nothing is left."""
-        copy = self.folder / str(file.sha256)
+        copy = self.folder / key
         part = copy.with_name(f"{copy.name}.part")
         try:
-            wanted = (file.sha256, file.num_bytes)
-            if _write(file, held) != wanted and (found := _write(file, held)) != wanted:
-                raise DataError(
-                    f"{file.place} has the SHA-256 {found[0]} and {found[1]} bytes, but its manifest says {file.sha256} and {file.num_bytes} bytes",
-                    "restore the file, or decode again",
-                )
+            _fill(file, held)
             os.fsync(held)  # a copy is trusted by its name, also after the power failed
             with self._counting():
                 part.rename(copy)
@@ -175,8 +191,9 @@ class PartCache:
         self._paused_until = time.monotonic() + PAUSE_SECONDS
         if not self._warned:
             LOG.warning(
-                "the cache %s cannot be written (%s): parts without a copy are read from the store by ranges, which is slower; "
-                "free space on its disk, lower resources.cache_size, or give another resources.cache_dir",
+                "the cache %s cannot be written (%s): files without a copy are read from the store "
+                "by ranges, which is slower; free space on its disk, lower cache_size, or give "
+                "another cache_dir",
                 self.folder,
                 error,
             )
@@ -185,7 +202,7 @@ class PartCache:
 
 def _take(folder: Path) -> None:
     """Makes the folder, private to this user; refuses what is another's, or holds what the cache did not write."""
-    cure = "give resources.cache_dir a new or empty folder of your own"
+    cure = "give cache_dir a new or empty folder of your own"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owners = {folder.lstat().st_uid, folder.stat().st_uid}
@@ -234,6 +251,22 @@ def _remove_unheld(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _fill(file: RemoteFile, held: int) -> None:
+    """Writes the content of the file that was asked for (raises DataError, StoreError)."""
+    if file.sha256 is None:
+        _, num_bytes = _write(file, held)
+        if num_bytes != file.num_bytes or file.place.info().mtime_ns != file.mtime_ns:
+            raise StoreError(f"{file.place} changed while it was copied", "ask again")
+        return
+    wanted = (file.sha256, file.num_bytes)
+    if _write(file, held) != wanted and (found := _write(file, held)) != wanted:
+        raise DataError(
+            f"{file.place} has the SHA-256 {found[0]} and {found[1]} bytes, "
+            f"but its manifest says {file.sha256} and {file.num_bytes} bytes",
+            "restore the file, or decode again",
+        )
 
 
 def _write(file: RemoteFile, held: int) -> tuple[str, int]:

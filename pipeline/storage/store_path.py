@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.errors import FullError, InputError, MissingError, StoreError
+from pipeline.storage.atomic_files import HashingFile
 from pipeline.storage.locks import HeldError, Owner, hold, is_being_written, writing
 from pipeline.storage.strict_json import parse_json
 
@@ -345,47 +346,3 @@ def _impatient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
 def encode_json(value: Any) -> bytes:
     """A value as JSON for people and programs: indented, its keys in their order, NaN refused."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-class HashingFile:
-    """A writable file that knows the SHA-256 and the number of the bytes that went through it, and the error that ended it (some writers hide it)."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self.num_bytes = 0
-        self.failed: OSError | None = None
-        self.closed = False
-
-    def write(self, data: Any) -> int:
-        self._hash.update(data)
-        self.num_bytes += memoryview(data).nbytes
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.failed = error
-            raise
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def tell(self) -> int:
-        return self.num_bytes
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-            self.closed = True
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()

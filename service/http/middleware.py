@@ -5,19 +5,14 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.errors import RemixError
 from service.http.problems import problem
-from service.store.catalog import Catalog
-from service.store.reader import Shelf
 
 ACCESS = logging.getLogger("remix.access")
 ERRORS = logging.getLogger("remix.service")
@@ -43,63 +38,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(
             facts
         )  # in ASCII: U+0085 or U+2028 of a path would begin a line for many readers
-
-
-class StoreCollector:
-    """Gauges of the store, read when they are scraped."""
-
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
-
-    def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("remix_store_up", "Whether the store can be read.")
-        try:
-            gauges = list(self._gauges(Catalog(self._shelf.view())))
-        except RemixError:
-            gauges = []
-        up.add_metric([], float(bool(gauges)))
-        yield from [up, *gauges]
-
-    def _gauges(self, catalog: Catalog) -> Iterator[Metric]:
-        runs = catalog.runs()
-        plans = catalog.all_plans(runs)
-        yield GaugeMetricFamily("remix_runs", "Runs in the store.", value=len(runs))
-        yield GaugeMetricFamily("remix_plans", "Plans in the store.", value=len(plans))
-        if not plans:
-            return
-        name, epoch, artifact = max(plans, key=lambda plan: plan[2].info.mtime_ns or 0)
-        yield GaugeMetricFamily(
-            "remix_newest_plan_age_seconds",
-            "Time since the newest plan was written.",
-            value=max(time.time() - artifact.written.timestamp(), 0),
-        )
-        info = GaugeMetricFamily(
-            "remix_newest_plan_epoch", "The epoch of the newest plan.", labels=["run"]
-        )
-        info.add_metric([name], epoch)
-        yield info
-        try:
-            stats = catalog.stats(name, epoch)
-        except RemixError:
-            return  # a plan without readable statistics: its age is told all the same
-        for what in ("num_steps", "num_rows", "share"):
-            title = {"num_steps": "Steps", "num_rows": "Samples", "share": "Share of the samples"}[
-                what
-            ]
-            gauge = GaugeMetricFamily(
-                f"remix_newest_plan_{what.removeprefix('num_')}",
-                f"{title} of a modality in the newest plan.",
-                labels=["modality"],
-            )
-            for modality, facts in stats.modalities.items():
-                gauge.add_metric([modality], getattr(facts, what) or 0)
-            yield gauge
-        if stats.churn is not None:
-            yield GaugeMetricFamily(
-                "remix_newest_plan_churn",
-                "Share of samples whose modality changed from the plan before.",
-                value=stats.churn,
-            )
 
 
 class Observed:

@@ -1,29 +1,25 @@
 """From the files of a store to what the service says of them."""
 
-import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
-
-import pyarrow as pa
-from pydantic import BaseModel
+from typing import Any
 
 from pipeline.errors import DataError, InputError, MissingError, StoreError
+from pipeline.features.manifest import Manifest
 from pipeline.scores.histograms import file_histograms
 from pipeline.storage.schemas import PLAN, REJECTED, epochs_schema, samples_schema, scores_schema
 from pipeline.storage.store_path import MANIFEST
+from service import comparison_schemas as comparison_api
 from service import schemas as api
 from service.store import file_models as files
+from service.store.file_models import CURVES, as_model, epoch_of, weight_of
 from service.store.paging import Header, Rows, Steps
-from service.store.reader import NAME, ROW_BYTES, Artifact, Shelf, fitting, reading
+from service.store.reader import NAME, Artifact, Shelf, reading
 from service.store.sample_history import assigned, find_sample, scored
 
-Model = TypeVar("Model", bound=BaseModel)
 EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
-SECONDS = ("score", "plan", "load", "step", "validate", "epoch")
-CURVES = pa.schema([("method", pa.string()), ("seed", pa.int64())])
 
 
 class Catalog:
@@ -88,23 +84,13 @@ class Catalog:
             samples_schema(modalities),
         ), modalities
 
-    def _manifest(self, name: str) -> files.Manifest:
+    def _manifest(self, name: str) -> Manifest:
         if not self._has("features", name, MANIFEST):
             raise MissingError(
                 f"there is no finished feature set {name!r}", "GET /v1/features lists them"
             )
         artifact = self.shelf.artifact("features", name, MANIFEST)
-        manifest = self.shelf.json(artifact, files.Manifest, files.MAX_MANIFEST_BYTES)
-        for what, num in (
-            ("parts", sum(part.rows for part in manifest.parts)),
-            ("splits", sum(manifest.splits.values())),
-        ):
-            if num != manifest.num_rows:
-                raise DataError(
-                    f"{artifact.place} says num_rows {manifest.num_rows}, but its {what} have {num}",
-                    "decode again",
-                )
-        return manifest
+        return self.shelf.json(artifact, Manifest, files.MAX_MANIFEST_BYTES)
 
     # runs
 
@@ -124,8 +110,8 @@ class Catalog:
         facts = found.model_dump(
             include={"status", "features", "modalities", "digest", "code_version"}
         )
-        train = _model(files.Config, found.config, f"{artifact.place}: config").train
-        return _model(
+        train = as_model(files.Config, found.config, f"{artifact.place}: config").train
+        return as_model(
             api.RunDetail,
             {
                 **facts,
@@ -156,7 +142,10 @@ class Catalog:
             row
             for each in tables
             for row in self.shelf.remember(
-                each, f"epochs of {modalities}", partial(self._epoch_rows, each, modalities), _weigh
+                each,
+                f"epochs of {modalities}",
+                partial(self._epoch_rows, each, modalities),
+                weight_of,
             )
         ]
 
@@ -184,7 +173,7 @@ class Catalog:
         table = self.shelf.table(artifact, epochs_schema(modalities, diagnostics=False))
         with reading(artifact):
             return [
-                _model(api.EpochRow, _epoch(row, modalities), str(artifact.place))
+                as_model(api.EpochRow, epoch_of(row, modalities), str(artifact.place))
                 for batch in table.batches()
                 for row in batch.to_pylist()
             ]
@@ -223,7 +212,7 @@ class Catalog:
             "bytes": artifact.info.size,
             "has_scores": epoch in self._numbers(name, "scores"),
         }
-        return _model(
+        return as_model(
             api.PlanDetail,
             {"epoch": epoch, **facts, **named, **counts, **written},
             str(artifact.place),
@@ -313,7 +302,7 @@ class Catalog:
                 "num_classes": num_classes,
                 "modalities": found,
             }
-            return _model(api.ScoreHistograms, facts, str(artifact.place))
+            return as_model(api.ScoreHistograms, facts, str(artifact.place))
 
         return self.shelf.remember(
             artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities)
@@ -349,7 +338,7 @@ class Catalog:
                 "decode again",
             )
         has = {modality: facts[f"has_{modality}"] for modality in run.modalities}
-        return _model(
+        return as_model(
             api.Sample,
             {**facts, "class_name": manifest.classes[facts["label"]], "has": has, "epochs": epochs},
             f"sample {sample_id!r}",
@@ -361,23 +350,23 @@ class Catalog:
         """The names of the comparisons."""
         return self._all("comparisons", "table.json")
 
-    def comparison(self, name: str) -> api.ComparisonDetail:
+    def comparison(self, name: str) -> comparison_api.ComparisonDetail:
         """One comparison (raises MissingError, DataError)."""
         if not self._has("comparisons", name, "table.json"):
             raise MissingError(f"there is no comparison {name!r}", "GET /v1/comparisons lists them")
         found = self.shelf.json(
             self.shelf.artifact("comparisons", name, "table.json"), files.Outcome
         )
-        return api.ComparisonDetail(
+        return comparison_api.ComparisonDetail(
             name=name, seeds=found.seeds, methods=found.methods, tests=found.tests
         )
 
-    def curves(self, name: str) -> list[api.CurvePoint]:
+    def curves(self, name: str) -> list[comparison_api.CurvePoint]:
         """The epochs of all runs of a comparison."""
         self.comparison(name)
         artifact = self.shelf.artifact("comparisons", name, "curves.arrow")
 
-        def read() -> list[api.CurvePoint]:
+        def read() -> list[comparison_api.CurvePoint]:
             file = self.shelf.table(artifact, CURVES)
             modalities = [
                 column.removeprefix("share_")
@@ -386,37 +375,12 @@ class Catalog:
             ]
             rows = (row for batch in file.batches() for row in batch.to_pylist())
             return [
-                _model(
-                    api.CurvePoint,
-                    {**_epoch(row, modalities), "method": row["method"], "seed": row["seed"]},
+                as_model(
+                    comparison_api.CurvePoint,
+                    {**epoch_of(row, modalities), "method": row["method"], "seed": row["seed"]},
                     str(artifact.place),
                 )
                 for row in rows
             ]
 
-        return self.shelf.remember(artifact, "curves", read, _weigh)
-
-
-def _model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
-    with fitting(what):
-        return model.model_validate(facts)
-
-
-def _weigh(rows: Sequence[api.EpochRow] | Sequence[api.CurvePoint]) -> int:
-    return sum(ROW_BYTES * (2 + len(row.modalities)) for row in rows)
-
-
-def _epoch(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
-    facts = {
-        name: {key: finite.get(f"{key}_{name}") for key in api.EpochModality.model_fields}
-        for name in modalities
-    }
-    return {
-        **finite,
-        "modalities": facts,
-        "seconds": {name: finite.get(f"{name}_seconds") for name in SECONDS},
-    }
+        return self.shelf.remember(artifact, "curves", read, weight_of)

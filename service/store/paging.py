@@ -1,6 +1,6 @@
 """Rows of tables by number, a page or a stream at a time, read record batch by record batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import DataError
-from pipeline.storage.ipc_reader import BatchFile, locate
+from pipeline.storage.ipc_reader import locate
 from pipeline.storage.schemas import PLAN
 from service.store.reader import Artifact, Shelf, reading
 
@@ -28,7 +28,7 @@ class Rows:
         with reading(self._artifact):
             return [
                 row
-                for batch in slices(self._file, self._ends, start, num)
+                for batch in self._file.slices(self._ends, start, num)
                 for row in batch.to_pylist()
             ]
 
@@ -77,7 +77,7 @@ class Steps:
     ) -> Iterator[pa.RecordBatch]:
         """The steps from `start` on, of one modality or of all, at most `num` (raises DataError)."""
         left = len(self) if num is None else num
-        for batch in slices(self._file, self.header.ends, start, len(self) if modality else left):
+        for batch in self._file.slices(self.header.ends, start, len(self) if modality else left):
             chosen = (
                 batch.filter(pc.equal(batch.column("modality"), modality)) if modality else batch
             )
@@ -87,12 +87,3 @@ class Steps:
                 yield chosen
             if not left:
                 return
-
-
-def slices(file: BatchFile, ends: Sequence[int], start: int, num: int) -> Iterator[pa.RecordBatch]:
-    """The record batches that hold the rows [start, start + num), cut to them."""
-    number, offset = locate(ends, start)
-    while num > 0 and number < len(ends):
-        batch = file.batch(number).slice(offset, num)
-        yield batch
-        num, number, offset = num - batch.num_rows, number + 1, 0

@@ -7,7 +7,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import DataError, MissingError, StoreError
 from pipeline.storage.ipc_reader import BatchFile
+from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import Place
-from service.store.cache import FileCache
 
 T = TypeVar("T")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -95,11 +95,13 @@ class Shelf:
         self._memory: LRUCache[Any, Any] = LRUCache(MEMORY_BYTES, getsizeof=lambda entry: entry[0])
         self._told: TTLCache[str, Any] = TTLCache(4096, FRESH_SECONDS)
         self._seen: dict[str, Any] | None = None
-        self._cache = (
-            None
-            if self.root.local
-            else FileCache(cache_dir or Path(tempfile.mkdtemp(prefix="remix-cache-")), cache_size)
-        )
+        self._temporary = None
+        self._cache = None
+        if not self.root.local:
+            if cache_dir is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="remix-cache-")
+                cache_dir = Path(self._temporary.name)
+            self._cache = NodeCache(cache_dir, cache_size)
         cached = [str(self._cache.folder)] if self._cache else []
         self._hidden = [
             text
@@ -116,9 +118,9 @@ class Shelf:
         return view
 
     def close(self) -> None:
-        """Removes the copies of remote files."""
-        if self._cache:
-            self._cache.close()
+        """Removes the copies of remote files, unless a folder was given for them."""
+        if self._temporary:
+            self._temporary.cleanup()
 
     def public(self, message: str) -> str:
         """A message without the places of this machine or of the store."""
@@ -175,13 +177,19 @@ class Shelf:
         )
 
     def table(self, artifact: Artifact, expected: pa.Schema | None = None) -> BatchFile:
-        """The file as record batches; of a remote store a copy, where the cache has room for it (raises DataError)."""
+        """The file as record batches; of a remote store a copy, where the cache has room for it.
+
+        Raises DataError, MissingError, StoreError.
+        """
         self._check_inside(artifact.place)
-        copy = self._cache.local(artifact.place, artifact.info) if self._cache else None
-        if copy:
-            with suppress(MissingError):  # evicted by others in this very moment
-                return BatchFile(Place.at(copy), expected, what=str(artifact.place))
-        return BatchFile(artifact.place, expected)
+        return BatchFile(artifact.place, expected, copy=self._copy(artifact))
+
+    def _copy(self, artifact: Artifact) -> pa.Buffer | None:
+        if self._cache is None:
+            return None
+        size, modified = artifact.info.size or 0, artifact.info.mtime_ns
+        file = RemoteFile(place=artifact.place, sha256=None, num_bytes=size, mtime_ns=modified)
+        return self._cache.map(file)
 
     def remember(
         self,

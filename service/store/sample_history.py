@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.errors import MissingError
-from pipeline.features.id_index import IDS, IDS_SCHEMA, STEPS_SCHEMA, find_rows, step_of
+from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows
+from pipeline.plans.step_index import STEPS_SCHEMA, step_of
 from pipeline.scores.difficulty import difficulty
-from pipeline.storage.schemas import check_parent, samples_schema, scores_schema
+from pipeline.storage.schemas import samples_schema, scores_schema
+from pipeline.storage.table_checks import check_parent
 from service.store.paging import Rows, Steps
 from service.store.reader import Artifact, Shelf, reading
 

@@ -13,16 +13,18 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.config import PlanConfig
 from pipeline.errors import DataError, InputError, MissingError
-from pipeline.features.feature_set import read_table, write_table
 from pipeline.features.manifest import features_fingerprint
-from pipeline.inspect import inspect, render
-from pipeline.plans.plan import remix_plan
+from pipeline.inspect import inspect
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.planner import build, remix_draft
 from pipeline.scores.table import Scores
 from pipeline.sources.synthetic.generate import generate
-from pipeline.storage.schemas import epochs_schema, fingerprint, with_metadata
+from pipeline.storage.arrow_files import read_table, write_table
+from pipeline.storage.metadata import fingerprint, with_metadata
+from pipeline.storage.schemas import epochs_schema
 from pipeline.storage.store_path import MANIFEST, Place
+from remix.cli.output import render
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.stores import make_features
 
@@ -154,7 +156,7 @@ def test_scores_and_plan(tmp_path: Path) -> None:
     }
     assert found["abilities"]["m1"]["mean_kl"] == pytest.approx(np.nanmean(costs[:, 1]))
     scores = Scores.open(Place.at(tmp_path / "scores.arrow"))
-    plan = remix_plan(scores, PlanConfig(), 16, seed=0, epoch=4)
+    plan = build(remix_draft(scores, PlanConfig(), 16, seed=0, epoch=4))
     write_table(Place.at(tmp_path / "plan.arrow"), plan.table)
     found = told(tmp_path / "plan.arrow")
     steps = list(plan.steps())

@@ -1,52 +1,37 @@
-"""The service over a store that is damaged, lies, changes or goes away: one artifact is named, the rest is served, the process lives."""
+"""The service over a store that is damaged or lies: one artifact is named, the rest is served."""
 
-import gc
 import json
 import os
 import shutil
-import threading
-import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 
-from pipeline.plans.plan import BatchPlan
-from pipeline.storage.store_path import Place
 from service.http.responses import ARROW
 from tests.support.serving import serving
-from tests.support.stores import run_config
-from trainer.launch import launch
-
-RUN = "demo-remix-seed0"
-
-
-@pytest.fixture
-def store(trained_store: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "store"
-    shutil.copytree(trained_store, copy)
-    return copy
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def bad_offsets(path: Path) -> None:
-    """Lets the lists of a plan begin and end far outside of their values, in the bytes of the file."""
-    table = BatchPlan.open(Place.at(path)).table
-    offsets = table["rows"].chunk(0).offsets.to_numpy().astype(np.int32).tobytes()
-    data = path.read_bytes()
-    assert data.count(offsets) == 1
-    wrong = np.frombuffer(offsets, np.int32).copy()
-    wrong[1:] += 2**30
-    path.write_bytes(data.replace(offsets, wrong.tobytes()))
+from tests.support.trained_run import (
+    EPOCHS,
+    FEATURES,
+    HISTOGRAM,
+    INDEX,
+    JSON,
+    MANIFEST,
+    PLAN,
+    PLAN_URL,
+    RUN,
+    RUN_URL,
+    SAMPLE,
+    SCORES,
+    STATS,
+    STEPS,
+    bad_offsets,
+    cut,
+    edit_json,
+)
 
 
 def with_nulls(path: Path) -> None:
@@ -54,10 +39,6 @@ def with_nulls(path: Path) -> None:
     columns = [pa.nulls(len(table), field.type) for field in table.schema]
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(pa.table(columns, schema=table.schema))
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
 def link_to(target: str) -> Callable[[Path], None]:
@@ -108,20 +89,6 @@ def endless(path: Path) -> None:
     stats["histograms"]["touch"]["kl"]["edges"] = [float("inf")]
     path.write_text(json.dumps(stats))
 
-
-PLAN = f"runs/{RUN}/plans/epoch-0002.arrow"
-STATS = f"runs/{RUN}/plans/epoch-0002.stats.json"
-INDEX = f"runs/{RUN}/plans/epoch-0002.index.arrow"
-SCORES = f"runs/{RUN}/scores/epoch-0002.arrow"
-EPOCHS = f"runs/{RUN}/epochs.arrow"
-JSON = f"runs/{RUN}/run.json"
-MANIFEST = "features/made/manifest.json"
-STEPS = f"/v1/runs/{RUN}/plans/2/steps"
-PLAN_URL = f"/v1/runs/{RUN}/plans/2"
-SAMPLE = f"/v1/runs/{RUN}/samples/s0003"
-HISTOGRAM = f"/v1/runs/{RUN}/scores/2/histogram"
-FEATURES = "/v1/features/made"
-RUN_URL = f"/v1/runs/{RUN}"
 
 DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [
     (PLAN, bad_offsets, STEPS, "epoch-0002.arrow"),
@@ -188,7 +155,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [
     (JSON, fifo, RUN_URL, "run.json"),
     (MANIFEST, lambda path: edit_json(path, num_rows=10**12), FEATURES, "manifest.json"),
     (MANIFEST, lambda path: edit_json(path, parts=[]), SAMPLE, "manifest.json"),
-    (MANIFEST, lambda path: edit_json(path, classes=[]), SAMPLE, "s0003"),
+    (MANIFEST, lambda path: edit_json(path, classes=[]), SAMPLE, "manifest.json"),
     (MANIFEST, lambda path: edit_json(path, fingerprint="f" * 64), SAMPLE, "made"),
     (MANIFEST, lambda path: edit_json(path, modalities="none"), FEATURES, "manifest.json"),
     ("features/made/ids.arrow", with_nulls, SAMPLE, "ids.arrow"),
@@ -345,140 +312,3 @@ def test_a_modality_of_any_name_is_streamed(store: Path, name: str) -> None:
     assert len(pa.ipc.open_stream(answer.content).read_all()) == len(table)
     assert answer.headers["etag"].isascii()
     assert "x-forged" not in answer.headers
-
-
-def test_a_plan_that_is_damaged_from_its_beginning_is_a_problem_as_a_stream_too(
-    store: Path,
-) -> None:
-    bad_offsets(store / PLAN)
-    with serving(store) as base:
-        answer = httpx.get(f"{base}{STEPS}", headers={"Accept": ARROW})
-    assert answer.status_code == 500
-    assert "epoch-0002.arrow" in answer.json()["detail"]
-
-
-def test_what_is_remembered_is_bounded_in_memory(store: Path) -> None:
-    """Listing many long runs keeps a little of each, not their rows."""
-    from service.store.catalog import Catalog
-    from service.store.reader import MEMORY_BYTES, Shelf
-
-    table = pa.ipc.open_file((store / EPOCHS).read_bytes()).read_all()
-    with pa.ipc.new_file(str(store / EPOCHS), table.schema) as writer:
-        writer.write_table(pa.concat_tables([table] * 50))
-    for number in range(40):
-        shutil.copytree(
-            store / "runs" / RUN,
-            store / "runs" / f"copy-{number}",
-            ignore=shutil.ignore_patterns("checkpoints", "plans", "scores"),
-        )
-    catalog = Catalog(Shelf(str(store), None, 0))
-    catalog.runs()
-    tracemalloc.start()
-    for name in catalog.runs():
-        catalog.run(name)
-    listed = tracemalloc.get_traced_memory()[0]
-    for name in catalog.runs():
-        catalog.epochs(name)
-    whole = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    assert listed < 2 * 2**20
-    assert 2 * 2**20 < whole < MEMORY_BYTES
-
-
-def write_large_plan(store: Path) -> None:
-    """64 MB in 40 record batches."""
-    rng = np.random.default_rng(0)
-    plan = store / PLAN
-    table = BatchPlan.open(Place.at(plan)).table
-    with pa.ipc.new_file(str(plan) + ".new", table.schema) as writer:
-        for number in range(40):
-            rows = pa.array([rng.integers(0, 2**40, 4000) for _ in range(50)], pa.list_(pa.int64()))
-            steps = pa.array(np.arange(number * 50, number * 50 + 50), pa.int32())
-            writer.write_batch(
-                pa.record_batch([steps, pa.array(["touch"] * 50), rows], schema=table.schema)
-            )
-    os.replace(str(plan) + ".new", plan)
-    edit_json(store / STATS, num_steps=2000)
-
-
-def test_a_client_that_hangs_up_leaves_no_file_open(store: Path) -> None:
-    write_large_plan(store)
-    gc.disable()  # it would tidy up sooner or later
-    try:
-        with serving(store) as base, httpx.Client(base_url=base) as client:
-            for _ in range(3):
-                with client.stream("GET", STEPS, headers={"Accept": ARROW}) as answer:
-                    next(answer.iter_raw(2**16))
-            deadline = time.monotonic() + 10
-            while any(file.path.endswith(PLAN) for file in psutil.Process().open_files()):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-    finally:
-        gc.enable()
-
-
-def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Path) -> None:
-    write_large_plan(store)
-    plan = store / PLAN
-    with serving(store) as base, httpx.Client(base_url=base) as client:
-        whole = client.get(STEPS, headers={"Accept": ARROW}).content
-        assert len(pa.ipc.open_stream(whole).read_all()) == 2000
-        with client.stream("GET", STEPS, headers={"Accept": ARROW}) as answer:
-            parts = answer.iter_raw(2**16)
-            next(parts)
-            os.truncate(
-                plan, plan.stat().st_size // 2
-            )  # in place: a memory map would end the process here
-            with pytest.raises(httpx.RemoteProtocolError):
-                for _ in parts:
-                    pass
-        assert client.get("/healthz").status_code == 200
-        assert client.get(STEPS).json()["status"] == 500
-
-
-def test_a_store_that_vanishes_is_a_503_and_comes_back_by_itself(store: Path) -> None:
-    with serving(store) as base, httpx.Client(base_url=base) as client:
-        urls = ["/v1/runs", RUN_URL, STEPS, "/v1/features", SAMPLE, "/readyz"]
-        assert {client.get(url).status_code for url in urls} == {200}
-        store.rename(store.parent / "away")
-        for url in urls:
-            answer = client.get(url)
-            assert answer.status_code == 503, url
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert "retry-after" in answer.headers
-            assert str(store) not in answer.text
-        assert client.get("/healthz").status_code == 200
-        assert "remix_store_up 0.0" in client.get("/metrics").text
-        (store.parent / "away").rename(store)
-        assert {client.get(url).status_code for url in urls} == {200}
-        assert "remix_store_up 1.0" in client.get("/metrics").text
-
-
-def test_a_run_is_seen_whole_while_it_trains(store: Path) -> None:
-    """Asks without pause while a run trains: no error, no partial table, and every plan is seen within two seconds of its appearing."""
-    config = run_config(store, name="live", train={"epochs": 6, "warmup_epochs": 2})
-    trained = threading.Thread(target=launch, args=(config,))
-    seen: dict[int, float] = {}
-    with serving(store) as base, httpx.Client(base_url=base) as client:
-        trained.start()
-        while trained.is_alive() or len(seen) < 6:
-            answer = client.get("/v1/runs/live")
-            if answer.status_code == 404:
-                continue
-            assert answer.status_code == 200, answer.text
-            for epoch in answer.json()["plans"]:
-                seen.setdefault(epoch, time.time())
-                stats = client.get(f"/v1/runs/live/plans/{epoch}/stats")
-                steps = client.get(f"/v1/runs/live/plans/{epoch}/steps", headers={"Accept": ARROW})
-                assert (stats.status_code, steps.status_code) == (200, 200)
-                table = pa.ipc.open_stream(steps.content).read_all()
-                assert len(table) == stats.json()["num_steps"]
-            epochs = client.get("/v1/runs/live/epochs").json()["items"]
-            assert [row["epoch"] for row in epochs] == list(range(len(epochs)))
-        trained.join()
-        assert client.get("/v1/runs/live").json()["status"] == "finished"
-    for epoch, when in seen.items():
-        assert (
-            when - (store / "runs" / "live" / "plans" / f"epoch-{epoch:04d}.arrow").stat().st_mtime
-            < 2
-        )

@@ -122,7 +122,8 @@ class Cluster:
         path.write_text(yaml.safe_dump(config))
         command = [
             sys.executable,
-            str(ROOT / "remix.py"),
+            "-m",
+            "remix",
             "submit",
             str(path),
             "--follow",

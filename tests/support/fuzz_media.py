@@ -11,10 +11,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipeline.config import AudioSpec, ImageSpec, Limits, TensorSpec, VideoSpec
+from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec, VideoSpec
 from pipeline.decode.media.shapes import AnySpec, shape_of
 from pipeline.decode.sandbox.sandbox import Sandbox
 from pipeline.errors import REASONS, SampleError
+from pipeline.shards.limits import Limits
 from tests.support.fuzzing import Case, Cases, harmed
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import Limits
 from pipeline.decode.media.shapes import AnySpec, shape_of
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
 Members = Mapping[str, bytes]
 Arrays = dict[str, np.ndarray | None]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.storage.schemas import encode_metadata
+from pipeline.storage.metadata import encode_metadata
 
 
 def scores_table(

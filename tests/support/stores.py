@@ -1,7 +1,9 @@
 """Small feature sets for tests, written through the project's own writers."""
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,17 @@ import torch
 
 from pipeline.config import parse
 from pipeline.decode.shard_task import VERSION
-from pipeline.features.feature_set import BATCH_ROWS, FeatureSet, PartWriter, part_name, write_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.features.id_index import IDS, hash_ids, write_ids
+from pipeline.features.manifest import features_fingerprint
+from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.plans.plan import BatchPlan
-from pipeline.shards.discover import find_shards
-from pipeline.shards.reader import Sample, ShardReader, open_shard
-from pipeline.storage.schemas import fingerprint, fingerprint_of, samples_schema
+from pipeline.shards.discover import find_shards, open_shard
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.samples import Sample
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import fingerprint
+from pipeline.storage.schemas import samples_schema
 from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig, merge
 from trainer.models import checkpoint as checkpoints
@@ -50,38 +57,72 @@ def make_features(
     ]
     has = {name: rng.random(num_rows) >= (missing if k else 0) for k, name in enumerate(shapes)}
     place = Place.at(folder)
-    cuts = np.linspace(0, num_rows, num_parts + 1).astype(int)
+    cuts = np.linspace(0, num_rows, num_parts + 1).astype(int).tolist()
     facts = {}
     files: list[dict[str, dict[str, object]]] = [{} for _ in range(num_parts)]
     for k, (name, (shape, dtype)) in enumerate(shapes.items()):
         patterns = rng.normal(size=(num_classes, *shape))
         values = patterns[labels] + rng.normal(size=(num_rows, *shape)) * (1 + k)
-        values = (
-            np.clip(values * 32 + 128, 0, 255).astype(dtype)
-            if dtype == "uint8"
-            else values.astype(dtype)
-        )
+        if dtype == "uint8":
+            values = np.clip(values * 32 + 128, 0, 255)
+        values = values.astype(dtype)
         for part in range(num_parts):
-            with (place / name / part_name(part)).create() as file:
-                writer = PartWriter(file, shape, dtype)
-                for row in range(cuts[part], cuts[part + 1]):
-                    writer.append(values[row] if has[name][row] else None)
-                writer.close()
-            files[part][name] = {"sha256": file.hexdigest(), "bytes": file.num_bytes}
-        axes = tuple(
-            i for i in range(values.ndim) if i != (values.ndim - 3 if len(shape) >= 3 else 1)
-        )
-        moments = {
-            "mean": values.mean(axes, dtype=float).tolist(),
-            "std": values.std(axes, dtype=float).tolist(),
+            rows = range(cuts[part], cuts[part + 1])
+            files[part][name] = _write_part(place / name / part_name(part), values, has[name], rows)
+        facts[name] = _facts(values, int(has[name].sum()))
+    samples = _write_samples(place, labels, split, has)
+    parts = [
+        {
+            "index": part,
+            "shard": "a.tar",
+            "rows": cuts[part + 1] - cuts[part],
+            "files": files[part],
         }
-        facts[name] = {
-            "kind": "tensor",
-            "shape": list(shape),
-            "dtype": dtype,
-            "num_rows": int(has[name].sum()),
-            **moments,
-        }
+        for part in range(num_parts)
+    ]
+    described = {
+        "modalities": facts,
+        "classes": [f"c{i}" for i in range(num_classes)],
+        "splits": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
+        "parts": parts,
+    }
+    _write_manifest(place, described, num_rows, fingerprint(samples, {}))
+    return FeatureSet.open(place)
+
+
+def _write_part(
+    place: Place, values: np.ndarray[Any, Any], has: np.ndarray[Any, Any], rows: range
+) -> dict[str, object]:
+    """Writes rows of a modality, and returns what the manifest says of the file."""
+    with place.create() as file:
+        writer = PartWriter(file, values.shape[1:], values.dtype.name)
+        for row in rows:
+            writer.append(values[row] if has[row] else None)
+        writer.close()
+    return {"sha256": file.hexdigest(), "bytes": file.num_bytes}
+
+
+def _facts(values: np.ndarray[Any, Any], num_rows: int) -> dict[str, object]:
+    """What the manifest says of a modality."""
+    channels = values.ndim - 3 if values.ndim >= 4 else 1
+    axes = tuple(i for i in range(values.ndim) if i != channels)
+    return {
+        "kind": "tensor",
+        "shape": list(values.shape[1:]),
+        "dtype": values.dtype.name,
+        "num_rows": num_rows,
+        "mean": values.mean(axes, dtype=float).tolist(),
+        "std": values.std(axes, dtype=float).tolist(),
+    }
+
+
+def _write_samples(
+    place: Place,
+    labels: np.ndarray[Any, Any],
+    split: np.ndarray[Any, Any],
+    has: dict[str, np.ndarray[Any, Any]],
+) -> pa.Table:
+    num_rows = len(labels)
     ids = [f"s{i:04d}" for i in range(num_rows)]
     columns = [
         np.arange(num_rows),
@@ -92,28 +133,16 @@ def make_features(
         np.arange(num_rows),
         *has.values(),
     ]
-    samples = pa.table(
-        [pa.array(column) for column in columns], schema=samples_schema(list(shapes))
-    )
+    samples = pa.table([pa.array(column) for column in columns], schema=samples_schema(list(has)))
     write_table(place / "samples.arrow", samples)
     write_ids(place / IDS, [hash_ids(ids)])
-    parts = [
-        {
-            "index": part,
-            "shard": "a.tar",
-            "rows": int(cuts[part + 1] - cuts[part]),
-            "files": files[part],
-        }
-        for part in range(num_parts)
-    ]
-    splits = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
-    manifest = {
-        "kind": "features",
-        "modalities": facts,
-        "classes": [f"c{i}" for i in range(num_classes)],
-        "splits": splits,
-        "parts": parts,
-    }
+    return samples
+
+
+def _write_manifest(
+    place: Place, described: dict[str, Any], num_rows: int, fingerprint_of_samples: str
+) -> None:
+    manifest = {"kind": "features", **described}
     manifest |= {
         "version": VERSION,
         "num_rows": num_rows,
@@ -121,17 +150,8 @@ def make_features(
         "batch_rows": BATCH_ROWS,
         "parents": {},
     }
-    hashes = [
-        [
-            part["shard"],
-            part["rows"],
-            {name: file["sha256"] for name, file in part["files"].items()},
-        ]
-        for part in parts
-    ]
-    content = [VERSION, list(facts.items()), manifest["classes"], hashes, fingerprint(samples, {})]
-    (place / MANIFEST).write_json({**manifest, "fingerprint": fingerprint_of(content)})
-    return FeatureSet.open(place)
+    manifest["fingerprint"] = features_fingerprint(manifest, fingerprint_of_samples)
+    (place / MANIFEST).write_json(manifest)
 
 
 def run_config(store: Path, **changes: object) -> RunConfig:
@@ -202,3 +222,16 @@ def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
                 found[facts["sample_id"]] = (facts, sample)
             assert reader.account.samples_lost == 0
     return found
+
+
+def bytes_at_once(folder: Path) -> int:
+    """Bytes of files that were all there at one moment: opened before it, and not unlinked after it."""
+    held = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held.append(os.open(path, os.O_RDONLY))
+    sizes = [os.fstat(each).st_size for each in held]
+    total = sum(size for each, size in zip(held, sizes, strict=True) if os.fstat(each).st_nlink)
+    for each in held:
+        os.close(each)
+    return total

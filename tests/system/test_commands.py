@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipeline.features.feature_set import read_table, write_table
 from pipeline.features.manifest import features_fingerprint
 from pipeline.scores.build import join_scores, score_rows
-from pipeline.storage.schemas import SPLITS, fingerprint, scores_schema, with_metadata
+from pipeline.storage.arrow_files import read_table, write_table
+from pipeline.storage.metadata import fingerprint, with_metadata
+from pipeline.storage.schemas import SPLITS, scores_schema
 from pipeline.storage.store_path import MANIFEST, Place
 from tests.support.stores import Command, make_features, run_config
 
@@ -46,7 +47,7 @@ def test_light_commands_load_neither_torch_nor_ray(
     assert command("plan", tmp_path / "SCORES", "--out", tmp_path / "PLAN")[0] == 0
     paths = [str(tmp_path / arg) if arg.isupper() else arg for arg in args]
     script = (
-        f"import sys; sys.argv = {['remix', *paths]!r}\nimport remix\ntry: remix.main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        f"import sys; sys.argv = {['remix', *paths]!r}\nfrom remix.cli.app import main\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
         "loaded = {'torch', 'ray', 'torchaudio', 'av', 'scipy'} & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)

@@ -140,7 +140,9 @@ def test_the_service_has_what_light_commands_need(cluster: Cluster, reference: s
         "head", "remix", "stats", place, "--json"
     )
     assert "finished" in cluster.run("service", "remix", "inspect", f"/store/runs/{reference}")
-    assert "remix[train]" in cluster.run("service", "sh", "-c", "remix train /x.yaml 2>&1 || true")
+    assert "data-remixing[train]" in cluster.run(
+        "service", "sh", "-c", "remix train /x.yaml 2>&1 || true"
+    )
 
 
 def test_a_worker_that_dies_while_it_decodes(

@@ -16,7 +16,7 @@ import ray
 import typer.main
 import yaml
 
-import remix
+from remix.cli import app as command_line
 from tests.support.serving import serving
 from trainer.cluster.jobs import ENTRYPOINT, request_of
 from trainer.config import load_run
@@ -173,7 +173,7 @@ def test_the_runbook_has_every_alert_and_no_other() -> None:
 
 
 def test_the_commands_of_the_runbook_can_be_typed() -> None:
-    group: Any = typer.main.get_command(remix.app)
+    group: Any = typer.main.get_command(command_line.app)
     lines = re.findall(
         r"^remix (\w+)(.*)$",
         "".join(re.findall(r"^```console\n(.*?)^```$", RUNBOOK, re.MULTILINE | re.DOTALL)),
@@ -253,7 +253,7 @@ def test_kubernetes_runs_the_same_images_as_the_same_user() -> None:
     assert images == targets == composed
     kustomized = yaml.safe_load((DEPLOY / "kubernetes" / "kustomization.yaml").read_text())
     assert {each["name"] for each in kustomized["images"]} == images
-    assert {each["newTag"] for each in kustomized["images"]} == {version("remix")}
+    assert {each["newTag"] for each in kustomized["images"]} == {version("data-remixing")}
     for pod in PODS:
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["runAsUser"] == int(uid[1])

@@ -12,9 +12,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import remix
-from pipeline import config, errors
+from pipeline import errors
+from pipeline.config import parse
+from pipeline.decode.config import DecodeConfig, ModalitySpec, Spec
+from pipeline.shards.limits import Limits
 from pipeline.storage import schemas as schema
+from remix.cli import app as command_line
 from service.app import create_app
 from service.settings import Settings
 from trainer.comparison.methods import METHODS, POLICIES
@@ -53,7 +56,7 @@ def commands(group: Any, path: str = "remix") -> Iterator[tuple[str, Any]]:
         )
 
 
-COMMANDS = dict(commands(typer.main.get_command(remix.app)))
+COMMANDS = dict(commands(typer.main.get_command(command_line.app)))
 
 
 def test_the_tree_has_every_folder_and_no_other() -> None:
@@ -121,11 +124,11 @@ def test_every_address_and_setting_of_the_service_is_told() -> None:
 
 
 def test_the_examples_of_yaml_are_valid() -> None:
-    models = {"name": RunConfig, "modalities": config.DecodeConfig}
+    models = {"name": RunConfig, "modalities": DecodeConfig}
     values = [yaml.safe_load(block) for block in blocks("yaml")]
-    assert {
-        type(config.parse(models[next(iter(value))], value, "README")) for value in values
-    } == set(models.values())
+    assert {type(parse(models[next(iter(value))], value, "README")) for value in values} == set(
+        models.values()
+    )
 
 
 def leaves(model: BaseModel, prefix: str = "") -> dict[str, tuple[FieldInfo, Any]]:
@@ -178,10 +181,10 @@ def test_every_field_of_a_run_is_told_with_its_defaults() -> None:
 
 
 def test_every_field_of_decoding_is_told_with_its_default() -> None:
-    fields = dict(config.DecodeConfig.model_fields) | {"member": config.Spec.model_fields["member"]}
+    fields = dict(DecodeConfig.model_fields) | {"member": Spec.model_fields["member"]}
     del fields["limits"]
-    fields |= {f"limits.{name}": field for name, field in config.Limits.model_fields.items()}
-    for spec in get_args(get_args(config.ModalitySpec)[0]):
+    fields |= {f"limits.{name}": field for name, field in Limits.model_fields.items()}
+    for spec in get_args(get_args(ModalitySpec)[0]):
         kind = get_args(spec.model_fields["kind"].annotation)[0]
         fields |= {
             f"{kind}.{name}": field

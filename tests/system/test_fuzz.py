@@ -12,12 +12,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Limits
 from pipeline.decode.sandbox.sandbox import Sandbox
-from pipeline.shards.reader import MEDIA, TEXT, everything, split_name
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_suffixes import MEDIA, TEXT
+from pipeline.shards.reader import everything
+from pipeline.shards.samples import split_name
 from tests.support.fuzz_media import SPECS, judge_clip, media
-from tests.support.fuzzing import judge_shard, read_shard, shards
+from tests.support.fuzz_shards import shards
 from tests.support.media_files import make_tar
+from tests.support.shard_judge import judge_shard, read_shard
 
 ROOT = Path(__file__).parents[2]
 NUM = {"tar": 3000, "clip": 136, "table": 64, "yaml": 20}

@@ -19,13 +19,12 @@ from pipeline.inspect import inspect
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.stats import plan_statistics
 from pipeline.scores.table import Scores
+from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import Place
 from service.http.responses import ARROW
-from service.store.cache import FileCache
-from tests.service.test_cache import bytes_at_once
 from tests.support.object_store import S3Server
 from tests.support.serving import serving
-from tests.support.stores import check_coverage, make_features, run_config
+from tests.support.stores import bytes_at_once, check_coverage, make_features, run_config
 from trainer.launch import launch
 from trainer.run_directory import Run
 
@@ -175,23 +174,25 @@ def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) 
 def test_copies_of_files_on_s3(server: S3Server, tmp_path: Path) -> None:
     place = Place.at(server.uri("bucket/store"), patient=False) / "x"
     data = bytes(range(256)) * 50_000
-    place.write_bytes(data)
-    info = place.info()
-    cache = FileCache(tmp_path / "cache", len(data))
+
+    def put() -> RemoteFile:
+        place.write_bytes(data)
+        mtime_ns = place.info().mtime_ns
+        return RemoteFile(place=place, sha256=None, num_bytes=len(data), mtime_ns=mtime_ns)
+
+    file, cache = put(), NodeCache(tmp_path / "cache", len(data))
     server.stop()
-    refuse(lambda: cache.local(place, info))
+    refuse(lambda: cache.map(file))
     assert list(cache.folder.iterdir()) == []
     server.start()
     (place.parent / "y").write_bytes(b"")
     with pytest.raises(MissingError, match=r"store/x\b"):  # started again, it is empty
-        cache.local(place, info)
-    place.write_bytes(data)
-    info = place.info()
-    copy = cache.local(place, info)
-    assert copy and copy.read_bytes() == data
+        cache.map(file)
+    file = put()
+    copy = cache.map(file)
+    assert copy and copy.to_pybytes() == data
     server.stop()
-    assert cache.local(place, info) == copy
-    cache.close()
+    assert cache.map(file) == copy
 
 
 def upload(store: Path, uri: str) -> Place:

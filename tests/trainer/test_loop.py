@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError, InputError, MismatchError, RemixError
-from pipeline.features.feature_set import FeatureSet, read_table
-from pipeline.features.id_index import STEPS_SCHEMA, step_of
+from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
+from pipeline.plans.step_index import STEPS_SCHEMA, step_of
 from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
 from tests.support.stores import check_coverage, make_features, run_config, same_weights, weights
 from trainer.config import RunConfig

@@ -79,7 +79,7 @@ class Job:
     @property
     def is_over(self) -> bool:
         """Whether it has succeeded, failed or been stopped."""
-        return JobStatus(self.status).is_terminal()
+        return bool(JobStatus(self.status).is_terminal())
 
     @property
     def exit_code(self) -> int:
@@ -120,7 +120,7 @@ class Job:
         return f"{self.id}{of}: {self.status}" + (f" ({self.message})" if self.message else "")
 
 
-class _Client(JobSubmissionClient):
+class _Client(JobSubmissionClient):  # type: ignore[misc]
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": ANSWER_SECONDS, **options})
 
@@ -336,7 +336,7 @@ def request_of(config: RunConfig) -> dict[str, Any]:
     told = {
         "remix.run": config.name,
         "remix.store": without_secrets(config.store).rstrip("/"),
-        "remix.version": version("remix"),
+        "remix.version": version("data-remixing"),
     }
     env = {
         "REMIX_JOB": asked,

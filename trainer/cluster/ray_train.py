@@ -10,11 +10,12 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from pipeline.errors import ConfigError, MissingError, RemixError, StoreError
+from pipeline.errors import MissingError, RemixError, StoreError
 from pipeline.ray_cluster import connect, require
 from pipeline.storage.store_path import Place
 from trainer import config as configs
 from trainer import loop
+from trainer.data.part_prefetcher import open_features
 from trainer.process_group import World
 from trainer.run_directory import Run
 
@@ -22,44 +23,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def uses_gpu(resources: configs.ResourcesConfig) -> bool:
-    """Whether workers get a GPU each: as asked, or `auto`: where the cluster has as many."""
-    if resources.use_gpu == "auto":
-        return float(ray.cluster_resources().get("GPU", 0)) >= resources.workers
-    return resources.use_gpu
+def reserve(resources: configs.ResourcesConfig) -> bool:
+    """Joins or starts Ray, sees whether it can hold the run, and whether workers get a GPU each.
 
-
-def check(config: configs.RunConfig) -> None:
-    """Starts or joins Ray, and sees whether it can hold the run (raises ConfigError)."""
+    `auto`: where the cluster has as many as there are workers (raises ConfigError).
+    """
     connect()
-    resources = config.resources
-    if config.train.sync_batchnorm and not uses_gpu(resources):
-        raise ConfigError(
-            "train.sync_batchnorm is set, but the workers have no GPU",
-            "unset it, or use model.encoder.norm: group",
-        )
-    what = f"resources.workers {resources.workers} (use_gpu {resources.use_gpu}, cpus_per_worker {resources.cpus_per_worker:g})"
-    others = {
-        name: amount * resources.workers for name, amount in resources.worker_resources.items()
-    }
-    require(
-        what,
-        resources.workers * resources.cpus_per_worker,
-        resources.workers if uses_gpu(resources) else 0,
-        others,
+    num = resources.workers
+    use_gpu = resources.use_gpu is True
+    if resources.use_gpu == "auto":
+        use_gpu = float(ray.cluster_resources().get("GPU", 0)) >= num
+    what = (
+        f"resources.workers {num} (use_gpu {resources.use_gpu}, "
+        f"cpus_per_worker {resources.cpus_per_worker:g})"
     )
+    others = {name: amount * num for name, amount in resources.worker_resources.items()}
+    require(what, num * resources.cpus_per_worker, num if use_gpu else 0, others)
+    return use_gpu
 
 
-def train(config: configs.RunConfig, run: Run, progress: loop.Progress) -> dict[str, Any]:
-    """Trains a run that exists with `resources.workers` workers and returns its result (raises RemixError where it fails)."""
+def train(
+    config: configs.RunConfig, run: Run, progress: loop.Progress, *, use_gpu: bool
+) -> dict[str, Any]:
+    """Trains a run that exists with `resources.workers` workers and returns its result.
+
+    Raises RemixError where it fails.
+    """
     resources = config.resources
-    gpu = uses_gpu(resources)
     each = {
         "CPU": resources.cpus_per_worker,
-        **({"GPU": 1} if gpu else {}),
+        **({"GPU": 1} if use_gpu else {}),
         **resources.worker_resources,
     }
-    scaling = ScalingConfig(num_workers=resources.workers, use_gpu=gpu, resources_per_worker=each)
+    scaling = ScalingConfig(
+        num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=each
+    )
     place, failures = run.place, FailureConfig(max_failures=resources.max_failures)
     storage = RunConfig(
         name="ray",
@@ -107,9 +105,8 @@ def _own(error: ray.train.TrainingFailedError) -> RemixError | None:
 def _worker(given: dict[str, Any]) -> None:
     context, device, run = ray.train.get_context(), get_device(), given["run"]
     if device.type == "cuda":
-        torch.cuda.set_device(
-            device
-        )  # collectives take the current device, which would be the first one for every worker of a node
+        # collectives take the current device, which would be the first one for every worker of a node
+        torch.cuda.set_device(device)
     if not (run.place / "run.json").exists():
         raise StoreError(
             f"{run.place} is not seen from the node {platform.node()}",
@@ -121,7 +118,8 @@ def _worker(given: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             ray.train.report({key: value for key, value in event.items() if key != "event"})
 
-    loop.train(configs.RunConfig.model_validate(given["config"]), run, world, report)
+    config = configs.RunConfig.model_validate(given["config"])
+    loop.train(config, run, open_features(config), world, report)
 
 
 @contextmanager

@@ -10,21 +10,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import ConfigError
-from pipeline.features.feature_set import FeatureSet, write_table
+from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.arrow_files import write_table
 from pipeline.storage.store_path import MANIFEST, Place
-from trainer import loop
 from trainer.comparison.cost import Meter
 from trainer.comparison.markdown import markdown
 from trainer.comparison.methods import TABLES, with_method
 from trainer.comparison.run_result import Outcome, outcome_of, paired_tests, spread
 from trainer.config import RunConfig
+from trainer.launch import check, launch
 from trainer.run_directory import Run
 
 TrainRun = Callable[[RunConfig], Run]
 
 
+def train_or_resume(config: RunConfig) -> Run:
+    """Brings one run to its end, from where it stopped if it exists."""
+    return launch(config, resume=True)
+
+
 def compare(
-    config: RunConfig, methods: Sequence[str], seeds: Sequence[int], train_run: TrainRun
+    config: RunConfig,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    train_run: TrainRun = train_or_resume,
 ) -> dict[str, Any]:
     """Trains (or takes up) every run, then saves and returns the comparison; `train_run` brings one run to its end.
 
@@ -41,7 +50,7 @@ def compare(
     if (config.features_place / MANIFEST).exists():
         features = FeatureSet.open(config.features_place)
         for method in methods:
-            loop.check(configs[seeds[0], method], features)
+            check(configs[seeds[0], method], features)
     runs = {key: train_run(each) for key, each in configs.items()}
     features = FeatureSet.open(config.features_place)
     meters = {method: Meter(configs[seeds[0], method], features) for method in methods}

@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.plan import BatchPlan, Step
+from pipeline.plans.plan import Step
 from pipeline.storage.schemas import ALL
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
-from trainer.loop import strategy_of
 from trainer.models.checkpoint import architecture
 from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.run_directory import Run
+from trainer.strategies import strategy_of
 from trainer.strategies.base import build_optimizer
 
 
@@ -71,7 +71,7 @@ class Meter:
                     },
                 )
             return
-        for step in BatchPlan.open(run.plan(epoch), trusted=True).steps():
+        for step in run.open_plan(epoch).steps():
             yield (
                 step.modality,
                 len(step.rows),

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
-from pipeline.features.feature_set import read_table
 from trainer.comparison.cost import Meter, cost_of
 from trainer.comparison.methods import trains_heads
 from trainer.config import RunConfig
+from trainer.models.model import FUSED
 from trainer.run_directory import Run
-from trainer.scoring.predictor import FUSED
 
 Accuracy = dict[str, float | None]
 TINY = 1e-9
@@ -37,7 +36,7 @@ class Outcome:
 
 def outcome_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> Outcome:
     """Reads a finished run of a method; `since` as for cost_of."""
-    test, result = read_table(run.place / "test.arrow"), run.facts["result"]
+    test, result = run.test(), run.facts["result"]
     shown = {
         head: value if head == FUSED or trains_heads(config) else None
         for head, value in result["test_accuracy"].items()

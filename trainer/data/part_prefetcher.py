@@ -7,18 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import numpy.typing as npt
-
+from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import batches_of
-from pipeline.storage.node_cache import PartCache
+from pipeline.storage.node_cache import NodeCache
 from trainer.config import RunConfig
 from trainer.process_group import World
 
 LOG = logging.getLogger("remix.cache")
-Array = npt.NDArray[Any]
 Reads = Sequence[tuple[str, Array]]
 """What one step reads: modalities, and of each some rows."""
 AHEAD_SHARE = 0.5
@@ -37,12 +34,12 @@ def open_features(config: RunConfig) -> FeatureSet:
     # only an epoch that goes from window to window gains where it evicts: rows from all over would fetch every part again and again
     sweeps = _shuffled_bytes(config, features) <= resources.cache_size < _num_bytes(features)
     return FeatureSet(
-        features.place, features.manifest, PartCache(folder, resources.cache_size, keep=not sweeps)
+        features.place, features.manifest, NodeCache(folder, resources.cache_size, keep=not sweeps)
     )
 
 
 def check_cache(config: RunConfig, features: FeatureSet) -> None:
-    """Warns where a cache cannot hold what an epoch shuffles, and refuses this process's where it trains here (raises ConfigError, StoreError)."""
+    """Warns where a node's cache cannot hold what an epoch shuffles."""
     if features.place.local:
         return
     size, needed, total = (
@@ -60,8 +57,6 @@ def check_cache(config: RunConfig, features: FeatureSet) -> None:
             size / 1e9,
             max(1, int(AHEAD_SHARE * size * features.num_rows / total)),
         )
-    if not config.resources.workers:
-        open_features(config)
 
 
 def fetching(

@@ -1,11 +1,11 @@
 """Checkpoints: plain data, written atomically; what does not fit is refused."""
 
-import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import IO, Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -25,7 +25,7 @@ CURE = "give a file that `remix train` wrote"
 def save(place: Place, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint (raises StoreError)."""
     with place.create() as file:
-        torch.save(checkpoint, file)
+        torch.save(checkpoint, cast(IO[bytes], file))
 
 
 def load(place: Place) -> Checkpoint:
@@ -140,11 +140,6 @@ def load_optimizer(place: Place, optimizer: torch.optim.Optimizer, state: object
         )
 
 
-def digest(place: Place) -> str:
-    """The SHA-256 of a checkpoint's file."""
-    return hashlib.sha256(place.read_bytes()).hexdigest()
-
-
 def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
     """What the model of a run is, as plain data: enough to build it again."""
     shapes = {name: list(features.shape(name)) for name in features.modalities}
@@ -181,3 +176,14 @@ def model_of(place: Place, features: FeatureSet) -> tuple[MultimodalModel, Check
     model = model_for(config, features, seed=0)
     load_weights(place, model, checkpoint["model"])
     return model, checkpoint
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a run stands: the next step to take, and the best epoch so far."""
+
+    epoch: int = 0
+    step: int = 0
+    plan_fingerprint: str = ""
+    best_epoch: int = -1
+    best_accuracy: float = -1.0

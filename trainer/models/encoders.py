@@ -122,14 +122,16 @@ class PerFrame(Encoder):
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, T, C, H, W) -> (B, D)
         features: Tensor = self.encoder(frames.flatten(0, 1))  # (B * T, D)
-        return features.unflatten(0, frames.shape[:2]).mean(1)
+        mean: Tensor = features.unflatten(0, frames.shape[:2]).mean(1)
+        return mean
 
     def stages(self, frames: Tensor) -> Stages:
         inner, each = self.encoder.stages(frames.flatten(0, 1)), None
         for _ in self.channels:
             gates = yield inner.send(each).unflatten(0, frames.shape[:2]).mean(1)
             each = None if gates is None else gates.repeat_interleave(frames.shape[1], 0)
-        return finish(inner, each).unflatten(0, frames.shape[:2]).mean(1)
+        mean: Tensor = finish(inner, each).unflatten(0, frames.shape[:2]).mean(1)
+        return mean
 
     def compile_stages(self) -> None:
         self.encoder.compile_stages()
@@ -182,7 +184,7 @@ class Mlp(Encoder, nn.Sequential):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = super().forward(x.reshape(len(x), -1))
+        features: Tensor = super().forward(x.reshape(len(x), -1))  # type: ignore[no-untyped-call]
         return features
 
     def stage(self, number: int, x: Tensor) -> Tensor:
@@ -232,7 +234,7 @@ class Text(Encoder):
         return self.embedding(ids).transpose(1, 2), (ids != 0).unsqueeze(1)
 
 
-class ResNet18(Encoder, ResNet):
+class ResNet18(Encoder, ResNet):  # type: ignore[misc]
     """torchvision's ResNet-18 without its classifier: (B, C, H, W) -> (B, 512)."""
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
@@ -245,8 +247,9 @@ class ResNet18(Encoder, ResNet):
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         if number == 0:
-            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        shown: Tensor = (self.layer1, self.layer2, self.layer3, self.layer4)[number](x)
+            for first in ("conv1", "bn1", "relu", "maxpool"):
+                x = self.get_submodule(first)(x)
+        shown: Tensor = self.get_submodule(f"layer{number + 1}")(x)
         return shown
 
 
@@ -282,6 +285,6 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
         shape = (config.frames, *shape[1:])
     encoder = ENCODERS[kind](config, shape)
     folds = len(shape) == 4 and kind != "mlp"
-    return (PerFrame(encoder) if folds else encoder).to(
-        memory_format=torch.channels_last
-    ), encoder.channels[-1]
+    whole = PerFrame(encoder) if folds else encoder
+    whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return whole, encoder.channels[-1]

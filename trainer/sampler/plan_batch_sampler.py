@@ -10,10 +10,10 @@ from torch.utils.data import Sampler
 
 from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plans.plan import BatchPlan, Step
-from pipeline.storage.ipc_reader import BatchFile, locate
+from pipeline.plans.validation import check_plan
+from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
-from pipeline.storage.table_checks import check_plan
 from trainer.sampler.download import download, is_url, public
 
 Batch = list[int] | list[tuple[int, str]]
@@ -28,6 +28,10 @@ class PlanBatchSampler(Sampler[Batch]):
     Memory holds one record batch of it, and while it is checked a byte a row of the data, at most 128 MiB.
     A pass begins at the first step, but for the first one after `load_state_dict`, which begins where the state says. Pickled, it reads its source again.
     Raises InputError: ConfigError, MissingError, DataError, MismatchError, StoreError.
+
+    Example:
+        sampler = remix.PlanBatchSampler("plans/epoch-0011.arrow", rank=0, world_size=1)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=4)
     """
 
     def __init__(
@@ -133,10 +137,8 @@ class PlanBatchSampler(Sampler[Batch]):
         return step
 
     def _steps(self, start: int) -> Iterator[Step]:
-        first, offset = locate(self._ends, start)
-        for number in range(first, self._file.num_batches):
-            yield from BatchPlan(pa.Table.from_batches([self._file.batch(number)])).steps(offset)
-            offset = 0
+        for batch in self._file.slices(self._ends, start, self.num_steps - start):
+            yield from BatchPlan(pa.Table.from_batches([batch])).steps()
 
     def _begin(self) -> Iterator[Step]:
         self._step, self._start = self._start, 0

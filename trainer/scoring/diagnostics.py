@@ -14,9 +14,9 @@ from pipeline.features.feature_set import FeatureSet
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import fetching
-from trainer.models.model import MultimodalModel
+from trainer.models.model import FUSED, MultimodalModel
 from trainer.process_group import World
-from trainer.scoring.predictor import FUSED, Predictor, outcomes
+from trainer.scoring.predictor import Predictor, outcomes
 
 NUM_ROWS = 256
 """Of the train split, whose gradients are compared: the same in every epoch."""

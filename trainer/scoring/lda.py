@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.counter_rng import Ints, Purpose, hashes, key_of
+from pipeline.arrays import Floats, Ints
+from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.portable_log import log
 
-Floats = npt.NDArray[np.float64]
 FOLDS = 5
 BITS = 11
 """Whole features lie within +-2**BITS: MAX_ROWS products of two are below 2**53."""

@@ -30,7 +30,7 @@ def score_checkpoint(
         there = ", ".join(name for name, num in features.manifest["splits"].items() if num)
         raise InputError(f"split {split!r} of {features.place} is empty", f"choose from {there}")
     _, found = checkpoints.model_of(checkpoint, features)
-    parents = {"checkpoint": checkpoints.digest(checkpoint)}
+    parents = {"checkpoint": checkpoint.sha256()}
     make = partial(load, checkpoint)
     epoch = found["cursor"]["epoch"]
     facts = {"epoch": epoch, "seed": found["seed"], "parents": parents}

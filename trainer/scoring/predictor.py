@@ -1,12 +1,12 @@
 """From rows to class probabilities, per modality and fused: scoring, validation and test all go through here."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
 from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import fetching
@@ -14,7 +14,6 @@ from trainer.models.model import FUSED, MultimodalModel
 from trainer.process_group import World
 
 T = TypeVar("T")
-Array = npt.NDArray[Any]
 
 
 class Predictor:

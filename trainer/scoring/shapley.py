@@ -5,7 +5,6 @@ Wei et al., "Enhancing Multimodal Cooperation via Sample-level Modality Valuatio
 
 from collections.abc import Mapping
 from math import factorial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipeline.arrays import Array
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from trainer.config import RunConfig
@@ -20,7 +20,6 @@ from trainer.models.midfusion import MidFusion
 from trainer.models.model import MultimodalModel
 from trainer.scoring.predictor import Predictor
 
-Array = npt.NDArray[Any]
 MAX_MODALITIES = 6
 """The fused head predicts from each of their 2^K - 1 subsets."""
 

@@ -1,5 +1,7 @@
 """What a step does: one file a rule. Another rule is a new file, and a line here."""
 
+from pipeline.errors import ConfigError
+from trainer.config import RunConfig
 from trainer.strategies.base import Stepper
 from trainer.strategies.mla import Mla
 from trainer.strategies.ogm_ge import OgmGe
@@ -13,3 +15,13 @@ STRATEGIES: dict[str, type[Stepper]] = {
     "ogm_ge": OgmGe,
     "mla": Mla,
 }
+
+
+def strategy_of(config: RunConfig) -> type[Stepper]:
+    """The class that takes a run's steps (raises ConfigError)."""
+    if config.train.strategy not in STRATEGIES:
+        raise ConfigError(
+            f"field 'train.strategy' has the value {config.train.strategy!r}",
+            f"choose from {', '.join(STRATEGIES)}",
+        )
+    return STRATEGIES[config.train.strategy]

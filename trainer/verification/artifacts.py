@@ -11,20 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import DataError, RemixError, StoreError
-from pipeline.features.feature_set import part_name
+from pipeline.features.manifest import check_manifest, features_fingerprint
+from pipeline.features.part_writer import part_name
 from pipeline.scores.table import Scores
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import (
-    SPLITS,
-    Fingerprinter,
-    fingerprint_of,
-    samples_schema,
-    scores_schema,
-)
+from pipeline.storage.metadata import Fingerprinter
+from pipeline.storage.schemas import SPLITS, samples_schema, scores_schema
 from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig
 
-Array = npt.NDArray[Any]
 SAMPLE = pa.schema([("row", pa.int64()), ("sample_id", pa.string()), ("label", pa.int32())])
 """The columns that samples, scores and test have in common: equal hashes of them mean the same samples in the same order."""
 MALFORMED = (
@@ -132,33 +127,16 @@ def read_features(place: Place, problems: Problems) -> Facts | None:
     with problems.reading(place / MANIFEST):
         manifest = (place / MANIFEST).read_json()
         modalities = list(manifest["modalities"])
-        files = [
-            [
-                part["shard"],
-                part["rows"],
-                {name: file["sha256"] for name, file in part["files"].items()},
-            ]
-            for part in manifest["parts"]
-        ]
-        head = [
-            manifest["version"],
-            list(manifest["modalities"].items()),
-            list(manifest["classes"]),
-            files,
-        ]
+        check_manifest(manifest, str(place / MANIFEST))
+        if features_fingerprint(manifest, "") is None:
+            raise DataError(f"{place / MANIFEST} names no shards or files", "decode again")
         with problems.reading(place / "samples.arrow"):
-            facts = _read_samples(place / "samples.arrow", manifest, head, problems)
+            facts = _read_samples(place / "samples.arrow", manifest, problems)
         if facts:
             problems.expect(
                 place / MANIFEST, "its fingerprint", manifest["fingerprint"], facts.fingerprint
             )
             problems.expect(place / MANIFEST, "num_rows", manifest["num_rows"], len(facts.splits))
-            problems.expect(
-                place / MANIFEST,
-                "the number of rows of its parts",
-                sum(part["rows"] for part in manifest["parts"]),
-                len(facts.splits),
-            )
             problems.expect(
                 place / MANIFEST,
                 "splits",
@@ -175,9 +153,7 @@ def read_features(place: Place, problems: Problems) -> Facts | None:
     return facts
 
 
-def _read_samples(
-    place: Place, manifest: dict[str, Any], head: list[Any], problems: Problems
-) -> Facts:
+def _read_samples(place: Place, manifest: dict[str, Any], problems: Problems) -> Facts:
     modalities = list(manifest["modalities"])
     file = BatchFile(place, samples_schema(modalities))
     content, by_split = Fingerprinter(file.schema), [Fingerprinter(SAMPLE) for _ in SPLITS]
@@ -221,7 +197,7 @@ def _read_samples(
         manifest=manifest,
         modalities=modalities,
         num_classes=len(manifest["classes"]),
-        fingerprint=fingerprint_of([*head, content.hexdigest({})]),
+        fingerprint=str(features_fingerprint(manifest, content.hexdigest({}))),
         splits=np.concatenate(splits),
         labels=np.concatenate(labels),
         has=np.concatenate(has),

@@ -1,6 +1,5 @@
 """Whether an epoch's plan is what scores and configuration make of the train split, and whether the steps log has each of its steps once."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import MissingError
-from pipeline.features.id_index import STEPS_SCHEMA, UNPLANNED
 from pipeline.plans.builder import Draft
-from pipeline.plans.plan import BatchPlan, Step, joint_draft, remix_draft
+from pipeline.plans.plan import BatchPlan, Step
+from pipeline.plans.planner import joint_draft, remix_draft
+from pipeline.plans.step_index import STEPS_SCHEMA, UNPLANNED
 from pipeline.scores.table import Scores
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import ALL, PLAN, SPLITS, Fingerprinter, read_metadata, steps_schema
+from pipeline.storage.metadata import Fingerprinter, read_metadata
+from pipeline.storage.schemas import ALL, PLAN, SPLITS, steps_schema
 from pipeline.storage.store_path import Place
 from trainer.config import RunConfig
-from trainer.loop import strategy_of
 from trainer.run_directory import Run
+from trainer.strategies import strategy_of
 from trainer.verification.artifacts import Facts, Problems
 
 STEPS_NAME = re.compile(r"epoch-(\d{4,})-step-(\d{8,})\.arrow")
@@ -73,12 +74,11 @@ class StepsLog:
                 "gap",
             )
             self._first_missing = None
-        digest = hashlib.sha256(np.ascontiguousarray(step.rows, np.int64).data).hexdigest()[:16]
         planned = {
             "epoch": self._epoch,
             "modality": step.modality,
             "num_rows": len(step.rows),
-            "rows_hash": digest,
+            "rows_hash": step.rows_hash,
             **counts,
         }
         for name, value in planned.items():

@@ -13,11 +13,12 @@ from typing import Any
 
 from pipeline.config import parse
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import Fingerprinter, epochs_schema
+from pipeline.storage.metadata import Fingerprinter
+from pipeline.storage.schemas import epochs_schema
 from pipeline.storage.store_path import Place
 from trainer.config import RunConfig
-from trainer.loop import Cursor
 from trainer.models import checkpoint as checkpoints
+from trainer.models.checkpoint import Cursor
 from trainer.run_directory import Run
 from trainer.verification.artifacts import (
     SAMPLE,
@@ -378,23 +379,3 @@ def _check_end(
                 test,
                 "its rows, with their ids and labels, are not those of the split 'test', each once",
             )
-
-
-def text_of(result: dict[str, Any]) -> str:
-    """What was found, for a person: a line an epoch, a line a problem, and the sum of it."""
-    lines = [
-        f"epoch {each['epoch']}: {each['steps']} steps, {each['rows']} rows, {each['taken']} taken{'' if each['ok'] else ': NOT AS IT SHOULD BE'}"
-        for each in result["epochs"]
-    ]
-    lines += [f"{each['artifact']}: {each['what']}" for each in result["problems"]]
-    sum_ = (
-        "everything holds"
-        if result["ok"]
-        else f"{len(result['problems'])} problem{'s' if len(result['problems']) > 1 else ''}"
-    )
-    return "\n".join(
-        [
-            *lines,
-            f"{result['run']} ({result['status']}), {len(result['epochs'])} of {result['num_epochs']} epochs: {sum_}",
-        ]
-    )

@@ -1,19 +1,17 @@
 """Sound: decoded frames -> mono waveform of a fixed length -> log spectrogram."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from av import AudioFrame, AudioResampler
 from torchaudio.transforms import MelSpectrogram, Spectrogram
 
-from pipeline.config import AudioSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import AudioSpec
 from pipeline.decode.media.shapes import num_samples
 from pipeline.errors import SampleError
 
-Array = npt.NDArray[Any]
 _FLOOR = 1e-7
 _MOST_PLANES = 7
 

@@ -5,21 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import av
-import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from pipeline.config import AudioSpec, Limits, VideoSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import AudioSpec, VideoSpec
 from pipeline.decode.media.audio import Waveform
-from pipeline.decode.media.integrity import DEMUXERS, check_structure, check_suffix
+from pipeline.decode.media.integrity import check_structure, check_suffix
 from pipeline.decode.media.limits import check_most, check_pixels
 from pipeline.decode.media.packets import PacketCheck
 from pipeline.decode.media.video import decode_frames
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_suffixes import DEMUXERS
 
-Array = npt.NDArray[Any]
 _STRICT = {"err_detect": "crccheck+explode"}
 # A playlist is media too, and would have FFmpeg open the files and URLs that it names.
 _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)} | _STRICT

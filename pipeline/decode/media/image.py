@@ -2,20 +2,19 @@
 
 import io
 import struct
-from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.codec import CodecContext
 from av.video.codeccontext import VideoCodecContext
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.config import ImageSpec, Limits
+from pipeline.arrays import Array
+from pipeline.decode.config import ImageSpec
 from pipeline.decode.media.limits import check_pixels
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
-Array = npt.NDArray[Any]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # What Pillow's readers raise on hostile bytes: struct, KeyError and IndexError from headers, SyntaxError from PNG chunks.
 _HOSTILE = (

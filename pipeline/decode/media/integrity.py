@@ -17,42 +17,14 @@ from pipeline.decode.media.containers import (
     is_adts,
 )
 from pipeline.errors import SampleError
-
-# The demuxers that bytes may reach, and the suffixes that each stands for.
-_SUFFIXES = {
-    "aac": "aac",
-    "aiff": "aif aifc aiff",
-    "amr": "amr",
-    "asf": "asf wma wmv",
-    "au": "au snd",
-    "avi": "avi",
-    "caf": "caf",
-    "flac": "flac",
-    "flv": "f4v flv",
-    "gif": "gif",
-    "h264": "264 avc h264",
-    "hevc": "265 h265 hevc",
-    "ivf": "ivf",
-    "m4v": "m4v",
-    "matroska": "mk3d mka mkv webm",
-    "mov": "3g2 3gp f4v m4a m4b m4v mj2 mov mp4 qt",
-    "mp3": "mp2 mp3 mpa mpga",
-    "mpeg": "mpeg mpg ps vob",
-    "mpegts": "m2ts mpeg mpg mts ts",
-    "mpegvideo": "m1v m2v mpeg mpg",
-    "ogg": "oga ogg ogv opus spx",
-    "w64": "w64",
-    "wav": "wav wave",
-}
-DEMUXERS = tuple(_SUFFIXES)
-_KNOWN = frozenset(" ".join(_SUFFIXES.values()).split())
+from pipeline.shards.member_suffixes import DEMUXERS_OF
 
 
 def check_suffix(suffix: str, demuxer: str) -> None:
     """A known suffix must name the container that the bytes are (raises SampleError wrong_type)."""
     last = suffix.rpartition(".")[2].lower()
     names = demuxer.split(",")
-    if last in _KNOWN and not any(last in _SUFFIXES.get(name, "").split() for name in names):
+    if last in DEMUXERS_OF and DEMUXERS_OF[last].isdisjoint(names):
         raise SampleError("wrong_type", f"the bytes are {names[0]}, not {last}")
 
 

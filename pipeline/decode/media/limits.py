@@ -2,21 +2,8 @@
 
 import math
 
-from pipeline.config import Limits
 from pipeline.errors import SampleError
-
-_LFS = b"version https://git-lfs"
-
-
-def check_member(data: bytes, suffix: str) -> None:
-    """Raises SampleError where the member is empty or a git-lfs pointer."""
-    if not data:
-        raise SampleError("empty", f"{suffix} has no bytes")
-    if data.startswith(_LFS):
-        raise SampleError(
-            "lfs_pointer",
-            f"{suffix} is a git-lfs pointer, not the file: run `git lfs pull` and pack the shard again",
-        )
+from pipeline.shards.limits import Limits
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:

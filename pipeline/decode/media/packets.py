@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
-from pipeline.config import Limits
 from pipeline.decode.media.integrity import has_frame_count
 from pipeline.decode.media.limits import check_most
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
 if TYPE_CHECKING:
     from av import Packet

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-import numpy.typing as npt
-
-from pipeline.config import AudioSpec, ImageSpec, Limits, TensorSpec, TextSpec, VideoSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec, TextSpec, VideoSpec
 from pipeline.decode.media.clip import decode_clip
 from pipeline.decode.media.image import decode_image
-from pipeline.decode.media.limits import check_member
 from pipeline.decode.media.shapes import AnySpec
 from pipeline.decode.media.tensor import decode_tensor
 from pipeline.decode.media.text import decode_text
 from pipeline.errors import SampleError
-
-Array = npt.NDArray[Any]
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_checks import check_member
 
 
 def decode_sample(

@@ -1,6 +1,6 @@
 """What a decoded sample looks like: the shape and type of each modality's rows; no media library is needed to tell."""
 
-from pipeline.config import AudioSpec, ImageSpec, TensorSpec, TextSpec, VideoSpec
+from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec, TextSpec, VideoSpec
 from pipeline.errors import ConfigError
 
 AnySpec = VideoSpec | AudioSpec | ImageSpec | TensorSpec | TextSpec

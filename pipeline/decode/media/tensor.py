@@ -6,13 +6,13 @@ import tokenize
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.config import Limits, TensorSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import TensorSpec
 from pipeline.decode.media.limits import check_array
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
-Array = npt.NDArray[Any]
 # What NumPy's reader raises on hostile bytes: the header is a Python literal, which may nest too deep or not be one.
 _HOSTILE = (
     ValueError,

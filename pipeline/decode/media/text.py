@@ -1,16 +1,13 @@
 """Texts: UTF-8 bytes -> the ids of the first of them."""
 
 from codecs import BOM_UTF8
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.config import TextSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import TextSpec
 from pipeline.decode.media.shapes import IDS
 from pipeline.errors import SampleError
-
-Array = npt.NDArray[Any]
 
 
 def decode_text(data: bytes, spec: TextSpec) -> Array:

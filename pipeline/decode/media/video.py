@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from av import Packet, VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from pipeline.config import Limits, VideoSpec
+from pipeline.arrays import Array
+from pipeline.decode.config import VideoSpec
 from pipeline.decode.media.limits import check_most, check_pixels
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
-Array = npt.NDArray[Any]
 # Without these flags the pixels depend on the instruction set of the processor.
 _INTERPOLATION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 

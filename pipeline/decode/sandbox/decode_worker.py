@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import TypeAdapter
 
-from pipeline.config import Limits, ModalitySpec
+from pipeline.arrays import Array
+from pipeline.decode.config import ModalitySpec
 from pipeline.decode.media.clip import streams_in
 from pipeline.decode.media.shapes import AnySpec, shape_of
-from pipeline.decode.sandbox.sandbox import LENGTH, NO_MEMORY, STATUS, frame, write_all
+from pipeline.decode.sandbox.messages import LENGTH, NO_MEMORY, STATUS, frame, write_all
 from pipeline.errors import SampleError
+from pipeline.shards.limits import Limits
 
-Array = npt.NDArray[Any]
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 1.0
 _NO_MEMORY_TEXTS = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")

@@ -12,28 +12,23 @@ import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.config import Limits
+from pipeline.arrays import Array
 from pipeline.decode.media.shapes import AnySpec, shape_of
+from pipeline.decode.sandbox.messages import LENGTH, NO_MEMORY, STATUS, frame, write_all
 from pipeline.errors import RemixError, SampleError
+from pipeline.shards.limits import Limits
 
-Array = npt.NDArray[Any]
 B = TypeVar("B", bytearray, memoryview)
-LENGTH = struct.Struct("<I")
-STATUS = struct.Struct("<i")
-NO_MEMORY = 112
-"""The exit code of a child that has no memory left; a message might need some."""
 _CRASHES = {
     signal.SIGSEGV,
     signal.SIGABRT,
@@ -313,32 +308,6 @@ class _Cell:
             f"the process that decodes {how} (exit code {code}): {text or 'it said nothing'}",
             "mend what it says, or give the machine more memory",
         )
-
-
-def frame(header: Mapping[str, Any]) -> list[bytes]:
-    """The head of a message."""
-    text = json.dumps(header).encode()
-    return [LENGTH.pack(len(text)) + text]
-
-
-def write_all(
-    fd: int, buffers: Sequence[bytes | memoryview], wait: Callable[[], None] | None = None
-) -> None:
-    """Writes all buffers in turn, as they lie in memory; `wait` is called where a pipe that does not block is full."""
-    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
-    start = 0
-    while start < len(views):
-        try:
-            num = os.writev(fd, views[start : start + 64])
-        except BlockingIOError:
-            assert wait
-            wait()
-            continue
-        while start < len(views) and num >= views[start].nbytes:
-            num -= views[start].nbytes
-            start += 1
-        if num:
-            views[start] = views[start][num:]
 
 
 def _pipe() -> tuple[int, int]:

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import AudioSpec, DecodeConfig, ModalitySpec, VideoSpec
+from pipeline.decode.config import AudioSpec, DecodeConfig, ModalitySpec, VideoSpec
 from pipeline.errors import DataError, InputError, MissingError
+from pipeline.shards.member_suffixes import KINDS_OF
 from pipeline.sources.importers.manifest import Row, carve_splits, needing, read_cells, read_lines
-from pipeline.sources.importers.probing import KINDS_OF, extension, lacks
+from pipeline.sources.importers.probing import extension, lacks
 from pipeline.sources.importers.rows import (
     POINTER,
     Problem,

@@ -14,17 +14,16 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
-from pipeline.config import AudioSpec, ImageSpec, ModalitySpec, TensorSpec, TextSpec, VideoSpec
-from pipeline.decode.media.integrity import DEMUXERS
-from pipeline.errors import DataError, InputError
-
-KINDS_OF = (
-    dict.fromkeys(("mp4", "webm", "mkv", "mov", "avi", "flv"), ("video", "audio"))
-    | dict.fromkeys(("wav", "flac", "ogg", "mp3", "m4a", "opus"), ("audio",))
-    | dict.fromkeys(("jpg", "jpeg", "png", "webp", "bmp"), ("image",))
-    | {"npy": ("tensor",), "txt": ("text",)}
+from pipeline.decode.config import (
+    AudioSpec,
+    ImageSpec,
+    ModalitySpec,
+    TensorSpec,
+    TextSpec,
+    VideoSpec,
 )
-"""The kinds of modality that a file may hold, by its extension; the first is the usual one."""
+from pipeline.errors import DataError, InputError
+from pipeline.shards.member_suffixes import DEMUXERS, KINDS_OF
 
 T = TypeVar("T")
 

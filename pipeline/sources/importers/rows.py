@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import DecodeConfig
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import DataError, InputError, StoreError
+from pipeline.shards.member_checks import LFS_BYTES, is_lfs_pointer
 from pipeline.sources.importers.manifest import Row
 from pipeline.sources.importers.probing import extension
 from pipeline.sources.shard_writer import JsonValue, Progress, Sample, write_shards
@@ -19,8 +20,6 @@ from pipeline.sources.splits import hashed
 SAMPLES_PER_SHARD = 256
 POINTER = "a git-lfs pointer"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
-_LFS_POINTER = b"version https://git-lfs"
-_POINTER_BYTES = 1024
 _NUM_NAMED = 3
 
 Group = tuple[str, ...]
@@ -68,7 +67,7 @@ def problem_with(path: Path) -> str:
         if not path.is_file():
             return "missing" if not path.exists() else "not a file"
         size = path.stat().st_size
-        if size <= _POINTER_BYTES and path.read_bytes().startswith(_LFS_POINTER):
+        if size <= LFS_BYTES and is_lfs_pointer(path.read_bytes()):
             return POINTER
         return "" if size else "empty"
     except OSError:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from pipeline.config import DecodeConfig, parse
+from pipeline.config import parse
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import DataError, InputError
 from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_manifest
 from pipeline.sources.importers.probing import extension, kind_of, spec_of

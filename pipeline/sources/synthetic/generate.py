@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import (
+from pipeline.arrays import Array
+from pipeline.decode.config import (
     AudioSpec,
     DecodeConfig,
     ImageSpec,
@@ -146,7 +147,7 @@ def _samples(
         )
 
 
-def _members(made: dict[str, patterns.Array]) -> dict[str, bytes]:
+def _members(made: dict[str, Array]) -> dict[str, bytes]:
     members = {}
     if "video" in made or "audio" in made:
         members["mp4"] = encoding.mp4(

@@ -6,13 +6,13 @@ size and colours, or tempo, phase, pitch and loudness, or number and order of wo
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator
 
-Array = npt.NDArray[Any]
+from pipeline.arrays import Array
+
 SIZE = 96
 FPS = 10
 NUM_FRAMES = 10

@@ -1,10 +1,7 @@
-"""Media: bytes -> arrays of the promised shape and content, or one SampleError with the right reason."""
+"""Media: bytes -> arrays of the promised shape and content."""
 
 import io
 import math
-import re
-import wave
-from pathlib import Path
 
 import av
 import numpy as np
@@ -13,12 +10,13 @@ import torch
 import torchaudio
 from PIL import Image
 
-from pipeline.config import AudioSpec, ImageSpec, Limits, TensorSpec, VideoSpec
+from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec
 from pipeline.decode.media.sample import decode_sample
-from pipeline.decode.media.shapes import AnySpec, channel_axis, shape_of
-from pipeline.errors import ConfigError, SampleError
+from pipeline.decode.media.shapes import channel_axis, shape_of
+from pipeline.errors import ConfigError
+from pipeline.shards.limits import Limits
+from tests.support.decoding import audio, bin_of, decode, grey, levels, reason, sound, video
 from tests.support.media_files import (
-    LEVEL,
     SAMPLE_RATE,
     encode_clip,
     encode_film,
@@ -29,34 +27,6 @@ from tests.support.media_files import (
     tone,
     turn,
 )
-
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
-
-
-def decode(data: bytes, spec: AnySpec) -> np.ndarray:
-    (suffix,) = spec.member
-    array = decode_sample({suffix: data}, {"m": spec}, Limits())["m"]
-    assert array is not None
-    assert (array.shape, str(array.dtype)) == shape_of("m", spec)
-    return array
-
-
-def reason(members: dict[str, bytes], **specs: AnySpec) -> str:
-    with pytest.raises(SampleError) as caught:
-        decode_sample(members, specs, Limits())
-    return caught.value.reason
-
-
-def video(frames: int = 4, size: int = 32, member: str = "mp4") -> VideoSpec:
-    return VideoSpec(kind="video", member=member, frames=frames, size=size)
-
-
-def audio(member: str = "wav", **options: object) -> AudioSpec:
-    return AudioSpec(kind="audio", member=member, **options)
-
-
-def levels(frames: np.ndarray) -> list[int]:
-    return [round(float(frame.mean()) / LEVEL) for frame in frames]
 
 
 @pytest.mark.parametrize(
@@ -158,249 +128,6 @@ def test_two_modalities_of_one_container_equal_each_alone() -> None:
     np.testing.assert_array_equal(both["hear"], decode(clip, sound))
     np.testing.assert_array_equal(both["see"], decode(clip, film))
     np.testing.assert_array_equal(both["glance"], decode(clip, video(2, 16)))
-
-
-def test_a_stream_that_is_missing() -> None:
-    silent = encode_clip(4)
-    assert decode_sample({"mp4": silent}, {"a": audio("mp4"), "v": video()}, Limits())["a"] is None
-    assert reason({"mp4": silent}, a=audio("mp4")) == "no_such_stream"
-    assert decode_sample({}, {"a": audio("mp4"), "v": video()}, Limits()) == {"a": None, "v": None}
-
-
-def test_the_first_member_present_counts() -> None:
-    spec = TensorSpec(kind="tensor", member=("a.npy", "npy"), shape=(2,))
-    members = {"npy": encode_npy(np.array([1, 2])), "a.npy": encode_npy(np.array([3, 4]))}
-    assert decode_sample(members, {"t": spec}, Limits())["t"].tolist() == [3, 4]
-    assert decode_sample({"npy": members["npy"]}, {"t": spec}, Limits())["t"].tolist() == [1, 2]
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        video(),
-        audio("mp4"),
-        ImageSpec(kind="image", member="mp4"),
-        TensorSpec(kind="tensor", member="mp4", shape=(2,)),
-    ],
-)
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [(b"", "empty"), (LFS, "lfs_pointer"), (b"no media at all" * 9, "undecodable")],
-)
-def test_members_that_are_no_media(spec: AnySpec, data: bytes, expected: str) -> None:
-    assert reason({"mp4": data}, m=spec) == expected
-
-
-def test_cut_and_damaged_clips_are_rejected(tmp_path: Path) -> None:
-    first = encode_clip(16, sound=tone(800, 1.6), index_first=tmp_path / "clip.mp4")
-    for cut in (len(first) - 1500, len(first) - 1):
-        assert reason({"mp4": first[:cut]}, v=video(), a=audio("mp4")) == "truncated"
-    mp4 = encode_clip(16, sound=tone(800, 1.6))
-    for cut in (100, len(mp4) // 2, len(mp4) - 1500):
-        assert reason({"mp4": mp4[:cut]}, v=video(), a=audio("mp4")) == "truncated"
-    holed = mp4[:200] + b"\xff" * (len(mp4) // 2) + mp4[200 + len(mp4) // 2 :]
-    assert reason({"mp4": holed}, v=video(), a=audio("mp4")) in ("truncated", "undecodable")
-
-
-def sound(
-    container: str, codec: str, sample_rate: int = SAMPLE_RATE, channels: int = 2, **options: object
-) -> bytes:
-    return encode_sound(
-        np.stack([tone(1000, 1.2, sample_rate)] * channels),
-        container,
-        codec,
-        sample_rate,
-        **options,
-    )
-
-
-def bin_of(data: bytes, suffix: str) -> int:
-    """Where a second of the sound is loudest, in bins of 31.25 Hz."""
-    return int(
-        decode(data, audio(suffix, seconds=1.0, features="log_spectrogram"))[0]
-        .astype(np.float32)
-        .mean(1)
-        .argmax()
-    )
-
-
-def grey(num: int = 4, width: int = 64, height: int = 48) -> list[np.ndarray]:
-    return [np.full((height, width, 3), LEVEL * i, np.uint8) for i in range(num)]
-
-
-CUTTABLE = {
-    "mkv": lambda: encode_clip(16, sound=tone(800, 1.6), container="matroska"),
-    "webm": lambda: encode_film(grey(), container="webm", codec="libvpx-vp9"),
-    "avi": lambda: encode_clip(16, container="avi", codec="mpeg4"),
-    "flv": lambda: encode_clip(16, sound=tone(800, 1.6), container="flv"),
-    "wav": lambda: encode_wav(tone(800, 1.6)),
-    "flac": lambda: sound("flac", "flac"),
-    "opus": lambda: sound("ogg", "libopus"),
-    "mp3": lambda: sound("mp3", "libmp3lame"),
-    "m4a": lambda: sound("mp4", "aac"),
-    "aac": lambda: sound("adts", "aac"),
-    "aiff": lambda: sound("aiff", "pcm_s16be"),
-    "ts": lambda: sound("mpegts", "mp2"),
-}
-
-
-@pytest.mark.parametrize("suffix", CUTTABLE)
-def test_a_container_that_says_its_length_cannot_be_cut_unseen(suffix: str) -> None:
-    """Whatever is asked of the file: also where all the sound that is needed lies before the cut."""
-    data = CUTTABLE[suffix]()
-    spec = (
-        video(2, 16, suffix)
-        if suffix in ("mkv", "webm", "avi", "flv")
-        else audio(suffix, seconds=0.1)
-    )
-    decode(data, spec)
-    for cut in (len(data) // 3, len(data) // 2, len(data) * 4 // 5):
-        assert reason({suffix: data[:cut]}, m=spec) == "truncated", cut
-
-
-@pytest.mark.parametrize("suffix", ["mkv", "flac", "mp3", "opus", "m4a", "aac", "ts"])
-def test_a_hole_in_the_middle_is_found(suffix: str) -> None:
-    data = CUTTABLE[suffix]()
-    middle, spec = len(data) // 2, {"a": audio(suffix, seconds=1.2)}
-    assert reason({suffix: data[:middle] + bytes(700) + data[middle + 700 :]}, **spec) in (
-        "undecodable",
-        "bad_header",
-        "truncated",
-    )
-
-
-def test_bytes_behind_the_end_of_a_sound_lose_nothing() -> None:
-    flac, mp3 = sound("flac", "flac"), sound("mp3", "libmp3lame")
-    last = flac[flac.rindex(b"\xff\xf8") :]
-    for suffix, data, junk in (
-        ("flac", flac, last[:200]),
-        ("flac", flac, b"\xff" * 99),
-        ("mp3", mp3, b"\xff"),
-        ("wav", encode_wav(tone(800, 1.0)), b"junk" * 9),
-    ):
-        spec = audio(suffix, seconds=2.0)
-        np.testing.assert_array_equal(decode(data + junk, spec), decode(data, spec))
-
-
-@pytest.mark.parametrize(
-    ("suffix", "data"),
-    [
-        ("mp4", encode_wav(tone(800, 0.5))),
-        ("wav", encode_clip(4)),
-        ("cam.webm", encode_clip(4, container="avi", codec="mpeg4")),
-    ],
-)
-def test_a_container_under_the_name_of_another(suffix: str, data: bytes) -> None:
-    assert reason({suffix: data}, v=video(member=suffix), a=audio(suffix)) == "wrong_type"
-
-
-def test_a_suffix_that_names_no_container_takes_any() -> None:
-    assert levels(decode(encode_clip(4, container="matroska"), video(4, member="film"))) == [
-        0,
-        1,
-        2,
-        3,
-    ]
-
-
-def flac_with(position: int, value: int) -> bytes:
-    data = bytearray(sound("flac", "flac", channels=1))
-    data[position] = value
-    return bytes(data)
-
-
-def silent_wav(num: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setparams((1, 2, SAMPLE_RATE, num, "NONE", ""))
-        out.writeframes(bytes(2 * num))
-    return file.getvalue()
-
-
-HEADERS = {
-    "moov": (
-        "mp4",
-        lambda: encode_clip(4, sound=tone(800, 0.5)).replace(b"moov", b"free"),
-        "bad_header",
-    ),
-    "box of 3 bytes": (
-        "mp4",
-        lambda: encode_clip(4, sound=tone(800, 0.5)) + b"\0\0\0\3junk",
-        "bad_header",
-    ),
-    "moov without tracks": (
-        "mp4",
-        lambda: b"\0\0\0\x10ftypisom\0\0\2\0" + b"\0\0\0\x08moov",
-        "no_such_stream",
-    ),
-    "EBML": (
-        "mkv",
-        lambda: encode_clip(4, container="matroska").replace(b"\x42\x86", b"\0\x86", 1),
-        "bad_header",
-    ),
-    "STREAMINFO": ("flac", lambda: flac_with(4, 0x01), "bad_header"),
-    "channels": (
-        "flac",
-        lambda: flac_with(4 + 4 + 12, 0x08 | flac_with(0, 0x66)[20]),
-        "bad_header",
-    ),
-    "comments": ("flac", lambda: flac_with(4 + 4 + 34 + 4, 0xFF), "bad_header"),
-    "data chunk": ("wav", lambda: encode_wav(tone(800, 0.5))[:2000], "truncated"),
-    "no samples": ("wav", lambda: silent_wav(0), "empty"),
-    "Ogg page": (
-        "opus",
-        lambda: sound("ogg", "libopus").replace(b"OggS", b"OgSS", 3),
-        "undecodable",
-    ),
-    "FLV": ("flv", lambda: encode_clip(4, container="flv")[:12], "truncated"),
-}
-
-
-@pytest.mark.parametrize("case", HEADERS)
-def test_headers_that_do_not_fit(case: str) -> None:
-    suffix, make, expected = HEADERS[case]
-    assert reason({suffix: make()}, v=video(member=suffix), a=audio(suffix)) == expected
-
-
-OVERSIZE = {
-    "seconds": ("mp4", lambda: encode_clip(16, sound=tone(800, 1.6)), {"seconds": 1.0}, r"\b1\.6"),
-    "sound": ("wav", lambda: encode_wav(tone(800, 1.6)), {"seconds": 1.5}, r"\b1\.6"),
-    "pixels": ("mp4", lambda: encode_clip(4), {"pixels": 64 * 48 - 1}, r"(?=.*\b64\b)(?=.*\b48\b)"),
-    "fps": ("mp4", lambda: encode_clip(16), {"fps": 9.9}, r"\b10\b"),
-    "frames": ("mp4", lambda: encode_clip(16), {"frames": 15}, r"\b16\b"),
-    "frames that no header counts": (
-        "h264",
-        lambda: encode_clip(16, container="h264"),
-        {"frames": 15},
-        r"\b16\b",
-    ),
-    "channels": ("wav", lambda: sound("wav", "pcm_s16le", channels=9), {"channels": 8}, r"\b9\b"),
-    "picture": (
-        "png",
-        lambda: encode_image(np.zeros((20, 30, 3), np.uint8)),
-        {"pixels": 599},
-        r"(?=.*\b30\b)(?=.*\b20\b)",
-    ),
-    "array": ("npy", lambda: encode_npy(np.zeros(100)), {"member_bytes": 799}, r"\b800\b"),
-}
-
-
-@pytest.mark.parametrize("case", OVERSIZE)
-def test_limits(case: str) -> None:
-    suffix, make, limits, told = OVERSIZE[case]
-    specs: dict[str, AnySpec]
-    if suffix == "png":
-        specs = {"i": ImageSpec(kind="image", member="png")}
-    elif suffix == "npy":
-        specs = {"t": TensorSpec(kind="tensor", member="npy", shape=(100,))}
-    else:
-        specs = {"v": video(member=suffix), "a": audio(suffix)}
-    decode_sample({suffix: make()}, specs, Limits())
-    with pytest.raises(SampleError) as caught:
-        decode_sample({suffix: make()}, specs, Limits(**limits))
-    assert caught.value.reason == "oversize"
-    assert re.search(told, caught.value.detail)
-    assert f"{next(iter(limits.values())):.10g}" in caught.value.detail
 
 
 @pytest.mark.parametrize(
@@ -564,77 +291,6 @@ def test_grey_of_16_bits_is_scaled() -> None:
     np.testing.assert_allclose(decode(encode_image(ramp), spec)[0], ramp / 257, atol=1)
     for floating in (np.zeros((8, 8), np.float32), np.full((8, 8), -3, np.int32)):
         assert reason({"png": encode_image(floating, "TIFF")}, i=spec) == "wrong_type"
-
-
-def test_a_jpeg_with_wrong_codes() -> None:
-    jpeg = bytearray(
-        encode_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "JPEG")
-    )
-    middle = len(jpeg) // 2
-    jpeg[middle : middle + 200] = b"\xfe" * 200
-    assert np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).shape == (64, 64, 3)
-    assert reason({"jpg": bytes(jpeg)}, i=ImageSpec(kind="image", member="jpg")) == "undecodable"
-
-
-def npy_header(header: bytes, data: bytes = b"") -> bytes:
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"\x93NUMPY\x01", "undecodable"),
-        (npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}")[:30], "truncated"),
-        (npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"), "truncated"),
-        (
-            npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}"),
-            "oversize",
-        ),
-        (
-            npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}", bytes(8)),
-            "wrong_type",
-        ),
-        (
-            npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (2,)}", bytes(16)),
-            "wrong_type",
-        ),
-        (npy_header(b"{'descr': '<q9', 'fortran_order': False, 'shape': (2,)}"), "bad_header"),
-        (npy_header(b"(" * 9000), "bad_header"),
-        (
-            npy_header(b"{'descr': [('a', 1, 2, 3)], 'fortran_order': False, 'shape': (2,)}"),
-            "bad_header",
-        ),
-    ],
-)
-def test_arrays_with_lying_headers(data: bytes, expected: str) -> None:
-    assert reason({"npy": data}, t=TensorSpec(kind="tensor", member="npy", shape=(2,))) == expected
-
-
-def test_errors_of_the_program_are_not_the_files() -> None:
-    """Only what hostile bytes can raise rejects a sample: a specification of another kind is a mistake of ours."""
-    with pytest.raises(AttributeError):
-        decode_sample({"mp4": encode_clip(4)}, {"v": object()}, Limits())
-    with pytest.raises((AttributeError, TypeError)):
-        decode_sample(
-            {"png": encode_image(np.zeros((4, 4, 3), np.uint8))},
-            {"i": ImageSpec(kind="image", member="png")},
-            None,
-        )
-
-
-def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
-    clip = tmp_path / "secret.ts"
-    clip.write_bytes(encode_clip(16, container="mpegts"))
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.6,\nfile://{clip}\n#EXT-X-ENDLIST\n"
-    assert reason({"mp4": playlist.encode()}, v=video()) == "undecodable"
-    concat = f"ffconcat version 1.0\nfile {clip}\n"
-    assert reason({"mp4": concat.encode()}, v=video()) == "undecodable"
-
-
-def test_sound_that_is_not_finite() -> None:
-    heard = tone(500, 1.0)
-    heard[100] = np.nan
-    assert reason({"wav": encode_wav(heard)}, a=audio(seconds=1.0)) == "non_finite"
 
 
 def test_pictures() -> None:

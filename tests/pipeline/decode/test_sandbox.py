@@ -14,10 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.config import AudioSpec, ImageSpec, Limits, TensorSpec, VideoSpec
+from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec, VideoSpec
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import RemixError, SampleError
+from pipeline.shards.limits import Limits
 from tests.support.media_files import encode_clip, encode_image, encode_npy, tone
 
 SPECS = {
@@ -270,7 +271,8 @@ def test_many_crashes_leave_no_process_and_no_open_file(tmp_path: Path) -> None:
 
 PARENT = """
 import sys
-from pipeline.config import Limits, TensorSpec
+from pipeline.decode.config import TensorSpec
+from pipeline.shards.limits import Limits
 from pipeline.decode.sandbox.sandbox import Sandbox
 sandbox = Sandbox({"x": TensorSpec(kind="tensor", member="npy", shape=(1,))}, Limits(), entry="tests.support.hostile_decoders:mixed")
 sandbox.decode({"x": b"ok"})

@@ -10,14 +10,17 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config import DecodeConfig, Limits, TextSpec, load, parse
+from pipeline.config import load, parse
+from pipeline.decode.config import DecodeConfig, TextSpec
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.preflight import infer_config
 from pipeline.errors import ConfigError, DataError, SampleError
-from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.discover import find_shards
+from pipeline.shards.limits import Limits
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic.generate import SPECS, generate
+from pipeline.storage.arrow_files import read_table
 from tests.support.media_files import write_shard
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs

@@ -12,16 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError, MissingError
-from pipeline.features.feature_set import (
-    TABLE_ROWS,
-    FeatureSet,
-    PartWriter,
-    part_name,
-    read_table,
-    write_table,
-)
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.part_writer import PartWriter, part_name
+from pipeline.storage.arrow_files import TABLE_ROWS, read_table, write_table
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import fingerprint, read_metadata, with_metadata
+from pipeline.storage.metadata import fingerprint, read_metadata, with_metadata
 from pipeline.storage.store_path import Place
 from tests.support.stores import SHAPES, make_features
 

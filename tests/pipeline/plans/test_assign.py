@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.config import PlanConfig
 from pipeline.errors import ConfigError, DataError, InputError, MismatchError
-from pipeline.features.feature_set import write_table
 from pipeline.plans import target_shares as shares
 from pipeline.plans.assign import assign, find_assignment
+from pipeline.plans.config import PlanConfig
 from pipeline.scores.build import score_rows
 from pipeline.scores.difficulty import ability
-from pipeline.scores.table import BLOCK_ROWS, Scores
-from pipeline.storage.schemas import with_metadata
+from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import TABLE_ROWS, write_table
+from pipeline.storage.metadata import with_metadata
 from pipeline.storage.store_path import Place
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.stores import make_features
@@ -236,9 +236,9 @@ def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Tabl
     )
 
 
-@pytest.mark.parametrize("at", [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1])
+@pytest.mark.parametrize("at", [1, TABLE_ROWS - 1, TABLE_ROWS, TABLE_ROWS + 1])
 def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
-    rows = np.arange(BLOCK_ROWS + 10)
+    rows = np.arange(TABLE_ROWS + 10)
     rows[at] = at - 1
     with pytest.raises(DataError, match=rf"\b{at - 1}\b"):
         Scores(scores_table(arithmetic_costs(len(rows), 2), rows=rows))

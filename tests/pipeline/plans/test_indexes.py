@@ -10,23 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import PlanConfig
 from pipeline.errors import DataError, MismatchError, StoreError
 from pipeline.features import id_index as index
-from pipeline.features.feature_set import write_table
-from pipeline.features.id_index import (
-    IDS,
-    IDS_SCHEMA,
-    STEPS_SCHEMA,
-    find_rows,
-    hash_ids,
-    step_of,
-    write_ids,
-    write_step_index,
-)
-from pipeline.plans.plan import BatchPlan, joint_draft, joint_plan, write_plan
+from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows, hash_ids, write_ids
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, joint_draft, write_plan
+from pipeline.plans.step_index import STEPS_SCHEMA, step_of, write_step_index
+from pipeline.storage.arrow_files import write_table
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import encode_metadata
+from pipeline.storage.metadata import encode_metadata
 from pipeline.storage.store_path import Place
 from tests.support.stores import make_features
 
@@ -126,7 +119,7 @@ def test_every_row_finds_its_step(
     num_cuts: int,
 ) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), unique=True, min_size=1)))
-    plan = joint_plan(rows, batch_size, 0, 0)
+    plan = build(joint_draft(rows, batch_size, 0, 0))
     cuts = [
         0,
         *sorted(
@@ -146,13 +139,13 @@ def test_every_row_finds_its_step(
 
 def test_features_without_rows_have_indexes_too(tmp_path: Path) -> None:
     assert find_rows(ids_index(Place.at(tmp_path / IDS)), "a") == []
-    plan = BatchPlan(joint_plan(np.arange(4), 2, 0, 0).table.slice(0, 0))
+    plan = BatchPlan(build(joint_draft(np.arange(4), 2, 0, 0)).table.slice(0, 0))
     assert step_of(step_index(Place.at(tmp_path / "s.arrow"), plan, 0), 0) is None
 
 
 @pytest.mark.parametrize("row", [-1, 9])
 def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, row: int) -> None:
-    table = joint_plan(np.arange(4), 2, 0, 0).table
+    table = build(joint_draft(np.arange(4), 2, 0, 0)).table
     with pytest.raises(MismatchError, match=rf"(?=.*(?<!\w){row}\b)(?=.*\b9\b)"):
         write_step_index(
             Place.at(tmp_path / "s.arrow"),
@@ -166,7 +159,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"s\.arrow"):
         write_step_index(
-            Place.at(tmp_path / "file" / "s.arrow"), joint_plan(np.arange(4), 2, 0, 0), 4
+            Place.at(tmp_path / "file" / "s.arrow"), build(joint_draft(np.arange(4), 2, 0, 0)), 4
         )
 
 
@@ -186,7 +179,7 @@ def test_an_index_of_steps_that_lies_is_refused(
     tmp_path: Path, change: dict[str, object] | None
 ) -> None:
     place = Place.at(tmp_path / "s.arrow")
-    found = step_index(place, joint_plan(np.arange(11), 2, 0, 0), 11, index_rows=5)
+    found = step_index(place, build(joint_draft(np.arange(11), 2, 0, 0)), 11, index_rows=5)
     table = pa.Table.from_batches(found.batches())
     facts = {} if change is None else encode_metadata(found.metadata | change)
     with place.create() as file, pa.ipc.new_file(file, table.schema.with_metadata(facts)) as writer:

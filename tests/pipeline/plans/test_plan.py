@@ -11,21 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import PlanConfig
-from pipeline.counter_rng import hashes, key_of, merge, sort_positions
+from pipeline.counter_rng import hashes, key_of
 from pipeline.errors import ConfigError, DataError, StoreError
-from pipeline.features.feature_set import write_table
 from pipeline.plans.assign import assign
-from pipeline.plans.plan import (
-    BatchPlan,
-    joint_draft,
-    joint_plan,
-    remix_draft,
-    remix_plan,
-    write_plan,
-)
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.ordering import merge, sort_positions
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, joint_draft, remix_draft, write_plan
 from pipeline.scores.table import Scores
-from pipeline.storage.schemas import PLAN, fingerprint
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import fingerprint
+from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
 from tests.support.plan_tables import arithmetic_costs, scores_table
 
@@ -71,11 +67,13 @@ def test_each_row_once_in_pure_even_batches(num: int, num_modalities: int, batch
         [None, 1, 7, 200], ["sequential", "interleaved"], [False, True]
     ):
         config = PlanConfig(order=order, locality=locality, stratify=stratify)
-        plan = remix_plan(scores, config, batch_size, 11, 3)
+        plan = build(remix_draft(scores, config, batch_size, 11, 3))
         check_plan(plan, subsets(scores, config, 11, 3), batch_size)
-        assert remix_plan(scores, config, batch_size, 11, 3).fingerprint == plan.fingerprint
+        assert build(remix_draft(scores, config, batch_size, 11, 3)).fingerprint == plan.fingerprint
         assert fingerprint(plan.table, plan.metadata) == plan.fingerprint
-        joint = joint_plan(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
+        joint = build(
+            joint_draft(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
+        )
         check_plan(joint, {"all": scores.rows}, batch_size)
 
 
@@ -100,7 +98,7 @@ def test_any_plan_covers_its_rows(
     )
     scores = Scores(scores_table(arithmetic_costs(num, num_modalities)))
     check_plan(
-        remix_plan(scores, config, batch_size, seed, epoch),
+        build(remix_draft(scores, config, batch_size, seed, epoch)),
         subsets(scores, config, seed, epoch),
         batch_size,
     )
@@ -120,8 +118,10 @@ def golden_plans() -> dict[str, str]:
         "windows": PlanConfig(locality=256, order="interleaved"),
         "stratified windows": PlanConfig(locality=256, stratify=True),
     }
-    plans = {name: remix_plan(scores, config, 32, 7, 10) for name, config in configs.items()}
-    plans["joint"] = joint_plan(scores.rows, 32, 7, 0, modalities=scores.modalities)
+    plans = {
+        name: build(remix_draft(scores, config, 32, 7, 10)) for name, config in configs.items()
+    }
+    plans["joint"] = build(joint_draft(scores.rows, 32, 7, 0, modalities=scores.modalities))
     return {name: plan.fingerprint for name, plan in plans.items()}
 
 
@@ -159,7 +159,7 @@ def test_the_hash_is_splitmix64() -> None:
 def test_orders_differ_with_seed_and_epoch_and_look_random() -> None:
     def order(seed: int, epoch: int) -> np.ndarray:
         return np.concatenate(
-            [step.rows for step in joint_plan(np.arange(20_000), 64, seed, epoch).steps()]
+            [step.rows for step in build(joint_draft(np.arange(20_000), 64, seed, epoch)).steps()]
         )
 
     base = order(0, 0)
@@ -193,9 +193,9 @@ def test_merge_keeps_proportion_whatever_the_block(lengths: list[int], num_per_b
 
 def test_sequential_visits_modalities_in_order_and_interleaved_mixes() -> None:
     scores = Scores(scores_table(arithmetic_costs(4000, 3)))
-    names = [step.modality for step in remix_plan(scores, PlanConfig(), 16, 0, 0).steps()]
+    names = [step.modality for step in build(remix_draft(scores, PlanConfig(), 16, 0, 0)).steps()]
     assert names == sorted(names)
-    mixed = remix_plan(scores, PlanConfig(order="interleaved"), 16, 0, 0)
+    mixed = build(remix_draft(scores, PlanConfig(order="interleaved"), 16, 0, 0))
     assert sorted(step.modality for step in mixed.steps()) == names
     assert sum(a.modality != b.modality for a, b in pairwise(mixed.steps())) > len(names) / 3
 
@@ -207,7 +207,7 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
         table["row"].to_numpy() * 5 % 12
     ]
     scores = Scores(table.set_column(2, "label", pa.array(label)))
-    plan = remix_plan(scores, PlanConfig(stratify=True, order="interleaved"), 48, 0, 0)
+    plan = build(remix_draft(scores, PlanConfig(stratify=True, order="interleaved"), 48, 0, 0))
     for name in scores.modalities:
         batches = [
             np.bincount(scores.labels[step.rows], minlength=num_classes)
@@ -216,7 +216,7 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
         ]
         mix = np.sum(batches, axis=0) / np.sum(batches)
         assert max(np.abs(batch - batch.sum() * mix).max() for batch in batches) <= 2
-    unsorted = remix_plan(scores, PlanConfig(order="interleaved"), 48, 0, 0)
+    unsorted = build(remix_draft(scores, PlanConfig(order="interleaved"), 48, 0, 0))
     assert (
         max(
             np.abs(np.bincount(scores.labels[step.rows], minlength=6) - 48 * mix).max()
@@ -231,7 +231,7 @@ def test_locality_reads_window_after_window() -> None:
     rows = np.concatenate(
         [
             step.rows
-            for step in remix_plan(scores, PlanConfig(locality=500), 64, 0, 0).steps()
+            for step in build(remix_draft(scores, PlanConfig(locality=500), 64, 0, 0)).steps()
             if step.modality == "m1"
         ]
     )
@@ -275,7 +275,7 @@ def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
     config = PlanConfig(locality=1000, order="interleaved")
     streamed, built = Place.at(tmp_path / "a.arrow"), Place.at(tmp_path / "b.arrow")
     written = write_plan(streamed, remix_draft(scores, config, 32, 1, 2, num_classes=5))
-    assert written == write_plan(built, remix_plan(scores, config, 32, 1, 2, num_classes=5))
+    assert written == write_plan(built, build(remix_draft(scores, config, 32, 1, 2, num_classes=5)))
     plan = BatchPlan.open(streamed)
     assert plan.table.equals(BatchPlan.open(built).table, check_metadata=True)
     assert fingerprint(plan.table, plan.metadata) == plan.fingerprint == written
@@ -300,7 +300,7 @@ def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
 
 
 def test_steps_of_sliced_and_chunked_plans() -> None:
-    plan = joint_plan(np.arange(1000), 10, 0, 0)
+    plan = build(joint_draft(np.arange(1000), 10, 0, 0))
     chunked = BatchPlan(
         pa.concat_tables([plan.table.slice(0, 33), plan.table.slice(33, 1), plan.table.slice(34)])
     )
@@ -311,24 +311,27 @@ def test_steps_of_sliced_and_chunked_plans() -> None:
 
 def test_the_order_of_the_given_rows_does_not_matter() -> None:
     rows = np.arange(500) * 2
-    assert joint_plan(rows[::-1], 8, 0, 0).fingerprint == joint_plan(rows, 8, 0, 0).fingerprint
+    assert (
+        build(joint_draft(rows[::-1], 8, 0, 0)).fingerprint
+        == build(joint_draft(rows, 8, 0, 0)).fingerprint
+    )
     table = scores_table(arithmetic_costs(500, 2))
     shuffled = table.take(pa.array(hashes(0, np.arange(500)).argsort()))
     assert (
-        remix_plan(Scores(shuffled), PlanConfig(), 8, 0, 0).fingerprint
-        == remix_plan(Scores(table), PlanConfig(), 8, 0, 0).fingerprint
+        build(remix_draft(Scores(shuffled), PlanConfig(), 8, 0, 0)).fingerprint
+        == build(remix_draft(Scores(table), PlanConfig(), 8, 0, 0)).fingerprint
     )
 
 
 def test_plans_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        joint_plan(np.empty(0, np.int64), 8, 0, 0)
+        build(joint_draft(np.empty(0, np.int64), 8, 0, 0))
     with pytest.raises(DataError, match=r"\b4\b"):
-        joint_plan(np.array([1, 4, 2, 4]), 8, 0, 0)
+        build(joint_draft(np.array([1, 4, 2, 4]), 8, 0, 0))
     with pytest.raises(ConfigError, match=r"\b0\b"):
-        joint_plan(np.arange(4), 0, 0, 0)
+        build(joint_draft(np.arange(4), 0, 0, 0))
     with pytest.raises(ConfigError, match=r"\bstratify\b"):
-        joint_plan(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True))
+        build(joint_draft(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True)))
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         write_plan(Place.at(tmp_path / "file" / "plan.arrow"), joint_draft(np.arange(4), 2, 0, 0))

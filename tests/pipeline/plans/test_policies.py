@@ -7,19 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import PlanConfig, parse
+from pipeline.config import parse
 from pipeline.errors import ConfigError, DataError, MismatchError
-from pipeline.features.feature_set import write_table
 from pipeline.plans.assign import assign, find_assignment
+from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import worth
 from pipeline.portable_log import log
 from pipeline.scores.table import Scores
-from pipeline.storage.schemas import encode_metadata, with_metadata
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import encode_metadata, with_metadata
 from pipeline.storage.store_path import Place
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.stores import make_features, run_config, same_weights
-from trainer.launch import launch
-from trainer.loop import check
+from trainer.launch import check, launch
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 

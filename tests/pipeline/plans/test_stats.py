@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.config import PlanConfig
 from pipeline.errors import MismatchError
-from pipeline.plans.plan import BatchPlan, joint_plan, remix_plan
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, joint_draft, remix_draft
 from pipeline.plans.stats import plan_statistics, statistics_at
 from pipeline.scores.histograms import score_histograms
 from pipeline.scores.table import Scores
@@ -31,13 +32,15 @@ def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
 
 
 def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
-    return remix_plan(
-        scores,
-        PlanConfig.model_validate({"order": "interleaved", **config}),
-        32,
-        0,
-        epoch,
-        num_classes=NUM_CLASSES,
+    return build(
+        remix_draft(
+            scores,
+            PlanConfig.model_validate({"order": "interleaved", **config}),
+            32,
+            0,
+            epoch,
+            num_classes=NUM_CLASSES,
+        )
     )
 
 
@@ -124,7 +127,7 @@ def test_histograms_without_a_plan_or_classes() -> None:
 def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     scores = scores_of(200)
     labels = np.zeros(500, np.int32)
-    joint = joint_plan(scores.rows, 32, 0, 0, modalities=scores.modalities)
+    joint = build(joint_draft(scores.rows, 32, 0, 0, modalities=scores.modalities))
     found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
     assert found["churn"] is None and found["histograms"] is None
     assert list(found["modalities"]) == ["all"] and found["modalities"]["all"]["class_counts"] == [
@@ -138,7 +141,7 @@ def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
 @pytest.mark.parametrize("num_steps", [1, 511, 512, 513, 1000, 1024, 2500])
 def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
     scores = scores_of(num_steps, 2)
-    plan = remix_plan(scores, PlanConfig(order="interleaved"), 1, 0, 0)
+    plan = build(remix_draft(scores, PlanConfig(order="interleaved"), 1, 0, 0))
     order = plan_statistics(plan)["order"]
     edges, num_bins = order["edges"], min(num_steps, 512)
     assert all(type(edge) is int for edge in edges)
@@ -181,7 +184,7 @@ def test_churn_goes_by_name_and_by_common_rows() -> None:
     table = scores_table(costs, names=["a", "b"])
     swapped = scores_table(costs[:, ::-1], names=["b", "a"])
     one, other = (
-        remix_plan(Scores(t), PlanConfig(), 8, 0, 0) for t in (table, swapped.slice(0, 60))
+        build(remix_draft(Scores(t), PlanConfig(), 8, 0, 0)) for t in (table, swapped.slice(0, 60))
     )
     ties = (costs[:60, 0] == costs[:60, 1]).mean()
     assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
@@ -189,7 +192,7 @@ def test_churn_goes_by_name_and_by_common_rows() -> None:
 
 def test_a_modality_that_gets_no_row_is_reported() -> None:
     costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
-    found = plan_statistics(remix_plan(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0))
+    found = plan_statistics(build(remix_draft(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0)))
     assert found["modalities"]["m0"] == {
         "num_steps": 0,
         "num_rows": 0,

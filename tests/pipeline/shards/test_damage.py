@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 import pytest
 import webdataset
 
-from pipeline.config import DecodeConfig, TensorSpec, VideoSpec
+from pipeline.decode.config import DecodeConfig, TensorSpec, VideoSpec
 from pipeline.decode.job import decode
 from pipeline.errors import REASONS, BudgetError
-from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.discover import find_shards
-from pipeline.shards.reader import Lost, Sample, settled
+from pipeline.shards.reader import settled
+from pipeline.shards.samples import Lost, Sample
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import Place
 from tests.support.damage import Case, Samples, catalogue, make_shard

@@ -10,11 +10,12 @@ import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.config import Limits
 from pipeline.errors import MissingError, StoreError
 from pipeline.shards.discover import find_shards
-from pipeline.shards.lint import lint, repair, text_of
+from pipeline.shards.limits import Limits
+from pipeline.shards.lint import lint, repair
 from pipeline.storage.store_path import Place
+from remix.cli.data import lint_text
 from tests.support.media_files import facts, make_tar
 from tests.support.stores import Command
 
@@ -50,7 +51,7 @@ def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> N
     code, out, _ = command("lint", folder, "--json")
     assert (code, json.loads(out)) == (1, found)
     code, out, _ = command("lint", str(folder / "*.tar"))
-    assert (code, out.strip()) == (1, text_of(found))
+    assert (code, out.strip()) == (1, lint_text(found))
     assert any(
         line.startswith("two.tar: b.json at byte 2560: missing_member: ") and "wav" in line
         for line in out.splitlines()

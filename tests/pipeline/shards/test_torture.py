@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, Limits, VideoSpec
+from pipeline.decode.config import AudioSpec, DecodeConfig, ImageSpec, VideoSpec
 from pipeline.decode.job import decode
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.media.shapes import AnySpec, shape_of
 from pipeline.errors import SampleError
-from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.discover import find_shards
+from pipeline.shards.limits import Limits
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.store_path import Place
 from tests.support.media_files import facts, write_shard
 

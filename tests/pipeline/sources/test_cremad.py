@@ -1,74 +1,27 @@
-"""CREMA-D in its own layout -> shards: pairs, facts and splits as they are, and everything wrong named before anything is written."""
+"""CREMA-D in its own layout -> shards: pairs, facts and splits as they are, and clips that lack something named or left out."""
 
-import csv
-import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.config import DecodeConfig, load
+from pipeline.config import load
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.sample import decode_sample
-from pipeline.errors import DataError, InputError, MissingError
+from pipeline.errors import DataError, InputError
 from pipeline.sources.importers.cremad import EMOTIONS, SPECS, import_cremad
-from tests.support.media_files import encode_clip, encode_sound, encode_wav, tone
-from tests.support.stores import Command, read_samples
+from tests.support.cremad_folder import FLV, MP4, PEOPLE, WAV, actors, clips, make, sides, write_csv
+from tests.support.media_files import encode_sound, tone
+from tests.support.stores import read_samples
 from trainer.config import load_run
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:c6f94b25\nsize 72862\n"
-WAV = encode_wav(tone(440, 0.5))
-FLV = encode_clip(12, container="flv", codec="flv1")
-MP4 = encode_clip(12)
 SILENT = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\0\0\0"
 """A header of sound without any."""
-ACTORS = range(1001, 1013)
-PEOPLE = ["ActorID", "Age", "Sex", "Race", "Ethnicity"]
-
-
-def clips(actors: Sequence[int] = ACTORS) -> list[str]:
-    """A clip of each actor and emotion."""
-    return [f"{actor}_DFA_{emotion}_XX" for actor in actors for emotion in EMOTIONS]
-
-
-def write_csv(path: Path, lines: Sequence[Sequence[str]]) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(lines)
-    return path
-
-
-def make(
-    src: Path,
-    names: Sequence[str],
-    video: str = "VideoFlash",
-    ending: str = "flv",
-    data: bytes = FLV,
-) -> Path:
-    for folder, suffix, media in (("AudioWAV", "wav", WAV), (video, ending, data)):
-        (src / folder).mkdir(parents=True, exist_ok=True)
-        for name in names:
-            (src / folder / f"{name}.{suffix}").write_bytes(media)
-    return src
-
-
-@pytest.fixture
-def src(tmp_path: Path) -> Path:
-    return make(tmp_path / "src", clips())
-
-
-def sides(folder: Path) -> dict[str, set[str]]:
-    """The sample ids of each split."""
-    found: dict[str, set[str]] = {}
-    for name, (facts, _) in read_samples(folder).items():
-        found.setdefault(str(facts["split"]), set()).add(name)
-    return found
-
-
-def actors(names: set[str]) -> set[str]:
-    return {name.split("_")[0] for name in names}
 
 
 def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
@@ -310,135 +263,3 @@ def test_videos_in_another_folder(tmp_path: Path) -> None:
     assert (tmp_path / "1" / "shard-000000.tar").read_bytes() == (
         tmp_path / "2" / "shard-000000.tar"
     ).read_bytes()
-
-
-def lists(
-    folder: Path, train: Sequence[str], test: Sequence[str], *more: Sequence[str]
-) -> list[Path]:
-    names = [train, test, *more]
-    return [
-        write_csv(folder / f"{i}.csv", [[name, name.split("_")[2]] for name in each])
-        for i, each in enumerate(names)
-    ]
-
-
-def test_published_lists_are_read_as_they_are(tmp_path: Path, src: Path) -> None:
-    names = clips()
-    train, validation, test = names[::3], names[1::3], names[2:-3:3]
-    summary = import_cremad(
-        src, tmp_path / "out", split="lists", lists=lists(tmp_path, train, test, validation)
-    )
-    assert sides(tmp_path / "out") == {
-        "train": set(train),
-        "test": set(test),
-        "validation": set(validation),
-    }
-    assert summary["origin"]["num_unlisted"] == 1  # type: ignore[index, call-overload]
-
-
-def test_without_a_list_of_it_validation_is_to_train_what_test_is(
-    tmp_path: Path, src: Path
-) -> None:
-    names = clips()
-    for name, train, test in (
-        ("mixed", names[::2], names[1::2]),
-        ("apart", clips(ACTORS[:8]), clips(ACTORS[8:])),
-    ):
-        import_cremad(
-            src,
-            tmp_path / name,
-            split="lists",
-            lists=lists(tmp_path, train, test),
-            validation_share=0.25,
-        )
-        found = sides(tmp_path / name)
-        assert found["test"] == set(test)
-        assert found["train"] | found["validation"] == set(train)
-        assert len(found["validation"]) == len(train) // 4
-        assert (name == "mixed") == bool(actors(found["train"]) & actors(found["validation"]))
-    import_cremad(
-        src,
-        tmp_path / "none",
-        split="lists",
-        lists=lists(tmp_path, names[::2], names[1::2]),
-        validation_share=0,
-    )
-    assert sides(tmp_path / "none").keys() == {"train", "test"}
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("1002_DFA_SAD_XX,SAD", ["1002_DFA_SAD_XX", "1.csv", "7"]),
-        ("1003_DFA_SAD_XX,HAP", ["1003_DFA_SAD_XX", "1.csv", "7", "HAP"]),
-        ("1020_DFA_SAD_XX,SAD", ["1020_DFA_SAD_XX", "1.csv", "7", "--allow-incomplete"]),
-        ("name,label", ["name", "1.csv", "7"]),
-        ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX", "1.csv", "7"]),
-    ],
-)
-def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
-    found = lists(tmp_path, clips([1002]), clips([1004]))
-    found[1].write_text(found[1].read_text() + line + "\n")
-    with pytest.raises(DataError) as error:
-        import_cremad(src, tmp_path / "out", split="lists", lists=found)
-    words = ["1", *words]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "words"),
-    [
-        ({"split": "speaker"}, InputError, ["split", "speaker", "actor", "lists"]),
-        ({"split": "lists"}, InputError, ["split", "lists", "0"]),
-        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, ["split", "actor", "2"]),
-        (
-            {"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]},
-            MissingError,
-            ["none.csv"],
-        ),
-        ({"validation_share": 0.6, "test_share": 0.4}, InputError, ["0.6", "0.4"]),
-        ({"test_share": 0.01}, InputError, ["0.01", "72"]),
-        ({"num_shards": 73}, InputError, ["shards", "73", "72"]),
-        ({"video": "VideoAVI"}, MissingError, ["VideoAVI"]),
-    ],
-)
-def test_options_that_cannot_be(
-    tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: list[str]
-) -> None:
-    with pytest.raises(kind) as error:
-        import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
-
-
-def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="AudioWAV"):
-        import_cremad(tmp_path, tmp_path / "out")
-    with pytest.raises(MissingError, match=str(tmp_path / "none")):
-        import_cremad(tmp_path / "none", tmp_path / "out")
-
-
-def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
-    names = clips()
-    (src / "VideoFlash" / f"{names[0]}.flv").unlink()
-    train, test = lists(tmp_path, names[:40], names[40:-2])
-    asked = ["import", "cremad", src, tmp_path / "out", "--split", "lists", train, test]
-    code, _, err = command(*asked)
-    assert code == 2
-    assert names[0] in err
-    assert "--allow-incomplete" in err
-    code, out, _ = command(*asked, "--allow-incomplete")
-    assert code == 0
-    assert (
-        out
-        == f"69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json; 2 in no list: {tmp_path / 'out'}\n"
-    )
-    code, out, _ = command(
-        "import", "cremad", src, tmp_path / "actors", "--allow-incomplete", "--json"
-    )
-    assert code == 0
-    assert json.loads(out)["samples"] == 71

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.config import DecodeConfig, load
+from pipeline.config import load
+from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError, StoreError
-from pipeline.shards.discover import find_shards
-from pipeline.shards.reader import Sample, ShardReader, open_shard
+from pipeline.shards.discover import find_shards, open_shard
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.samples import Sample
 from pipeline.sources.synthetic import patterns
 from pipeline.sources.synthetic.generate import generate
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import DecodeConfig, load
+from pipeline.config import load
+from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.sample import decode_sample
 from pipeline.errors import DataError, InputError, MissingError
 from pipeline.sources.importers.kinetics_sounds import (

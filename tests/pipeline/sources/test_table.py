@@ -1,77 +1,21 @@
-"""Tables with files -> shards: every row with its files, splits carved rightly, and everything wrong named before anything is written."""
+"""Tables with files -> shards: every row with its files, and splits carved rightly."""
 
-import csv
-import io
-import re
-import wave
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from pipeline.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec, load
-from pipeline.errors import ConfigError, DataError, InputError, MissingError
+from pipeline.config import load
+from pipeline.decode.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec, VideoSpec
+from pipeline.errors import InputError
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic import encoding
+from tests.support.media_tables import BOTH, CLIP, picture, table, wav, write
 from tests.support.stores import read_samples
-
-Row = dict[str, str]
-LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-CLIP = encoding.mp4(np.zeros((3, 32, 48, 3), np.uint8), 10, np.zeros(8000, np.float32), 16_000)
-
-
-def wav(seconds: float, rate: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(rate)
-        out.writeframes(bytes(2 * int(seconds * rate)))
-    return file.getvalue()
-
-
-def picture(mode: str, width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, (width, height)).save(file, "PNG")
-    return file.getvalue()
-
-
-def write(folder: Path, rows: Sequence[Row], files: Mapping[str, bytes]) -> Path:
-    """A manifest with its files beside it."""
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "manifest.csv"
-
-
-def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
-    """A manifest of sounds and grey pictures; `changes` gives columns by the number of the row."""
-    columns: dict[str, Callable[[int], str]] = {
-        "sample_id": lambda i: f"s{i:03d}",
-        "split": lambda i: "test" if i % 4 == 3 else "train",
-        "label": lambda i: "cat" if i % 2 else "dog",
-        "speaker": lambda i: f"p{i % 5}",
-        "sound": lambda i: f"a/{i}.wav",
-        "picture": lambda i: f"b/{i}.PNG",
-    } | changes
-    files = {f"a/{i}.wav": wav(0.5, 22_050) + bytes([i]) for i in range(num)} | {
-        f"b/{i}.PNG": picture("L", 40, 30 + i) for i in range(num)
-    }
-    return write(
-        folder, [{name: value(i) for name, value in columns.items()} for i in range(num)], files
-    )
-
-
-BOTH = {"audio": "sound", "image": "picture"}
 
 
 def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> None:
@@ -343,186 +287,6 @@ def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None)
         labels = Counter(fact["label"] for fact in facts if fact["split"] == "validation")
         assert split_by or labels == {"cat": 5, "dog": 10}
     assert results[0] != results[1]
-
-
-def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_written(
-    tmp_path: Path,
-) -> None:
-    manifest = table(tmp_path, num=20)
-    for i in (0, 1, 2, 6):
-        (tmp_path / f"a/{i}.wav").unlink()
-    (tmp_path / "a/3.wav").write_bytes(b"")
-    (tmp_path / "a/4.wav").write_bytes(LFS_POINTER)
-    (tmp_path / "b/5.PNG").unlink()
-    (tmp_path / "b/5.PNG").mkdir()
-    with pytest.raises(DataError) as error:
-        import_table(manifest, tmp_path / "out", modalities=BOTH)
-    words = ["7", "1", "4"]
-    for line, name in [
-        (2, "a/0.wav"),
-        (3, "a/1.wav"),
-        (4, "a/2.wav"),
-        (5, "a/3.wav"),
-        (6, "a/4.wav"),
-        (7, "b/5.PNG"),
-    ]:
-        words += [str(line), str(tmp_path / name)]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
-    assert "6.wav" not in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "kind", "words"),
-    [
-        ({}, {"label": "lable"}, InputError, ["lable", "label"]),
-        ({}, {"modalities": {"audio": "sond"}}, InputError, ["sond", "audio", "sound"]),
-        ({}, {"where": {"language": "en"}}, InputError, ["language", "sample_id", "split"]),
-        (
-            {},
-            {"split_by": "speakers", "validation_share": 0.2},
-            InputError,
-            ["speakers", "speaker"],
-        ),
-        ({}, {"where": {"speaker": "p9"}}, InputError, ["speaker=p9"]),
-        ({}, {"modalities": {}}, InputError, ["--modality"]),
-        ({}, {"modalities": {"all": "sound"}}, ConfigError, ["all"]),
-        ({}, {"modalities": {"a b": "sound"}}, ConfigError, ["a b"]),
-        ({}, {"modalities": {"A": "sound", "a": "picture"}}, InputError, ["a"]),
-        ({}, {"kinds": {"sound": "audio"}}, InputError, ["sound", "audio", "image"]),
-        ({}, {"kinds": {"audio": "noise"}}, InputError, ["noise", "audio"]),
-        ({}, {"kinds": {"audio": "image"}}, InputError, ["audio", "wav", "image"]),
-        ({}, {"validation_share": 1.0}, InputError, ["1.0"]),
-        ({}, {"split_by": "speaker"}, InputError, ["speaker"]),
-        ({}, {"validation_share": 0.01}, InputError, ["0.01", "9"]),
-        ({}, {"num_shards": 13}, InputError, ["shards", "13", "12"]),
-        ({}, {"num_shards": 2, "samples_per_shard": 2}, InputError, ["2"]),
-        ({}, {"samples_per_shard": 0}, InputError, ["0"]),
-        (
-            {"split": lambda i: "holdout" if i == 2 else "train"},
-            {},
-            DataError,
-            ["4", "split", "holdout", "validation"],
-        ),
-        ({"split": lambda i: "test"}, {"validation_share": 0.2}, InputError, ["train"]),
-        (
-            {"split": lambda i: "val" if i == 2 else "train"},
-            {"validation_share": 0.2},
-            InputError,
-            ["0.2", "validation"],
-        ),
-        (
-            {"speaker": lambda i: "p" if i else ""},
-            {"split_by": "speaker", "validation_share": 0.2},
-            DataError,
-            ["2", "speaker"],
-        ),
-        (
-            {"speaker": lambda i: "cat" if i % 2 else "dog"},
-            {"split_by": "speaker", "validation_share": 0.6},
-            InputError,
-            ["0.6", "cat"],
-        ),
-        (
-            {"speaker": lambda i: "p"},
-            {"split_by": "speaker", "validation_share": 0.2},
-            InputError,
-            ["0.2", "9", "speaker"],
-        ),
-        ({"label": lambda i: "" if i == 3 else "a"}, {}, DataError, ["5", "label"]),
-        ({"label": lambda i: "a"}, {}, DataError, ["label", "a"]),
-        ({"sample_id": lambda i: "" if i == 3 else str(i)}, {}, DataError, ["5", "sample_id"]),
-        (
-            {"sample_id": lambda i: "same" if i in (3, 7) else str(i)},
-            {},
-            DataError,
-            ["same", "5", "9"],
-        ),
-        ({"sound": lambda i: ""}, {}, DataError, ["audio", "sound"]),
-        (
-            {"sound": lambda i: "", "picture": lambda i: "b/1.PNG" if i else ""},
-            {},
-            DataError,
-            ["2", "s000", "audio", "image"],
-        ),
-        ({"sound": lambda i: "a/1.wav" if i else "manifest.csv"}, {}, InputError, ["audio", "csv"]),
-        (
-            {"sound": lambda i: "a/1.wav" if i else "b/1.PNG"},
-            {},
-            InputError,
-            ["audio", "wav", "png"],
-        ),
-    ],
-)
-def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
-    tmp_path: Path,
-    change: dict[str, Callable[[int], str]],
-    options: dict[str, object],
-    kind: type[InputError],
-    words: list[str],
-) -> None:
-    manifest = table(tmp_path, **change)
-    with pytest.raises(kind) as error:
-        import_table(manifest, tmp_path / "out", **{"modalities": BOTH, **options})  # type: ignore[arg-type]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
-    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "words"),
-    [
-        (b"", InputError, ["m.csv", "sample_id"]),
-        (b"sample_id,label,split,sound\n", InputError, ["m.csv"]),
-        (b"sample_id,label,split,sound,sound\n1,a,train,x,y\n", DataError, ["m.csv", "sound"]),
-        (b"sample_id,label,split,sound\n1,a,train\n", DataError, ["m.csv", "2", "4"]),
-        (b"sample_id,label,split,sound\n1,a,train,x,y\n", DataError, ["m.csv", "2", "4"]),
-        (b"sample_id,label,split,sound\n1,\xff,train,x\n", DataError, ["m.csv", "UTF-8"]),
-        (b'sample_id,label,split,sound\n1,"a,train,x\n', DataError, ["m.csv"]),
-    ],
-)
-def test_broken_manifests(
-    tmp_path: Path, text: bytes, kind: type[InputError], words: list[str]
-) -> None:
-    (tmp_path / "m.csv").write_bytes(text)
-    with pytest.raises(kind) as error:
-        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
-
-
-def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"\bm\.csv\b"):
-        import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
-
-
-def test_a_bad_sample_is_left_to_decoding_but_not_a_whole_column_of_them(tmp_path: Path) -> None:
-    manifest = table(tmp_path)
-    (tmp_path / "a/0.wav").write_bytes(b"no sound at all")
-    import_table(manifest, tmp_path / "out", modalities=BOTH)
-    assert read_samples(tmp_path / "out")["s000"][1].members["audio.wav"] == b"no sound at all"
-    for i in range(12):
-        (tmp_path / f"a/{i}.wav").write_bytes(b"no sound at all")
-    with pytest.raises(DataError, match=r"(?s)(?=.*\baudio\b)(?=.*\b12\b)(?=.*a/0\.wav)"):
-        import_table(manifest, tmp_path / "again", modalities=BOTH)
-
-
-def test_arrays_of_two_shapes(tmp_path: Path) -> None:
-    rows = [
-        {"sample_id": str(i), "label": str(i % 2), "split": "train", "x": f"{i}.npy"}
-        for i in range(3)
-    ]
-    manifest = write(
-        tmp_path,
-        rows,
-        {f"{i}.npy": encoding.npy(np.zeros((2, 3 + i // 2), np.float32)) for i in range(3)},
-    )
-    with pytest.raises(DataError, match=r"(?s)(?=.*\bx\b)(?=.*\(2, 3\))(?=.*\(2, 4\))"):
-        import_table(manifest, tmp_path / "out", modalities={"x": "x"})
 
 
 def test_avwords(real_data: Callable[[str], Path], tmp_path: Path) -> None:

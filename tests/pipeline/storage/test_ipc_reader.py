@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import PlanConfig
 from pipeline.errors import DataError, MissingError
-from pipeline.plans.plan import joint_draft, write_plan
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.planner import joint_draft, write_plan
 from pipeline.storage.ipc_reader import BatchFile, locate
-from pipeline.storage.schemas import PLAN, encode_metadata
+from pipeline.storage.metadata import encode_metadata
+from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
 
 TABLE = pa.table(

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.features.feature_set import FeatureSet, read_table
+from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.scores.build import score_rows
-from pipeline.storage.schemas import fingerprint, read_metadata
+from pipeline.storage.arrow_files import read_table
+from pipeline.storage.metadata import fingerprint, read_metadata
 from pipeline.storage.store_path import Place
 from tests.support.stores import check_coverage, make_features, run_config, weights
 from trainer.launch import launch

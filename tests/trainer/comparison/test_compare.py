@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from pipeline.errors import ConfigError
-from pipeline.features.feature_set import read_table
 from pipeline.plans.plan import BatchPlan
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.store_path import Place
 from tests.support.stores import make_features, run_config
 from trainer.comparison.compare import compare, markdown
@@ -55,16 +55,7 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
         f"c-{method.replace(':', '-')}-seed{seed}" for seed in (0, 1) for method in methods
     ]
     runs = {name: Run.open(Place.at(tmp_path / "runs" / name)) for name in trained}
-    firsts = [
-        {step.rows.tobytes() for step in BatchPlan.open(runs[f"c-{method}-seed0"].plan(0)).steps()}
-        for method in ("joint_heads", "random", "remix")
-    ]
-    assert firsts[0] == firsts[1] == firsts[2]
-    policies = {
-        method: BatchPlan.open(runs[f"c-{method}-seed0"].plan(2)).metadata["policy"]
-        for method in ("joint_heads", "random", "remix")
-    }
-    assert policies == {"joint_heads": "joint", "random": "random", "remix": "kl"}
+    check_plans(runs)
     joint, heads, random, remix, soft = result["methods"]
     each = [
         runs[f"c-remix-seed{seed}"].facts["result"]["test_accuracy"]["fused"] for seed in (0, 1)
@@ -91,7 +82,29 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
         assert by_pair["remix - joint_heads"]["paired_t_p"] == pytest.approx(
             stats.ttest_rel(each, base).pvalue
         )
-    place = Place.at(tmp_path / "comparisons" / "c")
+    check_files(Place.at(tmp_path / "comparisons" / "c"), result)
+    before = {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
+    again = compare(config, methods, [0, 1], lambda each: launch(each, resume=True))
+    assert again == result
+    assert before == {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
+    check_text(result)
+
+
+def check_plans(runs: dict[str, Run]) -> None:
+    """The methods train the same batches while they warm up, and plan by their policies afterwards."""
+    firsts = [
+        {step.rows.tobytes() for step in BatchPlan.open(runs[f"c-{method}-seed0"].plan(0)).steps()}
+        for method in ("joint_heads", "random", "remix")
+    ]
+    assert firsts[0] == firsts[1] == firsts[2]
+    policies = {
+        method: BatchPlan.open(runs[f"c-{method}-seed0"].plan(2)).metadata["policy"]
+        for method in ("joint_heads", "random", "remix")
+    }
+    assert policies == {"joint_heads": "joint", "random": "random", "remix": "kl"}
+
+
+def check_files(place: Place, result: dict[str, Any]) -> None:
     assert {entry.name for entry in place.list()} == {
         "accuracy.png",
         "share.png",
@@ -102,11 +115,6 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
     assert (place / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert read_table(place / "curves.arrow").num_rows == 5 * 2 * 3
     assert (place / "table.md").read_bytes().decode() == markdown(result)
-    before = {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
-    again = compare(config, methods, [0, 1], lambda each: launch(each, resume=True))
-    assert again == result
-    assert before == {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
-    check_text(result)
 
 
 def check_text(result: dict[str, Any]) -> None:
@@ -133,6 +141,56 @@ def check_text(result: dict[str, Any]) -> None:
     assert "cost:" in text
 
 
+class Products:
+    """What the layers of the small model below multiply for a row, in floating-point operations."""
+
+    def __init__(self) -> None:
+        # a multiplication and an addition a weight and position; each conv halves its side: 4, 2, 1, 1
+        convolutions = [
+            2 * 9 * before * after * side**2
+            for before, after, side in ((1, 4, 4), (4, 8, 2), (8, 16, 1), (16, 32, 1))
+        ]
+        linears = [2 * 6 * 16, 2 * 16 * 16]
+        self.heads, self.fusion = {"sight": 2 * 32 * 3, "touch": 2 * 16 * 3}, 2 * 48 * 3
+        self.forward = {"sight": sum(convolutions), "touch": sum(linears)}
+        # backward takes as much for the weights, and as much for the input wherever a weight is before it
+        self.encode = {
+            "sight": 3 * sum(convolutions) - convolutions[0],
+            "touch": 3 * sum(linears) - linears[0],
+        }
+
+    def trained(self, run: Run, has: np.ndarray[Any, Any], mask: str, strategy: str) -> int:
+        """Of the steps of three epochs."""
+        expected = 0
+        for epoch in range(3):
+            for step in BatchPlan.open(run.plan(epoch)).steps():
+                n, masked = (
+                    len(step.rows),
+                    {
+                        name: step.modality not in ("all", name) and strategy == "remix"
+                        for name in self.heads
+                    },
+                )
+                for k, name in enumerate(
+                    self.heads
+                ):  # a masked modality's head runs on zeros, and has no gradient
+                    runs = 0 if masked[name] and mask == "skip" else has[step.rows, k].sum()
+                    expected += self.encode[name] * runs
+                    expected += n * self.heads[name] * (1 if masked[name] else 3)
+                expected += n * 3 * self.fusion
+        return expected
+
+    def predicted(self, has: np.ndarray[Any, Any]) -> int:
+        """Of one pass over rows that have this."""
+        return (
+            sum(
+                has[:, k].sum() * self.forward[name] + len(has) * self.heads[name]
+                for k, name in enumerate(self.heads)
+            )
+            + len(has) * self.fusion
+        )
+
+
 @pytest.mark.parametrize(
     ("mask", "strategy"), [("skip", "remix"), ("feature", "remix"), ("skip", "reassemble")]
 )
@@ -153,71 +211,25 @@ def test_the_cost_of_a_run_is_what_its_layers_multiply(
         model=small,
         train={"epochs": 3, "warmup_epochs": 1, "rescore_every": 2, "strategy": strategy},
     )
-    run = launch(config)
-    # a multiplication and an addition a weight and position; each conv halves its side: 4, 2, 1, 1
-    convolutions = [
-        2 * 9 * before * after * side**2
-        for before, after, side in ((1, 4, 4), (4, 8, 2), (8, 16, 1), (16, 32, 1))
-    ]
-    linears = [2 * 6 * 16, 2 * 16 * 16]
-    heads, fusion = {"sight": 2 * 32 * 3, "touch": 2 * 16 * 3}, 2 * 48 * 3
-    forward = {"sight": sum(convolutions), "touch": sum(linears)}
-    # backward takes as much for the weights, and as much for the input wherever a weight is before it
-    encode = {
-        "sight": 3 * sum(convolutions) - convolutions[0],
-        "touch": 3 * sum(linears) - linears[0],
-    }
-    expected = 0
-    for epoch in range(3):
-        for step in BatchPlan.open(run.plan(epoch)).steps():
-            n, masked = (
-                len(step.rows),
-                {
-                    name: step.modality not in ("all", name) and strategy == "remix"
-                    for name in shapes
-                },
-            )
-            for k, name in enumerate(
-                shapes
-            ):  # a masked modality's head runs on zeros, and has no gradient
-                runs = 0 if masked[name] and mask == "skip" else features.has[step.rows, k].sum()
-                expected += encode[name] * runs + n * heads[name] * (1 if masked[name] else 3)
-            expected += n * 3 * fusion
+    run, products = launch(config), Products()
     meter = Meter(config, features)
-    assert meter.train(run) == expected
+    assert meter.train(run) == products.trained(run, features.has, mask, strategy)
     counts = {
         split: features.has[features.rows_of(split)] for split in ("train", "validation", "test")
     }
     times = {"train": 1, "validation": 3, "test": 1}
-    passes = sum(
-        times[split] * (has[:, k].sum() * forward[name] + len(has) * heads[name])
-        for split, has in counts.items()
-        for k, name in enumerate(shapes)
+    assert meter.evaluate(run) == sum(
+        times[split] * products.predicted(has) for split, has in counts.items()
     )
-    assert meter.evaluate(run) == passes + fusion * sum(
-        times[split] * len(has) for split, has in counts.items()
-    )
-    has = counts["train"]
-    again = (
-        sum(
-            has[:, k].sum() * forward[name] + len(has) * heads[name]
-            for k, name in enumerate(shapes)
-        )
-        + len(has) * fusion
-    )
+    again = products.predicted(counts["train"])
     for changes in (
         {"train": {**config.train.model_dump(), "scores": "cross_fitted"}},
         {"plan": {"copies": "resample"}},
     ):
-        assert (
-            Meter(
-                run_config(
-                    tmp_path, **{"model": small, "train": config.train.model_dump(), **changes}
-                ),
-                features,
-            ).evaluate(run)
-            == meter.evaluate(run) + again
+        changed = run_config(
+            tmp_path, **{"model": small, "train": config.train.model_dump(), **changes}
         )
+        assert Meter(changed, features).evaluate(run) == meter.evaluate(run) + again
 
 
 @pytest.mark.parametrize(

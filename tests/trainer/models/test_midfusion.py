@@ -1,79 +1,24 @@
-"""Mid-fusion: the rules of MMTM and CentralNet computed apart, masking, and runs with and without remix."""
+"""Mid-fusion: the rules of MMTM and CentralNet computed apart, and runs with and without remix."""
 
-import re
-from functools import partial
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import resnet18
 
 from pipeline.features.feature_set import FeatureSet
+from tests.support.midfusion import alone, batch, make, over_fusions
 from tests.support.stores import make_features, run_config
 from trainer.comparison.methods import with_method
 from trainer.data.inputs import Inputs
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
-from trainer.models.encoders import Encoder, EncoderConfig, Stages, build_encoder, finish
-from trainer.models.midfusion import MIDFUSIONS, CentralNet, Mmtm
-from trainer.models.model import ModelConfig, MultimodalModel, Outputs, build_model, model_for
+from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.midfusion import CentralNet, Mmtm
+from trainer.models.model import model_for
 from trainer.scoring.predictor import Predictor
-
-SHAPES: dict[str, tuple[int, ...]] = {
-    "frames": (2, 3, 16, 16),
-    "note": (9,),
-    "picture": (1, 12, 9),
-    "vector": (5, 2),
-}
-"""Four stages, two, four, two."""
-CLASSES, ROWS = 5, 6
-MASKS = ("skip", "feature", "input")
-Given = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
-OWN = r"encoders\.modality-picture|fusion\.(exchanges\.\d\.excite|projections\.\d|alphas\.\d)\.1"
-over_fusions = pytest.mark.parametrize("fusion", MIDFUSIONS)
-
-
-def make(
-    names: tuple[str, ...], fusion: str, mask: str = "skip", norm: str = "batch", seed: int = 0
-) -> MultimodalModel:
-    config = ModelConfig.model_validate(
-        {
-            "fusion": fusion,
-            "mask": mask,
-            "hidden": 12,
-            "encoder": {"width": 4, "hidden": 8, "norm": norm},
-        }
-    )
-    return build_model(
-        config,
-        {name: SHAPES[name] for name in names},
-        CLASSES,
-        seed,
-        ids=[name for name in names if name == "note"],
-    )
-
-
-def batch(names: tuple[str, ...], size: int = ROWS) -> Given:
-    generator = torch.Generator().manual_seed(1)
-    inputs = {name: torch.randn(size, *SHAPES[name], generator=generator) for name in names}
-    if "note" in inputs:
-        inputs["note"] = torch.randint(257, (size, 9), generator=generator)
-    return (
-        inputs,
-        {name: torch.ones(size, dtype=torch.bool) for name in names},
-        torch.randint(CLASSES, (size,), generator=generator),
-    )
-
-
-def alone(encoder: Encoder, x: Tensor, gates: list[Tensor | None]) -> tuple[list[Tensor], Tensor]:
-    """What an encoder shows under given gates, and its feature."""
-    stages: Stages = encoder.stages(x)
-    shown = [stages.send(gate) for gate in [None, *gates[:-1]]]
-    return shown, finish(stages, gates[-1])
 
 
 @pytest.mark.parametrize("kind", ["resnet18", "cnn", "mlp", "text"])
@@ -195,190 +140,6 @@ def test_the_sums_of_centralnet() -> None:
     )
     for k, name in enumerate(names):
         torch.testing.assert_close(outputs.unimodal[name], model.head(name)(shown[k][-1]))
-
-
-@pytest.mark.parametrize("names", [("frames", "note"), ("picture", "vector", "frames")])
-@over_fusions
-def test_skip_gives_the_bits_of_feature(fusion: str, names: tuple[str, ...]) -> None:
-    inputs, has, _ = batch(names)
-    has[names[-1]] = torch.arange(ROWS) < 4
-    for train, training in product(names, (False, True)):
-        for autocast in (False, True):
-            skip, feature = (make(names, fusion, mask).train(training) for mask in MASKS[:2])
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                only, ran, both = (
-                    skip({train: inputs[train]}, has, train),
-                    feature(inputs, has, train),
-                    feature(inputs, has),
-                )
-            assert only.fused.shape == (ROWS, CLASSES) and set(only.unimodal) == set(
-                ran.unimodal
-            ) == {train}
-            assert torch.equal(only.fused, ran.fused) and torch.equal(
-                only.unimodal[train], ran.unimodal[train]
-            )
-            assert not torch.equal(only.fused, both.fused)
-
-
-@over_fusions
-def test_rows_that_keep_different_modalities(fusion: str) -> None:
-    names = ("frames", "note", "vector")
-    inputs, has, _ = batch(names)
-    has["vector"] = torch.arange(ROWS) % 4 != 3
-    mine = torch.arange(ROWS) % 4  # the modality that each row keeps; 3: all
-    keep = {name: (mine == k) | (mine == 3) for k, name in enumerate(names)}
-    skip, feature = (make(names, fusion, mask).eval() for mask in MASKS[:2])
-    mixed = skip(inputs, has, keep=keep)
-    torch.testing.assert_close(feature(inputs, has, keep=keep).fused, mixed.fused)
-    for row in range(ROWS):
-        one = partial(pick, row=row)
-        expected = skip(one(inputs), one(has), names[mine[row]] if mine[row] < 3 else "all")
-        torch.testing.assert_close(mixed.fused[row], expected.fused[0], rtol=1e-4, atol=1e-5)
-
-
-def pick(values: dict[str, Tensor], row: int) -> dict[str, Tensor]:
-    return {name: value[row : row + 1] for name, value in values.items()}
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@over_fusions
-def test_a_row_depends_on_what_it_has_and_on_no_other(fusion: str, mask: str) -> None:
-    names = ("frames", "note", "picture")
-    model = make(names, fusion, mask).eval()
-    inputs, has, _ = batch(names)
-    has["frames"] = torch.tensor([True, False, True, True, False, True])
-    outputs = model(inputs, has)
-    inputs["frames"][~has["frames"]] = float("nan")
-    again = model(inputs, has)
-    assert torch.equal(again.fused, outputs.fused) and torch.equal(
-        again.unimodal["note"], outputs.unimodal["note"]
-    )
-    absent = model(inputs, {**has, "frames": torch.zeros(ROWS, dtype=torch.bool)}).fused
-    torch.testing.assert_close(absent[~has["frames"]], outputs.fused[~has["frames"]])
-    assert not torch.allclose(absent[has["frames"]], outputs.fused[has["frames"]])
-    for row in range(ROWS):
-        torch.testing.assert_close(
-            model(pick(inputs, row), pick(has, row)).fused[0],
-            outputs.fused[row],
-            rtol=1e-4,
-            atol=1e-5,
-        )
-    nothing = model(inputs, {name: torch.zeros(ROWS, dtype=torch.bool) for name in names}).fused
-    assert nothing.isfinite().all() and torch.equal(nothing, nothing[:1].expand(ROWS, -1))
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@over_fusions
-def test_a_modality_is_predicted_by_itself(fusion: str, mask: str) -> None:
-    names = ("frames", "note", "vector")
-    model = make(names, fusion, mask).eval()
-    inputs, has, _ = batch(names)
-    has["note"] = torch.arange(ROWS) % 2 == 0
-    first = model.predict(inputs, has)
-    assert torch.equal(first.fused, model(inputs, has).fused)
-    other = {**inputs, "frames": torch.randn_like(inputs["frames"])}
-    second = model.predict(other, {**has, "note": torch.zeros(ROWS, dtype=torch.bool)})
-    assert torch.equal(first.unimodal["vector"], second.unimodal["vector"]) and not torch.equal(
-        first.fused, second.fused
-    )
-    features = model.features(inputs, has)
-    for name in names:
-        skipping = make(names, fusion).eval()(inputs, has, name).unimodal[name]
-        assert torch.equal(first.unimodal[name][has[name]], skipping[has[name]])
-        assert torch.equal(model.head(name)(features[name]), first.unimodal[name])
-    assert torch.equal(model(other, has).unimodal["vector"], first.unimodal["vector"]) == (
-        fusion == "centralnet"
-    )
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@over_fusions
-def test_what_moves_of_a_masked_modality(fusion: str, mask: str) -> None:
-    names = ("frames", "picture")
-    model = make(names, fusion, mask)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
-    inputs, has, labels = batch(names)
-
-    def step(train: str) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        outputs = model(inputs, has, train)
-        losses(outputs, labels).backward()
-        optimizer.step()
-
-    def own() -> dict[str, Tensor]:
-        """What is the picture's alone: its encoder with the statistics, its gates, projections and weights, and their moments."""
-        parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        mine = {key: part for key, part in parts.items() if re.match(OWN, key)}
-        moments = {
-            f"{key} {name}": value
-            for key, part in mine.items()
-            for name, value in optimizer.state.get(part, {}).items()
-        }
-        return {key: value.detach().clone() for key, value in (mine | moments).items()}
-
-    step("all")
-    before = own()
-    assert all(any(word in key for key in before) for word in ("running_mean", "fusion", "exp_avg"))
-    for _ in range(2):
-        step("frames")
-    moved = {key: not torch.equal(value, before[key]) for key, value in own().items()}
-    assert (
-        not any(moved.values())
-        if mask == "skip"
-        else all(moved[key] for key in moved if "exp_avg" in key or "running" in key)
-    )
-
-
-def losses(outputs: Outputs, labels: Tensor) -> Tensor:
-    return torch.stack(
-        [F.cross_entropy(x, labels) for x in (outputs.fused, *outputs.unimodal.values())]
-    ).sum()
-
-
-@pytest.mark.parametrize("mask", MASKS)
-@over_fusions
-def test_an_empty_slice_steps(fusion: str, mask: str) -> None:
-    names = tuple(SHAPES)
-    model = make(names, fusion, mask)
-    before = [b.clone() for b in model.buffers()]
-    inputs, has, _ = batch(names, 0)
-    for train in ("all", *names):
-        outputs = model(inputs, has, train)
-        assert outputs.fused.shape == (0, CLASSES) and all(
-            x.shape == (0, CLASSES) for x in outputs.unimodal.values()
-        )
-        torch.cat([outputs.fused, *outputs.unimodal.values()]).sum().backward()
-    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
-    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
-
-
-@pytest.mark.parametrize("train", ["all", "picture"])
-@over_fusions
-def test_the_gradients_of_slices_add_up(fusion: str, train: str) -> None:
-    names = ("frames", "note", "picture")
-    inputs, has, labels = batch(names, 7)
-    has["note"][2:4] = False
-
-    def gradients(slices: list[slice]) -> list[Tensor | None]:
-        model = make(names, fusion, norm="group")
-        for part in slices:
-            outputs = model(
-                {name: x[part] for name, x in inputs.items()},
-                {name: x[part] for name, x in has.items()},
-                train,
-            )
-            (F.cross_entropy(outputs.fused, labels[part], reduction="sum") / len(labels)).backward()
-        return [p.grad for p in model.parameters()]
-
-    whole, parts = (
-        gradients([slice(None)]),
-        gradients([slice(0, 2), slice(2, 2), slice(2, 4), slice(4, 7)]),
-    )
-    assert any(g is not None and g.any() for g in whole)
-    for a, b in zip(whole, parts, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 @over_fusions

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import PlanConfig
 from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.plan import BatchPlan, Step, remix_plan
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.plan import BatchPlan, Step
+from pipeline.plans.planner import build, remix_draft
 from pipeline.scores.table import Scores
 from pipeline.storage.schemas import ALL
 from tests.support.plan_tables import scores_table
@@ -77,12 +78,14 @@ class Trained:
 def remix_of(features: FeatureSet, batch_size: int = 16) -> BatchPlan:
     rows = features.rows_of("train")
     costs = np.where(features.has[rows], np.random.default_rng(5).random((len(rows), 3)), np.nan)
-    return remix_plan(
-        Scores(scores_table(costs, rows, num_classes=3, names=NAMES)),
-        PlanConfig(order="interleaved"),
-        batch_size,
-        0,
-        1,
+    return build(
+        remix_draft(
+            Scores(scores_table(costs, rows, num_classes=3, names=NAMES)),
+            PlanConfig(order="interleaved"),
+            batch_size,
+            0,
+            1,
+        )
     )
 
 

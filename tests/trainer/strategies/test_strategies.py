@@ -1,7 +1,6 @@
-"""The other methods' steps: each rule against its paper's formula in NumPy, every strategy through the loop, on one rank and two, killed and resumed."""
+"""The other methods' steps: each rule against its paper's formula in NumPy."""
 
 import math
-import multiprocessing
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -9,85 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
-from pipeline.errors import ConfigError
-from pipeline.features.feature_set import FeatureSet, read_table
-from pipeline.plans.plan import Step
+from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.schemas import ALL
-from tests.support.stores import check_coverage, make_features, run_config, same_weights, weights
-from trainer import loop
-from trainer.comparison.methods import with_method
-from trainer.config import RunConfig
+from tests.support.stores import run_config
+from tests.support.strategy_runs import EQUAL, NAMES, Harness
 from trainer.data.inputs import Inputs
-from trainer.data.plan_loader import Batch, PlanLoader
-from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.models.fusion import FUSIONS, Additive
 from trainer.models.model import MultimodalModel, model_for
 from trainer.models.shared_head import SharedHead
-from trainer.process_group import World
-from trainer.run_directory import Run
 from trainer.scoring.shapley import by_subset, shapley
-from trainer.strategies import STRATEGIES
-from trainer.strategies.base import Stepper, build_optimizer
 from trainer.strategies.ogm_ge import coefficients
-
-NAMES = ("sound", "sight", "touch")
-SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
-EQUAL = {"encoders": {"touch": {"kind": "mlp", "hidden": 32}}}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("store")
-    make_features(store / "features" / "made", missing=0.2, num_rows=150)
-    return store
-
-
-def asked(store: Path, method: str, name: str = "run", **changes: Any) -> RunConfig:
-    base: dict[str, Any] = {
-        "name": name,
-        "model": EQUAL,
-        "train": {"epochs": 3, "warmup_epochs": 1},
-    }
-    return with_method(run_config(store, **{**base, **changes}), method, 0)
-
-
-class Harness:
-    """A strategy's step by itself, on batches of one's own."""
-
-    def __init__(self, store: Path, method: str, **changes: Any) -> None:
-        self.config = asked(store, method, optimizer=SGD, **changes)
-        self.features = FeatureSet.open(self.config.features_place)
-        self.model = model_for(self.config.model, self.features, seed=0)
-        inputs = Inputs(
-            checkpoints.architecture(self.config.model, self.features), 0, torch.device("cpu")
-        )
-        optimizer = build_optimizer(self.config.optimizer, self.model)
-        kind = STRATEGIES[self.config.train.strategy]
-        kind.check(self.config, self.model)
-        self.step: Stepper = kind(self.model, self.model, inputs, optimizer, self.config, World())
-
-    def batch(
-        self,
-        rows: np.ndarray[Any, Any],
-        modality: str = ALL,
-        assigned: list[int] | None = None,
-        num_steps: int = 4,
-        number: int = 0,
-    ) -> Batch:
-        plan: Any = range(num_steps)  # of which a loader of single steps wants the length alone
-        loader = PlanLoader(
-            self.features, plan, start=0, world=World(), skip_masked=True, prefetch=1
-        )
-        step = Step(
-            step=number,
-            modality=modality,
-            rows=rows,
-            assigned=None if assigned is None else np.array(assigned, np.int8),
-        )
-        return loader.load(step)
 
 
 def rows_with(features: FeatureSet, num: int, has: list[bool]) -> np.ndarray[Any, Any]:
@@ -198,35 +130,6 @@ def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
     )
 
 
-@pytest.mark.parametrize(("method", "changes", "match"), [
-    ("ogm_ge", {"fusion": "film"}, r"(?=.*model\.fusion)(?=.*\bfilm\b)(?=.*\bconcat\b)(?=.*\bsum\b)(?=.*\bdecision\b)"),
-    ("ogm_ge", {"fusion": "mmtm"}, r"(?=.*model\.fusion)(?=.*\bmmtm\b)"),
-    ("mla", {"mask": "feature"}, r"(?=.*model\.mask)(?=.*\bfeature\b)(?=.*\bskip\b)"),
-    ("mla", {"encoders": {"touch": {"kind": "mlp", "hidden": 16}}},
-     r"(?=.*model\.heads)(?=.*\bshared\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\b32\b)(?=.*\btouch\b)(?=.*\b16\b)(?=.*model\.encoders)"),
-])  # fmt: skip
-def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(
-    store: Path, method: str, changes: dict[str, Any], match: str
-) -> None:
-    config = asked(store, method, name="refused", model={**EQUAL, **changes})
-    with pytest.raises(ConfigError, match=match):
-        launch(config)
-    assert not config.run_place.exists()
-
-
-def test_mla_needs_one_head_and_a_fusion_without_weights(store: Path) -> None:
-    for model, match in (
-        ({"fusion": "entropy"}, r"(?=.*model\.heads)(?=.*\bown\b)"),
-        ({"heads": "shared"}, r"(?=.*model\.fusion)(?=.*\bconcat\b)"),
-    ):
-        with pytest.raises(ConfigError, match=match):
-            launch(
-                run_config(
-                    store, name="refused", model={**EQUAL, **model}, train={"strategy": "mla"}
-                )
-            )
-
-
 def test_the_entropy_fusion_is_the_papers_mix_over_what_a_row_shows() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = [3 * torch.randn(9, 4, generator=generator) for _ in range(3)]
@@ -268,6 +171,11 @@ def test_the_projection_is_recursive_least_squares_and_keeps_old_predictions() -
             assert np.linalg.norm(head.weight.grad.numpy() @ x) < 0.05 * np.linalg.norm(
                 grads[n] @ x
             )
+
+
+def same_encoders(first: MultimodalModel, second: MultimodalModel, name: str) -> bool:
+    pairs = zip(first.encoder(name).parameters(), second.encoder(name).parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("kind", ["joint", "pure", "mixed", "one at a time"])
@@ -329,13 +237,7 @@ def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -
     assert float(taken.loss) == pytest.approx(total, rel=1e-5)
     assert taken.num_correct.tolist()[1:] == ([0, *right, 0] if kind == "pure" else right)
     untouched = {"pure": ("sound", "touch"), "one at a time": ("sight",)}.get(kind, ())
-    for name in untouched:
-        assert all(
-            torch.equal(a, b)
-            for a, b in zip(
-                model.encoder(name).parameters(), previous.encoder(name).parameters(), strict=True
-            )
-        )
+    assert all(same_encoders(model, previous, name) for name in untouched)
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4])
@@ -393,106 +295,3 @@ def test_a_subsets_prediction_is_the_models_when_only_it_is_there(store: Path, f
                 for k, name in enumerate(NAMES)
             }
             assert torch.equal(found[subset], model(x, shown).fused.argmax(1))
-
-
-def stop_at(step: int) -> Any:
-    def stop(event: dict[str, object]) -> None:
-        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, step):
-            raise KeyboardInterrupt
-
-    return stop
-
-
-@pytest.mark.parametrize("method", ["ogm_ge", "mla", "mla+remix"])
-def test_a_strategy_runs_and_resumes_to_the_same_bits(store: Path, method: str) -> None:
-    straight = launch(asked(store, method))
-    check_coverage(straight, 3)
-    losses = straight.epochs()["train_loss"].to_pylist()
-    assert all(math.isfinite(loss) for loss in losses)
-    if method == "mla":
-        assert losses[-1] < losses[0]
-        assert not torch.equal(weights(straight)["heads.modality-sound.projection"], torch.eye(32))
-    config = asked(store, method, name="stopped")
-    with pytest.raises(KeyboardInterrupt):
-        launch(config, progress=stop_at(2))
-    assert checkpoints.load(Run(config.run_place).checkpoint("last"))["cursor"]["epoch"] <= 1
-    assert same_weights(straight, launch(config, resume=True))
-
-
-def train_as(rank: int, rendezvous: str, configs: list[RunConfig]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    for config in configs:
-        loop.train(config, Run.open(config.run_place), World(rank=rank, size=2))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {
-        "optimizer": {"kind": "sgd", "lr": 0.01},
-        "train": {"epochs": 2, "warmup_epochs": 2},
-    }
-    methods = ("joint", "unimodal", "ogm_ge", "mla")
-    pairs = [
-        (asked(store, method, name="one", **changes), asked(store, method, name="two", **changes))
-        for method in methods
-    ]
-    for _, two in pairs:
-        Run.create(two, FeatureSet.open(two.features_place))
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
-    both = [
-        processes.Process(
-            target=train_as, args=(rank, str(tmp_path / "rendezvous"), [two for _, two in pairs])
-        )
-        for rank in range(2)
-    ]
-    for process in both:
-        process.start()
-    alone = [launch(one) for one, _ in pairs]
-    for process in both:
-        process.join(120)
-        if process.exitcode is None:
-            process.kill()
-        assert process.exitcode == 0
-    for run, (_, two) in zip(alone, pairs, strict=True):
-        first, second = weights(run), weights(Run.open(two.run_place))
-        assert first.keys() == second.keys()
-        for key in first:
-            assert torch.allclose(first[key], second[key], rtol=1e-4, atol=1e-5), (two.name, key)
-        np.testing.assert_allclose(
-            run.epochs()["train_loss"].to_numpy(),
-            Run.open(two.run_place).epochs()["train_loss"].to_numpy(),
-            rtol=1e-4,
-        )
-
-
-@pytest.mark.parametrize("method", ["resample", "resample+remix"])
-def test_scores_for_resampling_hold_values_that_sum_to_what_all_modalities_are_worth(
-    store: Path, method: str
-) -> None:
-    run = launch(asked(store, method, name="valued"))
-    features = FeatureSet.open(run_config(store).features_place)
-    for epoch in (1, 2):
-        table = read_table(run.scores(epoch))
-        has = features.has[table["row"].to_numpy()]
-        values = np.stack([table[f"shapley_{name}"].to_numpy() for name in NAMES], axis=1)
-        assert values.dtype == np.float32
-        assert np.array_equal(np.isnan(values), ~has)
-        total = np.nansum(values.astype(float), axis=1)
-        assert np.all(
-            np.isclose(total, 0, atol=1e-5) | np.isclose(total, has.sum(axis=1), atol=1e-5)
-        )
-        assert 0 < np.isclose(total, has.sum(axis=1), atol=1e-5).mean() <= 1
-
-
-def test_too_many_modalities_for_values_are_refused_before_work(tmp_path: Path) -> None:
-    shapes = dict.fromkeys(("touch", *(f"m{i}" for i in range(6))), ((4,), "float32"))
-    make_features(tmp_path / "features" / "made", shapes, num_rows=60)
-    config = with_method(run_config(tmp_path), "resample", 0)
-    with pytest.raises(
-        ConfigError,
-        match=r"(?=.*plan\.copies)(?=.*\bresample\b)(?=.*\bmade\b)(?=.*\b7\b)(?=.*\b6\b)",
-    ):
-        launch(config)
-    assert not config.run_place.exists()

@@ -1,4 +1,8 @@
-"""The parts of a remote feature set, read record batch by record batch: views of copies in the node's cache, else ranges, kept for a while."""
+"""The parts of a feature set, read record batch by record batch.
+
+A local part is mapped. A part of a remote store is a view of its copy in the node's cache, or where
+the cache has no room, read by ranges that are kept for a while.
+"""
 
 import struct
 from collections import OrderedDict
@@ -8,16 +12,15 @@ from math import inf
 from threading import Lock
 from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import DataError, MissingError, StoreError
-from pipeline.storage.ipc_footer import find_blocks, unpacked_bytes
-from pipeline.storage.ipc_reader import DAMAGED
-from pipeline.storage.node_cache import PartCache, RemoteFile
+from pipeline.arrays import Array
+from pipeline.errors import DataError, StoreError
+from pipeline.storage.arrow_files import open_reader, open_source
+from pipeline.storage.ipc_footer import DAMAGED, find_blocks, unpacked_bytes
+from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import Place
 
-Array = npt.NDArray[Any]
 OPEN_PARTS = 256
 """Parts that a process has open at once; a copy takes a file descriptor."""
 REMOTE_BATCHES = 256
@@ -40,41 +43,22 @@ class Expected:
         return min(self.batch_rows, self.num_rows - number * self.batch_rows)
 
 
-def open_file(
-    place: Place, mapped: pa.Buffer | None = None, expected: Expected | None = None
+def open_part(
+    place: Place, expected: Expected, copy: pa.Buffer | None = None
 ) -> pa.ipc.RecordBatchFileReader:
-    """An Arrow IPC file, from its map where there is one or it is local, and a part as it is expected (raises MissingError, DataError, StoreError)."""
-    if mapped is None and not place.exists():
-        raise MissingError(f"{place} does not exist")
-    try:
-        source = _source(place) if mapped is None else pa.BufferReader(mapped)
-        if expected and expected.num_bytes not in (0, source.size()):
-            raise DataError(
-                f"{place} has {source.size()} bytes, but its manifest says {expected.num_bytes}",
-                "decode again",
-            )
-        reader = pa.ipc.open_file(source)
-        if expected:
-            _check_part(reader, source, expected, place)
-        return reader
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+    """A part as it is expected, from its copy where there is one, or mapped where it is local.
+
+    Raises MissingError, DataError, StoreError.
+    """
+    source = open_source(place, mapped=True) if copy is None else pa.BufferReader(copy)
+    if expected.num_bytes not in (0, source.size()):
         raise DataError(
-            f"{place} is not an Arrow IPC file ({error})",
-            "give a file that Remix wrote, or write it again",
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{place} cannot be read ({error})", "check that the store is there and may be read"
-        ) from error
-
-
-def _source(place: Place) -> Any:
-    if not place.local:
-        return place.fs.open_input_file(place.path)
-    with pa.memory_map(str(place.local)) as file:
-        return pa.BufferReader(
-            file.read_buffer()
-        )  # the map outlives its file, which would take a descriptor
+            f"{place} has {source.size()} bytes, but its manifest says {expected.num_bytes}",
+            "decode again",
+        )
+    reader = open_reader(source, place)
+    _check_part(reader, source, expected, place)
+    return reader
 
 
 def _check_part(
@@ -108,10 +92,13 @@ def _check_part(
             )
 
 
-def read_batch(
+def _read_batch(
     reader: pa.ipc.RecordBatchFileReader, number: int, expected: Expected, place: Place
 ) -> Array:
-    """(B, *shape): the features of one record batch of a part, a view where the file is mapped (raises DataError where it is not as expected)."""
+    """(B, *shape): the features of one record batch of a part, a view where the file is mapped.
+
+    Raises DataError where it is not as expected; where the file cannot be read what pyarrow raises.
+    """
     batch = reader.get_batch(number)
     try:
         batch.validate()
@@ -140,17 +127,17 @@ class _Part:
     views: dict[int, Array] | None  # None: read by ranges
 
 
-class RemoteParts:
-    """The open parts of a remote feature set, the least recently used closed first. Threads may share it.
+class PartReader:
+    """The open parts of a feature set; of a remote one the least recently used is closed first.
 
-    `find` names the file of a modality's part, `expect` what it holds.
+    `find` names the file of a modality's part, `expect` what it holds. Threads may share a reader.
     """
 
     def __init__(
         self,
         find: Callable[[str, int], RemoteFile],
         expect: Callable[[str, int], Expected],
-        cache: PartCache | None,
+        cache: NodeCache | None,
     ) -> None:
         self._find, self._expect, self._cache = find, expect, cache
         self._open: OrderedDict[tuple[str, int], _Part] = OrderedDict()
@@ -167,29 +154,31 @@ class RemoteParts:
             else:
                 self._add(key)
             opened = self._open[key]
-            if opened.views is not None:
-                if number not in opened.views:
-                    opened.views[number] = read_batch(
-                        opened.reader, number, self._expect(*key), self._find(*key).place
-                    )
-                return opened.views[number]
-            return self._range(key, number)
+            if opened.views is None:
+                return self._range(key, number)
+            if number not in opened.views:
+                opened.views[number] = self._view(key, number)
+            return opened.views[number]
 
     def _add(self, key: tuple[str, int]) -> None:
         file = self._find(*key)
+        if file.place.local:  # maps of local files cost nothing, so they stay
+            part = open_part(file.place, self._expect(*key))
+            self._open[key] = _Part(reader=part, num_bytes=0, views={})
+            return
         mapped = self._cache.map(file) if self._cache else None
         if mapped is None and self._cache and not self._cache.keep and self._num_bytes:
             while self._open:
                 self._close_oldest()
             mapped = self._cache.map(file)
-        num_bytes = 0 if mapped is None else file.num_bytes
         self._open[key] = _Part(
-            reader=open_file(file.place, mapped, self._expect(*key)),
-            num_bytes=num_bytes,
+            reader=open_part(file.place, self._expect(*key), mapped),
+            num_bytes=0 if mapped is None else file.num_bytes,
             views=None if mapped is None else {},
         )
-        self._num_bytes += num_bytes
-        bound = HELD_SHARE * self._cache.max_bytes if self._cache and not self._cache.keep else inf
+        self._num_bytes += self._open[key].num_bytes
+        evicts = self._cache and not self._cache.keep
+        bound = HELD_SHARE * self._cache.max_bytes if self._cache and evicts else inf
         while len(self._open) > 1 and (len(self._open) > OPEN_PARTS or self._num_bytes > bound):
             self._close_oldest()
 
@@ -197,18 +186,27 @@ class RemoteParts:
         _, closed = self._open.popitem(last=False)
         self._num_bytes -= closed.num_bytes
 
+    def _view(self, key: tuple[str, int], number: int) -> Array:
+        place = self._find(*key).place
+        try:
+            return _read_batch(self._open[key].reader, number, self._expect(*key), place)
+        except DAMAGED as error:
+            raise DataError(
+                f"{place} is damaged in record batch {number} ({error})", "decode again"
+            ) from error
+
     def _range(self, key: tuple[str, int], number: int) -> Array:
-        name = (*key, number)
+        name, place = (*key, number), self._find(*key).place
         if name in self._ranges:
             self._ranges.move_to_end(name)
             return self._ranges[name]
         try:
-            self._ranges[name] = read_batch(
-                self._open[key].reader, number, self._expect(*key), self._find(*key).place
+            self._ranges[name] = _read_batch(
+                self._open[key].reader, number, self._expect(*key), place
             )
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
-                f"{self._find(*key).place} cannot be read ({error})",
+                f"{place} cannot be read ({error})",
                 "check that the store is there and may be read",
             ) from error
         if len(self._ranges) > REMOTE_BATCHES:

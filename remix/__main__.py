@@ -1,0 +1,5 @@
+"""`python -m remix`: the command."""
+
+from remix.cli.app import main
+
+main()

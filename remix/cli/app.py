@@ -1,0 +1,66 @@
+"""The `remix` command: each subcommand calls one function.
+
+torch and ray are loaded only by the commands that need them.
+"""
+
+import os
+import sys
+
+import typer
+from rich.markup import escape
+
+from pipeline.errors import RemixError
+from remix.cli import cluster, data, importers, plan, serve, train
+from remix.cli.output import console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Data Remixing: shards → features → scores → plans → training.",
+)
+sources = typer.Typer(no_args_is_help=True, help="Turn data as people have it on disk into shards.")
+app.add_typer(sources, name="import")
+sources.command("table")(importers.import_table)
+sources.command("cremad")(importers.import_cremad)
+sources.command("kinetics-sounds")(importers.import_kinetics_sounds)
+for command in (
+    data.generate,
+    data.decode,
+    data.lint,
+    data.repair,
+    data.inspect,
+    plan.score,
+    plan.plan,
+    plan.stats,
+    train.train,
+    cluster.submit,
+    cluster.jobs,
+    cluster.stop,
+    train.compare,
+    serve.serve,
+    train.verify,
+    serve.report,
+    train.demo,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command: exit code 0, 1 the work failed, 2 bad input."""
+    try:
+        app(standalone_mode=True)
+    except RemixError as error:
+        console.print("[bold red]remix:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        cure = "pip install 'data-remixing[train]'"
+        console.print(
+            f"[bold red]remix:[/] this needs {error.name!r}, which is not installed; {escape(cure)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

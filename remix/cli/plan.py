@@ -1,0 +1,119 @@
+"""Commands on scores and plans: score, plan, stats."""
+
+from typing import Annotated, Any
+
+import typer
+
+from remix.cli.output import Json, pairs, progress, say, show
+
+
+def score(
+    features: str,
+    checkpoint: Annotated[str, typer.Option()],
+    out: Annotated[str, typer.Option()],
+    split: str = "train",
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker.")] = 0,
+    batch: Annotated[int, typer.Option(min=1)] = 64,
+    json_: Json = False,
+) -> None:
+    """Score the difficulty of every sample with a checkpoint (Ray Data)."""
+    from pipeline.features.feature_set import FeatureSet
+    from pipeline.storage.arrow_files import write_table
+    from pipeline.storage.store_path import Place, without_secrets
+
+    feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
+    Place.at(out).check_writable()
+    from trainer.scoring.offline import score_checkpoint
+
+    with progress("score") as update:
+        table = score_checkpoint(
+            feature_set,
+            place,
+            split,
+            batch_size=batch,
+            workers=workers,
+            num_gpus=gpus,
+            progress=update,
+        )
+    write_table(Place.at(out), table)
+    shown = without_secrets(out)
+    say({"rows": table.num_rows, "out": shown}, f"{table.num_rows} rows: {shown}", json_)
+
+
+def plan(
+    scores: str,
+    out: Annotated[str, typer.Option()],
+    batch_size: int = 64,
+    seed: int = 0,
+    epoch: int = 0,
+    order: str = "sequential",
+    policy: str = "kl",
+    shares: Annotated[
+        str, typer.Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")
+    ] = "natural",
+    min_share: float = 0.0,
+    relative: str = "none",
+    smoothing: float = 0.0,
+    temperature: float = 0.0,
+    joint_share: float = 0.0,
+    copies: str = "none",
+    stratify: bool = False,
+    locality: int | None = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="The features that were scored: the scores are checked against them."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Make a plan of modality-pure batches from a scores file."""
+    from pipeline.config import parse
+    from pipeline.features.feature_set import FeatureSet
+    from pipeline.plans.config import PlanConfig
+    from pipeline.plans.plan import BatchPlan
+    from pipeline.plans.planner import remix_draft, write_plan
+    from pipeline.scores.table import Scores
+    from pipeline.storage.store_path import Place, without_secrets
+
+    wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
+    given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share}
+    given |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
+    given |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
+    config = parse(PlanConfig, {**given, "locality": locality}, "remix plan")
+    opened = Scores.open(Place.at(scores))
+    if features:
+        opened.check_features(FeatureSet.open(Place.at(features)))
+    Place.at(out).check_writable()
+    fingerprint = write_plan(
+        Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch)
+    )
+    num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
+    shown = without_secrets(out)
+    say(
+        {"steps": num_steps, "fingerprint": fingerprint, "out": shown},
+        f"{num_steps} steps: {shown} (fingerprint {fingerprint[:12]})",
+        json_,
+    )
+
+
+def stats(
+    plan: str,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            help="The scores that the plan was made from; those of a plan in a run's folder are found."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show the statistics of a plan."""
+    from pipeline.plans.stats import statistics_at
+    from pipeline.scores.table import Scores
+    from pipeline.storage.store_path import Place
+
+    show(
+        statistics_at(Place.at(plan), Scores.open(Place.at(scores)) if scores else None),
+        json_,
+        kind="statistics of",
+        path=plan,
+    )

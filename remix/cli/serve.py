@@ -1,0 +1,46 @@
+"""Commands that show a store: serve, report."""
+
+from typing import Annotated
+
+import typer
+
+from remix.cli.output import Json, say
+
+
+def serve(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="[default: $REMIX_PORT or 8000]", show_default=False)
+    ] = None,
+) -> None:
+    """Show a store over HTTP and on a page; reads, never writes."""
+    from service.serve import serve as run
+    from service.settings import settings_of
+
+    run(settings_of(store=store, host=host, port=port))
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
+    out: Annotated[str, typer.Option(help="The HTML file.")],
+    json_: Json = False,
+) -> None:
+    """Write the page of one run as one HTML file that needs no network."""
+    from pipeline.storage.store_path import Place, without_secrets
+    from service.report import write_report
+
+    result, shown = write_report(run, Place.at(out)), without_secrets(out)
+    say(
+        {"out": shown, **result},
+        f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service",
+        json_,
+    )

@@ -1,0 +1,299 @@
+"""Decode jobs over what is bad: each sample that cannot be decoded is named and counted, and bad input is refused before anything is written."""
+
+import gzip
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.decode.config import AudioSpec, DecodeConfig, TensorSpec
+from pipeline.decode.job import decode
+from pipeline.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    InputError,
+    MismatchError,
+    StoreError,
+)
+from pipeline.features.feature_set import FeatureSet
+from pipeline.shards.discover import find_shards
+from pipeline.shards.limits import Limits
+from pipeline.storage.arrow_files import read_table
+from pipeline.storage.schemas import REJECTED
+from pipeline.storage.store_path import Place
+from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, sample
+from tests.support.media_files import encode_clip, facts, make_tar, write_shard
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def refused(
+    shards: list[Place], out: Path, config: DecodeConfig, error: type[InputError], *parts: str
+) -> None:
+    with pytest.raises(error) as caught:
+        decode(shards, Place.at(out), config)
+    assert caught.value.exit_code == 2
+    for part in parts:
+        assert re.search(rf"(?<![\w.])(?<!\w-){re.escape(part)}(?!\w)", str(caught.value)), (
+            caught.value
+        )
+    assert not out.exists()
+
+
+def damaged(folder: Path) -> list[Place]:
+    """Five good samples; then three bad ones between two good; then a cut shard with one whole sample and one lost."""
+    make_shards(folder, 1)
+    bad = {
+        "b": {**sample(101), "mp4": CLIPS[0][:300]},
+        "c": {**sample(102), "mp4": b"version https://git-lfs.github.com/spec/v1\n"},
+        "d": {**sample(103), "npy": b""},
+    }
+    write_shard(folder / "x.tar", {"a": sample(100), **bad, "e": sample(104)})
+    whole = make_tar(
+        [
+            (f"{key}.{suffix}", data)
+            for key, number in (("f", 105), ("g", 106))
+            for suffix, data in sample(number).items()
+        ]
+    )
+    (folder / "y.tar").write_bytes(whole[: whole.index(b"g.mp4") + 900])
+    return find_shards([str(folder)])
+
+
+def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"max_rejected_share": 0.5})
+    summary = decode(damaged(tmp_path / "in"), Place.at(tmp_path / "out"), config)
+    rejected = read_table(Place.at(tmp_path / "out" / "rejected.arrow"))
+    assert rejected.schema.equals(REJECTED)
+    rows = [
+        (row["shard"], row["sample_id"], row["stage"], row["reason"])
+        for row in rejected.to_pylist()
+    ]
+    assert rows == [
+        ("x.tar", "id101", "decode", "truncated"),
+        ("x.tar", "id102", "decode", "lfs_pointer"),
+        ("x.tar", "id103", "decode", "empty"),
+        ("y.tar", "g", "shard", "truncated"),
+    ]
+    features = FeatureSet.open(Place.at(tmp_path / "out"))
+    assert features.samples["sample_id"].to_pylist()[5:] == ["id100", "id104", "id105"]
+    assert features.samples["index_in_shard"].to_pylist()[5:] == [0, 4, 0]
+    np.testing.assert_array_equal(features.read("feel", np.array([6]))[0], [104, 208, 1])
+    assert (summary.num_rows, summary.num_rejected) == (8, 4)
+    assert summary.reasons == {"truncated": 2, "lfs_pointer": 1, "empty": 1}
+    for part in features.manifest["parts"]:
+        account = part["account"]
+        assert account["members"] == account["kept"] + account["lost"] + account["ignored"]
+        assert (
+            account["bytes"]
+            == account["bytes_kept"]
+            + account["bytes_lost"]
+            + account["bytes_ignored"]
+            + account["bytes_framing"]
+        )
+        assert account["samples"] + account["samples_lost"] == part["rows"] + sum(
+            account["rejected"].values()
+        )
+
+
+def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
+    shards, out = damaged(tmp_path / "in"), tmp_path / "out"
+    with pytest.raises(
+        BudgetError, match=r"(?s)(?=.*\btruncated\b)(?=.*\bmax_rejected_share\b)(?=.*\b0\.2\b)"
+    ) as caught:
+        decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.2}))
+    assert caught.value.exit_code == 1
+    assert not (out / "manifest.json").exists()
+    kept = decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3}))
+    assert kept.num_rejected == 3
+    assert kept.num_reused >= 1
+    with pytest.raises(
+        MismatchError, match=r"(?s)(?=.*\blimits\.pixels\b)(?=.*\b67108864\b)(?=.*\b5000\b)"
+    ):
+        decode(
+            shards[:2],
+            Place.at(out),
+            CONFIG.model_copy(update={"max_rejected_share": 0.3, "limits": Limits(pixels=5000)}),
+        )
+
+
+def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
+    shards, lenient = damaged(tmp_path / "in")[:2], {"max_rejected_share": 1.0}
+    named = (
+        r"x\.tar",
+        "3",
+        "max_rejected_in_a_row",
+        "2",
+        "truncated",
+        "lfs_pointer",
+        "empty",
+        "id103",
+    )
+    with pytest.raises(
+        BudgetError, match="(?s)" + "".join(rf"(?=.*(?<![\w-]){each}\b)" for each in named)
+    ) as caught:
+        decode(
+            shards,
+            Place.at(tmp_path / "out"),
+            CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 2}),
+        )
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert (
+        decode(
+            shards,
+            Place.at(tmp_path / "out"),
+            CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 3}),
+        ).num_rejected
+        == 3
+    )
+
+
+def test_limits_reject_what_is_more(tmp_path: Path) -> None:
+    limits = Limits(pixels=64 * 48 - 1)
+    with pytest.raises(BudgetError, match=r"(?s)(?=.*\boversize\b)(?=.*(?<![\w-])5\b)"):
+        decode(
+            make_shards(tmp_path / "in", 1),
+            Place.at(tmp_path / "out"),
+            CONFIG.model_copy(update={"limits": limits}),
+        )
+
+
+def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None:
+    plain = make_shards(tmp_path / "in")
+    decode(plain, Place.at(tmp_path / "plain"), CONFIG)
+    for number, pack in enumerate(
+        (gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True), torn)
+    ):
+        packed = pack(Path(plain[number].path).read_bytes())
+        Path(plain[number].path).unlink()
+        (tmp_path / "in" / f"part-{number}{('.tar.gz', '.tar.zst', '.tar')[number]}").write_bytes(
+            packed
+        )
+    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "packed"), CONFIG)
+    one, other = (FeatureSet.open(Place.at(tmp_path / name)) for name in ("plain", "packed"))
+    ids = other.samples["sample_id"].to_pylist()
+    assert sorted(ids) == one.samples["sample_id"].to_pylist()
+    order = np.argsort(np.array(ids))
+    for name in one.modalities:
+        np.testing.assert_array_equal(other.read(name, order), one.read(name, np.arange(15)))
+    assert summary.num_rejected == 0
+    assert summary.ignored == {"pkl": 5}
+    assert any(re.search(r"\b5\b", note) for note in summary.notes)
+
+
+def torn(tar: bytes) -> bytes:
+    """The same samples, suffix by suffix, and each with a pickle."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]
+    pickles = [
+        (name.replace("json", "pkl"), b"cos\nsystem\n(S'false'\ntR.")
+        for name, _ in members
+        if name.endswith("json")
+    ]
+    return make_tar(sorted(members + pickles, key=lambda member: member[0].rpartition(".")[2]))
+
+
+@pytest.mark.parametrize(
+    ("samples", "parts"),
+    [
+        ({"k": sample(9), "l": sample(3)}, ["id003", "part-0.tar", "3", "x.tar", "1"]),
+        ({"k": sample(9, split="dev")}, ["dev", "x.tar", "0", "train", "validation", "test"]),
+        ({"k": sample(9, split=None)}, ["x.tar", "0", "split"]),
+    ],
+)
+def test_bad_samples_are_refused(
+    tmp_path: Path, samples: dict[str, dict[str, bytes]], parts: list[str]
+) -> None:
+    refused(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts)
+
+
+def test_bad_configurations_are_refused(tmp_path: Path) -> None:
+    shards, out = make_shards(tmp_path / "in", 1), tmp_path / "out"
+    refused(
+        shards,
+        out,
+        CONFIG.model_copy(update={"classes": ("0", "1")}),
+        DataError,
+        "2",
+        "0",
+        "1",
+        "part-0.tar",
+    )
+    refused(
+        shards,
+        out,
+        CONFIG.model_copy(update={"classes": ("0", "1", "2", "2")}),
+        ConfigError,
+        "classes",
+        "2",
+    )
+    smell = TensorSpec(kind="tensor", member="smell.npy", shape=(1,))
+    refused(
+        shards,
+        out,
+        DecodeConfig(modalities={**CONFIG.modalities, "smell": smell}),
+        InputError,
+        "smell",
+        "smell.npy",
+        "mp4",
+        "npy",
+    )
+    short = AudioSpec(kind="audio", member="mp4", seconds=0.01)
+    refused(
+        shards,
+        out,
+        DecodeConfig(modalities={"hear": short}),
+        ConfigError,
+        "modalities.hear",
+        "n_fft",
+    )
+
+
+def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "one" / "a.tar", {f"{n}": {**sample(n), "json": facts(5)} for n in range(3)}
+    )
+    refused(find_shards([str(tmp_path / "one")]), tmp_path / "out", CONFIG, InputError, "5")
+    write_shard(
+        tmp_path / "untrained" / "a.tar",
+        {f"{n}": {**sample(n), "json": facts(n, "test")} for n in range(3)},
+    )
+    refused(
+        find_shards([str(tmp_path / "untrained")]), tmp_path / "out", CONFIG, DataError, "train"
+    )
+    (tmp_path / "text.tar").write_bytes(b"no tar" * 200)
+    refused(
+        find_shards([str(tmp_path / "text.tar")]), tmp_path / "out", CONFIG, DataError, "text.tar"
+    )
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(
+        make_shards(tmp_path / "in", 1),
+        tmp_path / "file" / "out",
+        CONFIG,
+        StoreError,
+        str(tmp_path / "file" / "out"),
+    )
+
+
+def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "in" / "train-0.tar",
+        {
+            f"{n}": {"json": json.dumps({"label": n}).encode(), "mp4": encode_clip(3)}
+            for n in range(2)
+        },
+    )
+    config = DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")})
+    with pytest.raises(DataError, match=r"\bhear\b"):
+        decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), config)
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,0 +1,188 @@
+"""Files of mixed plans: what lies is refused, and index, statistics and command say what the rows train."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.plans import builder as draft
+from pipeline.plans.config import PlanConfig
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, remix_draft, write_plan
+from pipeline.plans.stats import plan_statistics
+from pipeline.plans.step_index import STEPS_SCHEMA, step_of, write_step_index
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.ipc_reader import BatchFile
+from pipeline.storage.schemas import MIXED_PLAN, PLAN
+from pipeline.storage.store_path import Place
+from tests.support.mixed_plans import Change, Steps, mixed, rewrite, trained, valued
+from tests.support.stores import Command
+
+
+def put(at: int, value: Any) -> Change:
+    """Another value for the first row of a step."""
+    return lambda steps: steps[at]["assigned"].__setitem__(0, value)
+
+
+def passed_on(steps: Steps) -> None:
+    steps[3]["assigned"].append(steps[4]["assigned"].pop(0))
+
+
+def twice(steps: Steps) -> None:
+    steps[3]["rows"][0] = steps[1]["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "schema", "plain", "message"),
+    [
+        (
+            lambda steps: steps[2]["assigned"].pop(),
+            MIXED_PLAN,
+            False,
+            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])2\b)(?=.*(?<![\w-])7\b)(?=.*(?<![\w-])8\b)",
+        ),
+        (
+            passed_on,
+            MIXED_PLAN,
+            False,
+            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])3\b)(?=.*(?<![\w-])9\b)(?=.*(?<![\w-])8\b)",
+        ),
+        (
+            put(5, 3),
+            MIXED_PLAN,
+            False,
+            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])5\b)(?=.*(?<![\w-])3\b)",
+        ),
+        (
+            put(0, -2),
+            MIXED_PLAN,
+            False,
+            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])0\b)(?=.*(?<!\w)-2\b)",
+        ),
+        (put(4, None), MIXED_PLAN, True, r"\bassigned\b"),
+        (lambda steps: steps[4].update(assigned=None), MIXED_PLAN, True, r"\bassigned\b"),
+        (
+            lambda steps: None,
+            PLAN.append(pa.field("assigned", pa.list_(pa.int16()))),
+            False,
+            r"(?s)(?=.*\bassigned\b)(?=.*\bint16\b)(?=.*\bint8\b)",
+        ),
+        (twice, MIXED_PLAN, False, r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])1\b)(?=.*(?<![\w-])3\b)"),
+    ],
+)
+def test_a_mixed_plan_that_lies_is_refused(
+    tmp_path: Path, change: Change, schema: pa.Schema, plain: bool, message: str
+) -> None:
+    place = Place.at(tmp_path / "p.arrow")
+    write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
+    rewrite(place, lambda steps: None)
+    BatchPlan.open(place)
+    rewrite(place, change, schema, plain=plain)  # nothing with nulls has a fingerprint
+    with pytest.raises(DataError, match=message):
+        BatchPlan.open(place)
+
+
+@pytest.mark.parametrize("order", ["sequential", "mixed"])
+def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any) -> None:
+    place = Place.at(tmp_path / "p.arrow")
+    write_plan(
+        place, remix_draft(valued(64, 3), PlanConfig(order=order, copies="resample"), 8, 0, 0)
+    )
+    BatchPlan.open(place, num_rows=200)
+    with pytest.raises(DataError, match=r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])100\b)"):
+        BatchPlan.open(place, num_rows=100)
+    rewrite(place, lambda steps: None, without="copies")
+    with pytest.raises(DataError, match=r"\brows\b"):
+        BatchPlan.open(place)
+
+
+def test_the_index_has_the_first_step_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft, "CHUNK_ROWS", 64)
+    for order in ("interleaved", "mixed"):
+        plan = build(
+            remix_draft(valued(300, 3), PlanConfig(order=order, copies="resample"), 8, 0, 0)
+        )
+        place = Place.at(tmp_path / "i.arrow")
+        write_step_index(place, plan, 1000)
+        first: dict[int, int] = {}
+        for step in plan.steps():
+            for row in step.rows.tolist():
+                first.setdefault(row, step.step)
+        index = BatchFile(place, STEPS_SCHEMA)
+        assert [step_of(index, row) for row in range(1000)] == [
+            first.get(row) for row in range(1000)
+        ]
+
+
+def test_statistics_count_what_rows_train() -> None:
+    scores = valued(900, 3)
+    for asked in ({}, {"joint_share": 0.3}, {"copies": "resample", "joint_share": 1.0}):
+        config = mixed(**asked)
+        plan = build(remix_draft(scores, config, 16, 0, 1))
+        told = plan_statistics(
+            plan, scores=scores, previous=build(remix_draft(scores, config, 16, 0, 0))
+        )
+        counts: Counter[int] = Counter()
+        for (_, owner), num in trained(plan, scores.modalities).items():
+            counts[owner] += num
+        assert list(told["modalities"]) == ["m0", "m1", "m2", "all"]
+        for k, name in zip((0, 1, 2, -1), told["modalities"], strict=True):
+            each = told["modalities"][name]
+            assert (each["num_rows"], each["num_steps"]) == (counts[k], len(plan) if k < 0 else 0)
+            assert each["share"] == pytest.approx(counts[k] / counts.total())
+        assert told["num_rows"] == counts.total() == sum(len(step.rows) for step in plan.steps())
+        assert (told["num_switches"], told["churn"]) == (0, None if "joint_share" in asked else 0.0)
+        if "copies" not in asked:
+            owners = dict(trained(plan, scores.modalities).keys())
+            for k, name in zip((0, 1, 2, -1), told["modalities"], strict=True):
+                mine = [
+                    label
+                    for row, label in zip(scores.rows.tolist(), scores.labels.tolist(), strict=True)
+                    if owners[row] == k
+                ]
+                assert (
+                    told["modalities"][name]["class_counts"]
+                    == np.bincount(mine, minlength=5).tolist()
+                )
+
+
+def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> None:
+    scores = valued(200, 3)
+    source, out = tmp_path / "s.arrow", tmp_path / "p.arrow"
+    write_table(Place.at(source), scores.table)
+    options = [
+        "--order",
+        "mixed",
+        "--joint-share",
+        0.4,
+        "--copies",
+        "resample",
+        "--batch-size",
+        16,
+        "--seed",
+        3,
+        "--epoch",
+        5,
+    ]
+    code, told, err = command("plan", source, "--out", out, *options, "--json")
+    assert code == 0, err
+    wanted = build(remix_draft(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))
+    assert (
+        json.loads(told)["fingerprint"]
+        == wanted.fingerprint
+        == BatchPlan.open(Place.at(out)).fingerprint
+    )
+    assert command("stats", out, "--scores", source)[0] == 0
+    write_table(Place.at(source), scores.table.drop_columns(["shapley_m2"]))
+    code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", *options)
+    assert (code, "shapley_m2" in err) == (2, True), err
+    assert not (tmp_path / "no.arrow").exists()
+    code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", "--joint-share", 1.5)
+    assert (code, "joint_share" in err) == (2, True), err

@@ -1,0 +1,189 @@
+"""Runs on mixed plans: they train what the plans say, a planted fault is named, and the service tells each row's part."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import BatchPlan
+from pipeline.storage.store_path import Place
+from tests.support.mixed_plans import METHODS, Steps, rewrite, trained
+from tests.support.serving import serving
+from tests.support.stores import check_coverage, make_features, run_config
+from trainer.comparison.methods import with_method
+from trainer.launch import launch
+from trainer.run_directory import Run
+from trainer.verification.verify import verify
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a run of each method: to be read only."""
+    store = tmp_path_factory.mktemp("store")
+    make_features(store / "features" / "made", missing=0.2, num_rows=120)
+    for method in METHODS:
+        launch(with_method(run_config(store, train={"epochs": 3, "warmup_epochs": 1}), method, 0))
+    return store
+
+
+def run_of(store: Path, method: str) -> Run:
+    return Run.open(Place.at(store / "runs" / with_method(run_config(store), method, 0).name))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_trains_what_its_plans_say(store: Path, method: str) -> None:
+    run, features = run_of(store, method), FeatureSet.open(Place.at(store / "features" / "made"))
+    result = verify(run)
+    assert (result["ok"], result["problems"]) == (True, [])
+    check_coverage(run, 3)
+    names, told = features.modalities, run.epochs().to_pylist()
+    for epoch in (1, 2):
+        pairs, taken = trained(BatchPlan.open(run.plan(epoch)), names), run.steps(epoch)
+        assert told[epoch]["num_rows"] == pairs.total()
+        for k, name in enumerate(names):
+            rows = {pair: num for pair, num in pairs.items() if features.has[pair[0], k]}
+            shown = sum(
+                num
+                for (_, owner), num in rows.items()
+                if owner in (-1, k) or method == "reassemble"
+            )
+            assert sum(taken[f"num_rows_{name}"].to_pylist()) == shown, (epoch, name)
+            assert told[epoch][f"share_{name}"] == pytest.approx(
+                sum(num for (_, owner), num in pairs.items() if owner == k) / pairs.total()
+            )
+
+
+def reassigned(steps: Steps, has: np.ndarray) -> None:
+    """A row that may train any modality trains another."""
+    step, at = next(
+        (step, i) for step in steps for i, row in enumerate(step["rows"]) if has[row].all()
+    )
+    step["assigned"][at] = (step["assigned"][at] + 1) % 3
+
+
+def lacking(steps: Steps, has: np.ndarray) -> None:
+    step, at = next(
+        (step, i) for step in steps for i, row in enumerate(step["rows"]) if not has[row].all()
+    )
+    step["assigned"][at] = int(np.argmin(has[step["rows"][at]]))
+
+
+def fewer(steps: Steps, has: np.ndarray) -> None:
+    """A row that comes again does so once less."""
+    num = Counter(row for step in steps for row in step["rows"])
+    step, at = next(
+        (step, i) for step in reversed(steps) for i, row in enumerate(step["rows"]) if num[row] > 2
+    )
+    for name in {"rows", "assigned"} & step.keys():
+        del step[name][at]
+
+
+ANEW = "the scores, the configuration and the seed make the plan"
+FAULTS: list[tuple[str, Callable[[Steps, np.ndarray], object], str]] = [
+    ("decouple", reassigned, ANEW),
+    ("decouple", lacking, "which lacks it"),
+    (
+        "decouple",
+        lambda steps, has: steps[0]["assigned"].__setitem__(0, 3),
+        "step 0 assigns 3 to its row",
+    ),
+    (
+        "decouple",
+        lambda steps, has: steps[1]["assigned"].pop(),
+        "step 1 says what 13 rows train, but has 14",
+    ),
+    ("resample", fewer, ANEW),
+    ("resample+remix", fewer, ANEW),
+]
+
+
+@pytest.mark.parametrize(("method", "change", "words"), FAULTS)
+def test_a_planted_fault_is_named(
+    store: Path,
+    tmp_path: Path,
+    method: str,
+    change: Callable[[Steps, np.ndarray], object],
+    words: str,
+) -> None:
+    name = run_of(store, method).place.name
+    shutil.copytree(store / "features", tmp_path / "features")
+    shutil.copytree(
+        store / "runs" / name,
+        tmp_path / "runs" / name,
+        ignore=shutil.ignore_patterns("tensorboard"),
+    )
+    run, has = (
+        run_of(tmp_path, method),
+        FeatureSet.open(Place.at(tmp_path / "features" / "made")).has,
+    )
+    rewrite(run.plan(2), lambda steps: None)
+    assert verify(run)["problems"] == []
+    rewrite(run.plan(2), lambda steps: change(steps, has))
+    problems = verify(run)["problems"]
+    assert any(
+        words in each["what"]
+        for each in problems
+        if each["artifact"].endswith("plans/epoch-0002.arrow")
+    ), problems
+    assert {each["epoch"] for each in problems} == {2}
+
+
+@pytest.fixture(scope="module")
+def client(store: Path) -> Iterator[httpx.Client]:
+    with serving(store) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("method", ["decouple", "resample", "resample+remix"])
+def test_the_service_says_what_each_row_trains(
+    client: httpx.Client, store: Path, method: str
+) -> None:
+    run = run_of(store, method)
+    for epoch in (0, 2):
+        base, plan = f"/v1/runs/{run.place.name}/plans/{epoch}", BatchPlan.open(run.plan(epoch))
+        found, following = [], f"{base}/steps?limit=3"
+        while following:
+            page = client.get(following).json()
+            found, following = found + page["items"], page["next"]
+        assert [
+            (each["step"], each["modality"], each["rows"], each.get("assigned")) for each in found
+        ] == [
+            (
+                step.step,
+                step.modality,
+                step.rows.tolist(),
+                None if step.assigned is None else step.assigned.tolist(),
+            )
+            for step in plan.steps()
+        ]
+        assert (found[0].get("assigned") is not None) == (epoch == 2 and method != "resample+remix")
+        assert client.get(f"{base}/stats").json() == run.plan_stats(epoch).read_json()
+        assert client.get(base).json()["shares"] == {
+            name: each["share"]
+            for name, each in run.plan_stats(epoch).read_json()["modalities"].items()
+        }
+
+
+@pytest.mark.parametrize("method", ["decouple", "resample"])
+def test_a_samples_story_tells_what_it_trained_first(
+    client: httpx.Client, store: Path, method: str
+) -> None:
+    run = run_of(store, method)
+    plan, names = (
+        BatchPlan.open(run.plan(2)),
+        FeatureSet.open(Place.at(store / "features" / "made")).modalities,
+    )
+    first: dict[int, tuple[int, str]] = {}
+    for step in plan.steps():
+        assert step.assigned is not None
+        for row, owner in zip(step.rows.tolist(), step.assigned.tolist(), strict=True):
+            first.setdefault(row, (step.step, "all" if owner < 0 else names[owner]))
+    for row in list(first)[::11]:
+        epochs = client.get(f"/v1/runs/{run.place.name}/samples/s{row:04d}").json()["epochs"]
+        assert (epochs[2]["step"], epochs[2]["assigned"]) == first[row]
+        assert epochs[0]["assigned"] == "all"

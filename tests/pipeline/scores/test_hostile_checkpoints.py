@@ -1,0 +1,194 @@
+"""Checkpoints that are damaged, lie or hold code: refused with the file and the entry named, and nothing of them runs."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, DataError, InputError, MismatchError
+from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.store_path import Place
+from tests.support import mutate
+from tests.support.hostile_files import names
+from tests.support.stores import SHAPES, make_features, run_config
+from trainer.launch import launch
+from trainer.models import checkpoint as checkpoints
+from trainer.run_directory import Run
+
+
+class Harm:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def torch_file(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    found = torch.load(place, weights_only=True)
+    change(found)
+    torch.save(found, place)
+
+
+def packed(place: Path) -> None:
+    """The same members, deflated."""
+    with zipfile.ZipFile(place) as old:
+        members = [(info.filename, old.read(info)) for info in old.infolist()]
+    members.append(("archive/data/bomb", bytes(2**26)))
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in members:
+            new.writestr(name, data)
+
+
+def other_weight(place: Path) -> None:
+    """One bit of the largest tensor is another."""
+    data = bytearray(place.read_bytes())
+    with zipfile.ZipFile(place) as members:
+        at = max(members.infolist(), key=lambda member: member.file_size).header_offset
+    data[at + 400] ^= 1
+    place.write_bytes(data)
+
+
+def harmful(place: Path) -> None:
+    torch_file(place, lambda found: found.update(optimizer=Harm(place.parent / "harm")))
+
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], type[InputError], str]] = {
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-300]), DataError, ""),
+    "empty": (lambda path: path.write_bytes(b""), DataError, ""),
+    "text": (lambda path: path.write_text("hello"), DataError, ""),
+    "a byte of the weights": (other_weight, DataError, "ValueError"),
+    "harm": (harmful, DataError, "UnpicklingError"),
+    "bare pickle": (
+        lambda path: path.write_bytes(pickle.dumps(Harm(path.parent / "harm"))),
+        DataError,
+        "",
+    ),
+    "packed": (packed, DataError, "ValueError"),
+    "a list": (lambda path: torch.save([1], path), DataError, "model architecture cursor"),
+    "cursor": (
+        lambda path: torch_file(path, lambda found: found["cursor"].update(step="x")),
+        DataError,
+        "cursor.step x",
+    ),
+    "seed": (lambda path: torch_file(path, lambda found: found.pop("seed")), DataError, "seed"),
+    "config": (
+        lambda path: torch_file(
+            path, lambda found: found["architecture"]["model"].update(fusion="glue")
+        ),
+        ConfigError,
+        "fusion glue",
+    ),
+    "facts": (
+        lambda path: torch_file(
+            path, lambda found: found["architecture"]["facts"]["sound"].update(mean=3)
+        ),
+        DataError,
+        "architecture.facts.sound.mean",
+    ),
+    "weights missing": (
+        lambda path: torch_file(path, lambda found: found["model"].pop(first(found))),
+        MismatchError,
+        "encoders.modality-sound.0.weight",
+    ),
+    "weights too many": (
+        lambda path: torch_file(path, lambda found: found["model"].update(x=torch.zeros(1))),
+        MismatchError,
+        "x",
+    ),
+    "weights of another shape": (
+        lambda path: torch_file(
+            path, lambda found: found["model"].update({first(found): torch.zeros(3)})
+        ),
+        MismatchError,
+        "encoders.modality-sound.0.weight (3,)",
+    ),
+    "weights that are none": (
+        lambda path: torch_file(path, lambda found: found["model"].update({first(found): 7})),
+        DataError,
+        "model.encoders.modality-sound.0.weight 7",
+    ),
+    "sparse weights": (
+        lambda path: torch_file(
+            path,
+            lambda found: found["model"].update(
+                {first(found): found["model"][first(found)].to_sparse()}
+            ),
+        ),
+        MismatchError,
+        "encoders.modality-sound.0.weight",
+    ),
+}
+
+
+def first(found: dict[str, Any]) -> str:
+    return next(iter(found["model"]))
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_checkpoints_that_lie(tmp_path: Path, name: str) -> None:
+    harm, error, words = BAD_CHECKPOINTS[name]
+    kind = mutate.kind_of("checkpoint", tmp_path)
+    assert kind.judge(kind.original)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(kind.original)
+    harm(path)
+    with pytest.raises(error) as raised:
+        checkpoints.model_of(Place.at(path), FeatureSet.open(Place.at(tmp_path / "made")))
+    assert str(path) in str(raised.value) and names(str(raised.value), words, path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_score_refuses_a_checkpoint_before_ray_starts(
+    tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    path = tmp_path / "harmful.pt"
+    kind = mutate.kind_of("checkpoint", tmp_path)
+    path.write_bytes(kind.original)
+    harmful(path)
+    code, said = command(
+        "score", tmp_path / "made", "--checkpoint", path, "--out", tmp_path / "scores.arrow"
+    )
+    assert code == 2 and str(path) in said
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "scores.arrow").exists()
+
+
+def test_a_run_is_not_resumed_from_an_optimizer_that_does_not_fit(tmp_path: Path) -> None:
+    make_features(
+        tmp_path / "features" / "made",
+        {key: SHAPES[key] for key in ("sound", "touch")},
+        num_rows=60,
+    )
+    changes = {
+        "model": {"encoders": {}, "encoder": {"kind": "mlp", "hidden": 4}},
+        "train": {"epochs": 2, "warmup_epochs": 2},
+    }
+    run = launch(run_config(tmp_path, **changes))
+    (run.place / "run.json").write_json({**run.facts, "status": "failed"})
+    path = Path(run.checkpoint("last").path)
+    original = path.read_bytes()
+
+    def shapes(found: dict[str, Any]) -> None:
+        found["optimizer"]["state"][0]["exp_avg"] = torch.zeros(5)
+
+    for change in (
+        shapes,
+        lambda found: found["optimizer"]["param_groups"].clear(),
+        lambda found: found.update(optimizer=7),
+    ):
+        path.write_bytes(original)
+        torch_file(path, change)
+        with pytest.raises(MismatchError, match=r"(?s)(?=.*last\.pt\b)(?=.*\boptimizer\b)"):
+            launch(run_config(tmp_path, **changes), resume=True)
+    path.write_bytes(original)
+    assert (
+        Run.open(launch(run_config(tmp_path, **changes), resume=True).place).facts["status"]
+        == "finished"
+    )

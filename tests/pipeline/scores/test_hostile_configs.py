@@ -1,0 +1,66 @@
+"""YAML that is no configuration: refused with the file and the field named, however deep, long or circular it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load
+from pipeline.decode.config import DecodeConfig
+from pipeline.errors import ConfigError
+from tests.support.hostile_files import names
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n"
+    for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BAD_YAML: dict[str, tuple[bytes, str]] = {
+    "laughs": (LAUGHS.encode(), "1000000"),
+    "laughs in a field": (f"{LAUGHS}modalities: *i\n".encode(), "1000000"),
+    "a circle": (b"modalities: &a {x: *a}\n", ""),
+    "deep": (b"modalities: " + b"[" * 50_000, ""),
+    "deep mappings": (b"{a: " * 50_000, ""),
+    "a long number": (b"max_rejected_share: " + b"9" * 5000, ""),
+    "code": (
+        b"modalities: !!python/object/apply:os.system ['exit 7']\n",
+        "tag:yaml.org,2002:python/object/apply:os.system",
+    ),
+    "another tag": (b"modalities: !!int ''\n", ""),
+    "no UTF-8": (b"modalities: \xff\xfe\n", ""),
+    "zeros": (b"modalities: \0\n", ""),
+    "a key twice": (b"max_rejected_share: 0.1\nmax_rejected_share: 0.9\n", "max_rejected_share"),
+    "a key that is a list": (b"? [a]\n: b\n", ""),
+    "NaN": (b"limits: {seconds: .nan}\n", "limits.seconds nan"),
+    "infinite": (b"limits: {seconds: .inf}\n", "limits.seconds inf"),
+    "10 MB": (b"modalities: '" + b"x" * 10**7 + b"'\n", "1048576"),
+    "a long value": (b"modalities: '" + b"x" * 10**6 + b"'\n", "modalities"),
+    "many errors": (b"".join(b"f%d: 1\n" % i for i in range(5000)), "f0 f1 f2"),
+    "a list": (b"[1, 2]\n", "[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_YAML)
+def test_yaml_that_is_no_configuration(
+    tmp_path: Path, command: Callable[..., tuple[int, str]], name: str
+) -> None:
+    data, words = BAD_YAML[name]
+    path = tmp_path / "decode.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as error:
+        load(DecodeConfig, path)
+    assert (
+        str(path) in str(error.value)
+        and names(str(error.value), words, path)
+        and len(str(error.value)) < 10_000
+    )
+    code, _ = command("train", path)
+    assert code == 2
+
+
+def test_anchors_of_ordinary_size_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "decode.yaml"
+    path.write_text(
+        "modalities:\n  a: &a {kind: tensor, member: npy, shape: [2]}\n  b: *a\n  c: {<<: *a, shape: [3]}\n"
+    )
+    specs = load(DecodeConfig, path).modalities
+    assert [getattr(spec, "shape", None) for spec in specs.values()] == [(2,), (2,), (3,)]

@@ -1,0 +1,263 @@
+"""Damaged shards: what can be read is kept, and each loss is named and costs its own sample only."""
+
+import tarfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.shards.limits import Limits
+from tests.support.media_files import make_tar
+from tests.support.shard_reading import END, NUM, ORIGINAL, TAR, gz, offsets, overwritten, read
+
+
+@pytest.mark.parametrize("cut", range(1, len(TAR) - 10_240 + 1536, 173))
+def test_a_cut_shard_keeps_what_lies_before(cut: int) -> None:
+    found = read(TAR[:cut])
+    starts = offsets()
+    last = {f"s{i:03d}": starts[f"s{i:03d}.mp4"] + 512 + 700 + 300 * i for i in range(NUM)}
+    assert found.samples == {key: ORIGINAL[key] for key, end in last.items() if end <= cut}
+    assert "truncated" in {loss.reason for loss in found.losses}
+    for key in starts:
+        if starts[key] + 512 < cut and key.split(".")[0] not in found.samples:
+            assert key in {loss.member for loss in found.losses}
+
+
+def test_a_bad_header_costs_its_sample_only() -> None:
+    at = offsets()["s003.mp4"]
+    found = read(overwritten(at + 150, b"9"))
+    assert found.samples == {key: members for key, members in ORIGINAL.items() if key != "s003"}
+    assert {(loss.key, loss.member) for loss in found.losses} == {
+        ("s003", "s003.mp4"),
+        ("s003", "s003.json"),
+    }
+    assert found.rejected == [("s003", "missing_member")]
+    assert str(at) in found.lost[0].error
+
+
+@pytest.mark.parametrize("number", range(NUM))
+@pytest.mark.parametrize("suffix", ["json", "mp4"])
+def test_an_unreadable_header_costs_one_sample_wherever_it_lies(number: int, suffix: str) -> None:
+    key = f"s{number:03d}"
+    found = read(overwritten(offsets()[f"{key}.{suffix}"], b"\xff" * 512))
+    assert found.samples == {other: members for other, members in ORIGINAL.items() if other != key}
+    assert {loss.reason for loss in found.losses} == {"bad_header", "missing_member"}
+
+
+@pytest.mark.parametrize(
+    "filling", [b"\x7f" * 1024, bytes(512), b"\x7f" * 700, b"\x00" * 100, b"-"]
+)
+@pytest.mark.parametrize("number", [0, 4, NUM - 1])
+def test_what_lies_between_members_costs_nothing_else(filling: bytes, number: int) -> None:
+    for suffix in ("json", "mp4"):
+        at = offsets()[f"s{number:03d}.{suffix}"]
+        found = read(TAR[:at] + filling + TAR[at:])
+        assert found.samples == ORIGINAL
+        assert [(loss.reason, loss.offset) for loss in found.losses] == [("bad_header", at)]
+        assert found.reader.account.bytes_lost == len(filling)
+
+
+@pytest.mark.parametrize("gone", [1, 512, 700, 3000])
+def test_bytes_that_are_missing_cost_the_samples_that_they_were_of(gone: int) -> None:
+    at = offsets()["s005.mp4"] + 600
+    found = read(TAR[:at] + TAR[at + gone :])
+    assert {"s005"} <= ORIGINAL.keys() - found.samples.keys() <= {"s005", "s006"}
+    assert all(ORIGINAL[key] == members for key, members in found.samples.items())
+    assert ORIGINAL.keys() - found.samples.keys() <= {lost.key for lost in found.lost}
+
+
+def test_archives_one_after_the_other_are_one_shard() -> None:
+    found = read(TAR + make_tar({"t.json": b"1", "t.mp4": b"2"}))
+    assert set(found.samples) == {*ORIGINAL, "t"}
+    assert found.lost == []
+    again = read(TAR + TAR)
+    assert again.samples == ORIGINAL
+    assert again.rejected == [(key, "duplicate") for key in ORIGINAL]
+
+
+def test_missing_end_is_named_though_all_samples_are_there() -> None:
+    found = read(TAR[:END])
+    assert found.samples == ORIGINAL
+    assert [(loss.reason, loss.offset) for loss in found.losses] == [("truncated", END)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        (tarfile.SYMTYPE, "a.mp4", "wrong_type"),
+        (tarfile.LNKTYPE, "a.mp4", "wrong_type"),
+        (tarfile.CHRTYPE, "a.mp4", "wrong_type"),
+        (tarfile.REGTYPE, "/etc/a.mp4", "bad_header"),
+        (tarfile.REGTYPE, "x/../a.mp4", "bad_header"),
+    ],
+)
+def test_special_entries_and_unsafe_names_are_refused(kind: bytes, name: str, reason: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    found = read(info.tobuf(tarfile.USTAR_FORMAT) + TAR)
+    assert found.samples == ORIGINAL
+    assert [(loss.member, loss.reason) for loss in found.losses] == [(name, reason)]
+
+
+def test_a_member_over_the_cap_is_a_loss_of_its_sample() -> None:
+    found = read(TAR, limits=Limits(member_bytes=2600))
+    assert set(found.samples) == {f"s{i:03d}" for i in range(7)}
+    assert {(loss.member, loss.reason) for loss in found.losses} == {
+        ("s007.mp4", "oversize"),
+        ("s007.json", "oversize"),
+    }
+
+
+def test_a_sample_over_the_cap_is_lost() -> None:
+    found = read(TAR, limits=Limits(sample_bytes=4200))
+    assert found.rejected == [("s007", "oversize")]
+
+
+@pytest.mark.parametrize("size", [2**33, 2**63, 60_000, 20_000, 5120])
+def test_a_size_that_is_too_large_does_not_swallow_the_rest(size: int) -> None:
+    at = offsets()["s004.json"]
+    info = tarfile.TarInfo("lie.mp4")
+    info.size = size
+    found = read(TAR[:at] + info.tobuf(tarfile.GNU_FORMAT) + TAR[at:])
+    assert found.samples == ORIGINAL
+    assert [(loss.member, loss.reason) for loss in found.losses] == [("lie.mp4", "truncated")]
+
+
+@pytest.mark.parametrize("size", [100, 700, 1899])
+def test_a_member_whose_size_is_too_small_is_not_taken_for_whole(size: int) -> None:
+    at = offsets()["s004.mp4"]
+    info = tarfile.TarInfo("s004.mp4")
+    info.size = size
+    found = read(TAR[:at] + info.tobuf(tarfile.USTAR_FORMAT) + TAR[at + 512 :])
+    if size == 1899:  # within the last block nothing tells
+        assert found.lost == []
+        return
+    assert found.samples == {key: members for key, members in ORIGINAL.items() if key != "s004"}
+    assert [(loss.member, loss.reason) for loss in found.losses] == [
+        ("s004.json", "truncated"),
+        ("s004.mp4", "truncated"),
+        ("", "bad_header"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"5"])
+def test_a_size_beyond_all_numbers_is_told(kind: bytes) -> None:
+    block = bytearray(tarfile.TarInfo("lie.mp4").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136], block[156:157] = b"\x80\x7f" + bytes(10), kind
+    block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
+    at = offsets()["s002.json"]
+    found = read(TAR[:at] + bytes(block) + TAR[at:])
+    assert found.samples.items() <= ORIGINAL.items()
+    assert ORIGINAL.keys() - found.samples.keys() <= {"s002"} & {loss.key for loss in found.losses}
+    assert at in {loss.offset for loss in found.losses}
+
+
+def test_what_a_sample_lacks_is_told_once() -> None:
+    members = [make_tar({name: b"1"})[:1024] for name in ("a.mp4", "b.json", "b.mp4")]
+    found = read(b"\xff" * 512 + members[0] + b"\xff" * 512 + members[1] + members[2] + bytes(1024))
+    assert found.samples.keys() == {"b"}
+    assert [lost.error for lost in found.lost if lost.key == "a"] == [
+        "a.mp4 at byte 512: damage lies beside its sample, which lacks json"
+    ]
+
+
+def test_a_negative_size_is_a_bad_header() -> None:
+    block = bytearray(tarfile.TarInfo("a.mp4").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = b"\xff" * 12
+    block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
+    at = offsets()["s002.json"]
+    found = read(TAR[:at] + bytes(block) + TAR[at:])
+    assert found.samples == ORIGINAL
+    assert [(loss.reason, loss.offset) for loss in found.losses] == [("bad_header", at)]
+
+
+@pytest.mark.parametrize("fmt", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_damaged_long_name_names_no_other_sample(fmt: int) -> None:
+    names = [f"{'long/' * 40}{i}.{suffix}" for i in range(4) for suffix in ("json", "mp4")]
+    data = make_tar(dict.fromkeys(names, b"x" * 600), fmt)
+    for at in range(0, len(data) - 10_240, 512):
+        broken = data[:at] + b"\xff" * 512 + data[at + 512 :]
+        found = read(broken)
+        assert found.samples.keys() <= {name.rpartition(".")[0] for name in names}
+        assert len(found.samples) >= 3
+        assert found.samples.keys() == read(data).samples.keys() or found.lost
+
+
+def test_a_sample_that_lies_apart_is_whole_or_lost() -> None:
+    three = [
+        (f"s{i}.{suffix}", bytes([i]) * 600) for suffix in ("json", "mp4", "wav") for i in range(3)
+    ]
+    data = make_tar(three)
+    assert read(data).samples.keys() == {"s0", "s1", "s2"}
+    for name, _ in three:
+        at = data.index(name.encode())
+        found = read(data[: at + 150] + b"9" + data[at + 151 :])
+        assert found.samples.keys() == {"s0", "s1", "s2"} - {name[:2]}
+        assert {lost.key for lost in found.lost} == {name[:2]}
+    mixed = read(
+        make_tar(
+            [("a.json", b"1"), ("b.json", b"2"), ("a.mp4", b"3"), ("b.mp4", b"4"), ("a.mp4", b"5")]
+        )
+    )
+    assert mixed.samples == {"b": {"json": b"2", "mp4": b"4"}}
+    assert {(loss.member, loss.reason) for loss in mixed.losses} == {
+        ("a.json", "duplicate"),
+        ("a.mp4", "duplicate"),
+    }
+
+
+def test_damage_that_names_a_member_costs_its_sample() -> None:
+    data = make_tar(
+        [
+            ("a.json", b"1"),
+            ("a.mp4", b"2"),
+            ("b.json", b"1"),
+            ("b.mp4", b"2"),
+            ("b.wav", b"3"),
+            ("c.json", b"1"),
+            ("c.mp4", b"2"),
+        ]
+    )
+    at = data.index(b"b.wav")
+    found = read(data[: at + 150] + b"9" + data[at + 151 :])
+    assert found.samples.keys() == {"a", "c"}
+    assert {loss.member for loss in found.losses} == {"b.json", "b.mp4", "b.wav"}
+
+
+def test_a_shard_of_one_sample_beside_damage() -> None:
+    whole = make_tar({"a.json": b"1", "a.mp4": b"2" * 600})
+    assert read(whole[:2560]).samples.keys() == {"a"}
+    assert read(whole[:1024]).rejected == [("a", "missing_member"), ("", "truncated")]
+
+
+def test_a_flipped_bit_in_gzip_is_named() -> None:
+    packed = bytearray(gz(TAR))
+    for at in range(20, len(packed), 61):
+        broken = packed[:at] + bytes([packed[at] ^ 16]) + packed[at + 1 :]
+        found = read(bytes(broken))
+        assert found.lost or found.samples == ORIGINAL
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(TAR) - 1), st.binary(min_size=1, max_size=600)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(0, len(TAR)),
+)
+def test_no_mutation_raises_or_changes_what_it_did_not_touch(
+    changes: list[tuple[int, bytes]], cut: int
+) -> None:
+    data = TAR
+    for at, new in changes:
+        data = (data[:at] + new + data[at + len(new) :])[: len(TAR)]
+    data = data[: max(cut, 512)] if cut % 2 else data
+    starts = [*offsets().values(), END]
+    spans = {f"s{i:03d}": (starts[2 * i], starts[2 * i + 2]) for i in range(NUM)}
+    untouched = {key for key, (start, end) in spans.items() if data[start:end] == TAR[start:end]}
+    found = read(data)
+    for key in untouched & found.samples.keys():
+        assert found.samples[key] == ORIGINAL[key]
+    assert untouched <= found.samples.keys() | {lost.key for lost in found.lost}

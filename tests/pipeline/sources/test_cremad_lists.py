@@ -1,0 +1,145 @@
+"""CREMA-D: published lists of clips are read as they are, and lists, options and folders that do not fit are refused."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DataError, InputError, MissingError
+from pipeline.sources.importers.cremad import import_cremad
+from tests.support.cremad_folder import ACTORS, actors, clips, sides, write_csv
+from tests.support.stores import Command
+
+
+def lists(
+    folder: Path, train: Sequence[str], test: Sequence[str], *more: Sequence[str]
+) -> list[Path]:
+    names = [train, test, *more]
+    return [
+        write_csv(folder / f"{i}.csv", [[name, name.split("_")[2]] for name in each])
+        for i, each in enumerate(names)
+    ]
+
+
+def test_published_lists_are_read_as_they_are(tmp_path: Path, src: Path) -> None:
+    names = clips()
+    train, validation, test = names[::3], names[1::3], names[2:-3:3]
+    summary = import_cremad(
+        src, tmp_path / "out", split="lists", lists=lists(tmp_path, train, test, validation)
+    )
+    assert sides(tmp_path / "out") == {
+        "train": set(train),
+        "test": set(test),
+        "validation": set(validation),
+    }
+    assert summary["origin"]["num_unlisted"] == 1  # type: ignore[index, call-overload]
+
+
+def test_without_a_list_of_it_validation_is_to_train_what_test_is(
+    tmp_path: Path, src: Path
+) -> None:
+    names = clips()
+    for name, train, test in (
+        ("mixed", names[::2], names[1::2]),
+        ("apart", clips(ACTORS[:8]), clips(ACTORS[8:])),
+    ):
+        import_cremad(
+            src,
+            tmp_path / name,
+            split="lists",
+            lists=lists(tmp_path, train, test),
+            validation_share=0.25,
+        )
+        found = sides(tmp_path / name)
+        assert found["test"] == set(test)
+        assert found["train"] | found["validation"] == set(train)
+        assert len(found["validation"]) == len(train) // 4
+        assert (name == "mixed") == bool(actors(found["train"]) & actors(found["validation"]))
+    import_cremad(
+        src,
+        tmp_path / "none",
+        split="lists",
+        lists=lists(tmp_path, names[::2], names[1::2]),
+        validation_share=0,
+    )
+    assert sides(tmp_path / "none").keys() == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("1002_DFA_SAD_XX,SAD", ["1002_DFA_SAD_XX", "1.csv", "7"]),
+        ("1003_DFA_SAD_XX,HAP", ["1003_DFA_SAD_XX", "1.csv", "7", "HAP"]),
+        ("1020_DFA_SAD_XX,SAD", ["1020_DFA_SAD_XX", "1.csv", "7", "--allow-incomplete"]),
+        ("name,label", ["name", "1.csv", "7"]),
+        ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX", "1.csv", "7"]),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
+    found = lists(tmp_path, clips([1002]), clips([1004]))
+    found[1].write_text(found[1].read_text() + line + "\n")
+    with pytest.raises(DataError) as error:
+        import_cremad(src, tmp_path / "out", split="lists", lists=found)
+    words = ["1", *words]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"split": "speaker"}, InputError, ["split", "speaker", "actor", "lists"]),
+        ({"split": "lists"}, InputError, ["split", "lists", "0"]),
+        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, ["split", "actor", "2"]),
+        (
+            {"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]},
+            MissingError,
+            ["none.csv"],
+        ),
+        ({"validation_share": 0.6, "test_share": 0.4}, InputError, ["0.6", "0.4"]),
+        ({"test_share": 0.01}, InputError, ["0.01", "72"]),
+        ({"num_shards": 73}, InputError, ["shards", "73", "72"]),
+        ({"video": "VideoAVI"}, MissingError, ["VideoAVI"]),
+    ],
+)
+def test_options_that_cannot_be(
+    tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: list[str]
+) -> None:
+    with pytest.raises(kind) as error:
+        import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert all(
+        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
+    ), error.value
+
+
+def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="AudioWAV"):
+        import_cremad(tmp_path, tmp_path / "out")
+    with pytest.raises(MissingError, match=str(tmp_path / "none")):
+        import_cremad(tmp_path / "none", tmp_path / "out")
+
+
+def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
+    names = clips()
+    (src / "VideoFlash" / f"{names[0]}.flv").unlink()
+    train, test = lists(tmp_path, names[:40], names[40:-2])
+    asked = ["import", "cremad", src, tmp_path / "out", "--split", "lists", train, test]
+    code, _, err = command(*asked)
+    assert code == 2
+    assert names[0] in err
+    assert "--allow-incomplete" in err
+    code, out, _ = command(*asked, "--allow-incomplete")
+    assert code == 0
+    assert (
+        out
+        == f"69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json; 2 in no list: {tmp_path / 'out'}\n"
+    )
+    code, out, _ = command(
+        "import", "cremad", src, tmp_path / "actors", "--allow-incomplete", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["samples"] == 71

@@ -1,0 +1,321 @@
+"""The service as HTTP: validators, compression, headers, caching, problems, the token, metrics and the OpenAPI document."""
+
+import gzip
+import http.client
+import json
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import jsonschema
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.http.responses import ARROW
+from tests.support.service_answers import PLAN, RUN
+from tests.support.serving import serving
+from trainer.run_directory import Run
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{PLAN}/steps",
+        f"{PLAN}/stats",
+        PLAN,
+        RUN,
+        f"{RUN}/epochs",
+        "/v1/runs",
+        "/v1/features/made",
+        f"{RUN}/samples/s0001",
+        "/",
+        "/assets/plotly.min.js",
+    ],
+)
+def test_what_a_client_has_is_not_sent_again(client: httpx.Client, url: str) -> None:
+    for encoding in ("identity", "gzip"):
+        first = client.get(url, headers={"Accept-Encoding": encoding})
+        etag = first.headers["etag"]
+        assert re.fullmatch(r'"[^"]+"', etag)
+        for given in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+            again = client.get(url, headers={"If-None-Match": given, "Accept-Encoding": encoding})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+        assert (
+            client.get(
+                url, headers={"If-None-Match": '"other"', "Accept-Encoding": encoding}
+            ).content
+            == first.content
+        )
+        head = client.head(url, headers={"Accept-Encoding": encoding})
+        assert (
+            head.status_code,
+            head.content,
+            head.headers["etag"],
+            head.headers["content-length"],
+        ) == (200, b"", etag, first.headers["content-length"])
+
+
+def test_json_is_compressed_for_those_who_take_it(client: httpx.Client) -> None:
+    url = f"{PLAN}/stats"
+    raw = {}
+    for encoding in ("gzip", "identity", "gzip;q=0"):
+        with client.stream("GET", url, headers={"Accept-Encoding": encoding}) as answer:
+            raw[encoding] = (
+                b"".join(answer.iter_raw()),
+                answer.headers.get("content-encoding"),
+                answer.headers["etag"],
+            )
+    assert raw["identity"] == raw["gzip;q=0"]
+    assert raw["identity"][1] is None
+    assert raw["gzip"][1] == "gzip"
+    assert gzip.decompress(raw["gzip"][0]) == raw["identity"][0]
+    assert raw["gzip"][2] != raw["identity"][2]
+
+
+def test_a_header_may_come_in_several_lines(client: httpx.Client) -> None:
+    etag = client.get("/v1/runs").headers["etag"]
+    assert (
+        client.get(
+            "/v1/runs", headers=[("If-None-Match", '"other"'), ("If-None-Match", etag)]
+        ).status_code
+        == 304
+    )
+    assert (
+        client.get(f"{PLAN}/steps", headers=[("Accept", "text/html"), ("Accept", ARROW)]).headers[
+            "content-type"
+        ]
+        == ARROW
+    )
+    assert (
+        client.get(
+            f"{PLAN}/stats", headers=[("Accept-Encoding", "br"), ("Accept-Encoding", "gzip")]
+        ).headers["content-encoding"]
+        == "gzip"
+    )
+
+
+def test_the_next_page_lies_where_the_proxy_sees_it(trained_store: Path) -> None:
+    with serving(trained_store, root_path="/remix") as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/runs?limit=1").json()["next"] == "/remix/v1/runs?limit=1&start=1"
+        answer = client.get(f"{RUN}/plans/%202/steps?limit=1")
+        assert answer.json()["next"] == f"/remix{RUN}/plans/%202/steps?limit=1&start=1"
+        assert answer.links["next"]["url"] == answer.json()["next"]
+
+
+def test_what_cannot_change_is_immutable_and_nothing_else(client: httpx.Client) -> None:
+    for url in (
+        PLAN,
+        f"{PLAN}/stats",
+        f"{PLAN}/steps",
+        f"{RUN}/scores/3/histogram",
+        "/v1/features/made",
+    ):
+        assert "immutable" in client.get(url).headers["cache-control"]
+        assert "accept" in client.get(url).headers["vary"].lower()
+    assert (
+        "immutable"
+        in client.get(f"{PLAN}/steps", headers={"Accept": ARROW}).headers["cache-control"]
+    )
+    for url in (
+        "/v1/runs",
+        RUN,
+        f"{RUN}/epochs",
+        f"{RUN}/plans",
+        f"{RUN}/samples/s0001",
+        "/v1/features",
+    ):
+        assert "no-cache" in client.get(url).headers["cache-control"]
+    assert client.get("/v1/runs/nobody").headers["cache-control"] == "no-store"
+
+
+def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> None:
+    cases = [
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/runs/", 404),
+        ("GET", "/v1/runs/nobody", 404),
+        ("GET", f"{RUN}/plans/99", 404),
+        ("GET", f"{RUN}/plans/x", 422),
+        ("GET", f"{RUN}/plans/-1", 422),
+    ]
+    cases += [
+        ("GET", f"{PLAN}/steps?limit=0", 422),
+        ("GET", f"{PLAN}/steps?limit=1001", 422),
+        ("GET", f"{PLAN}/steps?modalty=touch", 422),
+        ("GET", "/v1/runs?start=x&start=0", 422),
+        ("GET", "/v1/runs?x=1", 422),
+    ]
+    cases += [
+        ("POST", "/v1/runs", 405),
+        ("DELETE", RUN, 405),
+        ("PUT", "/", 405),
+        ("GET", f"{RUN}/scores/3/histogram?bins=0", 422),
+        ("GET", "/assets/app.py", 404),
+    ]
+    for method, url, status in cases:
+        answer = client.request(method, url)
+        assert answer.status_code == status, url
+        assert answer.headers["content-type"] == "application/problem+json"
+        body = answer.json()
+        assert (body["status"], body["instance"]) == (status, url.split("?")[0])
+        assert body["request_id"] == answer.headers["x-request-id"]
+        assert {"type", "title", "detail"} <= body.keys()
+        assert str(trained_store) not in answer.text
+        assert "Traceback" not in answer.text
+        if status == 405:
+            assert answer.headers["allow"] == "GET, HEAD"
+
+
+HOSTILE = [
+    "..",
+    "%2e%2e",
+    "%2e%2e%2f%2e%2e%2fetc",
+    "..%2f..%2fetc%2fpasswd",
+    "%00",
+    "demo%00",
+    "a" * 65,
+    "a" * 8000,
+    "demo-remix-seed0%0a",
+    ".hidden",
+    "-x",
+    "demo/../..",
+    "%5c..%5c",
+    "~root",
+    "d%D0%B5mo",
+    "%EF%BC%8E%EF%BC%8E",
+    "%ff%fe",
+    "%ed%a0%80",
+    "demo-remix-seed0%20",
+    "*",
+    "%25%32%65",
+    "con",
+    "demo%2Dremix%2Dseed0%2f..",
+    "%c0%ae%c0%ae",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_never_reach_the_file_system_unchecked(client: httpx.Client, name: str) -> None:
+    parts = urlsplit(str(client.base_url))
+    for template in (
+        "/v1/runs/{}",
+        "/v1/features/{}",
+        "/v1/runs/{}/plans/0/steps",
+        "/v1/comparisons/{}",
+        "/assets/{}",
+        "/v1/runs/demo-remix-seed0/samples/{}",
+        "/v1/runs/demo-remix-seed0/plans/{}",
+    ):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+        connection.putrequest(
+            "GET", template.format(name), skip_accept_encoding=True
+        )  # as it stands: no client tidies it
+        connection.endheaders()
+        answer = connection.getresponse()
+        body = json.loads(answer.read())
+        connection.close()
+        assert answer.status in (404, 422), (template, name, body)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "root:" not in json.dumps(body)
+
+
+def test_the_token_guards_what_is_in_the_store(trained_store: Path) -> None:
+    with serving(trained_store, token="se-cret\n") as url, httpx.Client(base_url=url) as client:
+        open_ones = {
+            path: client.get(path).status_code
+            for path in (
+                "/healthz",
+                "/readyz",
+                "/",
+                "/assets/plotly.min.js",
+                "/docs",
+                "/openapi.json",
+            )
+        }
+        assert set(open_ones.values()) == {200}
+        guarded = [
+            path.format(run="demo-remix-seed0", epoch=2, name="made", sample_id="s0001")
+            for path in client.get("/openapi.json").json()["paths"]
+            if path.startswith("/v1")
+        ]
+        for path in [*guarded, "/metrics"]:
+            for header in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"Authorization": "Bearer"},
+                {"Authorization": "Basic se-cret"},
+                {"Authorization": "se-cret"},
+            ):
+                answer = client.get(path, headers=header)
+                assert answer.status_code == 401, (path, header)
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert answer.headers["content-type"] == "application/problem+json"
+            found = client.get(path, headers={"Authorization": "Bearer se-cret"})
+            assert found.status_code in (200, 404), path  # /v1/comparisons/made is not there
+            assert "public" not in found.headers["cache-control"]
+        assert (
+            client.get("/v1/runs/nobody/plans/x").status_code == 401
+        )  # who may not ask learns nothing
+
+
+def test_metrics_tell_requests_and_the_balance_of_the_newest_plan(
+    trained_store: Path, run: Run
+) -> None:
+    with serving(trained_store) as url, httpx.Client(base_url=url) as client:
+        for _ in range(3):
+            client.get(f"{PLAN}/stats")
+        client.get("/v1/runs/nobody")
+        client.get("/nowhere/at/all")
+        families = {
+            family.name: family.samples
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+        }
+    requests = {
+        tuple(sample.labels.values()): sample.value
+        for sample in families["remix_http_requests"]
+        if sample.name.endswith("_total")
+    }
+    assert requests["GET", "/v1/runs/{run}/plans/{epoch}/stats", "200"] == 3
+    assert requests["GET", "/v1/runs/{run}", "404"] == 1
+    assert requests["GET", "unmatched", "404"] == 1
+    assert any(sample.value > 0 for sample in families["remix_http_response_bytes"])
+    assert {sample.labels["route"] for sample in families["remix_http_request_seconds"]} >= {
+        "/v1/runs/{run}/plans/{epoch}/stats",
+        "unmatched",
+    }
+    assert (
+        families["remix_runs"][0].value,
+        families["remix_plans"][0].value,
+        families["remix_store_up"][0].value,
+    ) == (2, 8, 1)
+    assert families["remix_newest_plan_age_seconds"][0].value >= 0
+    stats = run.plan_stats(3).read_json()
+    assert {
+        sample.labels["modality"]: sample.value for sample in families["remix_newest_plan_steps"]
+    } == {name: facts["num_steps"] for name, facts in stats["modalities"].items()}
+    assert families["remix_newest_plan_churn"][0].value == stats["churn"]
+
+
+def test_the_document_describes_every_route(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["tags"] and operation["description"] for operation in operations)
+    assert all(set(path) == {"get"} for path in document["paths"].values())
+    wanted = """/healthz /readyz /metrics /v1/features /v1/features/{name} /v1/runs /v1/runs/{run} /v1/runs/{run}/plans /v1/runs/{run}/plans/{epoch}
+        /v1/runs/{run}/plans/{epoch}/stats /v1/runs/{run}/plans/{epoch}/steps /v1/runs/{run}/scores/{epoch}/histogram
+        /v1/runs/{run}/samples/{sample_id} /v1/runs/{run}/epochs"""
+    assert set(wanted.split()) <= set(document["paths"])
+    for name, schema in document["components"]["schemas"].items():
+        for example in schema.get("examples", []):
+            jsonschema.validate(example, {**schema, "components": document["components"]})
+        if name.startswith("Page_"):
+            assert {"items", "next"} == schema["properties"].keys()
+    examples = [
+        schema for schema in document["components"]["schemas"].values() if schema.get("examples")
+    ]
+    assert len(examples) >= 15
+    page = client.get("/docs").text
+    assert not re.findall(r"(?:src|href)=[\"'](?:https?:)?//", page)
+    for asset in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page):
+        assert client.get(asset).status_code == 200

@@ -1,0 +1,104 @@
+"""`remix serve` as a process: it serves and stops when told, refuses wrong settings, is light, and writes nothing."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.serving import log_lines, serve_command
+
+
+def test_the_command_serves_logs_json_and_stops_when_told(
+    trained_store: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with serve_command("--store", str(trained_store), log=log) as (url, process):
+        assert (
+            httpx.get(f"{url}/v1/runs", headers={"X-Request-ID": "mine-1"}).headers["x-request-id"]
+            == "mine-1"
+        )
+        forged = httpx.get(
+            f"{url}/v1/runs/x%0a%C2%85%E2%80%A8y?z=%22", headers={"X-Request-ID": 'a"b'}
+        ).headers["x-request-id"]
+        assert forged != 'a"b'
+        process.terminate()
+        assert process.wait(20) == 0
+    lines = log_lines(log)
+    assert any(
+        "127.0.0.1" in line["message"] and "REMIX_TOKEN" in line["message"] for line in lines
+    )
+    requests = [line for line in lines if line["logger"] == "remix.access"]
+    mine = next(line for line in requests if line["request_id"] == "mine-1")
+    assert (mine["method"], mine["path"], mine["route"], mine["status"]) == (
+        "GET",
+        "/v1/runs",
+        "/v1/runs",
+        200,
+    )
+    assert mine["bytes"] > 0
+    assert mine["seconds"] > 0
+    assert next(line for line in requests if line["request_id"] == forged)["status"] == 422
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "message"),
+    [
+        (["--store", "/nowhere/at/all"], {}, "--store"),
+        (["--store", "s4://x"], {}, "s4://x"),
+        (["--port", "99999"], {}, "99999"),
+        ([], {"REMIX_PORT": "x"}, "REMIX_PORT"),
+        ([], {"REMIX_CACHE_SIZE": "much"}, "REMIX_CACHE_SIZE"),
+        (["--store", ""], {}, "REMIX_STORE"),
+        ([], {"REMIX_TOKEN": "   "}, "REMIX_TOKEN"),
+        ([], {"REMIX_TOKEN": "s\N{LATIN SMALL LETTER E WITH ACUTE}cret"}, "REMIX_TOKEN"),
+        ([], {"REMIX_TOKEN": "se cret"}, "REMIX_TOKEN"),
+    ],
+)
+def test_wrong_settings_are_refused_before_it_listens(
+    options: list[str], environment: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    import os
+
+    command = [str(Path(sys.executable).parent / "remix"), "serve", *options]
+    found = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+    assert "cret" not in found.stderr
+
+
+def test_a_port_that_is_taken_is_refused(trained_store: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [
+            str(Path(sys.executable).parent / "remix"),
+            "serve",
+            "--store",
+            str(trained_store),
+            "--port",
+            str(port),
+        ]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2
+    assert f"127.0.0.1:{port}" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_the_service_is_light() -> None:
+    code = "import sys, service.serve, service.report; print([m for m in ('torch', 'ray', 'torchaudio', 'torchvision', 'av', 'trainer') if m in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

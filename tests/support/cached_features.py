@@ -1,0 +1,82 @@
+"""A feature set in a store that says it is remote and counts what is asked of it, and what was fetched."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+
+from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.node_cache import NodeCache
+from pipeline.storage.store_path import Place
+
+
+class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
+    """A local folder that says it is remote and writes each opening of a part into a file that all processes share; it may be slow to open."""
+
+    def __init__(self, root: Path, seconds: float = 0.0) -> None:
+        super().__init__(fsspec.filesystem("dir", path=str(root), target_protocol="file"))
+        self.root, self.seconds = root, seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remote, (self.root, self.seconds)
+
+    def open_input_file(self, path: str) -> Any:
+        with (self.root.parent / "opened").open("a") as file:
+            file.write(f"{path}\n")
+        time.sleep(self.seconds)
+        return super().open_input_file(path)
+
+
+def remote(
+    features: FeatureSet, cache: NodeCache | None = None, seconds: float = 0.0
+) -> FeatureSet:
+    """The same feature set as if it were in an object store."""
+    assert features.place.local
+    place = Place(pafs.PyFileSystem(Remote(features.place.local, seconds)), "")
+    return FeatureSet(place, features.manifest, cache)
+
+
+def downloads(features: FeatureSet) -> dict[str, int]:
+    """How often each part was opened where the feature set lies."""
+    opened = Path(features.place.fs.handler.root.parent / "opened")
+    return (
+        Counter(line for line in opened.read_text().split() if "part-" in line)
+        if opened.exists()
+        else Counter()
+    )
+
+
+def part_bytes(features: FeatureSet) -> int:
+    """The size of the largest part."""
+    return max(
+        features.file_of(name, part).num_bytes
+        for name in features.modalities
+        for part in range(len(features.manifest["parts"]))
+    )
+
+
+def damaged(made: FeatureSet, folder: Path, part: int, cut: int = 0) -> FeatureSet:
+    """A copy of the feature set with a byte of one part of `sound` changed, and some cut off."""
+    pafs.copy_files(
+        str(made.place.local),
+        str(folder),
+        source_filesystem=pafs.LocalFileSystem(),
+        destination_filesystem=pafs.LocalFileSystem(),
+    )
+    path = folder / "sound" / f"part-{part:05d}.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) - cut])
+    return FeatureSet(Place.at(folder), made.manifest)
+
+
+def wait_for(ask: Callable[[], object]) -> None:
+    """Asks until it is so."""
+    end = time.monotonic() + 30
+    while not ask():
+        assert time.monotonic() < end
+        time.sleep(0.01)

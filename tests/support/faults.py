@@ -1,0 +1,94 @@
+"""A decode and a run that take long enough to be disturbed, and what has to hold of them in the end."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.decode.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
+from pipeline.decode.job import decode
+from pipeline.shards.discover import find_shards
+from pipeline.storage.store_path import Place
+from tests.support.stores import check_coverage, run_config, same_weights
+from trainer.config import RunConfig
+from trainer.run_directory import Run
+from trainer.verification.verify import verify
+
+EPOCHS, WORKERS = 3, 2
+NUM_SHARDS = 6
+DECODE = DecodeConfig(
+    modalities={
+        "see": VideoSpec(kind="video", member="mp4", frames=8, size=32),
+        "hear": AudioSpec(kind="audio", member="mp4", seconds=1.0, num_mels=32),
+        "feel": TensorSpec(kind="tensor", member="npy", shape=(3,)),
+    }
+)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file below a folder that is no lock and is not being written, whose hidden name ends in .tmp."""
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".tmp" and path.name != ".lock"
+    )
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in found
+    }
+
+
+def temporaries(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*.tmp"))
+
+
+def decode_into(out: Path, shards: Path) -> Any:
+    return decode(find_shards([str(shards)]), Place.at(out), DECODE)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decode that nothing disturbs."""
+
+    fingerprint: str
+    files: dict[str, str]
+    num_bytes: int
+
+    def check_partial(self, seen: dict[str, str]) -> None:
+        """Asserts that what was seen of another decode is some, not all, of these very files, and no manifest."""
+        assert seen.items() <= self.files.items()
+        assert "manifest.json" not in seen
+        assert "samples.arrow" not in seen
+        assert 0 < len(accounts(seen)) < NUM_SHARDS
+
+
+def accounts(names: dict[str, str]) -> list[str]:
+    return [name for name in names if name.startswith(".parts/part-")]
+
+
+def slow_config(store: Path, name: str, num_workers: int = WORKERS, **changes: Any) -> RunConfig:
+    """A run whose scoring and whose epochs last long enough to be interrupted."""
+    train = {"epochs": EPOCHS, "warmup_epochs": 1, "batch_size": 8, "score_batch": 1}
+    resources = {
+        "workers": num_workers,
+        "checkpoint_every": 2,
+        "cpus_per_worker": min(1, 2 / max(num_workers, 1)),
+        **changes,
+    }
+    return run_config(store, name=name, train=train, resources=resources)
+
+
+def check_whole(run: Run) -> None:
+    """Asserts that a run ended, and that each planned row was trained once."""
+    found = verify(run)
+    assert (found["ok"], found["status"]) == (True, "finished"), found["problems"]
+    check_coverage(run, EPOCHS)
+
+
+def check_same(run: Run, reference: Run) -> None:
+    """Asserts that a run is whole, and that its plans, scores and weights are the reference's to the bit."""
+    check_whole(run)
+    for epoch in range(EPOCHS):
+        assert run.plan(epoch).read_bytes() == reference.plan(epoch).read_bytes()
+        assert not epoch or run.scores(epoch).read_bytes() == reference.scores(epoch).read_bytes()
+    assert same_weights(run, reference)

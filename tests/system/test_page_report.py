@@ -1,0 +1,76 @@
+"""The report in real Chromium: it is the page in one file, the same twice, and bounded."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from pipeline.errors import ConfigError, InputError
+from pipeline.storage.store_path import Place
+from service.report import write_report
+from tests.support.pages import MODALITIES, NEEDS_CHROMIUM, cells, numbers, outside, visit
+
+pytestmark = NEEDS_CHROMIUM
+
+
+def test_a_report_is_the_same_twice_and_bounded(
+    page_store: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "REMIX_TOKEN", "a token of the environment does not shut the report out of its own store"
+    )
+    again = Place.at(tmp_path / "again.html")
+    outside(lambda: write_report(str(page_store / "runs" / "fine"), again))
+    assert again.read_bytes() == report.read_bytes()
+    text = report.read_text()
+    assert str(page_store) not in text
+    assert text.lower().count("</script>") == text.lower().count("<script")
+    assert not re.search(r'(?:src|href)="assets/', text)
+
+
+def test_a_report_of_no_run_is_an_error(page_store: Path, tmp_path: Path) -> None:
+    out = Place.at(tmp_path / "report.html")
+    with pytest.raises(InputError, match="nope"):
+        outside(lambda: write_report(str(page_store / "runs" / "nope"), out))
+    with pytest.raises(InputError, match=re.escape("run.json")):
+        outside(lambda: write_report(str(page_store / "runs" / "broken"), out))
+    with pytest.raises(ConfigError, match="features/made"):
+        write_report(str(page_store / "features" / "made"), out)
+    assert not out.exists()
+
+
+def test_a_report_is_the_page_in_one_file(browser: Browser, url: str, report: Path) -> None:
+    def look(page: Page) -> list[Any]:
+        titles = [
+            "Validation accuracy",
+            "Share of samples per modality",
+            "Seconds per stage",
+            "Order of the plan",
+            *MODALITIES,
+        ]
+        shown: list[Any] = [numbers(page, title) for title in titles] + [
+            page.locator(".tiles").inner_text(),
+            cells(page.get_by_role("region", name="Steps")),
+        ]
+        page.get_by_role("button", name="Previous epoch").click()
+        expect(page.locator("output[for=epoch]")).to_have_text("2 of 3")
+        return shown + [numbers(page, title) for title in ["Order of the plan", *MODALITIES]]
+
+    with visit(browser, f"{url}#/runs/fine") as page:
+        served = look(page)
+    with visit(browser, report.as_uri(), offline=True) as page:
+        assert look(page) == served
+        page.get_by_role("button", name="Next epoch").click()
+        expect(page.get_by_role("group", name="Pages: Steps").locator("output")).to_contain_text(
+            "the service has all"
+        )
+        held = re.findall(r"s\d{4}", page.get_by_text("This report holds").inner_text())
+        page.get_by_label("Sample id").fill(held[-1])
+        page.get_by_role("button", name="Find").click()
+        expect(page.get_by_role("heading", name=held[-1])).to_be_visible()
+        expect(page.get_by_text("60 of 260 samples")).to_be_visible()
+        page.get_by_label("Sample id").fill("s9999")
+        page.get_by_role("button", name="Find").click()
+        expect(page.locator("#sample .problem")).to_contain_text("Not in this report")

@@ -1,0 +1,308 @@
+"""`PlanBatchSampler` of a URL: what may pass is tried again, what stays wrong is told at once, and the service serves a loader."""
+
+import pickle
+import re
+import threading
+import time
+import tracemalloc
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from torch.utils.data import DataLoader
+
+from pipeline.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    MismatchError,
+    MissingError,
+    StoreError,
+)
+from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, joint_draft
+from pipeline.storage.store_path import Place
+from remix import PlanBatchSampler
+from tests.support.plan_server import (
+    ARROW,
+    Answer,
+    PlanHandler,
+    PlanServer,
+    cut,
+    cut_between_batches,
+    hangs_up,
+    refused,
+    stream_of,
+)
+from tests.support.sampler_plans import NUM, OTHER, PLAN, ROWS, SAMPLES, loaded, take
+from tests.support.serving import serving
+
+ROOT = Path(__file__).parents[3]
+
+COUNTED = pa.proxy_memory_pool(pa.default_memory_pool())
+"""Lives as long as the process, since a buffer may outlive a test."""
+
+
+@pytest.mark.parametrize("ending", ["/steps", "", "/", "/steps/"])
+def test_a_plan_comes_from_a_url(
+    server: PlanServer, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REMIX_TOKEN", raising=False)
+    sampler = PlanBatchSampler(server.url.removesuffix("/steps") + ending, rank=1, world_size=2)
+    assert loaded(DataLoader(SAMPLES, batch_sampler=sampler)) == [
+        step.for_rank(1, 2).tolist() for step in PLAN.steps()
+    ]
+    sampler.load_state_dict(sampler.state_dict(step=NUM - 2))
+    assert (
+        loaded(DataLoader(SAMPLES, batch_sampler=sampler))
+        == [step.for_rank(1, 2).tolist() for step in PLAN.steps()][-2:]
+    )
+    [(path, headers)] = server.seen
+    assert path == "/v1/runs/demo/plans/2/steps"
+    assert headers["Accept"] == ARROW
+    assert "Authorization" not in headers
+
+
+def test_a_sampler_of_a_url_can_be_pickled(server: PlanServer) -> None:
+    sampler = PlanBatchSampler(server.url)
+    take(iter(sampler), 3)
+    copy = pickle.loads(pickle.dumps(sampler))
+    assert copy.state_dict() == sampler.state_dict()
+    assert list(copy) == ROWS
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [
+            refused(503, "the store is not there", retry_after="0"),
+            refused(503, "the store is not there", retry_after="0"),
+        ],
+        [
+            refused(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
+            refused(504, retry_after="0"),
+            refused(502, retry_after="0"),
+        ],
+        [cut(0.5, announced=True)],
+        [cut(0.5, announced=False)],
+        [cut(0.0, announced=False)],
+        [cut_between_batches],
+        [hangs_up],
+    ],
+    ids=[
+        "503 twice",
+        "429, 504, 502",
+        "cut",
+        "cut without length",
+        "empty",
+        "cut between batches",
+        "hangs up",
+    ],
+)
+def test_what_may_pass_is_tried_again(server: PlanServer, answers: list[Answer]) -> None:
+    server.answers = list(answers)
+    assert list(PlanBatchSampler(server.url)) == ROWS
+    assert len(server.seen) == len(answers) + 1
+
+
+def test_the_service_says_how_long_to_wait(server: PlanServer) -> None:
+    server.answers = [refused(503, "come back", retry_after="1")]
+    start = time.monotonic()
+    PlanBatchSampler(server.url)
+    assert time.monotonic() - start >= 1  # by itself it would wait half as long
+
+
+def test_attempts_end(server: PlanServer) -> None:
+    server.answers = [refused(503, "the store is not there", retry_after="0")] * 9
+    with pytest.raises(
+        StoreError,
+        match=rf"(?=.*{re.escape(server.url)})(?=.*\b503\b)(?=.*the store is not there)(?=.*\b4\b)",
+    ):
+        PlanBatchSampler(server.url, retries=3)
+    assert len(server.seen) == 4
+    server.answers = [cut(0.3, announced=True)]
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
+        PlanBatchSampler(server.url, retries=0)
+
+
+def test_a_silent_service_is_given_up(server: PlanServer) -> None:
+    done = threading.Event()
+    server.answers = [lambda _: done.wait() and None]  # type: ignore[list-item]
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
+        PlanBatchSampler(server.url, retries=0, timeout=0.05)
+    done.set()
+
+
+def test_nobody_there() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), PlanHandler) as free:
+        url = f"http://127.0.0.1:{free.server_port}/v1/runs/demo/plans/2"
+    with pytest.raises(StoreError, match=rf"(?=.*{re.escape(url)}/steps)(?=.*(?<![/.\w])2\b)"):
+        PlanBatchSampler(url, retries=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (
+            refused(404, "there is no run 'demo'"),
+            MissingError,
+            r"(?=.*\b404\b)(?=.*there is no run 'demo')",
+        ),
+        (
+            refused(401, "a token is needed"),
+            ConfigError,
+            r"(?=.*\b401\b)(?=.*a token is needed)(?=.*REMIX_TOKEN)",
+        ),
+        (refused(403, "not yours"), ConfigError, r"(?=.*\b403\b)(?=.*not yours)"),
+        (refused(409, "plan and scores"), MismatchError, r"(?=.*\b409\b)(?=.*plan and scores)"),
+        (
+            refused(422, "the plan is damaged"),
+            InputError,
+            r"(?=.*\b422\b)(?=.*the plan is damaged)",
+        ),
+        (refused(400), StoreError, r"\b400\b"),
+        (refused(200), DataError, r"(?=.*text/html)(?=.*application/vnd\.apache\.arrow\.stream)"),
+    ],
+)
+def test_what_stays_wrong_is_told_at_once(
+    server: PlanServer, answer: Answer, kind: type[InputError], message: str
+) -> None:
+    server.answers = [answer]
+    with pytest.raises(kind, match=message) as error:
+        PlanBatchSampler(server.url)
+    assert server.url in str(error.value)
+    assert len(server.seen) == 1
+
+
+def test_offsets_that_point_nowhere_are_refused(server: PlanServer) -> None:
+    offsets = np.array([0, *np.cumsum([len(rows) for rows in ROWS[:3]])], np.int32).tobytes()
+    at = server.body.index(offsets)
+    server.body = server.body[: at + 4] + np.int32(2**30).tobytes() + server.body[at + 8 :]
+    with pytest.raises(DataError, match=re.escape(server.url)):
+        PlanBatchSampler(server.url)
+
+
+def test_the_token_is_sent_and_never_shown(
+    server: PlanServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMIX_TOKEN", "from-environment\n")
+    PlanBatchSampler(server.url)
+    PlanBatchSampler(server.url, token="given")
+    assert [headers["Authorization"] for _, headers in server.seen] == [
+        "Bearer from-environment",
+        "Bearer given",
+    ]
+    for token in ("two\nlines", "naïve"):
+        with pytest.raises(ConfigError, match="token") as error:
+            PlanBatchSampler(server.url, token=token)
+        assert token not in str(error.value)
+    server.answers = [refused(404, "gone")]
+    with pytest.raises(MissingError) as error:
+        PlanBatchSampler(
+            server.url.replace("http://", "http://user:secret@") + "?signature=secret",
+            token="secret",
+        )
+    assert "secret" not in str(error.value)
+
+
+def test_odd_urls_and_settings_are_refused(server: PlanServer) -> None:
+    for url in (
+        "http://",
+        "http://[::1/plans/1",
+        "http://host:port/plans/1",
+        "http://127.0.0.1:1\x00/plans/1",
+    ):
+        with pytest.raises(StoreError, match="http://"):
+            PlanBatchSampler(url, retries=0)
+    for name, value in (("retries", -1), ("timeout", 0.0)):
+        with pytest.raises(ConfigError, match=rf"(?=.*\b{name}\b)(?=.*(?<!\w){value})"):
+            PlanBatchSampler(server.url, **{name: value})  # type: ignore[arg-type]
+    assert server.seen == []
+
+
+def test_another_plan_at_the_url_is_refused(server: PlanServer) -> None:
+    with pytest.raises(
+        MismatchError,
+        match=f"(?=.*{re.escape(server.url)})(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})",
+    ):
+        PlanBatchSampler(server.url, fingerprint=OTHER.fingerprint)
+
+
+def test_memory_holds_a_record_batch_of_the_plan(server: PlanServer) -> None:
+    plan = build(joint_draft(np.arange(2_000_000), 64, 0, 0))
+    server.body = stream_of(plan.table, 500)  # 16 MB in batches of a quarter
+    expected = hash(tuple(int(step.rows[0]) for step in plan.steps()))
+    default = pa.default_memory_pool()
+    pa.set_memory_pool(COUNTED)
+    tracemalloc.start()
+    try:
+        sampler = PlanBatchSampler(server.url, 0, 60)
+        assert hash(tuple(rows[0] for rows in sampler)) == expected
+        peak = tracemalloc.get_traced_memory()[1] + COUNTED.max_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(default)
+    assert peak < 6e6 < 16e6 < len(server.body)
+
+
+REMIXED = "runs/demo-remix-seed0/plans"
+
+
+def test_the_service_serves_plans_to_a_loader(
+    trained_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REMIX_TOKEN", raising=False)
+    plan = BatchPlan.open(Place.at(trained_store / REMIXED / "epoch-0003.arrow"))
+    with serving(trained_store, token="secret") as url:
+        for rank in range(3):
+            sampler = PlanBatchSampler(
+                f"{url}/v1/{REMIXED}/3",
+                rank,
+                3,
+                token="secret",
+                fingerprint=plan.fingerprint,
+                with_modality=True,
+            )
+            assert list(sampler) == [
+                [(row, step.modality) for row in step.for_rank(rank, 3).tolist()]
+                for step in plan.steps()
+            ]
+        with pytest.raises(MissingError, match=r"(?=.*plans/77/steps)(?=.*\b404\b)"):
+            PlanBatchSampler(f"{url}/v1/{REMIXED}/77", token="secret")
+        with pytest.raises(ConfigError, match=r"(?=.*\b401\b)(?=.*REMIX_TOKEN)"):
+            PlanBatchSampler(f"{url}/v1/{REMIXED}/3")
+
+
+def test_the_example_of_the_readme_runs(
+    trained_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = [
+        block
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        if "PlanBatchSampler" in block
+    ]
+    (tmp_path / "store" / "features").mkdir(parents=True)
+    (tmp_path / "store" / "features" / "demo").symlink_to(trained_store / "features" / "made")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REMIX_TOKEN", raising=False)
+    names: dict[str, Any] = {"__name__": "readme"}
+    with serving(trained_store) as url:
+        exec(
+            compile(
+                re.sub(r'"http://[^"]+"', f'"{url}/v1/{REMIXED}/3"', code), "README.md", "exec"
+            ),
+            names,
+        )
+    plan = BatchPlan.open(Place.at(trained_store / REMIXED / "epoch-0003.arrow"))
+    assert names["sampler"].state_dict() == {"fingerprint": plan.fingerprint, "step": len(plan)}
+    assert (
+        names["batch"].tolist()
+        == FeatureSet.open(Place.at(trained_store / "features" / "made"))
+        .labels[list(plan.steps())[-1].rows]
+        .tolist()
+    )

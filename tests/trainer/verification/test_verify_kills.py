@@ -1,0 +1,111 @@
+"""`remix verify` of runs that are killed, resumed or under way: what holds passes at every moment, and what is lost is named."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.plans.plan import BatchPlan
+from tests.support.stores import make_features, run_config
+from tests.support.verify_edits import found, steps_of
+from trainer.launch import launch
+from trainer.models import checkpoint as checkpoints
+from trainer.run_directory import Run
+from trainer.verification.verify import verify
+
+
+class KilledError(Exception):
+    """What a killed process is to a test."""
+
+
+def test_a_run_holds_at_every_moment_however_often_it_is_killed(tmp_path: Path) -> None:
+    make_features(tmp_path / "features" / "made", missing=0.2)
+    config = run_config(tmp_path, train={"epochs": 3, "warmup_epochs": 1})
+    run, num_events = Run(config.run_place), 0
+    saved: dict[str, bytes] = {}
+
+    def watch(stop: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], None]:
+        def progress(event: dict[str, Any]) -> None:
+            nonlocal num_events
+            num_events += 1
+            assert verify(run)["problems"] == []
+            if stop(event):
+                raise KilledError
+            if event["event"] == "step" and run.checkpoint("last").exists():
+                saved["last"] = run.checkpoint("last").read_bytes()
+
+        return progress
+
+    with pytest.raises(KilledError):
+        launch(
+            config,
+            progress=watch(
+                lambda event: event["event"] == "step" and (event["epoch"], event["step"]) == (1, 4)
+            ),
+        )
+    result = verify(run)
+    assert (result["ok"], result["status"], [each["taken"] for each in result["epochs"]]) == (
+        True,
+        "failed",
+        [len(BatchPlan.open(run.plan(0))), 3],
+    )
+    with pytest.raises(KilledError):
+        launch(
+            config,
+            resume=True,
+            progress=watch(lambda event: (event["event"], event["epoch"]) == ("epoch", 1)),
+        )
+    # as if it had been killed between the row in epochs.arrow and the checkpoint
+    run.checkpoint("last").write_bytes(saved["last"])
+    assert run.epochs().num_rows == 2
+    assert checkpoints.load(run.checkpoint("last"))["cursor"]["epoch"] == 1
+    launch(config, resume=True, progress=watch(lambda event: False))
+    assert num_events > 20
+    assert verify(run)["epochs"][-1]["ok"]
+
+
+def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -> None:
+    make_features(tmp_path / "features" / "made", missing=0.2)
+    config = run_config(tmp_path, train={"epochs": 2, "warmup_epochs": 1})
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, 4):
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        launch(config, progress=stop)
+    run = Run.open(config.run_place)
+    lost = steps_of(0, 1)(run)
+    data = lost.read_bytes()
+    lost.delete()
+    (said,) = [said for name, said in found(run) if name == "steps"]
+    assert re.search(r"(?=.*\b0\b)(?=.*\b2\b)", said)
+    lost.write_bytes(data)
+    run.checkpoint("last").delete()
+    assert [name for name, _ in found(run)] == ["checkpoints/last.pt"]
+
+
+def test_a_run_may_be_trained_meanwhile(tmp_path: Path) -> None:
+    make_features(tmp_path / "features" / "made", missing=0.2)
+    config = run_config(
+        tmp_path, train={"epochs": 8, "warmup_epochs": 2}, resources={"checkpoint_every": 1}
+    )
+    ended, results = threading.Event(), []
+
+    def watch() -> None:
+        while not ended.is_set():
+            if (config.run_place / "run.json").exists():
+                results.append(verify(Run(config.run_place)))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        launch(config)
+    finally:
+        ended.set()
+        thread.join()
+    assert [each["problems"] for each in results if not each["ok"]] == []
+    assert len({len(each["epochs"]) for each in results}) > 3
