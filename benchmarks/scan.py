@@ -27,12 +27,12 @@ Read = Callable[[list[str]], int]
 ALONE = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
-from pipeline.shards.reader import ShardReader, open_shard
+from pipeline.shards.reader import ShardReader, ShardFile
 from pipeline.storage.store_path import Place
 def scan(hashed):
     start, num = time.perf_counter(), 0
     for path in sys.argv[2:]:
-        with open_shard(Place.at(path)) as file:
+        with ShardFile(Place.at(path)) as file:
             num += sum(1 for _ in ShardReader(file, load=lambda suffix: False, hashed=hashed))
     return num / (time.perf_counter() - start)
 print(json.dumps({name: sorted(scan(hashed) for _ in range(5))[2] for name, hashed in (("bare", False), ("hashed", True))}))

@@ -19,7 +19,7 @@ from pipeline.decode.media.tensor import npy_header
 from pipeline.decode.sandbox.sandbox import sandbox_for
 from pipeline.decode.shard_task import ShardScan
 from pipeline.errors import ConfigError, DataError, InputError, SampleError
-from pipeline.shards.discover import open_shard
+from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
 from pipeline.shards.member_suffixes import CLIPS, IMAGES, SOUNDS
@@ -37,7 +37,7 @@ def infer_config(shards: Sequence[Place]) -> DecodeConfig:
     if beside is not None:
         return beside
     for shard in shards:
-        with open_shard(shard) as file:
+        with ShardFile(shard) as file:
             for sample in ShardReader(file, hashed=False).samples():
                 return DecodeConfig(modalities=_modalities(sample, shard))
     raise DataError(

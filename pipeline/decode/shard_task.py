@@ -18,7 +18,7 @@ from pipeline.decode.moments import Moments
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
-from pipeline.shards.discover import open_shard
+from pipeline.shards.discover import ShardFile
 from pipeline.shards.reader import ShardReader, only_text, settled
 from pipeline.shards.sample_metadata import facts_of
 from pipeline.shards.samples import Lost, Sample
@@ -152,7 +152,7 @@ def ingest(job: Job) -> dict[str, Any]:
     job.account.delete()
     rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits))
     wanted = job.config.members
-    with open_shard(job.shard) as file, rows.open_parts():
+    with ShardFile(job.shard) as file, rows.open_parts():
         reader = ShardReader(
             file,
             load=lambda suffix: suffix in wanted or only_text(suffix),

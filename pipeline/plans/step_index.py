@@ -37,8 +37,10 @@ def write_step_index(place: Place, plan: BatchPlan, num_rows: int) -> None:
         ]
         for _, num in blocks:
             # written, not mapped: a disk that is full raises here, where a page that it cannot hold would end the process
-            scratch.write(np.full(num, UNPLANNED, np.int32).data)
-        scratch.flush()
+            with file.recording():
+                scratch.write(np.full(num, UNPLANNED, np.int32).data)
+        with file.recording():
+            scratch.flush()
         steps = (
             np.memmap(scratch, np.int32, "r+", shape=(num_rows,))
             if num_rows

@@ -5,7 +5,7 @@ A damaged packed stream gives every byte in front of the damage and then ends; `
 
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -17,10 +17,17 @@ BLOCK = 512
 """Arrow drops what it unpacked for a read that fails; reads of one tar block lose no whole block."""
 
 
+class Readable(Protocol):
+    """What a shard is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of the next bytes; none at the end."""
+
+
 class Stream:
     """A file from its start, `data[at:]` what comes next; of a packed one at most `max_unpacked` bytes."""
 
-    def __init__(self, file: BinaryIO, max_unpacked: int) -> None:
+    def __init__(self, file: Readable, max_unpacked: int) -> None:
         self._file = file
         self._max_unpacked = max_unpacked
         self._base = 0
@@ -111,7 +118,7 @@ class _Joined:
 
     closed = False
 
-    def __init__(self, head: bytes, file: BinaryIO) -> None:
+    def __init__(self, head: bytes, file: Readable) -> None:
         self._head, self._file = head, file
 
     def read(self, num: int) -> bytes:

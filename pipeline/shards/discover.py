@@ -1,13 +1,12 @@
 """Which shards are meant: files, folders and globs -> places and their names in tables."""
 
-import contextlib
 import glob
 import io
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -58,21 +57,38 @@ def shard_names(shards: Sequence[Place]) -> list[str]:
     return [posixpath.relpath(place.path, common) if common else place.path for place in shards]
 
 
-@contextlib.contextmanager
-def open_shard(place: Place) -> Iterator[BinaryIO]:
-    """A shard for reading, buffered and seekable (raises MissingError, StoreError)."""
-    try:
-        with (
-            open(place.path, "rb", 0)
-            if place.local
-            else io.BufferedReader(place.fs.open_input_file(place.path), WINDOW) as file
-        ):
-            yield file
-    except FileNotFoundError as error:
-        raise MissingError(
-            f"shard {place} does not exist", "give the shards that are there"
-        ) from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"shard {place} cannot be read ({error})", "check that it is there and may be read"
-        ) from error
+class ShardFile:
+    """A shard for reading, whose errors name it, and no other file that is in use meanwhile."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        try:
+            if place.local:
+                self._file: Any = place.local.open("rb", 0)
+            else:
+                self._file = io.BufferedReader(place.fs.open_input_file(place.path), WINDOW)
+        except FileNotFoundError as error:
+            cure = "give the shards that are there"
+            raise MissingError(f"shard {place} does not exist", cure) from error
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def __enter__(self) -> "ShardFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        """The next bytes (raises StoreError)."""
+        try:
+            data: bytes = self._file.read(size)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+        return data
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"shard {self._place} cannot be read ({error})",
+            "check that it is there and may be read",
+        )

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Any
 
 from pipeline.errors import InputError, SampleError, StoreError
-from pipeline.shards.discover import ENDINGS, open_shard, shard_names
+from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
 from pipeline.shards.member_suffixes import TEXT
@@ -96,7 +96,7 @@ def repair(
     found = []
     for i, (place, name) in enumerate(zip(shards, names, strict=True)):
         report, first = settled(place, _Report, limits=limits, known=known)
-        with open_shard(place) as source, (out / name).create() as file:
+        with ShardFile(place) as source, (out / name).create() as file:
             reader = ShardReader(source, limits=limits, known=known, torn=first.apart)
             _write(reader.samples(), file)
             if reader.digest != first.digest:

@@ -7,10 +7,10 @@ lie apart is put together by who reads the shard twice (`settled`); one that lie
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
-from pipeline.shards.decompress import Stream
-from pipeline.shards.discover import open_shard
+from pipeline.shards.decompress import Readable, Stream
+from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_suffixes import MEDIA, TEXT
 from pipeline.shards.samples import Account, Loss, Lost, Sample, split_name
@@ -63,7 +63,7 @@ class ShardReader:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: Readable,
         *,
         limits: Limits | None = None,
         load: Callable[[str], bool] = everything,
@@ -366,7 +366,7 @@ def settled(
     """What `read` makes of a shard, and the reader; it is read twice where samples lie apart (raises MissingError, StoreError)."""
     torn: dict[str, int] = {}
     while True:
-        with open_shard(place) as file:
+        with ShardFile(place) as file:
             reader = ShardReader(file, torn=torn, **options)  # type: ignore[arg-type]
             result = read(reader)
         if torn or not reader.apart:

@@ -1,6 +1,8 @@
 """A file that knows the hash of what was written to it."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -17,15 +19,22 @@ class HashingFile:
     def write(self, data: Any) -> int:
         self._hash.update(data)
         self.num_bytes += memoryview(data).nbytes
-        try:
+        with self.recording():
             self._file.write(data)
-        except OSError as error:
-            self.failed = error
-            raise
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        self._file.flush()
+        with self.recording():
+            self._file.flush()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keeps the error of what is done to the file."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = self.failed or error
+            raise
 
     def tell(self) -> int:
         return self.num_bytes

@@ -169,18 +169,19 @@ class Place:
         with written:
             try:
                 yield file
-                file.close()
-                if descriptor is not None:
-                    os.fsync(descriptor)
-                temporary.move(self)
+                with file.recording():
+                    file.close()
+                    if descriptor is not None:
+                        os.fsync(descriptor)
+                    temporary.move(self)
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     file.close()
                 with contextlib.suppress(OSError, StoreError):
                     temporary.delete()
-                failed = error if isinstance(error, OSError) else file.failed
-                if failed and isinstance(error, Exception):
-                    raise unwritable(self, failed) from failed
+                # any other OSError is of a file that the block read, and for its reader to name
+                if file.failed and isinstance(error, Exception):
+                    raise unwritable(self, file.failed) from file.failed
                 raise
 
     def _temporary(self) -> "Place":

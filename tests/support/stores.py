@@ -19,7 +19,7 @@ from pipeline.features.id_index import IDS, hash_ids, write_ids
 from pipeline.features.manifest import features_fingerprint
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.plans.plan import BatchPlan
-from pipeline.shards.discover import find_shards, open_shard
+from pipeline.shards.discover import ShardFile, find_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.storage.arrow_files import write_table
@@ -214,7 +214,7 @@ def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
     """Facts and sample by sample_id, of shards in which nothing is lost."""
     found = {}
     for place in find_shards([str(folder)]):
-        with open_shard(place) as file:
+        with ShardFile(place) as file:
             reader = ShardReader(file)
             for sample in reader.samples():
                 facts = json.loads(sample.members["json"])

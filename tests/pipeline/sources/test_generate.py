@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError, StoreError
-from pipeline.shards.discover import find_shards, open_shard
+from pipeline.shards.discover import ShardFile, find_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.sources.synthetic import patterns
@@ -32,7 +32,7 @@ SHARES = (0.7, 0.15, 0.15)
 def read(folder: Path) -> list[Sample]:
     samples: list[Sample] = []
     for place in find_shards([str(folder)]):
-        with open_shard(place) as file:
+        with ShardFile(place) as file:
             reader = ShardReader(file)
             samples += reader.samples()
             assert reader.account.samples_lost == 0

@@ -1,0 +1,69 @@
+"""An error is told of the file that failed, not of the one that is being written meanwhile."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.shards.lint import repair
+from pipeline.storage.store_path import Place
+from tests.support.media_files import make_tar
+
+
+def test_an_error_of_another_file_stays_what_it_is_and_nothing_is_left(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PermissionError, match="source"),
+        Place.at(tmp_path / "out").create() as file,
+    ):
+        file.write(b"half")
+        raise PermissionError(13, "Permission denied", "source")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Failing(io.RawIOBase):
+    """A file whose disk fails behind its first bytes."""
+
+    def __init__(self, data: bytes, num_bytes: int) -> None:
+        self._file, self._left = io.BytesIO(data), num_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left <= 0:
+            raise OSError(5, "Input/output error")
+        data = self._file.read(min(size, self._left) if size >= 0 else self._left)
+        self._left -= len(data)
+        return data
+
+
+class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
+    """A local folder that says it is remote; from the third opening on its disk fails."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(fsspec.filesystem("dir", path=str(root), target_protocol="file"))
+        self.root, self.num_opened = root, 0
+
+    def open_input_file(self, path: str) -> Any:
+        self.num_opened += 1
+        data = (self.root / path).read_bytes()
+        limit = len(data) + 1 if self.num_opened < 2 else 1024
+        return pa.PythonFile(Failing(data, limit), mode="r")
+
+
+def test_a_shard_that_cannot_be_read_while_another_is_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    members = {}
+    for i in range(100):
+        members |= {f"k{i}.json": b'{"label": "a"}', f"k{i}.txt": b"x" * 5000}
+    (tmp_path / "in" / "source.tar").write_bytes(make_tar(members))
+    shard = Place(pafs.PyFileSystem(Remote(tmp_path / "in")), "source.tar")
+    with pytest.raises(StoreError, match=r"source\.tar") as caught:
+        repair([shard], Place.at(tmp_path / "out"))
+    assert str(tmp_path / "out") not in str(caught.value)
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
