@@ -57,6 +57,7 @@ def write_features(place: Place, num_rows: int) -> FeatureSet:
             writer.close()
         channels = shape[-3]
         facts[name] = {
+            "kind": "tensor",
             "shape": list(shape),
             "dtype": dtype,
             "num_rows": num_rows,

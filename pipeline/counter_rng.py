@@ -33,6 +33,9 @@ class Purpose(IntEnum):
     TEMPERATURE = 16
     FOLDS = 17
     DIAGNOSTICS = 24
+    CROP = 100
+    FLIP = 101
+    FRAMES = 102
 
 
 def key_of(*numbers: int) -> int:

@@ -46,7 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Observed, registry=app.state.registry)
     problems.install(app)
     shown = guards(settings)
-    for router in (features.router, plans.router, runs.router, comparisons.router, process.guarded):
+    routers = (features.router, plans.router, plans.by_fingerprint, runs.router)
+    for router in (*routers, comparisons.router, process.guarded):
         app.include_router(router, dependencies=shown)
     app.include_router(process.router, dependencies=shown[-1:])
     _describe(app)

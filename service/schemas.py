@@ -113,7 +113,7 @@ class RunSummary(Schema):
     """A run in a list."""
 
     name: str
-    status: Literal["created", "running", "finished", "failed"]
+    status: Literal["created", "running", "finished", "interrupted", "failed"]
     error: str | None = None
     updated: datetime
     """When the run last wrote its status or an epoch."""

@@ -46,6 +46,10 @@ def launch(
             progress({"event": "takeover", "text": text})
         try:
             _train(config, run, features, progress, use_gpu=use_gpu)
+        except (KeyboardInterrupt, SystemExit):
+            with suppress(StoreError):
+                run.update(status="interrupted")
+            raise
         except BaseException as error:
             with suppress(StoreError):  # which would hide the error, where the disk is full
                 run.update(status="failed", error=f"{type(error).__name__}: {error}")

@@ -147,7 +147,7 @@ class Trainer:
         for batch in loader:
             stepping = time.perf_counter()
             # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
-            torch.manual_seed(key_of(self.config.seed, epoch, batch.step.step))
+            torch.manual_seed(step_seed(self.config.seed, epoch, batch.step.step, self.world.rank))
             taken = self.step(batch, epoch)
             pauses = (
                 batch.step.step + 1
@@ -240,6 +240,11 @@ class Trainer:
             write_test(self.run, self.features, rows, found)
             self.run.update(status="finished", result=result)
         return result
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """The seed of what a layer draws in a step: another one on each rank, the same after a resume."""
+    return key_of(seed, epoch, step, rank)
 
 
 def train(

@@ -131,10 +131,7 @@ def progress_lines(title: str) -> Iterator[Any]:
 
 
 class Terminated(SystemExit):
-    """The end on SIGTERM; a run keeps its name as the reason."""
-
-    def __str__(self) -> str:
-        return "SIGTERM"
+    """The end on SIGTERM."""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Commands that train and check runs: train, compare, verify, demo."""
 
+import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from pipeline.errors import ConfigError
 from remix.cli.data import decode, generate
-from remix.cli.output import Json, console, orderly_end, progress, say
+from remix.cli.output import Json, Terminated, console, orderly_end, progress, say
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -24,8 +25,15 @@ def train(
     """Train one run from a YAML file."""
     from trainer.config import load_run
 
+    asked = load_run("/dev/stdin" if str(config) == "-" else config)
     with orderly_end():
-        run = train_run(load_run("/dev/stdin" if str(config) == "-" else config), resume)
+        try:
+            run = train_run(asked, resume)
+        except (KeyboardInterrupt, Terminated) as error:
+            cure = f"continue it with `remix train {config} --resume`"
+            console.out(f"run {asked.name!r} was interrupted; {cure}", highlight=False)
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            raise typer.Exit(128 + number) from None
     result = run.facts["result"]
     say({"run": run.place.name, **result}, f"{run.place}: {summary(result)}", json_)
 

@@ -69,15 +69,11 @@ class Body:
 
 
 def answer(
-    request: Request,
-    model: BaseModel,
-    *,
-    immutable: bool = False,
-    headers: dict[str, str] | None = None,
+    request: Request, model: BaseModel, *, headers: dict[str, str] | None = None
 ) -> Response:
-    """A model as JSON; `immutable` for what cannot change under its URL."""
+    """A model as JSON."""
     body = Body(model.model_dump_json(by_alias=True).encode())
-    return respond(request, body, "application/json", immutable=immutable, headers=headers)
+    return respond(request, body, "application/json", headers=headers)
 
 
 def respond(
@@ -85,16 +81,13 @@ def respond(
     body: Body,
     media_type: str,
     *,
-    immutable: bool = False,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Bytes with their ETag, or 304; compressed where the client takes it and it pays."""
     packed = (
         len(body.data) >= MIN_GZIP_BYTES and quality(_list(request, "accept-encoding"), "gzip") > 0
     )
-    found = _headers(
-        request, f'"{body.digest}-gzip"' if packed else f'"{body.digest}"', immutable, headers
-    )
+    found = _headers(request, f'"{body.digest}-gzip"' if packed else f'"{body.digest}"', headers)
     if _known(request, found["ETag"]):
         return Response(status_code=304, headers=found)
     if packed:
@@ -108,9 +101,8 @@ def stream(
     request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch], digest: str
 ) -> Response:
     """Record batches as an Arrow IPC stream, one in memory at a time; `digest` stands for the content."""
-    headers = _headers(
-        request, f'"{hashlib.sha256(digest.encode(errors="replace")).hexdigest()[:32]}"', True, None
-    )
+    etag = hashlib.sha256(digest.encode(errors="replace")).hexdigest()[:32]
+    headers = _headers(request, f'"{etag}"', None)
     if _known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.state.head:
@@ -157,11 +149,11 @@ class _Stream(StreamingResponse):
             self._pieces.close()
 
 
-def _headers(
-    request: Request, etag: str, immutable: bool, headers: dict[str, str] | None
-) -> dict[str, str]:
+def _headers(request: Request, etag: str, headers: dict[str, str] | None) -> dict[str, str]:
+    """A name can be deleted and used again: only an address with a fingerprint is immutable."""
     scope = "private" if request.app.state.settings.token else "public"
-    cache = f"{scope}, max-age=31536000, immutable" if immutable else f"{scope}, no-cache"
+    named = "fingerprint" not in request.path_params
+    cache = f"{scope}, no-cache" if named else f"{scope}, max-age=31536000, immutable"
     return {
         "ETag": etag,
         "Cache-Control": cache,

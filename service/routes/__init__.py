@@ -30,9 +30,7 @@ def _catalog(request: Request) -> Catalog:
 Store = Annotated[Catalog, Depends(_catalog)]
 
 
-def page(
-    request: Request, items: list[Any], start: int | None, *, immutable: bool = False
-) -> Response:
+def page(request: Request, items: list[Any], start: int | None) -> Response:
     """A page of a list; `start` is the first item of the page that follows."""
     url = (
         None
@@ -41,7 +39,7 @@ def page(
     )
     headers = {"Link": f'<{url}>; rel="next"'} if url else {}
     found: BaseModel = Page[Any](items=items, next=url)
-    return answer(request, found, immutable=immutable, headers=headers)
+    return answer(request, found, headers=headers)
 
 
 def summaries(store: Catalog, names: Sequence[str], read: Callable[[str], T]) -> list[T | Damage]:

@@ -27,7 +27,7 @@ def list_features(request: Request, store: Store, start: Start = 0, limit: Limit
 @router.get("/{name}", operation_id="getFeatures", response_model=api.FeatureDetail)
 def get_features(request: Request, store: Store, name: Name) -> Response:
     """One feature set: its modalities, classes and splits, and how many samples were rejected for which reasons."""
-    return answer(request, store.feature_set(name), immutable=True)
+    return answer(request, store.feature_set(name))
 
 
 @router.get(
@@ -42,7 +42,7 @@ def list_samples(
         api.SampleSummary(**row, has={modality: row[f"has_{modality}"] for modality in modalities})
         for row in rows.items(start, limit)
     ]
-    return page(request, items, after(start, limit, len(rows)), immutable=True)
+    return page(request, items, after(start, limit, len(rows)))
 
 
 @router.get("/{name}/rejected", operation_id="listRejected", response_model=api.Page[api.Rejected])
@@ -52,4 +52,4 @@ def list_rejected(
     """The samples that could not be decoded, and why."""
     rows = store.rejected(name)
     items = [api.Rejected.model_validate(row) for row in rows.items(start, limit)]
-    return page(request, items, after(start, limit, len(rows)), immutable=True)
+    return page(request, items, after(start, limit, len(rows)))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from pipeline.errors import InputError, MissingError
@@ -11,6 +11,10 @@ from service.http.responses import ARROW, answer, stream, wants_arrow
 from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page
 
 router = APIRouter(prefix="/v1/runs/{run}/plans", tags=["plans"], responses=ERRORS)
+by_fingerprint = APIRouter(prefix="/v1/plans/{fingerprint}", tags=["plans"], responses=ERRORS)
+Fingerprint = Annotated[
+    str, Path(pattern="^[0-9a-f]{64}$", description="A plan's fingerprint, from its description.")
+]
 NUM_STEPS = 100
 StepLimit = Annotated[
     int | None,
@@ -51,13 +55,13 @@ def list_plans(
 @router.get("/{epoch}", operation_id="getPlan", response_model=api.PlanDetail)
 def get_plan(request: Request, store: Store, run: Name, epoch: Epoch) -> Response:
     """One plan: its fingerprint, what was asked of it and what it was made from."""
-    return answer(request, store.plan(run, epoch), immutable=True)
+    return answer(request, store.plan(run, epoch))
 
 
 @router.get("/{epoch}/stats", operation_id="getPlanStats", response_model=api.PlanStats)
 def get_plan_stats(request: Request, store: Store, run: Name, epoch: Epoch) -> Response:
     """What the plan does, in numbers: balance, batch sizes, order, transitions, churn, difficulty, read amplification."""
-    return answer(request, store.stats(run, epoch), immutable=True)
+    return answer(request, store.stats(run, epoch))
 
 
 @router.get(
@@ -76,6 +80,42 @@ def list_steps(
     modality: Modality = None,
 ) -> Response:
     """The global steps in order, a page as JSON, or as one Arrow IPC stream with the plan's metadata (`Accept: application/vnd.apache.arrow.stream`)."""
+    return _steps(request, store, run, epoch, start, limit, modality)
+
+
+@by_fingerprint.get("/stats", operation_id="getStatsOfPlan", response_model=api.PlanStats)
+def get_stats_of_plan(request: Request, store: Store, fingerprint: Fingerprint) -> Response:
+    """The statistics of the plan of this fingerprint, at an address that never has another."""
+    return answer(request, store.stats(*store.plan_of(fingerprint)))
+
+
+@by_fingerprint.get(
+    "/steps",
+    operation_id="listStepsOfPlan",
+    response_model=api.Page[api.PlanStep],
+    responses=AS_ARROW,
+)
+def list_steps_of_plan(
+    request: Request,
+    store: Store,
+    fingerprint: Fingerprint,
+    start: Start = 0,
+    limit: StepLimit = None,
+    modality: Modality = None,
+) -> Response:
+    """The steps of the plan of this fingerprint, as those of a run's plan, at an address that never has others."""
+    return _steps(request, store, *store.plan_of(fingerprint), start, limit, modality)
+
+
+def _steps(
+    request: Request,
+    store: Store,
+    run: str,
+    epoch: int,
+    start: int,
+    limit: int | None,
+    modality: str | None,
+) -> Response:
     steps = store.steps(run, epoch)
     known = store.stats(run, epoch).modalities
     if modality is not None and modality not in known:
@@ -91,6 +131,4 @@ def list_steps(
         step for batch in steps.batches(start, modality, limit + 1) for step in batch.to_pylist()
     ]
     items = [api.PlanStep.model_construct(**step) for step in found[:limit]]
-    return page(
-        request, items, found[limit]["step"] if len(found) > limit else None, immutable=True
-    )
+    return page(request, items, found[limit]["step"] if len(found) > limit else None)

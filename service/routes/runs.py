@@ -58,7 +58,7 @@ def get_histogram(
     request: Request, store: Store, run: Name, epoch: Epoch, bins: Bins = 20
 ) -> Response:
     """How able the model was on each modality of the samples, and how difficult they were."""
-    return answer(request, store.histograms(run, epoch, bins), immutable=True)
+    return answer(request, store.histograms(run, epoch, bins))
 
 
 @router.get(

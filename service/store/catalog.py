@@ -54,18 +54,7 @@ class Catalog:
     def feature_set(self, name: str) -> api.FeatureDetail:
         """One feature set (raises MissingError, DataError)."""
         manifest = self._manifest(name)
-        facts = manifest.model_dump(
-            include={
-                "fingerprint",
-                "num_rows",
-                "num_rejected",
-                "splits",
-                "modalities",
-                "classes",
-                "reasons",
-                "parents",
-            }
-        )
+        facts = manifest.model_dump(exclude={"version", "batch_rows", "parts"})
         return api.FeatureDetail(
             name=name, num_classes=len(manifest.classes), num_parts=len(manifest.parts), **facts
         )
@@ -247,6 +236,22 @@ class Catalog:
             return Header(file.metadata, file.schema, file.ends())
 
         return self.shelf.remember(artifact, "header", read)
+
+    def plan_of(self, fingerprint: str) -> tuple[str, int]:
+        """The run and the epoch of the plan that has a fingerprint (raises MissingError)."""
+        for name, epoch, artifact in self.all_plans(self.runs()):
+            with suppress(InputError):  # one that cannot be read is not the one
+                if self._fingerprint(artifact) == fingerprint:
+                    return name, epoch
+        raise MissingError(
+            f"no plan has the fingerprint {fingerprint!r}", "GET /v1/runs/RUN/plans lists plans"
+        )
+
+    def _fingerprint(self, artifact: Artifact) -> str:
+        def read() -> str:
+            return str(self.shelf.table(artifact, PLAN).metadata.get("fingerprint"))
+
+        return self.shelf.remember(artifact, "fingerprint", read)
 
     def all_plans(self, runs: Sequence[str]) -> list[tuple[str, int, Artifact]]:
         """The run, epoch and file of every plan; a run whose plans cannot be listed has none (raises StoreError where the store is not there)."""

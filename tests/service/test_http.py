@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.http.responses import ARROW
 from tests.support.service_answers import PLAN, RUN
 from tests.support.serving import serving
+from tests.support.stores import make_features
 from trainer.run_directory import Run
 
 
@@ -103,30 +105,44 @@ def test_the_next_page_lies_where_the_proxy_sees_it(trained_store: Path) -> None
         assert answer.links["next"]["url"] == answer.json()["next"]
 
 
-def test_what_cannot_change_is_immutable_and_nothing_else(client: httpx.Client) -> None:
-    for url in (
-        PLAN,
-        f"{PLAN}/stats",
-        f"{PLAN}/steps",
-        f"{RUN}/scores/3/histogram",
-        "/v1/features/made",
-    ):
-        assert "immutable" in client.get(url).headers["cache-control"]
-        assert "accept" in client.get(url).headers["vary"].lower()
+def test_only_an_address_with_a_fingerprint_is_immutable(client: httpx.Client) -> None:
+    fingerprint = client.get(PLAN).json()["fingerprint"]
+    plan = f"/v1/plans/{fingerprint}"
+    for accept in ("application/json", ARROW):
+        steps = client.get(f"{plan}/steps", headers={"Accept": accept})
+        assert steps.status_code == 200
+        assert "immutable" in steps.headers["cache-control"]
     assert (
-        "immutable"
-        in client.get(f"{PLAN}/steps", headers={"Accept": ARROW}).headers["cache-control"]
+        client.get(f"{plan}/steps").json()["items"] == client.get(f"{PLAN}/steps").json()["items"]
     )
-    for url in (
-        "/v1/runs",
-        RUN,
-        f"{RUN}/epochs",
-        f"{RUN}/plans",
-        f"{RUN}/samples/s0001",
-        "/v1/features",
-    ):
-        assert "no-cache" in client.get(url).headers["cache-control"]
+    stats = client.get(f"{plan}/stats")
+    assert stats.json() == client.get(f"{PLAN}/stats").json()
+    assert "immutable" in stats.headers["cache-control"]
+    assert "accept" in stats.headers["vary"].lower()
+    assert client.get(f"/v1/plans/{'0' * 64}/stats").status_code == 404
+    names = ["/v1/runs", RUN, f"{RUN}/epochs", f"{RUN}/plans", f"{RUN}/samples/s0001", PLAN]
+    names += [f"{PLAN}/stats", f"{PLAN}/steps", f"{RUN}/scores/3/histogram", "/v1/features"]
+    for url in (*names, "/v1/features/made", "/v1/features/made/samples"):
+        found = client.get(url)
+        assert "no-cache" in found.headers["cache-control"], url
+        again = client.get(url, headers={"If-None-Match": found.headers["etag"]})
+        assert again.status_code == 304, url
+    arrow = client.get(f"{PLAN}/steps", headers={"Accept": ARROW})
+    assert "no-cache" in arrow.headers["cache-control"]
     assert client.get("/v1/runs/nobody").headers["cache-control"] == "no-store"
+
+
+def test_a_feature_set_that_is_made_anew_under_its_name_is_served_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "features" / "made"
+    make_features(folder)
+    with serving(tmp_path) as url, httpx.Client(base_url=url) as client:
+        before = client.get("/v1/features/made")
+        shutil.rmtree(folder)
+        make_features(folder, seed=1)
+        etag = {"If-None-Match": before.headers["etag"]}
+        after = client.get("/v1/features/made", headers=etag)
+        assert after.status_code == 200
+        assert after.json()["fingerprint"] != before.json()["fingerprint"]
 
 
 def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> None:
@@ -233,8 +249,10 @@ def test_the_token_guards_what_is_in_the_store(trained_store: Path) -> None:
             )
         }
         assert set(open_ones.values()) == {200}
+        known = {"run": "demo-remix-seed0", "epoch": 2, "name": "made", "sample_id": "s0001"}
+        known["fingerprint"] = "0" * 64
         guarded = [
-            path.format(run="demo-remix-seed0", epoch=2, name="made", sample_id="s0001")
+            path.format(**known)
             for path in client.get("/openapi.json").json()["paths"]
             if path.startswith("/v1")
         ]

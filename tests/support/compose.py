@@ -48,7 +48,7 @@ class Cluster:
             "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_FILE": ":".join(map(str, [ROOT / "docker-compose.yml", *files])),
         }
-        # HOME without a token: it has to come from the cluster
+        # without a token of this machine: it comes from the cluster
         self._environment = {
             **os.environ,
             **ports,
@@ -78,6 +78,7 @@ class Cluster:
             ),
             120,
         )
+        self._environment["RAY_AUTH_TOKEN"] = self.run("head", "cat", "/auth/token").strip()
 
     def down(self) -> None:
         self.compose("down", "-v", "--timeout", "5")

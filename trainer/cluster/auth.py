@@ -1,19 +1,11 @@
-"""The token that a Ray cluster asks for: from where Ray itself reads it, else from the cluster that Docker Compose runs here."""
+"""The token that a Ray cluster asks for, from where Ray itself reads it."""
 
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError, InputError
-
-COMPOSE = ("docker", "compose", "exec", "-T", "head", "cat", "/auth/token")
-COMPOSE_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,27 +21,15 @@ class Token:
         return {"Authorization": f"Bearer {self.value}"}
 
 
-def tokens(address: str) -> Iterator[Token | None]:
-    """What to try at an address, one after the other: the token that is given, None where there is none, then Docker Compose's (raises ConfigError)."""
-    yield _given()
-    if _is_loopback(address) and (local := _of_compose()):
-        yield local
+def refused(address: str, token: Token | None) -> InputError:
+    """The error for a cluster that did not let us in."""
+    what = f"refused the token of {token.source}" if token else "asks for a token"
+    cure = "export RAY_AUTH_TOKEN=..., or RAY_AUTH_TOKEN_PATH=FILE, with the token of its head"
+    return InputError(f"the cluster at {address} {what}", cure)
 
 
-def refused(address: str, tried: list[Token]) -> InputError:
-    """The error for a cluster that let nobody in, whatever was tried."""
-    what = (
-        f"refused the token of {' and that of '.join(token.source for token in tried)}"
-        if tried
-        else "asks for a token"
-    )
-    return InputError(
-        f"the cluster at {address} {what}",
-        f"export RAY_AUTH_TOKEN=...; for the local cluster: export RAY_AUTH_TOKEN=$({' '.join(COMPOSE)})",
-    )
-
-
-def _given() -> Token | None:
+def given_token() -> Token | None:
+    """The token that the environment or this user's home has (raises ConfigError)."""
     if value := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return _checked(value, "RAY_AUTH_TOKEN")
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -70,29 +50,3 @@ def _checked(value: str, source: str) -> Token:
     if not re.fullmatch(r"[!-~]+", value):
         raise ConfigError(f"{source} holds no token", "a token is one word of ASCII characters")
     return Token(value=value, source=source)
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _of_compose() -> Token | None:
-    """The token of the cluster of the compose file in this folder; whatever goes wrong, there is none."""
-    if not shutil.which(COMPOSE[0]):
-        return None
-    try:
-        done = subprocess.run(
-            COMPOSE,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMPOSE_SECONDS,
-            check=True,
-        )
-        return _checked(done.stdout.strip(), "Docker Compose")
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError, ConfigError):
-        return None

@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobTy
 
 from pipeline.errors import ConfigError, InputError, MissingError, RemixError
 from pipeline.storage.store_path import without_secrets
-from trainer.cluster.auth import Token, refused, tokens
+from trainer.cluster.auth import given_token, refused
 from trainer.config import RunConfig, check_world
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -140,7 +140,7 @@ class Cluster:
         os.environ["RAY_API_SERVER_ADDRESS"] = (
             self.address
         )  # Ray lets its environment win over an argument
-        self._tried: list[Token] = []
+        self._token = given_token()
         self._client = self._connect()
 
     def submit(self, request: dict[str, Any]) -> Job:
@@ -243,11 +243,7 @@ class Cluster:
             logging.WARNING
         )  # it tells of each log that ends
         with self._named("tell its version"):
-            for token in tokens(self.address):
-                self._tried += [token] if token else []
-                with suppress(AuthenticationError):
-                    return _Client(self.address, headers=token.headers if token else None)
-        raise refused(self.address, self._tried)
+            return _Client(self.address, headers=self._token.headers if self._token else None)
 
     def _all(self) -> list[Job]:
         with self._named("list its jobs"):
@@ -277,7 +273,7 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            raise refused(self.address, self._tried) from error
+            raise refused(self.address, self._token) from error
         except OSError as error:
             cure = (
                 "start it, or give the URL of its jobs API by --address or RAY_API_SERVER_ADDRESS"

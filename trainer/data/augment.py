@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.counter_rng import hashes, key_of, uniform
+from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from trainer.models.encoders import EncoderConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,9 +22,6 @@ LOG_RATIO = float(np.log(4 / 3))
 
 Rows = npt.NDArray[np.int64]
 Uniforms = npt.NDArray[np.float64]
-
-CROP, FLIP, FRAMES = range(100, 103)
-"""What a hash is for, apart from the purposes of pipeline.counter_rng."""
 
 
 def prepare(
@@ -66,22 +63,22 @@ def frame_indices(
     lengths = np.diff(bounds)
     if not training:
         return np.tile(bounds[:-1] + lengths // 2, (len(rows), 1))
-    return bounds[:-1] + (_draws(FRAMES, num, rows, seed, epoch) * lengths).astype(np.int64)
+    return bounds[:-1] + (_draws(Purpose.FRAMES, num, rows, seed, epoch) * lengths).astype(np.int64)
 
 
-def _draws(purpose: int, num: int, rows: Rows, seed: int, epoch: int) -> Uniforms:
+def _draws(purpose: Purpose, num: int, rows: Rows, seed: int, epoch: int) -> Uniforms:
     return np.stack(
         [uniform(hashes(key_of(seed, epoch, purpose, i), rows)) for i in range(num)], axis=1
     )  # (B, num) in [0, 1)
 
 
 def _flips(config: EncoderConfig, rows: Rows, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
-    return (_draws(FLIP, 1, rows, seed, epoch)[:, 0] < 0.5) & config.flip
+    return (_draws(Purpose.FLIP, 1, rows, seed, epoch)[:, 0] < 0.5) & config.flip
 
 
 def _crop(x: Tensor, config: EncoderConfig, rows: Rows, seed: int, epoch: int) -> Tensor:
     """A box per row, the same for all its frames, of random area, ratio and place, mirrored where the row is flipped, resized to the whole picture."""
-    area, ratio, left, top = _draws(CROP, 4, rows, seed, epoch).T
+    area, ratio, left, top = _draws(Purpose.CROP, 4, rows, seed, epoch).T
     area = config.crop_area + (1 - config.crop_area) * area
     aspect = (
         np.exp((2 * ratio - 1) * LOG_RATIO) * x.shape[-2] / x.shape[-1]

@@ -75,12 +75,13 @@ class Entropy(nn.Module):
     def __init__(self, dims: list[int], num_classes: int, hidden: int) -> None:
         super().__init__()
 
-    def forward(self, features: list[Tensor], logits: list[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor], logits: list[Tensor], present: Tensor) -> Tensor:
+        """`present` (K, B) bool: which modalities each row shows; of a row that shows none all count."""
         each = torch.stack(logits)  # (K, B, C)
         logs = F.log_softmax(each.float(), dim=2)
         certainty = (logs.exp() * logs).sum(2)  # (K, B)
-        absent = torch.stack([(x == 0).all(1) for x in features])
-        weights = torch.softmax(certainty.masked_fill(absent & ~absent.all(0), -torch.inf), dim=0)
+        absent = ~present & present.any(0)
+        weights = torch.softmax(certainty.masked_fill(absent, -torch.inf), dim=0)
         return (weights[:, :, None] * each).sum(0)
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.schemas import ALL
 from trainer.models.encoders import Encoder, EncoderConfig, Shape, Stages, build_encoder, finish
-from trainer.models.fusion import FUSIONS
+from trainer.models.fusion import FUSIONS, Entropy
 from trainer.models.midfusion import MIDFUSIONS, MidFusion
 from trainer.models.shared_head import shared_heads
 
@@ -127,12 +127,41 @@ class MultimodalModel(nn.Module):
             for name, x in zip(names, logits, strict=True)
             if train in (ALL, name)
         }
-        fused = self.fusion(state if isinstance(self.fusion, MidFusion) else features, logits)
+        present = torch.stack([self._shown(name, has[name], train, keep) for name in names])
+        fused = self.fuse(features, logits, present, state)
         return Outputs(
             _learnt(fused, FUSED, learn),
             unimodal,
             {name: x.detach() for name, x in zip(names, features, strict=True)},
         )
+
+    def fuse(
+        self,
+        features: list[Tensor],
+        logits: list[Tensor],
+        present: Tensor,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """Fused logits (B, C) of K features (B, D_k) and unimodal logits (B, C).
+
+        `present` (K, B) bool: which modalities each row shows; `state`: what the meetings of a mid-fusion left.
+        """
+        if isinstance(self.fusion, MidFusion):
+            fused: Tensor = self.fusion(state, logits)
+        elif isinstance(self.fusion, Entropy):
+            fused = self.fusion(features, logits, present.to(features[0].device))
+        else:
+            fused = self.fusion(features, logits)
+        return fused
+
+    def _shown(
+        self, name: str, has: Tensor, train: str, keep: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """(B,) bool: which rows show a modality to the fusion; mask `input` shows what its encoder makes of zeros."""
+        if self.mask == "input":
+            return has
+        shown = has if train in (ALL, name) else torch.zeros_like(has)
+        return shown & keep[name].to(has.device) if keep else shown
 
     def predict(self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor]) -> Outputs:
         """As `forward`, but each modality's logits are those of when it shows alone, since a mid-fusion's heads would else tell of the others too."""

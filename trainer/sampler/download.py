@@ -89,6 +89,12 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
+def fingerprint_in(url: str) -> str | None:
+    """The fingerprint that an address of the service names a plan by."""
+    found = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?$", urlsplit(url).path)
+    return found[1] if found else None
+
+
 def public(url: str) -> str:
     """An address as messages show it: without a password and without the query, which may hold a signature."""
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])

@@ -14,7 +14,7 @@ from pipeline.plans.validation import check_plan
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
-from trainer.sampler.download import download, is_url, public
+from trainer.sampler.download import download, fingerprint_in, is_url, public
 
 Batch = list[int] | list[tuple[int, str]]
 
@@ -22,7 +22,7 @@ Batch = list[int] | list[tuple[int, str]]
 class PlanBatchSampler(Sampler[Batch]):
     """For each step of a plan the rows of this rank, or pairs (row, what it trains): `DataLoader(dataset, batch_sampler=PlanBatchSampler(source))`.
 
-    `source` is a plan file (a path, a pyarrow.fs URI or a Place) or the service's `http://HOST:PORT/v1/runs/RUN/plans/EPOCH`, which is fetched once to
+    `source` is a plan file (a path, a pyarrow.fs URI or a Place) or the service's `http://HOST:PORT/v1/plans/FINGERPRINT` or `/v1/runs/RUN/plans/EPOCH`, which is fetched once to
     a temporary file, `retries` times more where the network fails, waiting up to `timeout` seconds at a time, with `token` (else the environment's
     REMIX_TOKEN). The plan is checked in full: against its fingerprint, the one that is expected and the number of rows of the data, where they are given.
     Memory holds one record batch of it, and while it is checked a byte a row of the data, at most 128 MiB.
@@ -59,6 +59,7 @@ class PlanBatchSampler(Sampler[Batch]):
         if is_url(source):
             self._source: str | Place = str(source)
             self._name = public(self._source)
+            fingerprint = fingerprint or fingerprint_in(self._source)
             self._file = download(
                 self._source,
                 token=token or os.environ.get("REMIX_TOKEN"),

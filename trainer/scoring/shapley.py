@@ -64,24 +64,19 @@ def by_subset(
         ]
     else:
         features = list(model.features(inputs, has).values())
-        fused = [
-            _fused(
-                model,
-                [
-                    x if shown else torch.zeros_like(x)
-                    for x, shown in zip(features, each, strict=True)
-                ],
-            )
-            for each in subsets
-        ]
+        fused = [_fused(model, features, has, each) for each in subsets]
     found = torch.stack(fused).argmax(2)
     return torch.cat([torch.full_like(found[:1], -1), found])
 
 
-def _fused(model: MultimodalModel, features: list[Tensor]) -> Tensor:
-    logits = [model.head(name)(x) for name, x in zip(model.modalities, features, strict=True)]
-    fused: Tensor = model.fusion(features, logits)
-    return fused
+def _fused(
+    model: MultimodalModel, features: list[Tensor], has: Mapping[str, Tensor], shown: list[bool]
+) -> Tensor:
+    names = model.modalities
+    kept = [x if each else torch.zeros_like(x) for x, each in zip(features, shown, strict=True)]
+    logits = [model.head(name)(x) for name, x in zip(names, kept, strict=True)]
+    present = [has[name] & each for name, each in zip(names, shown, strict=True)]
+    return model.fuse(kept, logits, torch.stack(present))
 
 
 def shapley(right: Array, has: Array) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 Zhang et al., "Multimodal Representation Learning by Alternating Unimodal Adaptation", arXiv 2311.10707.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -49,9 +50,7 @@ class Mla(Stepper):
             if batch.num_valid[name]:
                 shown[name] = self.run(inputs, batch, name)
                 total = total + self.adapt(name, shown[name], labels, has[name], batch)
-        return Taken(
-            loss=total, num_correct=self.count(self.merge(shown, len(labels)), labels, has)
-        )
+        return Taken(loss=total, num_correct=self.count(self.merge(shown, has), labels, has))
 
     def learns(self, batch: Batch) -> set[str]:
         """The heads alone."""
@@ -78,9 +77,10 @@ class Mla(Stepper):
         return loss.detach()
 
     @torch.no_grad()
-    def merge(self, shown: dict[str, Outputs], num_rows: int) -> Outputs:
+    def merge(self, shown: dict[str, Outputs], has: Mapping[str, Tensor]) -> Outputs:
         """What all modalities said together, each before its own step."""
-        head = self.model.head(self.model.modalities[0])
+        head, names = self.model.head(self.model.modalities[0]), self.model.modalities
+        num_rows = len(has[names[0]])
         features = dict.fromkeys(
             self.model.modalities, head.weight.new_zeros(num_rows, head.in_features)
         )
@@ -89,5 +89,7 @@ class Mla(Stepper):
         )
         for name, outputs in shown.items():
             features[name], logits[name] = outputs.features[name], outputs.unimodal[name].detach()
-        fused = self.model.fusion(list(features.values()), list(logits.values()))
+        none = torch.zeros_like(has[names[0]])
+        present = torch.stack([has[name] if name in shown else none for name in names])
+        fused = self.model.fuse(list(features.values()), list(logits.values()), present)
         return Outputs(fused, {name: logits[name] for name in shown}, features)

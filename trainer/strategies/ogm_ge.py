@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pipeline.counter_rng import key_of
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig
+from trainer.data.plan_loader import Batch
 from trainer.models.fusion import FUSIONS, Additive
 from trainer.models.model import MultimodalModel, Outputs
-from trainer.strategies.base import Stepper
+from trainer.strategies.base import Stepper, Taken
 
 
 class OgmGe(Stepper):
@@ -34,12 +36,18 @@ class OgmGe(Stepper):
                 f"choose from {', '.join(fit)}",
             )
 
+    _noise_seed = 0
+
+    def __call__(self, batch: Batch, epoch: int) -> Taken:
+        # of the step alone, so that the noise is the same on every rank
+        self._noise_seed = key_of(self.config.seed, epoch, batch.step.step)
+        return super().__call__(batch, epoch)
+
     @torch.no_grad()
     def modulate(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
         """grad <- coefficient * grad + N(0, SD(grad)), with the same noise on every rank."""
         found = coefficients(self.discrepancy(outputs, labels, has), self.config.train.ogm_alpha)
-        # the loop seeds torch for each step; a generator of its own is the same on every rank, whatever a layer drew before
-        generator = torch.Generator(self.world.device).manual_seed(torch.initial_seed())
+        generator = torch.Generator(self.world.device).manual_seed(self._noise_seed)
         for name, coefficient in zip(self.model.modalities, found, strict=True):
             for weights in self.model.encoder(name).parameters():
                 if weights.grad is not None:

@@ -134,13 +134,12 @@ def test_the_entropy_fusion_is_the_papers_mix_over_what_a_row_shows() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = [3 * torch.randn(9, 4, generator=generator) for _ in range(3)]
     features = [torch.rand(9, 5, generator=generator) + 0.1 for _ in range(3)]
-    features[1][2:4] = 0
-    features[2][3] = 0
-    for x in features:
-        x[8] = 0
-    fused = FUSIONS["entropy"]([5, 5, 5], 4, 1)(features, logits).numpy()
+    features[0][0] = 0  # of an encoder that says nothing, of a modality that the row has
+    present = torch.ones(3, 9, dtype=torch.bool)
+    present[1, 2:4] = present[2, 3] = present[:, 8] = False
+    fused = FUSIONS["entropy"]([5, 5, 5], 4, 1)(features, logits, present).numpy()
     for i in range(9):
-        shown = [k for k in range(3) if features[k][i].any()] or [0, 1, 2]
+        shown = [k for k in range(3) if present[k, i]] or [0, 1, 2]
         p = [softmax(logits[k][i : i + 1].double().numpy())[0] for k in shown]
         e = np.array([-(q * np.log(q)).sum() for q in p])
         w = np.exp(e.max() - e) / np.exp(e.max() - e).sum()
