@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.plans.plan import BatchPlan
 from tests.support.serving import serving
 
 SCHEMATHESIS = str(Path(sys.executable).parent / "schemathesis")
@@ -15,6 +16,7 @@ run = "demo-remix-seed0"
 epoch = {epoch}
 name = "{name}"
 sample_id = "s0003"
+fingerprint = "{fingerprint}"
 """
 
 
@@ -23,7 +25,9 @@ def test_every_answer_is_described(
     trained_store: Path, tmp_path: Path, epoch: int, name: str, token: str | None
 ) -> None:
     config = tmp_path / "schemathesis.toml"
-    config.write_text(KNOWN.format(epoch=epoch, name=name))
+    plan = trained_store / "runs" / "demo-remix-seed0" / "plans" / f"epoch-{epoch:04d}.arrow"
+    fingerprint = BatchPlan.open(plan).fingerprint
+    config.write_text(KNOWN.format(epoch=epoch, name=name, fingerprint=fingerprint))
     with serving(trained_store, token=token) as url:
         command = [
             SCHEMATHESIS,
@@ -41,4 +45,4 @@ def test_every_answer_is_described(
             command += ["--header", f"Authorization: Bearer {token}"]
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
-    assert "Tested: 19" in ended.stdout
+    assert "Tested: 21" in ended.stdout
