@@ -338,4 +338,7 @@ def test_manifests_can_be_put_together() -> None:
     made = list(yaml.safe_load_all(found.stdout))
     assert {each["kind"] for each in made} == {kind for kind, _ in MANIFESTS} - {"RayJob"}
     tags = {value for key, value in pieces(made) if key == "image"}
-    assert tags == {f"remix-cluster:{version('remix')}", f"remix-service:{version('remix')}"}
+    assert tags == {
+        f"remix-cluster:{version('data-remixing')}",
+        f"remix-service:{version('data-remixing')}",
+    }

@@ -91,7 +91,7 @@ def is_url(source: object) -> bool:
 
 def fingerprint_in(url: str) -> str | None:
     """The fingerprint that an address of the service names a plan by."""
-    found = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?$", urlsplit(url).path)
+    found = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?([?#]|$)", url)
     return found[1] if found else None
 
 
