@@ -39,9 +39,8 @@ def serve(settings: Settings) -> None:
         lifespan="on",
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn takes them while it runs, and raises them again when it has shut down
+        # uvicorn takes them while it runs, and raises them again when it has shut down
+        signal.signal(number, lambda *_: None)
     server = uvicorn.Server(config)
     try:
         server.run()

@@ -55,9 +55,8 @@ def write_step_index(place: Place, plan: BatchPlan, num_rows: int) -> None:
                     f"the plan has row {outside[0]}, but the features have {num_rows} rows",
                     "give the features that it was made for",
                 )
-            free = np.flatnonzero(steps[planned] == UNPLANNED)[
-                ::-1
-            ]  # of a row that comes again the first step counts, which is written last
+            # of a row that comes again the first step counts, which is written last
+            free = np.flatnonzero(steps[planned] == UNPLANNED)[::-1]
             steps[planned[free]] = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))[free]
         for start, num in blocks:
             writer.write_batch(

@@ -51,16 +51,14 @@ def unpacked_bytes(source: Any, block: Block) -> int:
     header = source.read_at(header_bytes, start)
     message = _follow(header, 8 if header[:4] == b"\xff" * 4 else 4)
     table = _follow(header, _field(header, message, 2))
-    if (
-        struct.unpack_from("<B", header, _field(header, message, 1))[0] == 2
-    ):  # a dictionary, in which a record batch lies
+    # a dictionary, in which a record batch lies
+    if struct.unpack_from("<B", header, _field(header, message, 1))[0] == 2:
         table = _follow(header, _field(header, table, 1))
     buffers = _follow(header, _field(header, table, 2))
     version, own_metadata = _field(header, message, 0), _field(header, message, 4)
     if own_metadata and (not version or struct.unpack_from("<h", header, version)[0] != VERSION):
-        raise ValueError(
-            "it is of a version of Arrow's format before 1.0"
-        )  # which said there, unseen by us, how it compresses
+        # which said there, unseen by us, how it compresses
+        raise ValueError("it is of a version of Arrow's format before 1.0")
     if not buffers or not _field(header, table, 3):
         return body_bytes
     total = 0
@@ -94,9 +92,8 @@ def check_unpacked(source: Any, what: str) -> None:
             raise DataError(
                 f"{what} is damaged in the header of record batch {number} ({error})", cure
             ) from error
-        total += (
-            num_bytes if num_bytes > block[2] else 0
-        )  # as it is, a batch takes no more than the file
+        # as it is, a batch takes no more than the file
+        total += num_bytes if num_bytes > block[2] else 0
         too_large = num_bytes > max(MAX_BATCH_BYTES, block[2])
         if too_large or (number < 0 and num_bytes > MAX_BATCH_BYTES) or total > MAX_UNPACKED_BYTES:
             raise DataError(

@@ -35,9 +35,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             facts["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return json.dumps(
-            facts
-        )  # in ASCII: U+0085 or U+2028 of a path would begin a line for many readers
+        # in ASCII: U+0085 or U+2028 of a path would begin a line for many readers
+        return json.dumps(facts)
 
 
 class Observed:

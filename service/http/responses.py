@@ -110,9 +110,8 @@ def stream(
         del response.headers["Content-Length"]
         return response
     pieces = _encode(schema, batches)
-    first = next(
-        pieces
-    )  # what is damaged from its beginning is a problem, not an answer that breaks off
+    # what is damaged from its beginning is a problem, not an answer that breaks off
+    first = next(pieces)
     return _Stream(first, pieces, headers)
 
 

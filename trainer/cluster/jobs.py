@@ -137,9 +137,8 @@ class Cluster:
                 f"give a URL without credentials, such as {ADDRESS}",
             )
         self._option = f" --address {self.address}" if address else ""
-        os.environ["RAY_API_SERVER_ADDRESS"] = (
-            self.address
-        )  # Ray lets its environment win over an argument
+        # Ray lets its environment win over an argument
+        os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         self._token = given_token()
         self._client = self._connect()
 
@@ -239,9 +238,8 @@ class Cluster:
                 time.sleep(1)
 
     def _connect(self) -> _Client:
-        logging.getLogger(JobSubmissionClient.__module__).setLevel(
-            logging.WARNING
-        )  # it tells of each log that ends
+        # it tells of each log that ends
+        logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)
         with self._named("tell its version"):
             return _Client(self.address, headers=self._token.headers if self._token else None)
 
@@ -289,9 +287,8 @@ async def _next(tail: AsyncGenerator[str, None]) -> str | None:
     """The next part of a log: None at its end, "" where there was none for long."""
     try:
         return await asyncio.wait_for(anext(tail, None), QUIET_SECONDS)
-    except (
-        aiohttp.ClientError
-    ):  # some of these are timeouts, too: of a connection that did not come about
+    # some of these are timeouts, too: of a connection that did not come about
+    except aiohttp.ClientError:
         raise
     except TimeoutError:
         return ""

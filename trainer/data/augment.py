@@ -67,9 +67,10 @@ def frame_indices(
 
 
 def _draws(purpose: Purpose, num: int, rows: Rows, seed: int, epoch: int) -> Uniforms:
+    # (B, num) in [0, 1)
     return np.stack(
         [uniform(hashes(key_of(seed, epoch, purpose, i), rows)) for i in range(num)], axis=1
-    )  # (B, num) in [0, 1)
+    )
 
 
 def _flips(config: EncoderConfig, rows: Rows, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
@@ -80,9 +81,8 @@ def _crop(x: Tensor, config: EncoderConfig, rows: Rows, seed: int, epoch: int) -
     """A box per row, the same for all its frames, of random area, ratio and place, mirrored where the row is flipped, resized to the whole picture."""
     area, ratio, left, top = _draws(Purpose.CROP, 4, rows, seed, epoch).T
     area = config.crop_area + (1 - config.crop_area) * area
-    aspect = (
-        np.exp((2 * ratio - 1) * LOG_RATIO) * x.shape[-2] / x.shape[-1]
-    )  # in shares of width by shares of height
+    # in shares of width by shares of height
+    aspect = np.exp((2 * ratio - 1) * LOG_RATIO) * x.shape[-2] / x.shape[-1]
     width, height = np.minimum(np.sqrt(area * aspect), 1), np.minimum(np.sqrt(area / aspect), 1)
     mirror = np.where(_flips(config, rows, seed, epoch), -1, 1)
     # in the sampler's coordinates a picture runs from -1 to 1: a box has its centre at (2 start + size - 1) and half the size of its share

@@ -82,9 +82,8 @@ class Ahead:
         self._features, self._steps = features, steps
         self._bound = AHEAD_SHARE * features.cache.max_bytes if features.cache else 0
         self._changed = threading.Condition()
-        self._fetched: deque[tuple[int, tuple[str, int], int]] = (
-            deque()
-        )  # step, part, bytes: of steps that are not reached
+        # step, part, bytes: of steps that are not reached
+        self._fetched: deque[tuple[int, tuple[str, int], int]] = deque()
         self._keys: set[tuple[str, int]] = set()  # their parts
         self._num_bytes = 0  # and bytes
         self._reached = -1

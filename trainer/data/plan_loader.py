@@ -24,12 +24,10 @@ class Batch:
     labels: torch.Tensor  # (B,) int64
     inputs: dict[str, torch.Tensor]  # name -> (B, *shape), only the modalities that the step reads
     has: dict[str, torch.Tensor]  # name -> (B,) bool
-    keep: (
-        dict[str, torch.Tensor] | None
-    )  # name -> (B,) bool: rows that the modality is not masked in, where a batch's rows differ in that
-    num_valid: dict[
-        str, int
-    ]  # name -> rows of the *global* batch that have the modality and are not masked one by one
+    # name -> (B,) bool: rows that the modality is not masked in, where a batch's rows differ in that
+    keep: dict[str, torch.Tensor] | None
+    # name -> rows of the *global* batch that have the modality and are not masked one by one
+    num_valid: dict[str, int]
 
 
 class PlanLoader:

@@ -158,9 +158,8 @@ def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
 def check_architecture(place: Place, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises MismatchError where a checkpoint is of another model."""
     for key in ("shapes", "classes", "model"):
-        if json.dumps(found.get(key)) != json.dumps(
-            expected[key]
-        ):  # as text, since the order of modalities counts
+        # as text, since the order of modalities counts
+        if json.dumps(found.get(key)) != json.dumps(expected[key]):
             raise MismatchError(
                 f"{place} is of another model: its {key} are {found.get(key)}, not {expected[key]}",
                 "give a checkpoint of this model, or its features",

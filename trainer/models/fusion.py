@@ -111,9 +111,8 @@ class Gated(nn.Module):
         self.output = nn.Linear(hidden, num_classes)
 
     def forward(self, features: list[Tensor], logits: list[Tensor]) -> Tensor:
-        h = torch.stack(
-            [project(x) for project, x in zip(self.inputs, features, strict=True)]
-        )  # (K, B, hidden)
+        # (K, B, hidden)
+        h = torch.stack([project(x) for project, x in zip(self.inputs, features, strict=True)])
         others = (h.sum(0) - h) / max(len(features) - 1, 1)
         fused: Tensor = self.output((h * torch.sigmoid(others)).sum(0))
         return fused
