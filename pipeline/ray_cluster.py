@@ -4,22 +4,52 @@ import logging
 import os
 from collections.abc import Mapping
 
+import grpc
 import ray
 import ray.data
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 
 LOG = logging.getLogger("remix.cluster")
+ANSWER_SECONDS = 30
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
-    """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already."""
+    """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already.
+
+    Raises InputError where the cluster does not answer within ANSWER_SECONDS, or Ray cannot start.
+    """
     _keep_quiet()
     if ray.is_initialized():
         return
     named = address or os.environ.get("RAY_ADDRESS")
-    local = {} if named else {"num_cpus": num_cpus, "include_dashboard": False}
-    ray.init(address=named, log_to_driver=False, logging_level=logging.WARNING, **local)
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        if named:
+            _await_answer(named)
+            ray.init(address=named, **quiet)
+        else:
+            # without an address, Ray joins whatever cluster the files of this machine name
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    except (grpc.FutureTimeoutError, OSError, RuntimeError, ValueError) as error:
+        if named:
+            raise InputError(
+                f"the Ray cluster at {named} does not answer ({str(error) or f'not in {ANSWER_SECONDS} s'})",
+                "start it, or name another by --address or RAY_ADDRESS, or none to use this machine",
+            ) from error
+        raise InputError(
+            f"Ray cannot start on this machine ({error})",
+            "let HOME and RAY_TMPDIR (else TMPDIR) be folders that can be written, the latter with a short path",
+        ) from error
+
+
+def _await_answer(address: str) -> None:
+    """Waits until HOST:PORT or ray://HOST:PORT speaks gRPC (raises grpc.FutureTimeoutError); Ray itself would wait for minutes."""
+    target = address.removeprefix("ray://")
+    # with TLS, the certificates are Ray's own to read
+    if ":" in target and not os.environ.get("RAY_USE_TLS"):
+        with grpc.insecure_channel(target) as channel:
+            grpc.channel_ready_future(channel).result(ANSWER_SECONDS)
 
 
 def _keep_quiet() -> None:

@@ -49,7 +49,7 @@ class Place:
         try:
             fs, path = pafs.FileSystem.from_uri(text)
             return cls(fs if patient or fs.type_name != "s3" else _impatient(fs, text), path)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             why = str(error).replace(text, without_secrets(text))
             # without its cause, whose text has the credentials
             raise StoreError(

@@ -35,8 +35,6 @@ for command in (
     plan.stats,
     train.train,
     cluster.submit,
-    cluster.jobs,
-    cluster.stop,
     train.compare,
     serve.serve,
     train.verify,

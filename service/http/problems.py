@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from pipeline.errors import RemixError
+from pipeline.errors import DataError, RemixError
 from service.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
@@ -33,12 +33,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem(
-    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+    request: Request,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **kind: str,
 ) -> Response:
-    """The response for an error."""
+    """The response for an error; `kind` holds `type` and `title` where the status alone does not tell."""
     path = request.scope["path"]
     body = Problem(
-        title=HTTPStatus(status).phrase,
+        **{"title": HTTPStatus(status).phrase, **kind},
         status=status,
         detail=detail,
         instance=quote(path, errors="replace"),
@@ -53,7 +57,10 @@ def of_remix(request: Request, error: Exception) -> Response:
     """What the store held or lacked."""
     assert isinstance(error, RemixError)
     headers = {"Retry-After": "2"} if error.http_status == 503 else None
-    return problem(request, error.http_status, request.app.state.shelf.public(str(error)), headers)
+    damaged = {"type": "urn:remix:damaged", "title": "Damaged artifact"}
+    kind = damaged if isinstance(error, DataError) else {}
+    detail = request.app.state.shelf.public(str(error))
+    return problem(request, error.http_status, detail, headers, **kind)
 
 
 def of_validation(request: Request, error: Exception) -> Response:

@@ -249,6 +249,9 @@ def test_a_damaged_run_stands_in_the_list_as_damaged(store: Path) -> None:
             (RUN, "damaged"),
         ]
         assert "run.json" in items[1]["error"]
+        told = client.get(f"/v1/runs/{RUN}").json()
+        assert (told["status"], told["type"]) == (500, "urn:remix:damaged")
+        assert told["title"] != "Internal Server Error" and "run.json" in told["detail"]
         shutil.copy(store / "runs" / "demo-joint-seed0" / "run.json", store / JSON)
         plans = client.get(f"/v1/runs/{RUN}/plans").json()["items"]
         assert [plan.get("status") for plan in plans] == [None, None, "damaged", None]

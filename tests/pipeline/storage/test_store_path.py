@@ -70,6 +70,8 @@ def test_errors_name_the_place_and_a_cure(tmp_path: Path) -> None:
         (Place.at(tmp_path) / "file" / "inside").write_bytes(b"")
     with pytest.raises(StoreError, match="nosuch://place"):
         Place.at("nosuch://place")
+    with pytest.raises(StoreError, match="hf://nobody"):  # which needs a package that is not here
+        Place.at("hf://nobody/nothing")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(StoreError, match=r"list\.json"):
         (Place.at(tmp_path) / "list.json").read_json()

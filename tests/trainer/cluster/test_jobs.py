@@ -21,7 +21,6 @@ import yaml
 from pipeline.errors import ConfigError, InputError
 from remix.cli import app as command_line
 from tests.support.stores import make_features, run_config
-from trainer.cluster.auth import Token, given_token
 from trainer.cluster.jobs import Cluster
 from trainer.config import RunConfig
 
@@ -214,13 +213,6 @@ def test_a_job_is_followed_to_its_result_over_a_connection_that_breaks(
     assert err.count("Running entrypoint") == 1 and "epochs: 2/2" in err
     assert '{"' not in err and TOKEN not in out + err
 
-    code, out, _ = command("jobs", "--json")
-    assert code == 0 and (result["job"], "run", "SUCCEEDED") in [
-        (job["job"], job["run"], job["status"]) for job in json.loads(out)["jobs"]
-    ]
-    code, out, _ = command("jobs", result["job"])
-    assert code == 0 and "Running entrypoint" in out and "SUCCEEDED" in out and '{"' not in out
-
 
 def test_whoever_follows_a_job_that_fails_ends_as_the_job_did(
     head: Head, command: Command, tmp_path: Path
@@ -235,50 +227,58 @@ def test_a_job_outlives_its_follower_and_ends_in_order_when_it_is_stopped(
     head: Head, command: Command, tmp_path: Path
 ) -> None:
     config = write(run_config(head.store, name="long", train={"epochs": 5000}, **WORKERS), tmp_path)
-    code, out, err = command("submit", config, "--json")
-    assert code == 0, err
-    job = json.loads(out)["job"]
-    assert job.startswith("remix-long-")
-    code, _, err = command("submit", config)
-    assert code == 2 and job in err and "remix stop" in err and "--follow" in err
-
-    follower = start("jobs", "long", "--follow", env=head.env)
+    follower = start("submit", config, "--follow", env=head.env)
     assert follower.stderr
     assert any("epochs: " in line for line in follower.stderr)
+    code, _, err = command("submit", config)
+    assert code == 2
+    stop = re.search(r"ray job stop [^`]*(remix-long-\w+)", err)
+    assert stop
     follower.send_signal(signal.SIGINT)
     _, err = follower.communicate(timeout=30)
-    assert follower.returncode == 130 and f"remix stop {job}" in err
+    assert follower.returncode == 130 and stop[0] in err
     assert status(head.store, "long") == "running"
 
-    code, out, err = command("stop", "long", "--json")
-    assert code == 0 and json.loads(out)["status"] == "STOPPED", err
+    asked = subprocess.run(stop[0].split(), env={**head.env, "RAY_AUTH_MODE": "token"})
+    assert asked.returncode == 0
     assert status(head.store, "long") == "interrupted"
-    code, _, err = command("stop", "long")
-    assert code == 2 and re.search(r"(?<![\w-])long\b", err)
-    code, _, err = command("jobs", "nobody")
-    assert code == 2 and "nobody" in err and job in err
+    code, out, err = command("submit", config, "--json")
+    assert code == 0, err
+    assert json.loads(out)["job"] not in stop[0] and json.loads(out)["run"] == "long"
 
 
 def test_without_a_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
     env = {**head.env, "RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)}
-    process = start("jobs", env=env, cwd=tmp_path)
+    process = start("submit", write(run_config(head.store, **WORKERS), tmp_path), env=env)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 2 and out == "" and "Traceback" not in err
     assert f"http://127.0.0.1:{head.port}" in err and "RAY_AUTH_TOKEN" in err
 
 
-def test_a_token_that_is_refused_is_not_shown(
-    head: Head, tokenless: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_token_is_sought_where_ray_seeks_it_and_never_shown(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = head.env["RAY_API_SERVER_ADDRESS"]
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "stale")
-    (tokenless / "docker").write_text(f"#!/bin/sh\ntouch {tokenless}/called\n")
-    (tokenless / "docker").chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("stale\n")
     with pytest.raises(InputError, match=rf"(?s)(?=.*{address})(?=.*RAY_AUTH_TOKEN)") as error:
         Cluster()
     assert "stale" not in str(error.value)
-    assert not (tokenless / "called").exists()  # no program is run in the folder of the user
+    (tmp_path / ".ray" / "auth_token").write_text(f"{TOKEN}\n")
+    Cluster()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH"):
+        Cluster()
+    (tmp_path / "stale").write_text("stale")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "stale"))
+    with pytest.raises(InputError):
+        Cluster()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    Cluster()
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,44 +322,3 @@ def test_training_reads_its_config_from_standard_input_and_leaves_in_order_on_a_
     facts = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())
     assert facts["status"] == "interrupted" and "error" not in facts
     assert "--resume" in last and "'run'" in last
-
-
-@pytest.fixture
-def tokenless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home and a PATH without any token; returns the folder on the PATH."""
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    return tmp_path / "bin"
-
-
-def test_a_token_is_sought_where_ray_seeks_it(
-    tokenless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert given_token() is None
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("kept\n")
-    assert given_token() == Token(value="kept", source=str(tmp_path / ".ray" / "auth_token"))
-    (tmp_path / "file").write_text("filed\n")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file"))
-    assert given_token() == Token(value="filed", source=str(tmp_path / "file"))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
-    assert given_token() == Token(value="given", source="RAY_AUTH_TOKEN")
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("RAY_AUTH_TOKEN_PATH", "/nowhere/token"), ("RAY_AUTH_TOKEN", "two words")]
-)
-def test_what_is_given_as_a_token_and_is_none_is_an_error_that_shows_no_token(
-    tokenless: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=name) as error:
-        given_token()
-    assert "two words" not in str(error.value)
-
-
-def test_a_token_is_never_shown() -> None:
-    assert TOKEN not in repr(Token(value=TOKEN, source="here"))
