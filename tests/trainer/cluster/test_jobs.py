@@ -242,9 +242,6 @@ def test_a_job_outlives_its_follower_and_ends_in_order_when_it_is_stopped(
     asked = subprocess.run(stop[0].split(), env={**head.env, "RAY_AUTH_MODE": "token"})
     assert asked.returncode == 0
     assert status(head.store, "long") == "interrupted"
-    code, out, err = command("submit", config, "--json")
-    assert code == 0, err
-    assert json.loads(out)["job"] not in stop[0] and json.loads(out)["run"] == "long"
 
 
 def test_without_a_token_nobody_gets_in(head: Head, tmp_path: Path) -> None:
