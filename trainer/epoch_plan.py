@@ -82,7 +82,7 @@ def _commit(
     """
     scores = None if scored is None else run.open_scores(scored)
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
-    write_plan(staged, _draft(config, features, epoch, scores))
+    write_plan(staged, draft_plan(config, features, epoch, scores))
     plan = BatchPlan.open(staged, trusted=True)
     previous = run.open_plan(epoch - 1) if epoch else None
     statistics = plan_statistics(
@@ -97,7 +97,8 @@ def _commit(
     staged.move(run.plan(epoch))
 
 
-def _draft(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None) -> Draft:
+def draft_plan(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None) -> Draft:
+    """The plan of an epoch in the making: from scores of the split 'train', or for warm-up (raises MismatchError)."""
     num_classes, batch_size = len(features.classes), config.train.batch_size
     parents = {"features": features.fingerprint, "config": config.digest}
     if scores:

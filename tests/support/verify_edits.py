@@ -1,4 +1,4 @@
-"""Edits to the artifacts of a run, under right fingerprints or not, and what `verify` names of them."""
+"""Edits to the artifacts of a run, and what `verify` names of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,127 +6,106 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.storage.arrow_files import read_table, write_table
-from pipeline.storage.metadata import encode_metadata, read_metadata, with_metadata
-from pipeline.storage.schemas import PLAN
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.metadata import read_metadata, with_metadata
+from pipeline.storage.store_path import Place
+from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
 Steps = list[dict[str, Any]]
 Tamper = Callable[[Run], object]
+Change = Callable[[pa.Table], pa.Table]
 
 
-def features_of(run: Run) -> Place:
-    return run.place.parent.parent / "features" / "made"
+def at(path: str) -> Callable[[Run], Place]:
+    """A file below the run's folder, or where the path begins with `features` one of its features."""
+    return lambda run: (
+        (run.place.parent.parent if path.startswith("features") else run.place) / path
+    )
 
 
 def found(run: Run, **options: Any) -> list[tuple[str, str]]:
     """What is named: (artifact, what)."""
     result = verify(run, **options)
     assert result["ok"] == (not result["problems"])
-    assert {each["epoch"] for each in result["epochs"] if not each["ok"]} == {
-        each["epoch"] for each in result["problems"]
-    } - {None} - missing_epochs(result)
+    named = {each["epoch"] for each in result["problems"]}
+    assert all(each["ok"] == (each["epoch"] not in named) for each in result["epochs"])
     return [(each["artifact"], each["what"]) for each in result["problems"]]
 
 
-def missing_epochs(result: dict[str, Any]) -> set[int]:
-    return {each["epoch"] for each in result["problems"]} - {
-        each["epoch"] for each in result["epochs"]
-    }
-
-
-def edited_plan(
-    epoch: int, change: Callable[[Steps], object], /, *, hashed: bool = True, **metadata: Any
-) -> Tamper:
-    """Changes the steps of a plan, under a right fingerprint unless told otherwise."""
+def edited(path: str, change: Change, *, hashed: bool = False, **metadata: Any) -> Tamper:
+    """Changes a table and its metadata; `hashed`: under a right fingerprint."""
 
     def tamper(run: Run) -> None:
-        table = read_table(run.plan(epoch))
-        facts, steps = read_metadata(table.schema), read_table(run.plan(epoch)).to_pylist()
-        change(steps)
-        new, facts = pa.Table.from_pylist(steps, PLAN), {**facts, **metadata}
-        stored = facts.pop("fingerprint")
-        new = (
-            with_metadata(new, facts)
+        place = at(path)(run)
+        before = read_table(place)
+        facts = {**read_metadata(before.schema), **metadata}
+        facts.pop("fingerprint", None)
+        table = change(before).combine_chunks()
+        write_table(
+            place,
+            with_metadata(table, facts)
             if hashed
-            else new.replace_schema_metadata(encode_metadata({**facts, "fingerprint": stored}))
+            else table.replace_schema_metadata(before.schema.metadata),
         )
-        write_table(run.plan(epoch), new)
 
     return tamper
+
+
+def edited_steps(epoch: int, change: Callable[[Steps], object], **metadata: Any) -> Tamper:
+    """Changes the steps of a plan and its metadata, under a right fingerprint."""
+
+    def changed(table: pa.Table) -> pa.Table:
+        steps = table.to_pylist()
+        change(steps)
+        return pa.Table.from_pylist(steps, table.schema)
+
+    return edited(f"plans/epoch-{epoch:04d}.arrow", changed, hashed=True, **metadata)
 
 
 def swap(steps: Steps) -> None:
-    first, second = (
-        step["rows"]
-        for step in steps
-        if step["modality"] == steps[0]["modality"] and step["step"] < 2
-    )
+    """Exchanges a row of the first two steps."""
+    first, second = steps[0]["rows"], steps[1]["rows"]
     first[0], second[0] = second[0], first[0]
 
 
-HASHES = r"\A(?!.*\bparents\.).*\b[0-9a-f]{12}\b.*\b[0-9a-f]{12}\b"
-
-
-def edited_table(
-    place: Callable[[Run], Place], change: Callable[[pa.Table], pa.Table], *, hashed: bool = False
-) -> Tamper:
-    """Changes a table; its metadata stay as they are, but for the fingerprint where asked."""
-
-    def tamper(run: Run) -> None:
-        before = read_table(place(run))
-        after = change(before).combine_chunks().replace_schema_metadata(before.schema.metadata)
-        facts = read_metadata(before.schema)
-        write_table(
-            place(run),
-            with_metadata(
-                after, {key: value for key, value in facts.items() if key != "fingerprint"}
-            )
-            if hashed
-            else after,
-        )
-
-    return tamper
-
-
-def with_value(column: str, row: int, value: object) -> Callable[[pa.Table], pa.Table]:
+def with_value(column: str, row: int, value: object) -> Change:
     def change(table: pa.Table) -> pa.Table:
-        values = table[column].to_pylist()
+        values, field = table[column].to_pylist(), table.schema.field(column)
         values[row] = value
-        return table.set_column(
-            table.column_names.index(column),
-            table.schema.field(column),
-            pa.array(values, table.schema.field(column).type),
-        )
+        number = table.column_names.index(column)
+        return table.set_column(number, field, pa.array(values, field.type))
 
     return change
 
 
-def without_row(row: int) -> Callable[[pa.Table], pa.Table]:
+def without_row(row: int) -> Change:
     return lambda table: pa.concat_tables([table.slice(0, row), table.slice(row + 1)])
 
 
-def steps_of(step: int, epoch: int = 3) -> Callable[[Run], Place]:
-    return lambda run: run.place / "steps" / f"epoch-{epoch:04d}-step-{step:08d}.arrow"
+def copied(source: str, to: str) -> Tamper:
+    return lambda run: at(to)(run).write_bytes(at(source)(run).read_bytes())
 
 
-def with_json(place: Callable[[Run], Place], change: Callable[[dict[str, Any]], object]) -> Tamper:
+def deleted(path: str) -> Tamper:
+    return lambda run: at(path)(run).delete()
+
+
+def with_json(path: str, change: Callable[[dict[str, Any]], object]) -> Tamper:
     def tamper(run: Run) -> None:
-        value = place(run).read_json()
+        value = at(path)(run).read_json()
         change(value)
-        place(run).write_json(value)
+        at(path)(run).write_json(value)
 
     return tamper
 
 
-def facts_at(run: Run) -> Place:
-    return run.place / "run.json"
+def checkpoint(name: str, cursor: dict[str, Any] | None = None, **changes: Any) -> Tamper:
+    """Changes entries of a checkpoint and of its cursor."""
 
+    def tamper(run: Run) -> None:
+        before = checkpoints.load(run.checkpoint(name))
+        after = {**before, **changes, "cursor": {**before["cursor"], **(cursor or {})}}
+        checkpoints.save(run.checkpoint(name), after)
 
-def manifest_at(run: Run) -> Place:
-    return features_of(run) / MANIFEST
-
-
-def samples_at(run: Run) -> Place:
-    return features_of(run) / "samples.arrow"
+    return tamper

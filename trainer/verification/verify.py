@@ -1,381 +1,246 @@
-"""`remix verify`: proves from a run's artifacts that every planned row was trained exactly once, and names what does not hold.
+"""`remix verify`: proves from a run's artifacts that every planned row was trained exactly once.
 
-Everything is computed anew from content. A run may be in training meanwhile: what it writes last is read first, so that whatever a checkpoint,
-a table of epochs or a later plan implies was there before it is looked for; the log of the epoch in progress is the beginning of its plan.
+Artifacts are read by the product's own readers, which hash them and check their content. Each epoch's plan is made again from
+its scores and the configuration; one of equal fingerprint trains each row of the split once, as every plan does that is made.
+A run may be in training meanwhile: what it writes last is read first, so that whatever a checkpoint, a table of epochs or a
+later plan implies was there before it is looked for; the log of the epoch in progress is the beginning of its plan.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import count
-from operator import index
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.config import parse
+from pipeline.errors import DataError
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.manifest import features_fingerprint
+from pipeline.plans.plan import BatchPlan
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.metadata import Fingerprinter
-from pipeline.storage.schemas import epochs_schema
-from pipeline.storage.store_path import Place
+from pipeline.storage.schemas import check_columns, epochs_schema
+from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
 from trainer.run_directory import Run
-from trainer.verification.artifacts import (
-    SAMPLE,
-    Facts,
-    Problems,
-    check_parts,
-    read_features,
-    read_scores,
-)
-from trainer.verification.plan_coverage import STEPS_NAME, PlanCheck, StepsLog, check_origin
+from trainer.strategies import strategy_of
+from trainer.verification import steps_log
+from trainer.verification.epoch_check import EpochCheck
+from trainer.verification.problems import Problems
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
-    """What a run had written when it was looked at, in the order in which it is read."""
-
-    num_epochs: int
-    finished: bool
-    cursor: Cursor | None
-    best: Cursor | None
-    rows: list[dict[str, int]]  # of epochs.arrow
-    plans: list[int]
-    logs: dict[int, list[Place]]
-
-    @property
-    def epochs(self) -> list[int]:
-        """All epochs that something tells of, and those before them."""
-        known = {*self.plans, *self.logs, *(row["epoch"] for row in self.rows)}
-        last = max([*known, self.cursor.epoch - 1 if self.cursor else -1])
-        return sorted({*known, *range(min(last + 1, self.num_epochs))})
-
-    def has_ended(self, epoch: int) -> bool:
-        """Whether all steps of an epoch were taken; its row in epochs.arrow is no proof, since what follows a checkpoint is taken again."""
-        return self.finished or epoch < max([self.cursor.epoch if self.cursor else 0, *self.plans])
+PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
+SAMPLE = pa.schema([("row", pa.int64()), ("sample_id", pa.string()), ("label", pa.int32())])
+"""The columns of test.arrow that say which samples were tested."""
 
 
 def verify(
     run: Run, *, parts: bool = False, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
-    """Verifies a run, with `parts` every byte of its features too: {"run", "status", "ok", "num_epochs", "epochs", "problems"} (raises StoreError)."""
+    """Verifies a run, with `parts` every byte of its features too.
+
+    Returns {"run", "status", "ok", "num_epochs", "epochs", "problems"} (raises StoreError).
+    """
     store = run.place.parent.parent
     problems, epochs = Problems(store, run.place), []
-    told = _read_facts(run, problems)
-    if told:
-        facts, config = told
-        features = read_features(store / "features" / config.features, problems)
+    opened = _read_run(run, problems)
+    if opened:
+        features = _read_features(store / "features" / opened[1].features, problems)
         if features:
-            with problems.reading(run.place / "run.json"):
-                problems.expect(
-                    run.place / "run.json",
-                    "the features' fingerprint",
-                    facts["features"]["fingerprint"],
-                    features.fingerprint,
-                )
-                problems.expect(
-                    run.place / "run.json", "modalities", facts["modalities"], features.modalities
-                )
-            epochs = _verify(run, facts, config, features, problems, parts=parts, progress=progress)
-    status, num_epochs = (told[0].get("status"), told[1].train.epochs) if told else (None, None)
-    found = problems.told()
+            epochs = _Check(run, *opened, features, problems).run_all(parts, progress)
+    found = problems.listed()
     return {
         "run": run.place.name,
-        "status": status,
+        "status": opened[0].get("status") if opened else None,
         "ok": not found,
-        "num_epochs": num_epochs,
+        "num_epochs": opened[1].train.epochs if opened else None,
         "epochs": epochs,
         "problems": found,
     }
 
 
-def _read_facts(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] | None:
+def _read_run(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] | None:
     place = run.place / "run.json"
     with problems.reading(place):
         facts = run.facts
         config = parse(RunConfig, facts["config"], str(place))
-        problems.expect(place, "digest", facts["digest"], config.digest)
-        problems.expect(place, "name", facts["name"], run.place.name)
-        problems.expect(place, "features.name", facts["features"]["name"], config.features)
+        named = {"name": run.place.name, "digest": config.digest}
+        problems.expect(place, "run", facts, {**named, "features": {"name": config.features}})
         return facts, config
     return None
 
 
-def _verify(
-    run: Run,
-    facts: dict[str, Any],
-    config: RunConfig,
-    features: Facts,
-    problems: Problems,
-    *,
-    parts: bool,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    written = _look(run, facts, config, features, problems)
-    num_parts = len(features.manifest["parts"]) * len(features.modalities) if parts else 0
-    total, done = len(written.epochs) + num_parts, count(1)
-
-    def tick() -> None:
-        progress(next(done), total)
-
-    progress(0, total)
-    if parts:
-        check_parts(
-            run.place.parent.parent / "features" / config.features, features, problems, tick
-        )
-    check, epochs, plans = _Epochs(run, config, features, problems, written), [], {}
-    for epoch in written.epochs:
-        problems.epoch = epoch
-        plan, row = check.epoch(epoch)
-        problems.epoch = None
-        epochs.append({**row, "ok": not problems.of(epoch)})
-        plans[epoch] = (plan.fingerprint, plan.num_steps)
-        tick()
-    _check_cursors(run, written, config, plans, problems)
-    if written.finished:
-        _check_end(run, facts, config, written, features, problems)
-    return epochs
-
-
-def _look(
-    run: Run, facts: dict[str, Any], config: RunConfig, features: Facts, problems: Problems
-) -> Written:
-    finished = facts.get("status") == "finished"
-    cursor, best = (
-        _read_checkpoint(run.checkpoint(name), features, config, problems)
-        for name in ("last", "best")
-    )
-    rows = _read_epochs(run, features, problems)
-    plans = [
-        int(found[1])
-        for place in (run.place / "plans").list()
-        if (found := re.fullmatch(r"epoch-(\d{4,})\.arrow", place.name))
-    ]
-    logs: dict[int, list[Place]] = {}
-    for place in (run.place / "steps").list():
-        found = STEPS_NAME.fullmatch(place.name)
-        if found:
-            logs.setdefault(int(found[1]), []).append(place)
-        else:
-            problems.add(place, "is not the name of a steps file: epoch-EEEE-step-SSSSSSSS.arrow")
-    # looked for once more: by now it is there if anything above was written after it
-    behind = (
-        finished
-        or any(row["epoch"] for row in rows)
-        or any(plans)
-        or sum(map(len, logs.values())) > 1
-    )
-    if behind and not run.checkpoint("last").exists():
-        problems.add(run.checkpoint("last"), "does not exist, though the run went on from it")
-    return Written(
-        num_epochs=config.train.epochs,
-        finished=finished,
-        cursor=cursor,
-        best=best,
-        rows=rows,
-        plans=plans,
-        logs=logs,
-    )
-
-
-def _read_checkpoint(
-    place: Place, features: Facts, config: RunConfig, problems: Problems
-) -> Cursor | None:
-    with problems.reading(place):
-        if not place.exists():
-            return None
-        found = checkpoints.load(place)
-        problems.expect(place, "its features", found["features"], features.fingerprint)
-        problems.expect(place, "its configuration's digest", found["digest"], config.digest)
-        problems.expect(place, "its seed", found["seed"], config.seed)
-        cursor = Cursor(**found["cursor"])
-        return replace(
-            cursor,
-            epoch=index(cursor.epoch),
-            step=index(cursor.step),
-            best_epoch=index(cursor.best_epoch),
-        )
+def _read_features(place: Place, problems: Problems) -> FeatureSet | None:
+    """The features with their samples checked, None where they are damaged."""
+    with problems.reading(place / MANIFEST):
+        features = FeatureSet.open(place)
+        if features_fingerprint(features.manifest, "") is None:
+            raise DataError(f"{place / MANIFEST} names no shards or files", "decode again")
+        with problems.reading(place / "samples.arrow"):
+            _ = features.samples
+            return features
     return None
 
 
-def _read_epochs(run: Run, features: Facts, problems: Problems) -> list[dict[str, int]]:
-    place, rows = run.place / "epochs.arrow", []
-    with problems.reading(place):
-        if place.exists():
-            for batch in BatchFile(
-                place, epochs_schema(features.modalities, diagnostics=False)
-            ).batches(["epoch", "num_steps", "num_rows", "policy"]):
-                rows += batch.to_pylist()
-        found = [row["epoch"] for row in rows]
-        if found != list(range(len(found))):
-            problems.add(
-                place,
-                f"its rows are of the epochs {', '.join(map(str, found))}, not one of each from 0 up",
-            )
-    return [row for row in rows if row["epoch"] >= 0]
-
-
-class _Epochs:
-    """Verifies epoch by epoch; scores that serve several epochs are read once."""
+class _Check:
+    """Checks a run whose features are whole."""
 
     def __init__(
-        self, run: Run, config: RunConfig, features: Facts, problems: Problems, written: Written
+        self,
+        run: Run,
+        facts: dict[str, Any],
+        config: RunConfig,
+        features: FeatureSet,
+        problems: Problems,
     ) -> None:
-        self._run, self._config, self._features, self._problems, self._written = (
-            run,
-            config,
-            features,
-            problems,
-            written,
-        )
-        self._scores: tuple[int, Any] = (-1, None)
+        self._run, self._facts, self._config = run, facts, config
+        self._features, self._problems = features, problems
+        # in this order: what a run writes last comes first
+        self._finished = facts.get("status") == "finished"
+        self._last, self._best = (self._read_cursor(name) for name in ("last", "best"))
+        self._rows = self._read_epochs()
+        named = [PLAN_NAME.fullmatch(place.name) for place in (run.place / "plans").list()]
+        self._planned = [int(name[1]) for name in named if name]
+        self._logs = self._list_logs()
+        self._known = {*self._planned, *self._logs, *(row["epoch"] for row in self._rows)}
 
-    def epoch(self, epoch: int) -> tuple[PlanCheck, dict[str, int]]:
-        """Verifies the plan of an epoch, what it was made from, what lies beside it and the steps that were taken."""
-        run, config, features, problems = self._run, self._config, self._features, self._problems
-        warm = epoch < config.train.warmup_epochs
-        log = StepsLog(run, self._written.logs.get(epoch, []), epoch, features.modalities, problems)
-        plan = PlanCheck(run.plan(epoch), features, problems, config, epoch, log)
-        if epoch >= config.train.epochs:
-            problems.add(plan.place, f"the run has {config.train.epochs} epochs, from 0 up")
-        scores = None if warm else self._scores_of(epoch)
-        if plan.read():
-            plan.whole(config.train.batch_size)
-            check_origin(plan, epoch, features, config, scores, problems)
-            plan.beside(run.plan_stats(epoch), run.plan_index(epoch))
-            log.end(plan.num_steps, self._required(epoch, plan.num_steps))
-            self._check_row(epoch, plan)
-        return plan, {
-            "epoch": epoch,
-            "steps": plan.num_steps,
-            "rows": plan.num_rows,
-            "taken": log.num_taken,
+    def _read_cursor(self, name: str) -> Cursor | None:
+        place = self._run.checkpoint(name)
+        with self._problems.reading(place):
+            if not place.exists():
+                return None
+            found = checkpoints.load(place)
+            parents = {"features": self._features.fingerprint, "digest": self._config.digest}
+            made_for = {**parents, "seed": self._config.seed}
+            self._problems.expect(place, "checkpoint", found, made_for)
+            return Cursor(**found["cursor"])
+        return None
+
+    def _read_epochs(self) -> list[dict[str, Any]]:
+        place, rows = self._run.place / "epochs.arrow", []
+        ended, num_epochs = self._last.epoch if self._last else 0, self._config.train.epochs
+        ended = num_epochs if self._finished else min(ended, num_epochs)
+        with self._problems.reading(place):
+            if place.exists():
+                schema = epochs_schema(self._features.modalities, diagnostics=False)
+                columns = ["epoch", "num_steps", "num_rows", "policy"]
+                for batch in BatchFile(place, schema).batches(columns):
+                    rows += batch.to_pylist()
+            numbers, expected = [row["epoch"] for row in rows], range(max(len(rows), ended))
+            self._problems.expect(place, "the order of its epochs", numbers, [*expected])
+        return [row for row in rows if row["epoch"] >= 0]
+
+    def _list_logs(self) -> dict[int, list[tuple[int, Place]]]:
+        logs: dict[int, list[tuple[int, Place]]] = {}
+        for place in (self._run.place / "steps").list():
+            if found := steps_log.NAME.fullmatch(place.name):
+                logs.setdefault(int(found[1]), []).append((int(found[2]), place))
+            else:
+                self._problems.add(place, "is not named epoch-EEEE-step-SSSSSSSS.arrow")
+        return logs
+
+    def run_all(self, parts: bool, progress: Progress) -> list[dict[str, Any]]:
+        """Checks everything, and returns what was seen of each epoch."""
+        last, features, num_epochs = self._last, self._features, self._config.train.epochs
+        if not self._finished:
+            begun = max([*self._known, last.epoch - (not last.step) if last else -1]) + 1
+            num_epochs = min(begun, num_epochs)
+        epochs = sorted({*self._known, *range(num_epochs)})
+        numbers = range(len(features.manifest["parts"])) if parts else ()
+        files = [features.file_of(name, part) for part in numbers for name in features.modalities]
+        total, done, seen = len(epochs) + len(files), count(1), []
+        progress(0, total)
+        for file in files:
+            with self._problems.reading(file.place):
+                self._problems.expect(file.place, "its SHA-256", file.place.sha256(), file.sha256)
+            progress(next(done), total)
+        check = EpochCheck(self._run, self._config, self._features, self._problems)
+        for epoch in epochs:
+            self._problems.epoch = epoch
+            counts = self._check_epoch(epoch, check.plan(epoch))
+            self._problems.epoch = None
+            seen.append({"epoch": epoch, **counts, "ok": epoch not in self._problems})
+            progress(next(done), total)
+        self._check_checkpoints()
+        self._check_facts()
+        if self._finished:
+            self._check_test()
+        return seen
+
+    def _check_epoch(self, epoch: int, plan: BatchPlan | None) -> dict[str, int]:
+        """Holds the steps that were taken, the row in epochs.arrow and the cursor against the plan of an epoch."""
+        if plan is None:
+            return {"steps": 0, "rows": 0, "taken": 0}
+        taken, due = steps_log.check_steps(
+            self._logs.get(epoch, []),
+            epoch,
+            plan,
+            self._features,
+            self._problems,
+            masks=strategy_of(self._config).masks,
+        )
+        cursor = self._last or Cursor()
+        # a row in epochs.arrow is no proof of an end: what follows a checkpoint is taken again
+        ended = self._finished or epoch < max([cursor.epoch, *self._planned])
+        required = len(plan) if ended else cursor.step if epoch == cursor.epoch else 0
+        if due < required:
+            said = f"steps {due} to {required - 1} are in no file, though the run went on"
+            self._problems.add(self._run.place / "steps", said)
+        if cursor.step and epoch == cursor.epoch:
+            place = self._run.checkpoint("last")
+            known = plan.metadata.get("fingerprint")
+            self._problems.expect(place, "the plan in its cursor", cursor.plan_fingerprint, known)
+            if not 0 < cursor.step < len(plan):
+                said = f"its cursor stands at step {cursor.step} of {len(plan)} of epoch {epoch}"
+                self._problems.add(place, said)
+        num_rows = pc.sum(pc.list_value_length(plan.table["rows"])).as_py() or 0
+        counts = {"num_steps": len(plan), "num_rows": num_rows}
+        planned = {**counts, "policy": plan.metadata.get("policy")}
+        for row in self._rows:
+            if row["epoch"] == epoch:
+                place = self._run.place / "epochs.arrow"
+                self._problems.expect(place, f"epoch {epoch}", row, planned)
+        return {"steps": len(plan), "rows": num_rows, "taken": taken}
+
+    def _check_checkpoints(self) -> None:
+        """Where both checkpoints stand."""
+        last, best, end = self._last, self._best, (self._config.train.epochs, 0)
+        place, best_place = (self._run.checkpoint(name) for name in ("last", "best"))
+        went_on = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
+        if went_on and not place.exists():
+            self._problems.add(place, "does not exist, though the run went on from it")
+        # `best` is written after `last`, which stands for it until then
+        written = last and last.best_epoch >= 0 and (last.step or last.best_epoch + 1 < last.epoch)
+        if (written or self._finished) and not best_place.exists():
+            self._problems.add(best_place, "does not exist, though an epoch was the best")
+        if last and (self._finished or not 0 <= last.epoch <= end[0]):
+            self._problems.expect(place, "its cursor", (last.epoch, last.step), end)
+        if last and best and (self._finished or (written and best.epoch <= last.best_epoch)):
+            due = (last.best_epoch + 1, 0)
+            self._problems.expect(best_place, "its cursor", (best.epoch, best.step), due)
+
+    def _check_facts(self) -> None:
+        """What run.json says of the features and of the result."""
+        expected: dict[str, Any] = {
+            "features": {"fingerprint": self._features.fingerprint},
+            "modalities": self._features.modalities,
         }
+        if self._finished and self._last:
+            expected["result"] = {"best_epoch": self._last.best_epoch}
+        self._problems.expect(self._run.place / "run.json", "run", self._facts, expected)
 
-    def _scores_of(self, epoch: int) -> Any:
-        scored = (
-            epoch - (epoch - self._config.train.warmup_epochs) % self._config.train.rescore_every
-        )
-        if self._scores[0] != scored:
-            self._scores = (
-                scored,
-                read_scores(
-                    self._run.scores(scored), scored, self._features, self._config, self._problems
-                ),
-            )
-        return self._scores[1]
-
-    def _required(self, epoch: int, num_steps: int) -> int:
-        """How many steps must have been taken."""
-        cursor = self._written.cursor
-        if self._written.has_ended(epoch):
-            return num_steps
-        return cursor.step if cursor and cursor.epoch == epoch else 0
-
-    def _check_row(self, epoch: int, plan: PlanCheck) -> None:
-        place, rows = (
-            self._run.place / "epochs.arrow",
-            [row for row in self._written.rows if row["epoch"] == epoch],
-        )
-        cursor = self._written.cursor
-        if not rows and (self._written.finished or (cursor and epoch < cursor.epoch)):
-            self._problems.add(place, f"has no row of epoch {epoch}, which has ended")
-        for row in rows:
-            told = {
-                "num_steps": row["num_steps"],
-                "num_rows": row["num_rows"],
-                "policy": row["policy"],
-            }
-            planned = {
-                "num_steps": plan.num_steps,
-                "num_rows": plan.num_rows,
-                "policy": plan.metadata.get("policy"),
-            }
-            self._problems.expect(place, f"what it says of epoch {epoch}", told, planned)
-
-
-def _check_cursors(
-    run: Run,
-    written: Written,
-    config: RunConfig,
-    plans: dict[int, tuple[str, int]],
-    problems: Problems,
-) -> None:
-    cursor, best, place = written.cursor, written.best, run.checkpoint("last")
-    if cursor is None:
-        return
-    if not 0 <= cursor.epoch <= config.train.epochs:
-        problems.add(
-            place,
-            f"its cursor stands at epoch {cursor.epoch}, but the run has {config.train.epochs}",
-        )
-    if cursor.step:
-        fingerprint, num_steps = plans.get(cursor.epoch, ("", 0))
-        problems.expect(
-            place,
-            f"the plan of epoch {cursor.epoch} in its cursor",
-            cursor.plan_fingerprint,
-            fingerprint,
-        )
-        if not 0 < cursor.step < num_steps:
-            problems.add(
-                place,
-                f"its cursor stands at step {cursor.step}, but epoch {cursor.epoch} has {num_steps}",
-            )
-    # `best` is written after `last`, which stands for it until then
-    awaited = not cursor.step and cursor.best_epoch + 1 == cursor.epoch and not written.finished
-    if cursor.best_epoch >= 0 and not awaited and (best is None or best.epoch <= cursor.best_epoch):
-        at = (
-            f"stands at the end of epoch {best.epoch - 1}"
-            if best
-            else "does not exist or cannot be read"
-        )
-        problems.add(run.checkpoint("best"), f"{at}, but the best epoch is {cursor.best_epoch}")
-
-
-def _check_end(
-    run: Run,
-    facts: dict[str, Any],
-    config: RunConfig,
-    written: Written,
-    features: Facts,
-    problems: Problems,
-) -> None:
-    """What a finished run must have: all epochs, a result, and every row of the test split once."""
-    place = run.place / "run.json"
-    missing = [epoch for epoch in range(config.train.epochs) if epoch not in written.plans]
-    if missing:
-        problems.add(
-            place,
-            f"the run is finished, but epoch {missing[0]} of {config.train.epochs} has no plan ({len(missing)} such)",
-        )
-    if written.cursor:
-        for name, cursor, epoch in (
-            ("last", written.cursor, config.train.epochs - 1),
-            ("best", written.best, written.cursor.best_epoch),
-        ):
-            if cursor:
-                problems.expect(
-                    run.checkpoint(name),
-                    "its cursor, (epoch, step),",
-                    (cursor.epoch, cursor.step),
-                    (epoch + 1, 0),
-                )
-        with problems.reading(place):
-            problems.expect(
-                place, "result.best_epoch", facts["result"]["best_epoch"], written.cursor.best_epoch
-            )
-    elif not run.checkpoint("best").exists():
-        problems.add(run.checkpoint("best"), "does not exist, though the run is finished")
-    test = run.place / "test.arrow"
-    with problems.reading(test):
-        content = Fingerprinter(SAMPLE)
-        for batch in BatchFile(test, SAMPLE).batches(SAMPLE.names):
-            content.update(batch.select(SAMPLE.names))
-        if content.hexdigest({}) != features.digests["test"]:
-            problems.add(
-                test,
-                "its rows, with their ids and labels, are not those of the split 'test', each once",
-            )
+    def _check_test(self) -> None:
+        """A finished run has tested each row of the split 'test' once."""
+        place = self._run.place / "test.arrow"
+        with self._problems.reading(place):
+            table = read_table(place, trusted=False)
+            check_columns(table.schema, SAMPLE, str(place))
+            samples = self._features.samples
+            tested = samples.select(SAMPLE.names).filter(pc.equal(samples["split"], "test"))
+            if not table.select(SAMPLE.names).equals(tested):
+                said = "its rows, with their ids and labels, are not those of the split 'test'"
+                self._problems.add(place, said)

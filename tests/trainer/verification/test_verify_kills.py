@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.plans.plan import BatchPlan
 from tests.support.stores import make_features, run_config
-from tests.support.verify_edits import found, steps_of
+from tests.support.verify_edits import at, found
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
@@ -78,7 +78,7 @@ def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -
     with pytest.raises(KilledError):
         launch(config, progress=stop)
     run = Run.open(config.run_place)
-    lost = steps_of(0, 1)(run)
+    lost = at("steps/epoch-0001-step-00000000.arrow")(run)
     data = lost.read_bytes()
     lost.delete()
     (said,) = [said for name, said in found(run) if name == "steps"]
@@ -91,7 +91,7 @@ def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -
 def test_a_run_may_be_trained_meanwhile(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     config = run_config(
-        tmp_path, train={"epochs": 8, "warmup_epochs": 2}, resources={"checkpoint_every": 1}
+        tmp_path, train={"epochs": 6, "warmup_epochs": 2}, resources={"checkpoint_every": 1}
     )
     ended, results = threading.Event(), []
 
