@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.config import parse
 from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.features.manifest import features_fingerprint
+from pipeline.features.manifest import check_samples, features_fingerprint
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
@@ -80,8 +80,10 @@ def _read_features(place: Place, problems: Problems) -> FeatureSet | None:
         features = FeatureSet.open(place)
         if features_fingerprint(features.manifest, "") is None:
             raise DataError(f"{place / MANIFEST} names no shards or files", "decode again")
-        with problems.reading(place / "samples.arrow"):
-            _ = features.samples
+        samples = place / "samples.arrow"
+        with problems.reading(samples):
+            # again, since this process may have checked them under another manifest
+            check_samples(features.samples, features.manifest, str(samples))
             return features
     return None
 

@@ -243,6 +243,13 @@ def test_what_is_tampered_with_is_named(run: Run, tamper: Tamper, artifact: str,
     assert any(name == artifact and re.search(what, said) for name, said in problems), problems
 
 
+def test_features_that_this_process_has_checked_are_hashed_again(run: Run) -> None:
+    assert found(run) == []
+    hashes = {"sha256": "f" * 64}
+    with_json(MANIFEST, lambda told: told["parts"][0]["files"]["sight"].update(hashes))(run)
+    assert [name for name, _ in found(run)] == [SAMPLES]
+
+
 def test_a_careful_forgery_is_named(run: Run) -> None:
     """Plan, index and log agree, and each row is trained once; but the scores do not make that plan."""
     edited_steps(3, swap)(run)
