@@ -265,15 +265,6 @@ def test_shapley_values_are_the_mean_over_all_orders_of_arrival(num: int) -> Non
         assert np.isnan(values[i, ~has[i]]).all()
 
 
-def test_two_players_have_the_values_of_the_paper() -> None:
-    for first, second, both in np.ndindex(2, 2, 2):
-        found = shapley(
-            np.array([[False], [bool(first)], [bool(second)], [bool(both)]]),
-            np.array([[True, True]]),
-        )[0]
-        assert found.tolist() == [(first + 2 * both - second) / 2, (second + 2 * both - first) / 2]
-
-
 @pytest.mark.parametrize("fusion", ["concat", "decision", "gated", "mmtm", "centralnet"])
 def test_a_subsets_prediction_is_the_models_when_only_it_is_there(store: Path, fusion: str) -> None:
     config = run_config(store, model={"fusion": fusion})
