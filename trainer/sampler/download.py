@@ -1,18 +1,17 @@
-"""A plan from the URL of the service to a file on this machine's disk: asked for again where the network failed, never in memory as a whole."""
+"""Download a plan from the service to a file on the local disk, with retries; memory holds one record batch of it."""
 
-import io
 import json
-import random
 import re
 import tempfile
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from random import SystemRandom
+from typing import IO
 from urllib.parse import urlsplit
 
 import httpx
 import pyarrow as pa
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from pipeline.errors import (
     ConfigError,
@@ -27,6 +26,7 @@ from pipeline.storage.schemas import PLAN, check_columns
 from pipeline.storage.store_path import Place
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 FIRST_WAIT = 0.5
 MAX_WAIT = 60.0
 """Seconds between attempts, whatever the service asks for."""
@@ -36,52 +36,16 @@ TRANSIENT = (
     httpx.NetworkError,
     httpx.RemoteProtocolError,
     httpx.ProxyError,
+    httpx.HTTPStatusError,  # raised for RETRIED statuses alone
 )
-PASSING = (429, 502, 503, 504)
-"""What may be otherwise at the next attempt; the service's 500 says that the plan is damaged."""
-REFUSALS: dict[int, type[InputError]] = {
-    401: ConfigError,
-    403: ConfigError,
-    404: MissingError,
-    409: MismatchError,
+RETRIED = (429, 502, 503, 504)
+"""Statuses that the next attempt may not have; the service's 500 says that the plan is damaged."""
+REFUSALS: dict[int, tuple[type[InputError], str]] = {
+    401: (ConfigError, "give the service's token as token= or in the variable REMIX_TOKEN"),
+    403: (ConfigError, "give a token that may read it"),
+    404: (MissingError, "GET /v1/runs and /v1/runs/RUN/plans list what there is"),
+    409: (MismatchError, "check the URL and what the service says"),
 }
-CURES = {
-    401: "give the service's token as token= or in the environment variable REMIX_TOKEN",
-    403: "give a token that may read it",
-    404: "GET /v1/runs and /v1/runs/RUN/plans list what there is",
-}
-
-
-class _AgainError(Exception):
-    """An attempt failed in a way that the next one may not."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _Body(io.RawIOBase):
-    """The body of an answer as a file; `ended` once more was asked for than it has, which a whole Arrow stream never does."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._left = memoryview(b"")
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._left:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                self.ended = True
-                return 0
-            self._left = memoryview(chunk)
-        num = min(len(buffer), len(self._left))
-        buffer[:num] = self._left[:num]
-        self._left = self._left[num:]
-        return num
 
 
 def is_url(source: object) -> bool:
@@ -114,9 +78,26 @@ def download(url: str, *, token: str | None, retries: int, timeout: float) -> Ba
             "give the token as the service was given it",
         )
     headers = {"Accept": ARROW_STREAM, **({"Authorization": f"Bearer {token}"} if token else {})}
+    attempts = Retrying(
+        retry=retry_if_exception_type(TRANSIENT),
+        stop=stop_after_attempt(retries + 1),
+        wait=_seconds_to_wait,
+        reraise=True,
+    )
     try:
+        url = _steps_url(url)
         with httpx.Client(headers=headers, timeout=timeout, follow_redirects=True) as client:
-            return _attempts(client, _steps_url(url), retries)
+            return attempts(_fetch, client, url)
+    except TRANSIENT as error:
+        raise StoreError(
+            f"{public(url)}: {str(error) or type(error).__name__}, {retries + 1} times",
+            "check that the service runs and can be reached from here",
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{public(url)} cannot be kept in {tempfile.gettempdir()} ({error})",
+            "free space there, or set TMPDIR to another folder",
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise StoreError(
             f"{public(url)} cannot be asked ({error})",
@@ -126,91 +107,17 @@ def download(url: str, *, token: str | None, retries: int, timeout: float) -> Ba
 
 def _steps_url(url: str) -> str:
     parts = urlsplit(url)
-    return parts._replace(
-        path=parts.path.rstrip("/").removesuffix("/steps") + "/steps", fragment=""
-    ).geturl()
+    path = parts.path.rstrip("/").removesuffix("/steps") + "/steps"
+    return parts._replace(path=path, fragment="").geturl()
 
 
-def _attempts(client: httpx.Client, url: str, retries: int) -> BatchFile:
-    chance = random.SystemRandom()  # the caller's random numbers stay as they are
-    for attempt in range(retries + 1):
-        try:
-            return _fetch(client, url)
-        except (_AgainError, *TRANSIENT) as error:
-            if attempt == retries:
-                reason = str(error) or type(error).__name__
-                raise StoreError(
-                    f"{public(url)}: {reason}, {retries + 1} times",
-                    "check that the service runs and can be reached from here",
-                ) from error
-            asked = error.wait if isinstance(error, _AgainError) else None
-            # all ranks ask at once, and should not all ask again at once
-            time.sleep(
-                min(
-                    MAX_WAIT,
-                    FIRST_WAIT * 2**attempt * chance.uniform(0.5, 1) if asked is None else asked,
-                )
-            )
-    raise AssertionError
-
-
-def _fetch(client: httpx.Client, url: str) -> BatchFile:
-    with client.stream("GET", url) as response:
-        status = response.status_code
-        if status in PASSING:
-            raise _AgainError(_told(response), _retry_after(response))
-        if not response.is_success:
-            raise REFUSALS.get(status, StoreError)(
-                f"{public(url)}: {_told(response)}",
-                CURES.get(status, "check the URL and what the service says"),
-            )
-        kind = response.headers.get("content-type", "nothing")
-        if not kind.startswith(ARROW_STREAM):
-            raise DataError(
-                f"{public(url)} answered {kind}, not {ARROW_STREAM}",
-                "give the URL of a plan: http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
-            )
-        return _spool(_Body(response.iter_bytes()), public(url))
-
-
-def _spool(body: _Body, name: str) -> BatchFile:
-    """Writes an Arrow stream to a file that has no name, so that it goes with the process."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            with (
-                pa.ipc.open_stream(io.BufferedReader(body, 2**20)) as stream,
-                pa.ipc.new_file(file, stream.schema) as writer,
-            ):
-                check_columns(stream.schema, PLAN, name)
-                for batch in stream:
-                    batch.validate(full=True)  # before anything follows its offsets
-                    writer.write_batch(batch)
-            if body.ended:
-                raise _AgainError("the body ended early")
-            file.flush()
-            return BatchFile(Place.at(f"/dev/fd/{file.fileno()}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise StoreError(
-                f"{name} cannot be kept in {tempfile.gettempdir()} ({error})",
-                "free space there, or set TMPDIR to another folder",
-            ) from error
-        if body.ended:
-            raise _AgainError(f"the body ended early ({error})") from error
-        raise DataError(
-            f"{name} sent no valid Arrow stream ({error})",
-            "ask the service's log, or write the plan again",
-        ) from error
-
-
-def _told(response: httpx.Response) -> str:
-    """The status, and what a problem+json body says."""
-    try:
-        problem = json.loads(next(response.iter_bytes(2**16), b""))
-        detail = problem.get("detail") if isinstance(problem, dict) else None
-    except ValueError:
-        detail = None
-    return f"HTTP {response.status_code}: {str(detail or response.reason_phrase)[:1000]}"
+def _seconds_to_wait(state: RetryCallState) -> float:
+    """What the service asks for, else twice as long each time, spread since all ranks ask at once."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = _retry_after(error.response) if isinstance(error, httpx.HTTPStatusError) else None
+    # tenacity's own waits would draw from the generator of the caller's random numbers
+    spread = FIRST_WAIT * 2 ** (state.attempt_number - 1) * SystemRandom().uniform(0.5, 1)
+    return min(MAX_WAIT, spread if asked is None else asked)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -222,3 +129,62 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def _fetch(client: httpx.Client, url: str) -> BatchFile:
+    with client.stream("GET", url) as response, tempfile.TemporaryFile() as stream:
+        status = response.status_code
+        if status in RETRIED:
+            raise httpx.HTTPStatusError(
+                _problem(response), request=response.request, response=response
+            )
+        if not response.is_success:
+            kind, cure = REFUSALS.get(
+                status, (StoreError, "check the URL and what the service says")
+            )
+            raise kind(f"{public(url)}: {_problem(response)}", cure)
+        content = response.headers.get("content-type", "nothing")
+        if not content.startswith(ARROW_STREAM):
+            raise DataError(
+                f"{public(url)} answered {content}, not {ARROW_STREAM}",
+                "give the URL of a plan: http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
+            )
+        tail = b""
+        for chunk in response.iter_bytes(2**20):
+            stream.write(chunk)
+            tail = (tail + chunk)[-len(END_OF_STREAM) :]
+        # Arrow takes a stream that ends between two record batches for a whole one
+        if tail != END_OF_STREAM:
+            raise httpx.RemoteProtocolError("the body ended early")
+        stream.seek(0)
+        return _to_file(stream, public(url))
+
+
+def _to_file(body: IO[bytes], name: str) -> BatchFile:
+    """Writes an Arrow stream as an Arrow file that has no name, so that it goes with the process."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            with pa.ipc.open_stream(body) as stream, pa.ipc.new_file(file, stream.schema) as writer:
+                check_columns(stream.schema, PLAN, name)
+                for batch in stream:
+                    batch.validate(full=True)  # before anything follows its offsets
+                    writer.write_batch(batch)
+            file.flush()
+            return BatchFile(Place.at(f"/dev/fd/{file.fileno()}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise DataError(
+            f"{name} sent no valid Arrow stream ({error})",
+            "ask the service's log, or write the plan again",
+        ) from error
+
+
+def _problem(response: httpx.Response) -> str:
+    """The status, and what a problem+json body says."""
+    try:
+        problem = json.loads(next(response.iter_bytes(2**16), b""))
+        detail = problem.get("detail") if isinstance(problem, dict) else None
+    except ValueError:
+        detail = None
+    return f"HTTP {response.status_code}: {str(detail or response.reason_phrase)[:1000]}"
