@@ -6,8 +6,8 @@ its record batch by a division. A sample that lacks a modality has a row of zero
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache, partial
+from collections.abc import Sequence
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
 
@@ -48,12 +48,9 @@ class FeatureSet:
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
         self.cache = None if place.local else cache
-        parts = PartReader(
+        self._parts = PartReader(
             partial(_file_of, place, manifest["parts"]), partial(_expected, manifest), self.cache
         )
-        self._batch: Callable[[str, int, int], Array] = parts.batch
-        if place.local:
-            self._batch = lru_cache(maxsize=None)(parts.batch)
 
     @classmethod
     def open(
@@ -124,7 +121,7 @@ class FeatureSet:
         for i, row in enumerate(rows.tolist()):
             part = bisect_right(self._ends, row)
             local = row - (self._ends[part - 1] if part else 0)
-            out[i] = self._batch(modality, part, local // batch_rows)[local % batch_rows]
+            out[i] = self._parts.batch(modality, part, local // batch_rows)[local % batch_rows]
         return out
 
     def file_of(self, modality: str, part: int) -> RemoteFile:

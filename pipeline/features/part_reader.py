@@ -4,29 +4,29 @@ A local part is mapped. A part of a remote store is a view of its copy in the no
 the cache has no room, read by ranges that are kept for a while.
 """
 
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from threading import Lock
-from typing import Any
 
 import pyarrow as pa
 
 from pipeline.arrays import Array
 from pipeline.errors import DataError, StoreError
-from pipeline.storage.arrow_files import open_reader, open_source
-from pipeline.storage.ipc_footer import DAMAGED, find_blocks, unpacked_bytes
+from pipeline.storage.arrow_files import DAMAGED, open_reader, open_source
 from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import Place
 
 OPEN_PARTS = 256
 """Parts that a process has open at once; a copy takes a file descriptor."""
-REMOTE_BATCHES = 256
-"""Record batches that were read by ranges, which a process keeps in memory."""
+MEMORY_BATCHES = 256
+"""Record batches that were read by ranges or unpacked, which a process keeps in memory."""
 HELD_SHARE = 0.25
 """Of a cache that evicts, what the copies that a process has open may take (one it may always have), so that there is something to evict."""
+
+BatchName = tuple[str, int, int]
+"""A modality, a part and a record batch of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +57,6 @@ def open_part(
             "decode again",
         )
     reader = open_reader(source, place)
-    _check_part(reader, source, expected, place)
-    return reader
-
-
-def _check_part(
-    reader: pa.ipc.RecordBatchFileReader, source: Any, expected: Expected, place: Place
-) -> None:
-    """Holds the footer, and of a mapped file the header of each record batch, against the manifest (raises DataError)."""
     columns = [(field.name, field.type) for field in reader.schema]
     if columns != [("feature", expected.type)]:
         found = ", ".join(f"{name!r} of {kind}" for name, kind in columns[:5])
@@ -78,34 +70,11 @@ def _check_part(
             f"{place} has {reader.num_record_batches} record batches, but its manifest says {expected.num_rows} rows, which are {num_batches}",
             "decode again",
         )
-    if isinstance(source, pa.BufferReader):
-        try:
-            unpacked = [
-                unpacked_bytes(source, block) == block[2] for block in find_blocks(source)[1]
-            ]
-        except (struct.error, ValueError) as error:
-            raise DataError(f"{place} is damaged ({error})", "decode again") from error
-        if not all(unpacked):
-            raise DataError(
-                f"{place}: record batch {unpacked.index(False)} is compressed, which Remix does not write",
-                "decode again",
-            )
+    return reader
 
 
-def _read_batch(
-    reader: pa.ipc.RecordBatchFileReader, number: int, expected: Expected, place: Place
-) -> Array:
-    """(B, *shape): the features of one record batch of a part, a view where the file is mapped.
-
-    Raises DataError where it is not as expected; where the file cannot be read what pyarrow raises.
-    """
-    batch = reader.get_batch(number)
-    try:
-        batch.validate()
-    except DAMAGED as error:
-        raise DataError(
-            f"{place} is damaged in record batch {number} ({error})", "decode again"
-        ) from error
+def _features(batch: pa.RecordBatch, number: int, expected: Expected, place: Place) -> Array:
+    """(B, *shape): the features of a record batch of a part (raises DataError where it is not as expected)."""
     column = batch.column(0)
     if len(column) != expected.rows_of(number):
         raise DataError(
@@ -123,8 +92,9 @@ def _read_batch(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
     reader: pa.ipc.RecordBatchFileReader
+    mapped: bool
     num_bytes: int  # of the copy that it holds
-    views: dict[int, Array] | None  # None: read by ranges
+    views: dict[BatchName, Array]  # of the record batches that the map holds as they are
 
 
 class PartReader:
@@ -143,28 +113,36 @@ class PartReader:
         self._open: OrderedDict[tuple[str, int], _Part] = OrderedDict()
         self._num_bytes = 0
         self._lock = Lock()
-        self._ranges: OrderedDict[tuple[str, int, int], Array] = OrderedDict()
+        self._local_views: dict[BatchName, Array] = {}
+        self._in_memory: OrderedDict[BatchName, Array] = OrderedDict()
 
     def batch(self, modality: str, part: int, number: int) -> Array:
         """(B, *shape): one record batch (raises DataError, MissingError, StoreError)."""
-        key = (modality, part)
+        key, name = (modality, part), (modality, part, number)
+        if name in self._local_views:
+            return self._local_views[name]
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
             else:
                 self._add(key)
-            opened = self._open[key]
-            if opened.views is None:
-                return self._range(key, number)
-            if number not in opened.views:
-                opened.views[number] = self._view(key, number)
-            return opened.views[number]
+            views = self._open[key].views
+            if name in views:
+                return views[name]
+            if name in self._in_memory:
+                self._in_memory.move_to_end(name)
+                return self._in_memory[name]
+            rows, is_view = self._read(key, number)
+            (views if is_view else self._in_memory)[name] = rows
+            if len(self._in_memory) > MEMORY_BATCHES:
+                self._in_memory.popitem(last=False)
+            return rows
 
     def _add(self, key: tuple[str, int]) -> None:
         file = self._find(*key)
         if file.place.local:  # maps of local files cost nothing, so they stay
             part = open_part(file.place, self._expect(*key))
-            self._open[key] = _Part(reader=part, num_bytes=0, views={})
+            self._open[key] = _Part(reader=part, mapped=True, num_bytes=0, views=self._local_views)
             return
         mapped = self._cache.map(file) if self._cache else None
         if mapped is None and self._cache and not self._cache.keep and self._num_bytes:
@@ -173,8 +151,9 @@ class PartReader:
             mapped = self._cache.map(file)
         self._open[key] = _Part(
             reader=open_part(file.place, self._expect(*key), mapped),
+            mapped=mapped is not None,
             num_bytes=0 if mapped is None else file.num_bytes,
-            views=None if mapped is None else {},
+            views={},
         )
         self._num_bytes += self._open[key].num_bytes
         evicts = self._cache and not self._cache.keep
@@ -186,29 +165,21 @@ class PartReader:
         _, closed = self._open.popitem(last=False)
         self._num_bytes -= closed.num_bytes
 
-    def _view(self, key: tuple[str, int], number: int) -> Array:
-        place = self._find(*key).place
+    def _read(self, key: tuple[str, int], number: int) -> tuple[Array, bool]:
+        """A record batch, and whether it is a view of the mapped file."""
+        part, place = self._open[key], self._find(*key).place
         try:
-            return _read_batch(self._open[key].reader, number, self._expect(*key), place)
+            batch = part.reader.get_batch(number)
+            batch.validate()
         except DAMAGED as error:
+            if isinstance(error, OSError) and not part.mapped:
+                raise StoreError(
+                    f"{place} cannot be read ({error})",
+                    "check that the store is there and may be read",
+                ) from error
             raise DataError(
                 f"{place} is damaged in record batch {number} ({error})", "decode again"
             ) from error
-
-    def _range(self, key: tuple[str, int], number: int) -> Array:
-        name, place = (*key, number), self._find(*key).place
-        if name in self._ranges:
-            self._ranges.move_to_end(name)
-            return self._ranges[name]
-        try:
-            self._ranges[name] = _read_batch(
-                self._open[key].reader, number, self._expect(*key), place
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{place} cannot be read ({error})",
-                "check that the store is there and may be read",
-            ) from error
-        if len(self._ranges) > REMOTE_BATCHES:
-            self._ranges.popitem(last=False)
-        return self._ranges[name]
+        # a buffer that was unpacked is memory of its own, which could be written to
+        is_view = part.mapped and not batch.column(0).buffers()[-1].is_mutable
+        return _features(batch, number, self._expect(*key), place), is_view

@@ -8,12 +8,13 @@ import pyarrow.fs as pafs
 
 from pipeline.arrays import Array
 from pipeline.errors import DataError, MissingError, StoreError
-from pipeline.storage.ipc_footer import DAMAGED, check_unpacked
 from pipeline.storage.store_path import Place
 
 TABLE_ROWS = 2**16
 """Rows of a record batch of a table that Remix writes: what a reader of one batch holds."""
 CURE = "write the file again"
+DAMAGED = (pa.ArrowException, OSError, ValueError)
+"""What pyarrow raises for a damaged file."""
 
 
 def open_source(place: Place, *, mapped: bool = False) -> Any:
@@ -49,7 +50,10 @@ def open_reader(
     Raises DataError, or StoreError where the store itself does not answer.
     """
     try:
-        return pa.ipc.open_file(source, options=options)
+        reader = pa.ipc.open_file(source, options=options)
+        # pyarrow decodes names only when they are asked for: ones that are no text fail here
+        _ = [(field.name, str(field.type)) for field in reader.schema]
+        return reader
     except DAMAGED as error:
         place.info()
         raise DataError(f"{place} is not an Arrow IPC file ({error})", CURE) from error
@@ -58,20 +62,16 @@ def open_reader(
 def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
     """An Arrow IPC file as a table, memory-mapped where it is local and not compressed.
 
-    Unless trusted it is checked in full: what it would take unpacked, before it is, and then
-    every offset, name and string (raises MissingError, DataError, StoreError).
+    Unless trusted it is checked in full: every offset, name and string (raises MissingError,
+    DataError, StoreError).
     """
     source = open_source(place, mapped=True)
     reader = open_reader(source, place)
-    if not trusted:
-        check_unpacked(source, str(place))
     try:
         table = reader.read_all()
         if not trusted:
             # offsets that point out of their buffers would crash the process that follows them
             table.validate(full=True)
-            # pyarrow decodes names only when they are asked for: ones that are no text fail here
-            _ = [(field.name, str(field.type)) for field in table.schema]
     except DAMAGED as error:
         raise DataError(f"{place} is damaged ({error})", CURE) from error
     return table

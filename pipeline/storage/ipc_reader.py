@@ -13,19 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import DataError
-from pipeline.storage.arrow_files import open_reader, open_source
-from pipeline.storage.ipc_footer import (
-    DAMAGED,
-    MAX_BATCH_BYTES,
-    Block,
-    find_blocks,
-    unpacked_bytes,
-)
+from pipeline.storage.arrow_files import CURE, DAMAGED, open_reader, open_source
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import check_columns
 from pipeline.storage.store_path import Place
-
-CURE = "write the file again"
 
 
 class BatchFile:
@@ -43,17 +34,9 @@ class BatchFile:
         self._source = open_source(place) if copy is None else pa.BufferReader(copy)
         self._lock = Lock()
         self._readers: dict[tuple[str, ...] | None, Any] = {}
-        self.schema: pa.Schema = pa.schema([])
-        try:
-            reader = self._reader(None)
-            self.schema, self.num_batches = reader.schema, int(reader.num_record_batches)
-            self._dictionaries, self._blocks = find_blocks(self._source)
-            for block in self._dictionaries:
-                self._check_size(block, "a dictionary")
-            # pyarrow decodes names only when they are asked for; ones that are no text fail here, not in a reader's hands
-            _ = [(field.name, str(field.type)) for field in self.schema]
-        except DAMAGED as error:
-            raise self._failure("is not an Arrow IPC file", error) from error
+        reader = self._reader(None)
+        self.schema: pa.Schema = reader.schema
+        self.num_batches = int(reader.num_record_batches)
         self._whole: frozenset[str] = frozenset()
         if expected is not None:
             check_columns(self.schema, expected, self.what)
@@ -65,13 +48,14 @@ class BatchFile:
     def batch(self, number: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """One record batch, of these columns alone where they are named, valid in full (raises DataError, StoreError)."""
         try:
-            if 0 <= number < len(self._blocks):
-                self._check_size(self._blocks[number], f"record batch {number}")
             with self._lock:
                 batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
             batch.validate(full=True)
         except DAMAGED as error:
-            raise self._failure(f"is damaged in record batch {number}", error) from error
+            self._place.info()  # a store that does not answer raises its own error
+            raise DataError(
+                f"{self.what} is damaged in record batch {number} ({error})", CURE
+            ) from error
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if name in self._whole and (
                 column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count)
@@ -115,19 +99,6 @@ class BatchFile:
             options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
             self._readers[columns] = open_reader(self._source, self._place, options)
         return self._readers[columns]
-
-    def _check_size(self, block: Block, what: str) -> None:
-        num_bytes = unpacked_bytes(self._source, block)
-        if num_bytes > MAX_BATCH_BYTES:
-            raise DataError(
-                f"{self.what}: {what} takes {num_bytes} bytes, more than {MAX_BATCH_BYTES}",
-                f"{CURE} in smaller record batches",
-            )
-
-    def _failure(self, what: str, error: BaseException) -> DataError:
-        """The error of a file that is there; a store that is not raises StoreError."""
-        self._place.info()
-        return DataError(f"{self.what} {what} ({error})", CURE)
 
 
 def locate(ends: Sequence[int], row: int) -> tuple[int, int]:

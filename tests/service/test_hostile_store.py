@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -68,20 +67,6 @@ def with_step(step: int) -> Callable[[Path], None]:
     return replace
 
 
-def bomb(path: Path) -> None:
-    """A plan of a few KB whose rows take 512 MiB."""
-    table = pa.ipc.open_file(path.read_bytes()).read_all().combine_chunks()
-    num = 2**26
-    rows = pa.ListArray.from_arrays(
-        pa.array(np.linspace(0, num, len(table) + 1).astype(np.int32)),
-        pa.array(np.zeros(num, np.int64)),
-    )
-    with pa.ipc.new_file(
-        str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
-    ) as writer:
-        writer.write_table(table.set_column(2, table.schema.field("rows"), rows))
-
-
 def endless(path: Path) -> None:
     """A number that is not JSON where the answer has a number."""
     stats = json.loads(path.read_text())
@@ -102,7 +87,6 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str, str]] = [
         STEPS,
         "epoch-0002.arrow",
     ),
-    (PLAN, bomb, STEPS, "epoch-0002.arrow"),
     (PLAN, link_to("/etc/passwd"), STEPS, "epoch-0002.arrow"),
     (PLAN, link_to("/etc"), STEPS, "epoch-0002.arrow"),
     (PLAN, fifo, STEPS, "epoch-0002.arrow"),

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,9 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.plans.planner import build, joint_draft
 from pipeline.plans.stats import statistics_at
 from pipeline.scores.table import Scores
-from pipeline.storage.arrow_files import read_table, write_table
+from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import encode_metadata, fingerprint, read_metadata, with_metadata
 from pipeline.storage.store_path import Place
-from tests.support import mutate
 from tests.support.hostile_files import (
     HAVING,
     LACKING,
@@ -262,43 +259,6 @@ def test_repeated_rows_are_found_window_by_window(
             BatchPlan.open(place)
 
 
-def bomb(path: Path, table: pa.Table, column: str) -> None:
-    """A file of a few KB, one column of which takes a GiB; its batches are small enough, their number is not."""
-    num = 2**24
-    at = table.column_names.index(column)
-    kind = table.schema.field(column).type
-    zeros = pa.array(np.zeros(num, np.int64))
-    values = (
-        pa.ListArray.from_arrays(pa.array([0, num], pa.int32()), zeros)
-        if pa.types.is_list(kind)
-        else zeros
-    )
-    rest = [pa.nulls(len(values), field.type) for field in table.schema]
-    rest[at] = values
-    with pa.ipc.new_file(
-        str(path), table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
-    ) as writer:
-        batch = pa.record_batch(rest, schema=table.schema)
-        for _ in range(40):
-            writer.write_batch(batch)
-
-
-@pytest.mark.parametrize(("table", "column"), [(SCORES, "row"), (PLAN, "rows")])
-def test_a_bomb_is_refused_before_it_is_unpacked(
-    tmp_path: Path, table: pa.Table, column: str
-) -> None:
-    bomb(tmp_path / "bomb.arrow", table, column)
-    assert (tmp_path / "bomb.arrow").stat().st_size < 2**24
-    before = pa.default_memory_pool().max_memory()
-    for work in (
-        lambda: read_table(Place.at(tmp_path / "bomb.arrow"), trusted=False),
-        lambda: inspect(tmp_path / "bomb.arrow"),
-    ):
-        with pytest.raises(DataError, match=r"bomb\.arrow\b"):
-            work()
-    assert pa.default_memory_pool().max_memory() < before + 2**26
-
-
 def test_the_fingerprint_is_what_it_was() -> None:
     """Strings are hashed from their buffers: the hash is that of their bytes one by one, sliced, chunked or empty."""
     words = ["x", "", "yz", "é", "\0", "x" * 300]
@@ -319,30 +279,3 @@ def test_the_fingerprint_is_what_it_was() -> None:
         pa.table({"s": pa.array([], pa.string())}), {}
     )
     assert encode_metadata({}) == {}
-
-
-@pytest.mark.parametrize("name", mutate.KINDS)
-def test_mutated_files_are_an_error_or_the_same(tmp_path: Path, name: str) -> None:
-    """In a process of its own, since what is looked for would end it."""
-    script = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.support.mutate",
-        name,
-        "0",
-        "100",
-        str(tmp_path),
-    ]
-    ended = subprocess.run(
-        script,
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found = json.loads(ended.stdout)
-    assert found["num"] == 100 and found["grown_mib"] < 500
