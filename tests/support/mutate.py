@@ -1,22 +1,15 @@
-"""Mutated files, and what may come of opening them: an error of ours that names the file, or the very content of the unharmed file.
-
-    python -m tests.support.mutate KIND SEED NUM
-
-opens NUM mutations of a file of this kind and prints what came of them as JSON; the mutation that ended the process is left in the folder it names.
-"""
+"""Mutated files, and what may come of opening them: an error of ours that names the file, or the very content of the unharmed file."""
 
 import json
 import os
-import resource
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import yaml
+from pydantic import BaseModel
 
 from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
@@ -218,6 +211,14 @@ def checkpoint_kind(folder: Path) -> Kind:
     return Kind(place.read_bytes(), judge, mutations)
 
 
+def _yaml_kind(folder: Path, name: str, asked: object, read: Callable[[Path], BaseModel]) -> Kind:
+    def judge(data: bytes) -> bool:
+        path = _file(data, folder, name)
+        return _allowing(lambda: json.dumps(read(path).model_dump(mode="json"), allow_nan=False))
+
+    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+
+
 def decode_yaml_kind(folder: Path) -> Kind:
     """A DecodeConfig in YAML."""
     asked = {
@@ -230,14 +231,7 @@ def decode_yaml_kind(folder: Path) -> Kind:
         "max_rejected_share": 0.5,
         "limits": {"seconds": 60.0, "pixels": 4096},
     }
-
-    def judge(data: bytes) -> bool:
-        path = _file(data, folder, "decode.yaml")
-        return _allowing(
-            lambda: json.dumps(load(DecodeConfig, path).model_dump(mode="json"), allow_nan=False)
-        )
-
-    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+    return _yaml_kind(folder, "decode.yaml", asked, lambda path: load(DecodeConfig, path))
 
 
 def run_yaml_kind(folder: Path) -> Kind:
@@ -245,14 +239,7 @@ def run_yaml_kind(folder: Path) -> Kind:
     from trainer.config import load_run
 
     asked = run_config(folder, source={"generate": {"samples": 20}}).model_dump(mode="json")
-
-    def judge(data: bytes) -> bool:
-        path = _file(data, folder, "run.yaml")
-        return _allowing(
-            lambda: json.dumps(load_run(path).model_dump(mode="json"), allow_nan=False)
-        )
-
-    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+    return _yaml_kind(folder, "run.yaml", asked, load_run)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
@@ -267,28 +254,3 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "decode_yaml": decode_yaml_kind,
     "run_yaml": run_yaml_kind,
 }
-
-
-def main(name: str, seed: int, num: int, folder: str | None = None) -> None:
-    """Judges mutations of a kind; the first that fails ends the process with its error."""
-    with tempfile.TemporaryDirectory() as temporary:
-        kind = kind_of(name, Path(folder or temporary))
-        assert kind.judge(kind.original), "the file is refused unharmed"
-        taken = 0
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for number, data in enumerate(kind.mutations(kind.original, seed, num)):
-            try:
-                taken += kind.judge(data)
-            except BaseException as error:
-                error.add_note(f"mutation {number} of seed {seed} of {name}")
-                raise
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(
-        json.dumps(
-            {"kind": name, "seed": seed, "num": num, "taken": taken, "grown_mib": grown // 1024}
-        )
-    )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -23,7 +23,7 @@ from tests.support.media_files import make_tar
 from tests.support.shard_judge import judge_shard, read_shard
 
 ROOT = Path(__file__).parents[2]
-NUM = {"tar": 3000, "clip": 136, "table": 64, "yaml": 20}
+NUM = {"tar": 3000, "clip": 136, "table": 800, "yaml": 200}
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
 
 

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -185,17 +184,6 @@ def test_torchdata_resumes_exactly(plan_file: str, num_workers: int) -> None:
     assert [batch.tolist() for batch in next_pass] == ROWS
 
 
-def test_torchdata_refuses_another_plan(plan_file: str, tmp_path: Path) -> None:
-    loader = StatefulDataLoader(SAMPLES, batch_sampler=PlanBatchSampler(plan_file))
-    next(iter(loader))
-    other = StatefulDataLoader(
-        SAMPLES, batch_sampler=PlanBatchSampler(write(tmp_path / "other.arrow", OTHER.table))
-    )
-    other.load_state_dict(loader.state_dict())
-    with pytest.raises(MismatchError, match=OTHER.fingerprint):
-        iter(other)
-
-
 def test_pickled_it_is_the_same(plan_file: str, tmp_path: Path) -> None:
     sampler = PlanBatchSampler(plan_file, rank=1, world_size=3, with_modality=True)
     take(iter(sampler), 4)
@@ -227,49 +215,20 @@ def test_ranks_are_checked(plan_file: str) -> None:
         PlanBatchSampler(plan_file, 0, smallest + 1)
 
 
-def column(name: str, values: Any) -> pa.Table:
-    """The plan with one column replaced, its fingerprint that of what it now has."""
-    at = PLAN.table.schema.names.index(name)
-    table = PLAN.table.set_column(
-        at, PLAN.table.schema.field(at), pa.array(values, PLAN.table.schema.field(at).type)
-    )
-    return with_metadata(
-        table, {key: value for key, value in PLAN.metadata.items() if key != "fingerprint"}
-    )
-
-
-BARE = PLAN.table.replace_schema_metadata(
-    encode_metadata({key: value for key, value in PLAN.metadata.items() if key != "fingerprint"})
+UNSIGNED = {key: value for key, value in PLAN.metadata.items() if key != "fingerprint"}
+SWAPPED = with_metadata(
+    PLAN.table.set_column(2, "rows", pa.array([ROWS[1], ROWS[0], *ROWS[2:]])), UNSIGNED
 )
-SWAPPED = column("rows", [ROWS[1], ROWS[0], *ROWS[2:]])
 BAD_PLANS: dict[str, tuple[pa.Table, str]] = {
-    "no fingerprint": (BARE, r"\bfingerprint\b"),
+    "no fingerprint": (
+        PLAN.table.replace_schema_metadata(encode_metadata(UNSIGNED)),
+        r"\bfingerprint\b",
+    ),
     "other rows": (
         SWAPPED.replace_schema_metadata(PLAN.table.schema.metadata),
         f"(?=.*{PLAN.fingerprint})(?=.*{read_metadata(SWAPPED.schema)['fingerprint']})",
     ),
-    "other metadata": (
-        PLAN.table.replace_schema_metadata(PLAN.table.schema.metadata | {b"remix.seed": b"6"}),
-        PLAN.fingerprint,
-    ),
-    "a step missing": (
-        column("step", [0, 1, 2, 3, *range(5, NUM + 1)]),
-        r"(?=.*\bstep\b)(?=.*\b5\b)(?=.*\b4\b)",
-    ),
-    "from one": (column("step", range(1, NUM + 1)), r"(?=.*\bstep\b)(?=.*\b1\b)(?=.*\b0\b)"),
-    "null modality": (
-        PLAN.table.set_column(1, "modality", pa.array([None, *MODALITIES[1:]])),
-        r"\bmodality\b",
-    ),
-    "null row": (
-        PLAN.table.set_column(2, "rows", pa.array([[None], *ROWS[1:]], pa.list_(pa.int64()))),
-        r"\brows\b",
-    ),
     "no rows": (PLAN.table.drop_columns(["rows"]), r"\brows\b"),
-    "other type": (
-        PLAN.table.set_column(0, "step", pa.array(range(NUM), pa.int64())),
-        r"(?=.*\bstep\b)(?=.*\bint64\b)(?=.*\bint32\b)",
-    ),
 }
 
 
@@ -287,17 +246,10 @@ def test_a_plan_that_is_not_what_it_says_is_refused(
     assert server.url in str(error.value)
 
 
-def test_other_files_are_refused(plan_file: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.arrow").write_text("step,modality,rows\n")
-    whole = bytearray(Path(plan_file).read_bytes())
-    (tmp_path / "cut.arrow").write_bytes(whole[: len(whole) // 2])
-    offsets = np.array([0, *np.cumsum([len(rows) for rows in ROWS[:3]])], np.int32).tobytes()
-    at = whole.index(offsets)
-    whole[at + 4 : at + 8] = np.int32(2**30).tobytes()
-    (tmp_path / "offsets.arrow").write_bytes(whole)
-    for name in ("text", "cut", "offsets"):
-        with pytest.raises(DataError, match=rf"{name}\.arrow"):
-            PlanBatchSampler(tmp_path / f"{name}.arrow")
+    with pytest.raises(DataError, match=r"text\.arrow"):
+        PlanBatchSampler(tmp_path / "text.arrow")
     with pytest.raises(MissingError, match=r"absent\.arrow"):
         PlanBatchSampler(tmp_path / "absent.arrow")
     with pytest.raises(StoreError, match="ftp://host/plan"):
