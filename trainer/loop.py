@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -30,7 +31,7 @@ from trainer.process_group import World
 from trainer.recorder import Recorder, write_test
 from trainer.run_directory import Run
 from trainer.scoring.diagnostics import Diagnostics
-from trainer.scoring.predictor import Predictor, accuracies, imbalance, outcomes
+from trainer.scoring.predictor import Predictor, evaluate, outcomes
 from trainer.strategies import strategy_of
 from trainer.strategies.base import build_optimizer
 
@@ -100,29 +101,16 @@ class Trainer:
             )
         self._train(epoch, plan)
         validating = time.perf_counter()
-        rows = self.features.rows_of("validation")
-        found = outcomes(
-            self.predictor, self.features, rows, self.config.train.score_batch, self.world
-        )
-        accuracy = accuracies(found, self.features, rows)
+        found = evaluate(self._outcomes("validation"), self.features, self.world)
         times["validate_seconds"] = time.perf_counter() - validating
         diagnosed = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - began
-        fused = accuracy[FUSED] or 0.0
+        fused = found.accuracy[FUSED] or 0.0
         improved = fused > self.cursor.best_accuracy
         if improved:
             self.cursor.best_epoch, self.cursor.best_accuracy = epoch, fused
         lr = self.config.optimizer.learning_rate(epoch)
-        row = self.record.epoch(
-            epoch,
-            plan,
-            found,
-            accuracy,
-            imbalance(found, self.features, rows),
-            lr,
-            times,
-            diagnosed,
-        )
+        row = self.record.epoch(epoch, plan, found, lr, times, diagnosed)
         self._save("last", epoch + 1, 0, "")
         if improved:
             self._save("best", epoch + 1, 0, "")
@@ -225,21 +213,23 @@ class Trainer:
         self.world.broadcast(None)  # rank 0 may still be writing it
         best = self.run.checkpoint("best")
         checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
-        rows = self.features.rows_of("test")
-        found = outcomes(
-            self.predictor, self.features, rows, self.config.train.score_batch, self.world
-        )
+        mine = self._outcomes("test")
         result = {
             "best_epoch": self.cursor.best_epoch,
             "validation_accuracy": self.cursor.best_accuracy,
-            "test_accuracy": accuracies(found, self.features, rows),
+            "test_accuracy": evaluate(mine, self.features, self.world).accuracy,
         }
         if self.diagnostics:
             result["zero_mask_accuracy"] = self.diagnostics.zero_mask_accuracy("test")
-        if self.world.leads:
-            write_test(self.run, self.features, rows, found)
+        joined = self.world.join_rows(self.run.parts("test"), mine)
+        if joined is not None:
+            write_test(self.run, self.features, joined)
             self.run.update(status="finished", result=result)
         return result
+
+    def _outcomes(self, split: str) -> list[pa.Table]:
+        rows, batch_size = self.features.rows_of(split), self.config.train.score_batch
+        return outcomes(self.predictor, self.features, rows, batch_size, self.world)
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

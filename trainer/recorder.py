@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -15,6 +14,7 @@ from trainer.data.plan_loader import Batch
 from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
+from trainer.scoring.predictor import Evaluation
 from trainer.strategies.base import Taken
 
 
@@ -97,9 +97,7 @@ class Recorder:
         self,
         epoch: int,
         plan: BatchPlan,
-        found: dict[str, npt.NDArray[Any]],
-        accuracy: dict[str, float | None],
-        rho: float | None,
+        found: Evaluation,
         lr: float,
         times: dict[str, float],
         diagnosed: dict[str, float | None],
@@ -122,16 +120,14 @@ class Recorder:
             np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
         )
         row["train_accuracy"] = _sum(steps, "num_correct") / num_rows
-        row["validation_loss"] = float(
-            -np.log(np.clip(found[f"p_label_{FUSED}"], 1e-9, 1)).mean(dtype=np.float64)
-        )
-        row["validation_accuracy"] = accuracy[FUSED]
+        row["validation_loss"] = found.loss
+        row["validation_accuracy"] = found.accuracy[FUSED]
         for name in self._features.modalities:
             trained = _sum(steps, f"num_rows_{name}")
             row[f"train_accuracy_{name}"] = (
                 _sum(steps, f"num_correct_{name}") / trained if trained else None
             )
-            row[f"validation_accuracy_{name}"] = accuracy[name]
+            row[f"validation_accuracy_{name}"] = found.accuracy[name]
             row[f"share_{name}"] = stats["modalities"].get(name, {}).get("share")
         load_seconds, step_seconds = (
             float(np.sum(steps["wait_seconds"].to_numpy())),
@@ -139,7 +135,7 @@ class Recorder:
         )
         row |= {
             "churn": stats["churn"],
-            "rho": rho,
+            "rho": found.rho,
             "load_seconds": load_seconds,
             "step_seconds": step_seconds,
             **times,
@@ -164,13 +160,11 @@ def _sum(steps: pa.Table, column: str) -> int:
     return int(np.sum(steps[column].to_numpy()))
 
 
-def write_test(
-    run: Run, features: FeatureSet, rows: npt.NDArray[np.int64], found: dict[str, npt.NDArray[Any]]
-) -> None:
+def write_test(run: Run, features: FeatureSet, found: pa.Table) -> None:
     """Writes test.arrow: one row a test sample, what each head predicted and the probability it gave the label."""
     samples = (
-        features.samples.select(["row", "sample_id", "label"]).take(pa.array(rows)).combine_chunks()
+        features.samples.select(["row", "sample_id", "label"]).take(found["row"]).combine_chunks()
     )
-    for name, values in found.items():
-        samples = samples.append_column(name, pa.array(values))
+    for name in found.column_names[1:]:
+        samples = samples.append_column(name, found[name])
     run.write_test(samples)

@@ -112,6 +112,10 @@ class Run:
         """Writes the scores of an epoch."""
         write_table(self.scores(epoch), table)
 
+    def parts(self, name: str) -> Place:
+        """Where ranks leave their parts of a table until they are joined; hidden from listings."""
+        return self.place / "scores" / f".parts-{name}"
+
     def checkpoint(self, name: str) -> Place:
         """The checkpoint called `last` or `best`."""
         return self.place / "checkpoints" / f"{name}.pt"

@@ -27,7 +27,7 @@ from trainer.models import checkpoint as checkpoints
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.offline import load
-from trainer.scoring.predictor import outcomes
+from trainer.scoring.predictor import evaluate, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -362,12 +362,6 @@ def test_bf16_trains_another_model_and_scores_it_offline_as_in_training(store: P
     ]
     assert not same_weights(*runs)
     features = FeatureSet.open(run_config(store).features_place)
-    found = outcomes(
-        load(runs[1].checkpoint("last"), features),
-        features,
-        features.rows_of("validation"),
-        32,
-        World(),
-    )
-    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean(dtype=np.float64)
-    assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-6)
+    predict, rows = load(runs[1].checkpoint("last"), features), features.rows_of("validation")
+    found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
+    assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-6)

@@ -16,7 +16,7 @@ from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import fetching
 from trainer.models.model import FUSED, MultimodalModel
 from trainer.process_group import World
-from trainer.scoring.predictor import Predictor, outcomes
+from trainer.scoring.predictor import Predictor
 
 NUM_ROWS = 256
 """Of the train split, whose gradients are compared: the same in every epoch."""
@@ -126,12 +126,13 @@ def zero_mask_accuracies(
     """Accuracy of the fused head when a modality shows alone, over the rows that have it; None where there are none."""
     found: Found = {}
     for k, name in enumerate(features.modalities):
-        own = rows[features.has[rows, k]]
-        if len(own):
-            predicted = outcomes(predictor.alone(name), features, own, batch_size, world)[
-                f"predicted_{FUSED}"
-            ]
-        found[name] = float((predicted == features.labels[own]).mean()) if len(own) else None
+        own, predict = rows[features.has[rows, k]], predictor.alone(name)
+        right = sum(
+            int((predict(batch)[FUSED].argmax(axis=1) == features.labels[batch]).sum())
+            for _, batch in fetching(features, own, batch_size, world)
+        )
+        total = int(world.sum(torch.tensor(right, device=world.device)))
+        found[name] = total / len(own) if len(own) else None
     return found
 
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 from pipeline.errors import RemixError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import join_scores, score_rows
+from pipeline.storage.arrow_files import column
 from trainer.config import RunConfig
 from trainer.data.part_prefetcher import fetching
 from trainer.process_group import World
@@ -35,28 +36,28 @@ def score_epoch(
             if config.train.scores == "cross_fitted"
             else predictor
         )
-        mine = []
-        for number, batch in fetching(features, rows, config.train.score_batch, world):
+        mine: list[pa.Table] = []
+        for _, batch in fetching(features, rows, config.train.score_batch, world):
             table = score_rows(features, batch, predict(batch))
             if config.plan.copies == "resample":
                 table = with_values(table, features, batch, predictor)
-            mine.append((number, table))
-        parts = [part for rank in world.gather(mine) for part in rank]
-        if world.leads:
-            _check_finite(parts, features, epoch)
-            run.write_scores(scored, _join(parts, config, features, run, scored))
+            mine.append(table)
+        joined = world.join_rows(run.parts(f"epoch-{scored:04d}"), mine)
+        if joined is not None:
+            _check_finite(joined, features, epoch)
+            run.write_scores(scored, _complete(joined, config, features, run, scored))
     return scored
 
 
-def _join(
-    parts: list[tuple[int, pa.Table]], config: RunConfig, features: FeatureSet, run: Run, epoch: int
+def _complete(
+    table: pa.Table, config: RunConfig, features: FeatureSet, run: Run, epoch: int
 ) -> pa.Table:
     """The scores of an epoch, with what the epochs before it add to them: validation accuracies, and smoothed scores."""
     last, smoothing = epoch - config.train.rescore_every, config.plan.smoothing
     smoothed = smoothing and last >= config.train.warmup_epochs
     previous = run.open_scores(last) if smoothed else None
     return join_scores(
-        parts,
+        [(0, table)],
         features,
         epoch,
         {"config": config.digest},
@@ -79,16 +80,13 @@ def validation_accuracy(run: Run, modalities: list[str], epoch: int) -> dict[str
     }
 
 
-def _check_finite(parts: list[tuple[int, pa.Table]], features: FeatureSet, epoch: int) -> None:
+def _check_finite(table: pa.Table, features: FeatureSet, epoch: int) -> None:
     """Raises RemixError where the model predicts NaN: nothing can be planned from that, and nothing is written."""
-    for _, table in parts:
-        for k, name in enumerate(features.modalities):
-            lost = np.flatnonzero(
-                np.isnan(table[f"kl_{name}"].to_numpy()) & features.has[table["row"].to_numpy(), k]
+    rows = column(table, "row")
+    for k, name in enumerate(features.modalities):
+        lost = rows[np.isnan(column(table, f"kl_{name}")) & features.has[rows, k]]
+        if len(lost):
+            raise RemixError(
+                f"epoch {epoch}: the model's prediction of {name!r} for row {lost[0]} is NaN",
+                "train has diverged: lower optimizer.lr or set clip_norm",
             )
-            if len(lost):
-                row = table["row"][int(lost[0])].as_py()
-                raise RemixError(
-                    f"epoch {epoch}: the model's prediction of {name!r} for row {row} is NaN",
-                    "train has diverged: lower optimizer.lr or set clip_norm",
-                )

@@ -1,13 +1,16 @@
 """From rows to class probabilities, per modality and fused: scoring, validation and test all go through here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.arrow_files import column
 from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import fetching
 from trainer.models.model import FUSED, MultimodalModel
@@ -88,38 +91,51 @@ def outcomes(
     rows: Array,
     batch_size: int,
     world: World,
-) -> dict[str, Array]:
-    """Per row of a split and per head (each modality, "fused"): `predicted_<head>` (n,) int32 and `p_label_<head>` (n,) float32, on every rank."""
+) -> list[pa.Table]:
+    """This rank's batches of rows: `row` int64 and per head (each modality, "fused") `predicted_<head>` int32 and `p_label_<head>` float32."""
     mine = []
-    for number, batch in fetching(features, rows, batch_size, world):
-        found = predictor(batch)
-        labels = features.labels[batch]
-        part = {f"predicted_{name}": p.argmax(axis=1).astype(np.int32) for name, p in found.items()}
-        part |= {f"p_label_{name}": p[np.arange(len(batch)), labels] for name, p in found.items()}
-        mine.append((number, part))
-    parts = sorted((item for rank in world.gather(mine) for item in rank), key=lambda item: item[0])
-    return {key: np.concatenate([part[key] for _, part in parts]) for key in parts[0][1]}
+    for _, batch in fetching(features, rows, batch_size, world):
+        found, labels = predictor(batch), features.labels[batch]
+        columns = {"row": batch}
+        columns |= {f"predicted_{head}": p.argmax(1).astype(np.int32) for head, p in found.items()}
+        columns |= {f"p_label_{head}": p[np.arange(len(p)), labels] for head, p in found.items()}
+        mine.append(pa.table(columns))
+    return mine
 
 
-def accuracies(
-    found: dict[str, Array], features: FeatureSet, rows: Array
-) -> dict[str, float | None]:
-    """Accuracy per head; a modality's over the samples that have it, None where there are none."""
-    right = {
-        name: found[f"predicted_{name}"] == features.labels[rows]
-        for name in [FUSED, *features.modalities]
-    }
-    result: dict[str, float | None] = {FUSED: float(right[FUSED].mean())}
-    for k, name in enumerate(features.modalities):
-        own = features.has[rows, k]
-        result[name] = float(right[name][own].mean()) if own.any() else None
-    return result
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A split under a model, over all ranks."""
+
+    accuracy: dict[str, float | None]
+    """By head; a modality's over the samples that have it, None where there are none."""
+    loss: float
+    """The fused head's mean cross-entropy."""
+    rho: float | None
+    """OGM-GE's ratio: the mean probability of the label under the strongest modality over that under the weakest; None where one has no samples."""
 
 
-def imbalance(found: dict[str, Array], features: FeatureSet, rows: Array) -> float | None:
-    """OGM-GE's ratio rho: the mean probability of the label under the strongest modality over that under the weakest; None where one has no samples."""
-    means = []
-    for k, name in enumerate(features.modalities):
-        own = found[f"p_label_{name}"][features.has[rows, k]]
-        means.append(float(own.mean(dtype=np.float64)) if len(own) else 0.0)
-    return max(means) / min(means) if min(means) > 0 else None
+def evaluate(mine: list[pa.Table], features: FeatureSet, world: World) -> Evaluation:
+    """Evaluates a split from each rank's outcomes, of which only sums are exchanged."""
+    heads = [FUSED, *features.modalities]
+    # a place for each rank, so that the order of the sums of floats does not depend on the backend
+    sums = torch.zeros(world.size, len(heads), 4, dtype=torch.float64)
+    if mine:
+        table = pa.concat_tables(mine)
+        rows = column(table, "row")
+        for h, head in enumerate(heads):
+            has = features.has[rows, h - 1] if h else np.full(len(rows), True)
+            right = column(table, f"predicted_{head}") == features.labels[rows]
+            p = column(table, f"p_label_{head}")[has]
+            losses = -np.log(np.clip(p, 1e-9, 1))
+            totals = (len(p), right[has].sum(), *(x.sum(dtype=np.float64) for x in (p, losses)))
+            sums[world.rank, h] = torch.tensor(totals)
+    num, right, p_label, loss = world.sum(sums.to(world.device)).cpu().numpy().sum(axis=0).T
+    means = [float(p / n) if n else 0.0 for p, n in zip(p_label[1:], num[1:], strict=True)]
+    return Evaluation(
+        accuracy={
+            head: float(right[h] / num[h]) if num[h] else None for h, head in enumerate(heads)
+        },
+        loss=float(loss[0] / num[0]),
+        rho=max(means) / min(means) if min(means) > 0 else None,
+    )

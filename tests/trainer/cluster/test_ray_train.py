@@ -19,7 +19,7 @@ from trainer.launch import launch
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.offline import load, score_checkpoint
-from trainer.scoring.predictor import outcomes
+from trainer.scoring.predictor import evaluate, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +147,9 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
         resources={"workers": 2},
     )
     run, features = launch(config), FeatureSet.open(config.features_place)
-    rows = features.rows_of("validation")
-    found = outcomes(
-        load(run.checkpoint("last"), features), features, rows, config.train.score_batch, World()
-    )
-    loss = -np.log(np.clip(found["p_label_fused"], 1e-9, 1)).mean()
-    assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(loss, rel=1e-5)
+    predict, rows = load(run.checkpoint("last"), features), features.rows_of("validation")
+    found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
+    assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:

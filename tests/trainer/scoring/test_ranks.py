@@ -1,0 +1,115 @@
+"""Scores, evaluation and test outcomes of two ranks: those of one, and rows do not go through the backend."""
+
+import json
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pipeline.features.feature_set import FeatureSet
+from tests.support.stores import make_features, run_config
+from trainer.config import RunConfig
+from trainer.data.inputs import Inputs
+from trainer.models.checkpoint import architecture
+from trainer.models.model import model_for
+from trainer.process_group import World
+from trainer.recorder import write_test
+from trainer.run_directory import Run
+from trainer.scoring.diagnostics import zero_mask_accuracies
+from trainer.scoring.epoch_scores import score_epoch
+from trainer.scoring.predictor import Predictor, evaluate, outcomes
+
+
+def assess(config: RunConfig, world: World) -> None:
+    """Scores, evaluates and tests the model that a run begins with."""
+    features, run = FeatureSet.open(config.features_place), Run(config.run_place)
+    model = model_for(config.model, features, config.seed)
+    inputs = Inputs(architecture(config.model, features), config.seed, world.device)
+    predictor = Predictor(model, inputs, features, world.device)
+    score_epoch(config, features, run, world, predictor, 0)
+    size, validation, test = (
+        config.train.score_batch,
+        features.rows_of("validation"),
+        features.rows_of("test"),
+    )
+    found = evaluate(outcomes(predictor, features, validation, size, world), features, world)
+    alone = zero_mask_accuracies(predictor, features, validation, size, world)
+    joined = world.join_rows(run.parts("test"), outcomes(predictor, features, test, size, world))
+    assert (joined is None) == (world.rank > 0)
+    if joined is not None:
+        write_test(run, features, joined)
+        facts = {"accuracy": found.accuracy, "loss": found.loss, "rho": found.rho, "alone": alone}
+        (run.place / "found.json").write_json(facts)
+
+
+def counted(exchange: Callable[..., None], sizes: list[int]) -> Callable[..., None]:
+    """A collective of objects that notes how many bytes it is given."""
+
+    def call(*given: Any, **named: Any) -> None:
+        sizes.append(len(pickle.dumps(given)))
+        exchange(*given, **named)
+
+    return call
+
+
+def assess_as(rank: int, rendezvous: str, configs: list[RunConfig]) -> None:
+    torch.set_num_threads(1)
+    sizes: list[int] = []
+    for name in ("all_gather_object", "broadcast_object_list"):
+        setattr(dist, name, counted(getattr(dist, name), sizes))
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    for config in configs:
+        assess(config, World(rank=rank, size=2))
+    dist.destroy_process_group()
+    assert sizes and max(sizes) < 1000
+
+
+def test_two_ranks_score_and_test_what_one_does(tmp_path: Path) -> None:
+    features = make_features(tmp_path / "features" / "made", missing=0.2, num_rows=400)
+
+    def asked(name: str, score_batch: int, copies: str) -> RunConfig:
+        train = {"warmup_epochs": 0, "score_batch": score_batch}
+        return run_config(
+            tmp_path, name=f"{name}-{score_batch}", train=train, plan={"copies": copies}
+        )
+
+    kinds = ((32, "resample"), (4096, "none"))  # of 4096 the second rank has no batch
+    twos = [asked("two", *kind) for kind in kinds]
+    for config in twos:
+        Run.create(config, features)
+        for name in ("epoch-0000", "test"):
+            for rank in (0, 2):  # what a run on more ranks left when it was killed
+                (Run(config.run_place).parts(name) / f"rank-{rank}.arrow").write_bytes(b"cut")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
+    both = [
+        processes.Process(target=assess_as, args=(rank, str(tmp_path / "rendezvous"), twos))
+        for rank in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+        if process.exitcode is None:
+            process.kill()
+        assert process.exitcode == 0
+    for two, kind in zip(twos, kinds, strict=True):
+        one = asked("one", *kind)
+        Run.create(one, features)
+        assess(one, World())
+        pair = Run(one.run_place), Run(two.run_place)
+        for name in ("scores/epoch-0000.arrow", "test.arrow"):
+            first, second = ((run.place / name).read_bytes() for run in pair)
+            assert first == second, name
+        first, second = (json.loads((run.place / "found.json").read_bytes()) for run in pair)
+        assert second == {**first, "loss": pytest.approx(first["loss"], rel=1e-12)} | {
+            "rho": pytest.approx(first["rho"], rel=1e-12)
+        }
+        assert [entry.name for entry in (pair[1].place.local / "scores").iterdir()] == [
+            "epoch-0000.arrow"
+        ]
