@@ -1,5 +1,6 @@
 """What a run was asked to do (one YAML file), apart from the circumstances under which it is done (`resources`)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,6 +142,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+CIRCUMSTANCES = {"name", "preset", "store", "source", "resources"}
+"""Fields of a run that do not decide its result; what a preset fills in stands in the others."""
+
+
 class RunConfig(Config):
     """A run: its name, its data, its model, its plans and its loop."""
 
@@ -163,14 +168,19 @@ class RunConfig(Config):
             return value
         return merge(PRESETS.get(str(value.get("preset", "small")), {}), value)
 
-    def asked(self) -> dict[str, Any]:
-        """The configuration without name, source and circumstances: what decides the result, together with the features."""
-        return self.model_dump(mode="json", exclude={"name", "store", "source", "resources"})
-
     @property
     def digest(self) -> str:
-        """The hash of what decides the result."""
-        return fingerprint_of(self.asked())
+        """The hash of what decides the result, together with the features; without values equal to their defaults, so that a new field changes no digest."""
+        return fingerprint_of(
+            self.model_dump(mode="json", exclude=CIRCUMSTANCES, exclude_defaults=True)
+        )
+
+    def differences(self, other: "RunConfig") -> list[str]:
+        """The paths of the fields that decide the result and have another value in `other`."""
+        own, others = (
+            each.model_dump(mode="json", exclude=CIRCUMSTANCES) for each in (self, other)
+        )
+        return list(_differing(own, others))
 
     @property
     def features_place(self) -> Place:
@@ -203,6 +213,15 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             else value
         )
     return merged
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    for key in {**first, **second}:
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from (f"{key}.{path}" for path in _differing(a, b))
+        elif a != b:
+            yield key
 
 
 def load_run(path: str | Path) -> RunConfig:

@@ -82,7 +82,7 @@ def _commit(
     """
     scores = None if scored is None else run.open_scores(scored)
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
-    write_plan(staged, draft_plan(config, features, epoch, scores))
+    write_plan(staged, draft_plan(config, features, epoch, scores, run.digest))
     plan = BatchPlan.open(staged, trusted=True)
     previous = run.open_plan(epoch - 1) if epoch else None
     statistics = plan_statistics(
@@ -97,10 +97,12 @@ def _commit(
     staged.move(run.plan(epoch))
 
 
-def draft_plan(config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None) -> Draft:
-    """The plan of an epoch in the making: from scores of the split 'train', or for warm-up (raises MismatchError)."""
+def draft_plan(
+    config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None, digest: str
+) -> Draft:
+    """The plan of an epoch in the making, of the run with this digest: from scores of the split 'train', or for warm-up (raises MismatchError)."""
     num_classes, batch_size = len(features.classes), config.train.batch_size
-    parents = {"features": features.fingerprint, "config": config.digest}
+    parents = {"features": features.fingerprint, "config": digest}
     if scores:
         scores.check_features(features)
         if not np.array_equal(scores.rows, features.rows_of("train")):

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import torch
 
+from pipeline.config import parse
 from pipeline.errors import ConfigError, InputError, MismatchError, StoreError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.target_shares import bounds_of
@@ -141,13 +142,9 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
             f"run {config.name!r} was started on features {facts['features']['fingerprint'][:12]}, not {features.fingerprint[:12]}",
             "choose another name, or restore its features",
         )
-    if facts["digest"] != config.digest:
-        before, now = facts["config"], config.model_dump(mode="json")
-        changed = [
-            key
-            for key in now
-            if before.get(key) != now[key] and key not in ("name", "store", "source", "resources")
-        ]
+    # not by the digest: one of an older version has other fields
+    recorded = parse(RunConfig, facts["config"], str(run.place / "run.json"))
+    if changed := recorded.differences(config):
         raise MismatchError(
             f"run {config.name!r} was started with another configuration of {', '.join(changed)}",
             "choose another name, or restore the configuration; only `source` and `resources` may change",

@@ -175,7 +175,7 @@ class Trainer:
         facts: dict[str, Any] = {
             "architecture": self.architecture,
             "features": self.features.fingerprint,
-            "digest": self.config.digest,
+            "digest": self.run.digest,
         }
         facts |= {"seed": self.config.seed, "amp": self.config.train.amp}
         checkpoints.save(self.run.checkpoint(name), {**state, **facts})
@@ -192,7 +192,7 @@ class Trainer:
                 f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}",
                 "give the features that it was trained on",
             )
-        if found["digest"] != self.config.digest:
+        if found["digest"] != self.run.digest:
             raise MismatchError(
                 f"{place} was trained under another configuration",
                 "restore the configuration, or choose another name; only `source` and `resources` may change",

@@ -74,6 +74,11 @@ class Run:
         """run.json"""
         return (self.place / "run.json").read_json()
 
+    @property
+    def digest(self) -> str:
+        """The digest of the configuration under the version that began the run: its artifacts have this one, whichever continues it."""
+        return str(self.facts["digest"])
+
     def update(self, **changes: Any) -> None:
         """Rewrites run.json with these entries changed; None removes one."""
         (self.place / "run.json").write_json(

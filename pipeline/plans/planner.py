@@ -20,8 +20,8 @@ from pipeline.storage.metadata import read_metadata, with_metadata
 from pipeline.storage.schemas import ALL
 from pipeline.storage.store_path import Place
 
-ADDED = ("relative", "smoothing", "temperature", "joint_share", "copies")
-"""Fields that a plan's metadata have only where they are set, so that plans from before they were there keep their bytes."""
+STATED = {"order", "shares", "min_share", "stratify", "locality"}
+"""Fields that a plan's metadata always have; the others only where they differ from their defaults, so that a new field changes no plan."""
 
 
 def joint_draft(
@@ -163,17 +163,10 @@ def _metadata(
     *,
     policy: str,
 ) -> dict[str, object]:
-    default = PlanConfig()
-    asked = config.model_dump(
-        mode="json",
-        exclude={
-            "policy",
-            *(name for name in ADDED if getattr(config, name) == getattr(default, name)),
-        },
-    )
     known = {} if num_classes is None else {"num_classes": num_classes}
     return {
-        **asked,
+        **config.model_dump(mode="json", include=STATED),
+        **config.model_dump(mode="json", exclude_defaults=True),
         "policy": policy,
         "modalities": list(modalities),
         **known,

@@ -41,7 +41,7 @@ def load(place: Place) -> Checkpoint:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"{place} is not a checkpoint of Remix ({type(error).__name__})", CURE
+            f"{place} is not a checkpoint of Remix ({type(error).__name__}: {error})", CURE
         ) from error
     if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
         raise DataError(
@@ -54,6 +54,9 @@ def load(place: Place) -> Checkpoint:
         lambda loc: f"entry {loc!r}",
         CURE,
     )
+    # with the fields that came after it was written
+    model = parse(ModelConfig, found["architecture"]["model"], f"{place}: its model")
+    found["architecture"]["model"] = model.model_dump(mode="json")
     return found
 
 
@@ -170,7 +173,7 @@ def model_of(place: Place, features: FeatureSet) -> tuple[MultimodalModel, Check
     """The model in a checkpoint, for features of the same shapes and classes (raises MismatchError)."""
     checkpoint = load(place)
     found = checkpoint["architecture"]
-    config = parse(ModelConfig, found["model"], f"{place}: its model")
+    config = ModelConfig.model_validate(found["model"])
     check_architecture(place, found, architecture(config, features))
     model = model_for(config, features, seed=0)
     load_weights(place, model, checkpoint["model"])

@@ -60,7 +60,7 @@ def _complete(
         [(0, table)],
         features,
         epoch,
-        {"config": config.digest},
+        {"config": run.digest},
         config.seed,
         accuracy=validation_accuracy(run, features.modalities, epoch),
         smoothing=smoothing,

@@ -50,7 +50,7 @@ class EpochCheck:
         config, features = self._config, self._features
         since = epoch - config.train.warmup_epochs
         if since < 0:
-            return draft_plan(config, features, epoch, None)
+            return draft_plan(config, features, epoch, None, config.digest)
         scored = epoch - since % config.train.rescore_every
         place = self._run.scores(scored)
         with self._problems.reading(place):
@@ -63,7 +63,7 @@ class EpochCheck:
                 "parents": {"features": features.fingerprint, "config": config.digest},
             }
             self._problems.expect(place, "metadata", scores.metadata, made_for)
-            return draft_plan(config, features, epoch, scores)
+            return draft_plan(config, features, epoch, scores, config.digest)
         return None
 
     def _check_origin(self, place: Place, plan: BatchPlan, draft: Draft) -> None:

@@ -143,6 +143,7 @@ def test_checkpoints_that_lie(tmp_path: Path, name: str) -> None:
     with pytest.raises(error) as raised:
         checkpoints.model_of(Place.at(path), FeatureSet.open(Place.at(tmp_path / "made")))
     assert str(path) in str(raised.value) and names(str(raised.value), words, path)
+    assert str(raised.value.__cause__ or "") in str(raised.value)
     assert not (tmp_path / "harm").exists()
 
 
