@@ -239,10 +239,13 @@ class Catalog:
 
     def plan_of(self, fingerprint: str) -> tuple[str, int]:
         """The run and the epoch of the plan that has a fingerprint (raises MissingError)."""
-        for name, epoch, artifact in self.all_plans(self.runs()):
-            with suppress(InputError):  # one that cannot be read is not the one
-                if self._fingerprint(artifact) == fingerprint:
-                    return name, epoch
+        # a run or a plan that cannot be read is not the one
+        for name in self.runs():
+            with suppress(InputError):
+                for epoch, artifact in self._numbered(name, "plans").items():
+                    with suppress(InputError):
+                        if self._fingerprint(artifact) == fingerprint:
+                            return name, epoch
         raise MissingError(
             f"no plan has the fingerprint {fingerprint!r}", "GET /v1/runs/RUN/plans lists plans"
         )
@@ -253,16 +256,19 @@ class Catalog:
 
         return self.shelf.remember(artifact, "fingerprint", read)
 
-    def all_plans(self, runs: Sequence[str]) -> list[tuple[str, int, Artifact]]:
-        """The run, epoch and file of every plan; a run whose plans cannot be listed has none (raises StoreError where the store is not there)."""
-        found = []
+    def last_plans(self, runs: Sequence[str]) -> tuple[int, list[tuple[str, int, Artifact]]]:
+        """How many plans there are, and of each run the last one's run, epoch and file, which alone is looked at.
+
+        A run whose plans cannot be listed has none (raises StoreError where the store is not there).
+        """
+        total, found = 0, []
         for name in runs:
             with suppress(InputError):
-                found += [
-                    (name, epoch, plan) for epoch, plan in self._numbered(name, "plans").items()
-                ]
+                if epochs := self._numbers(name, "plans"):
+                    total += len(epochs)
+                    found.append((name, epochs[-1], self._plan(name, epochs[-1])))
         self.shelf.check()
-        return found
+        return total, found
 
     def _plan(self, name: str, epoch: int) -> Artifact:
         self._run_artifact(name)

@@ -27,9 +27,9 @@ class StoreCollector:
 
     def _gauges(self, catalog: Catalog) -> Iterator[Metric]:
         runs = catalog.runs()
-        plans = catalog.all_plans(runs)
+        num_plans, plans = catalog.last_plans(runs)
         yield GaugeMetricFamily("remix_runs", "Runs in the store.", value=len(runs))
-        yield GaugeMetricFamily("remix_plans", "Plans in the store.", value=len(plans))
+        yield GaugeMetricFamily("remix_plans", "Plans in the store.", value=num_plans)
         if not plans:
             return
         name, epoch, artifact = max(plans, key=lambda plan: plan[2].info.mtime_ns or 0)

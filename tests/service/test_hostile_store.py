@@ -5,12 +5,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
+from pipeline.storage.store_path import Place
 from service.http.responses import ARROW
+from service.store.metrics import StoreCollector
+from service.store.reader import Shelf
 from tests.support.serving import serving
 from tests.support.trained_run import (
     EPOCHS,
@@ -269,6 +274,37 @@ def test_names_that_are_no_text_or_lead_in_circles_hide_nothing(store: Path, whe
             == 2
         )
         assert "remix_plans 8.0" in client.get("/metrics").text
+
+
+def test_a_scrape_looks_at_no_more_files_where_a_run_has_more_plans(store: Path) -> None:
+    asked: list[object] = []
+
+    class Counting(pafs.LocalFileSystem):
+        def get_file_info(self, paths: object) -> object:
+            asked.append(paths)
+            return super().get_file_info(paths)
+
+    collector = StoreCollector(Shelf(Place(Counting(), str(store)), None, 0))
+
+    def scrape() -> tuple[int, dict[str, float]]:
+        asked.clear()
+        found = {each.name: each.samples[0].value for each in collector.collect()}
+        return len(asked), found
+
+    scrape()
+    num_asked, found = scrape()
+    assert (found["remix_plans"], found["remix_newest_plan_epoch"]) == (8, 3)
+    plans = store / "runs" / RUN / "plans"
+    for epoch in range(4, 40):
+        for end in ("arrow", "stats.json"):
+            shutil.copy(plans / f"epoch-0003.{end}", plans / f"epoch-{epoch:04d}.{end}")
+    scrape()
+    assert scrape()[0] == num_asked < 20
+    assert scrape()[1] == found | {
+        "remix_plans": 44,
+        "remix_newest_plan_epoch": 39,
+        "remix_newest_plan_age_seconds": ANY,
+    }
 
 
 def test_metrics_do_without_a_number_that_they_cannot_show(store: Path) -> None:

@@ -1,8 +1,9 @@
 """Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
 
+import logging
 import platform
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -21,6 +22,8 @@ from trainer.run_directory import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+LOG = logging.getLogger("remix.train")
 
 
 def reserve(resources: configs.ResourcesConfig) -> bool:
@@ -76,7 +79,7 @@ def train(
         scaling_config=scaling,
         run_config=storage,
     )
-    with _watched(run, config.train.epochs, progress):
+    with watched(run, config.train.epochs, progress):
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -123,18 +126,25 @@ def _worker(given: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
-    """Tells of the epochs as they appear in the run's folder, which is all that the driver sees of its workers."""
+def watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
+    """Reports the epochs as they appear in the run's folder, which is all that the driver sees of its workers; an error of reading them ends nothing."""
     ended = threading.Event()
 
     def watch() -> None:
-        seen = 0
+        seen, warned = 0, False
         while not ended.wait(1.0):
-            with suppress(MissingError):
+            try:
                 rows = run.epochs().slice(seen).to_pylist()
-                seen += len(rows)
-                for row in rows:
-                    progress({"event": "epoch", "num_epochs": num_epochs, **row})
+            except MissingError:
+                continue
+            except Exception as error:
+                if not warned:
+                    LOG.warning("%s: its progress cannot be read now (%s)", run.place, error)
+                warned = True
+                continue
+            seen += len(rows)
+            for row in rows:
+                progress({"event": "epoch", "num_epochs": num_epochs, **row})
 
     thread = threading.Thread(target=watch, name="run-watcher", daemon=True)
     thread.start()

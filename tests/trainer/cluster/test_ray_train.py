@@ -1,7 +1,10 @@
 """Ray Train around the loop: the same batches and, to float tolerance, the same weights; offline scores are the live ones."""
 
+import logging
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import fingerprint, read_metadata
 from pipeline.storage.store_path import Place
 from tests.support.stores import check_coverage, make_features, run_config, weights
+from trainer.cluster.ray_train import watched
 from trainer.launch import launch
 from trainer.process_group import World
 from trainer.run_directory import Run
@@ -150,6 +154,26 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
     predict, rows = load(run.checkpoint("last"), features), features.rows_of("validation")
     found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
     assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
+
+
+def test_progress_goes_on_after_a_table_that_cannot_be_read(
+    one: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, events, seen = Run(Place.at(tmp_path)), list[dict[str, Any]](), threading.Event()
+    (run.place / "epochs.arrow").write_bytes(b"cut")
+
+    def report(event: dict[str, Any]) -> None:
+        events.append(event)
+        seen.set()
+
+    with caplog.at_level(logging.WARNING, "remix.train"), watched(run, 9, report):
+        assert not seen.wait(2.5)
+        (run.place / "epochs.arrow").write_bytes((one.place / "epochs.arrow").read_bytes())
+        assert seen.wait(20)
+    assert [(event["epoch"], event["num_epochs"]) for event in events] == [
+        (epoch, 9) for epoch in range(4)
+    ]
+    assert [str(tmp_path) in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_more_workers_than_the_machine_holds_are_refused(store: Path, ray_cluster: None) -> None:
