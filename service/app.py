@@ -9,7 +9,6 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from service.examples import EXAMPLES
 from service.http import problems
 from service.http.auth import guards
 from service.http.middleware import Observed
@@ -55,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _describe(app: FastAPI) -> None:
-    """Puts into the OpenAPI document what FastAPI does not know: the one shape of errors, examples, and that 401 needs a token."""
+    """Puts into the OpenAPI document what FastAPI does not know: the one shape of errors, and that 401 needs a token."""
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -66,9 +65,6 @@ def _describe(app: FastAPI) -> None:
             )
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
-            for name, schema in document["components"]["schemas"].items():
-                if name in EXAMPLES:
-                    schema["examples"] = [EXAMPLES[name]]
             if not app.state.settings.token:
                 for operations in document["paths"].values():
                     for operation in operations.values():

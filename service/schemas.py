@@ -12,7 +12,9 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class Schema(BaseModel):
     """Base of all answers: what the artifact says beyond the fields is left out, what it says wrongly is an error."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Problem(BaseModel):
