@@ -115,7 +115,7 @@ def repair(
 
 
 def _write(samples: Iterable[Sample], file: HashingFile) -> None:
-    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             for suffix, data in sample.members.items():
                 info = tarfile.TarInfo(f"{sample.key}.{suffix}")

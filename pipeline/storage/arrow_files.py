@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.arrays import Array
-from pipeline.errors import DataError, MissingError, StoreError
+from pipeline.errors import DataError, MissingError
 from pipeline.storage.store_path import Place
 
 TABLE_ROWS = 2**16
@@ -27,19 +27,13 @@ def open_source(place: Place, *, mapped: bool = False) -> Any:
         raise MissingError(f"{place} does not exist")
     if kind != pafs.FileType.File:
         raise DataError(f"{place} is not a file", CURE)
-    try:
+    with place.accessing("read"):
         if not place.local:
             return place.fs.open_input_file(place.path)
         if not mapped:
             return pa.OSFile(str(place.local))
         with pa.memory_map(str(place.local)) as file:
             return pa.BufferReader(file.read_buffer())
-    except FileNotFoundError as error:
-        raise MissingError(f"{place} does not exist") from error
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{place} cannot be read ({error})", "check that the store is there and may be read"
-        ) from error
 
 
 def open_reader(

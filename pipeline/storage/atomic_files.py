@@ -1,12 +1,13 @@
 """A file that knows the hash of what was written to it."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
-class HashingFile:
+class HashingFile(io.RawIOBase):
     """A writable file that knows the SHA-256 and the number of the bytes that went through it, and the error that ended it (some writers hide it)."""
 
     def __init__(self, file: Any) -> None:
@@ -14,7 +15,6 @@ class HashingFile:
         self._hash = hashlib.sha256()
         self.num_bytes = 0
         self.failed: OSError | None = None
-        self.closed = False
 
     def write(self, data: Any) -> int:
         self._hash.update(data)
@@ -22,10 +22,6 @@ class HashingFile:
         with self.recording():
             self._file.write(data)
         return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        with self.recording():
-            self._file.flush()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -42,16 +38,10 @@ class HashingFile:
     def writable(self) -> bool:
         return True
 
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
     def close(self) -> None:
         if not self.closed:
+            super().close()
             self._file.close()
-            self.closed = True
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

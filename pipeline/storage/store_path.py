@@ -63,9 +63,6 @@ class Place:
     def __str__(self) -> str:
         return self.path if self.local else f"{self.fs.type_name}://{self.path}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Place, (self.fs, self.path)
-
     @property
     def name(self) -> str:
         """The last component of the path."""
@@ -81,14 +78,23 @@ class Place:
         """The path on this machine's disk, None for an object store."""
         return Path(self.path) if isinstance(self.fs, pafs.LocalFileSystem) else None
 
-    def info(self) -> pafs.FileInfo:
-        """Type, size and modification time (raises StoreError)."""
+    @contextlib.contextmanager
+    def accessing(self, what: str) -> Iterator[None]:
+        """Names this place in the error of what is done to it (raises MissingError, StoreError)."""
         try:
-            return self.fs.get_file_info(self.path)
+            yield
+        except FileNotFoundError as error:
+            raise MissingError(f"{self} does not exist") from error
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
-                f"{self} cannot be read ({error})", "check that the store is there and may be read"
+                f"{self} cannot be {what} ({error})",
+                "check that the store is there and that you may use it",
             ) from error
+
+    def info(self) -> pafs.FileInfo:
+        """Type, size and modification time (raises StoreError)."""
+        with self.accessing("read"):
+            return self.fs.get_file_info(self.path)
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
@@ -96,44 +102,26 @@ class Place:
 
     def list(self) -> list["Place"]:
         """The visible entries of a folder by name, [] where there is none; names that start with a dot are work in progress."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        try:
-            entries = self.fs.get_file_info(selector)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self} cannot be listed ({error})",
-                "check that the store is there and may be read",
-            ) from error
+        entries = sorted(self._entries(), key=lambda entry: entry.path)
         return [
-            Place(self.fs, entry.path)
-            for entry in sorted(entries, key=lambda e: e.path)
-            if not entry.base_name.startswith(".")
+            Place(self.fs, entry.path) for entry in entries if not entry.base_name.startswith(".")
         ]
+
+    def _entries(self) -> Iterator[pafs.FileInfo]:
+        """All entries of a folder, also those whose names start with a dot."""
+        with self.accessing("listed"):
+            yield from self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
 
     def read_bytes(self) -> bytes:
         """The whole file (raises MissingError, StoreError)."""
-        try:
-            with self.fs.open_input_file(self.path) as file:
-                return bytes(file.read())
-        except FileNotFoundError as error:
-            raise MissingError(f"{self} does not exist") from error
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self} cannot be read ({error})", "check that the store is there and may be read"
-            ) from error
+        with self.accessing("read"), self.fs.open_input_file(self.path) as file:
+            return bytes(file.read())
 
     def read_pieces(self) -> Iterator[bytes]:
         """The file piece by piece, none of which has more than PIECE_BYTES (raises MissingError, StoreError)."""
-        try:
-            with self.fs.open_input_file(self.path) as file:
-                while piece := file.read(PIECE_BYTES):
-                    yield piece
-        except FileNotFoundError as error:
-            raise MissingError(f"{self} does not exist") from error
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self} cannot be read ({error})", "check that the store is there and may be read"
-            ) from error
+        with self.accessing("read"), self.fs.open_input_file(self.path) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
 
     def sha256(self) -> str:
         """The SHA-256 of the file, read piece by piece (raises MissingError, StoreError)."""
@@ -202,14 +190,7 @@ class Place:
 
     def sweep(self, name: str | None = None) -> None:
         """Removes what writers that died left of the files in this folder, or of one; in an object store nobody may be writing them (raises StoreError)."""
-        try:
-            entries = self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self} cannot be listed ({error})",
-                "check that the store is there and may be read",
-            ) from error
-        for entry in entries:
+        for entry in self._entries():
             found, place = TEMPORARY.fullmatch(entry.base_name), Place(self.fs, entry.path)
             if (
                 found
@@ -290,16 +271,11 @@ class Place:
     def delete(self) -> None:
         """Removes a file, or a folder with all that is in it; nothing happens where nothing is (raises StoreError)."""
         kind = self.info().type
-        try:
+        with contextlib.suppress(MissingError), self.accessing("deleted"):
             if kind == pafs.FileType.Directory:
                 self.fs.delete_dir(self.path)
             elif kind != pafs.FileType.NotFound:
                 self.fs.delete_file(self.path)
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self} cannot be deleted ({error})",
-                "check that the store is there and may be written",
-            ) from error
 
 
 class _ProbedError(Exception):
