@@ -31,8 +31,8 @@ from tests.support.fuzzing import Case, Cases
 KINDS = {
     "tar": "tests.support.fuzz_shards:tar_cases",
     "clip": "tests.support.fuzz_media:clip_cases",
-    "table": "tests.support.fuzz_files:table_cases",
-    "yaml": "tests.support.fuzz_files:yaml_cases",
+    "table": "tests.support.mutate:table_cases",
+    "yaml": "tests.support.mutate:yaml_cases",
 }
 WEIGHTS = {"tar": 0.7, "clip": 0.2, "table": 0.07, "yaml": 0.03}
 MOST_SECONDS = 5.0

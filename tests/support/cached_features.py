@@ -1,5 +1,6 @@
 """A feature set in a store that says it is remote and counts what is asked of it, and what was fetched."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from pipeline.storage.store_path import Place
 
 
 class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
-    """A local folder that says it is remote and writes each opening of a part into a file that all processes share; it may be slow to open."""
+    """A local folder that says it is remote and writes each opening of a file into one that all processes share; an opening may be slow, held or fail."""
 
     def __init__(self, root: Path, seconds: float = 0.0) -> None:
         super().__init__(fsspec.filesystem("dir", path=str(root), target_protocol="file"))
         self.root, self.seconds = root, seconds
+        self.before_open: Callable[[], object] = lambda: None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remote, (self.root, self.seconds)
@@ -28,6 +30,7 @@ class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
         with (self.root.parent / "opened").open("a") as file:
             file.write(f"{path}\n")
         time.sleep(self.seconds)
+        self.before_open()
         return super().open_input_file(path)
 
 
@@ -61,12 +64,8 @@ def part_bytes(features: FeatureSet) -> int:
 
 def damaged(made: FeatureSet, folder: Path, part: int, cut: int = 0) -> FeatureSet:
     """A copy of the feature set with a byte of one part of `sound` changed, and some cut off."""
-    pafs.copy_files(
-        str(made.place.local),
-        str(folder),
-        source_filesystem=pafs.LocalFileSystem(),
-        destination_filesystem=pafs.LocalFileSystem(),
-    )
+    assert made.place.local
+    shutil.copytree(made.place.local, folder)
     path = folder / "sound" / f"part-{part:05d}.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -51,46 +51,26 @@ def shards() -> list[Shard]:
         members = _members(rng, [f"{stem}{i}" for i in range(4)], 1500)
         made.append(shard_of(members, fmt, flexible))
     short = _members(rng, [f"folder/s{i}" for i in range(4)], 700)
-    made.append(
-        shard_of(
-            sorted(short, key=lambda member: member[0].rpartition(".")[2]), tarfile.USTAR_FORMAT
-        )
-    )
-    made.append(
-        shard_of(_members(rng, [f"s{i}" for i in range(4)], 400_000), tarfile.PAX_FORMAT, True)
-    )
+    apart = sorted(short, key=lambda member: member[0].rpartition(".")[2])
+    made.append(shard_of(apart, tarfile.USTAR_FORMAT))
+    long = _members(rng, [f"s{i}" for i in range(4)], 400_000)
+    made.append(shard_of(long, tarfile.PAX_FORMAT, True))
     return made
 
 
 def _members(rng: random.Random, keys: Sequence[str], most: int) -> list[tuple[str, bytes]]:
     found = []
     for i, key in enumerate(keys):
+        patterns = (rng.randbytes(most), b"\0" * most, b"u" * most, b"ustar\0" * (most // 6))
         found.append((f"{key}.json", json.dumps({"label": i, "split": "train"}).encode()))
-        found.append(
-            (
-                f"{key}.mp4",
-                rng.choice(
-                    (rng.randbytes(most), b"\0" * most, b"u" * most, b"ustar\0" * (most // 6))
-                )[: rng.randrange(most)],
-            )
-        )
+        found.append((f"{key}.mp4", rng.choice(patterns)[: rng.randrange(most)]))
         if i % 2:
             found.append((f"{key}.wav", rng.randbytes(rng.choice((0, 1, 511, 512, 513)))))
     return found
 
 
 _NAMES = (
-    b"",
-    b".",
-    b"..",
-    b"/etc/a.mp4",
-    b"a/../b.mp4",
-    b"nosuffix",
-    b".mp4",
-    b"s1.mp4",
-    b"s2.json",
-    b"s1.pkl",
-    b"s9.mp4",
+    *b" . .. /etc/a.mp4 a/../b.mp4 nosuffix .mp4 s1.mp4 s2.json s1.pkl s9.mp4".split(b" "),
     b"\xff\xfe.mp4",
     b"x" * 100,
 )
@@ -185,11 +165,9 @@ def tar_cases(_: Path) -> Cases:
         which = rng.choices(range(len(made)), (30, 30, 30, 20, 1))[0]
         original, data, num = made[which], made[which].data, rng.choice((1, 1, 2, 3))
         one_bit = rng.random() < 0.1
-        pack, harmed_when_packed = (
-            rng.choices((bytes, _gzip, _zstd), (14, 1, 1))[0],
-            rng.random() < 0.6,
-        )
-        if pack is not bytes and harmed_when_packed:
+        pack = rng.choices((bytes, _gzip, _zstd), (14, 1, 1))[0]
+        harmed_when_packed = rng.random() < 0.6 and pack is not bytes
+        if harmed_when_packed:
             data, other = pack(data), pack(made[0].data)
             for _ in range(num):
                 data = harmed(data, rng, other)
@@ -209,9 +187,7 @@ def tar_cases(_: Path) -> Cases:
                     else harmed(data, rng, other)
                 )
             data = pack(data)
-        silent = (
-            one_bit and not original.flexible and not (pack is not bytes and harmed_when_packed)
-        )
+        silent = one_bit and not original.flexible and not harmed_when_packed
         judge = partial(
             judge_shard, original=original, limits=rng.choice(_LIMITS), may_rename=not silent
         )

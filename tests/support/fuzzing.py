@@ -7,23 +7,7 @@ from dataclasses import dataclass
 from pipeline.shards.decompress import BLOCK
 
 SIZES = (0, 1, 7, 8, 100, 511, 512, 513, 1024, 4096)
-NUMBERS = (
-    0,
-    1,
-    2,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    2**63 - 1,
-    2**63,
-    2**64 - 1,
-)
+NUMBERS = (1, 2, *(2**bits - less for bits in (0, 7, 8, 15, 16, 31, 32, 63, 64) for less in (0, 1)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

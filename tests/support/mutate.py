@@ -1,9 +1,9 @@
-"""Mutated files, and what may come of opening them: an error of ours that names the file, or the very content of the unharmed file."""
+"""Mutated files as cases of `benchmarks/fuzz.py`, and what may come of opening them: an error of ours, or the very content of the unharmed file."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.plans.planner import build, remix_draft
 from pipeline.scores.table import Scores
 from pipeline.storage.metadata import fingerprint, with_metadata
 from pipeline.storage.store_path import MANIFEST, Place
+from tests.support.fuzzing import Case, Cases
 from tests.support.mutations import Kind, mutations, text_mutations
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.stores import SHAPES, make_features, run_config
@@ -158,21 +159,6 @@ def _features_kind(
     return Kind((folder / "made" / name).read_bytes(), judge, mutate)
 
 
-def samples_kind(folder: Path) -> Kind:
-    """samples.arrow of a feature set."""
-    return _features_kind(folder, "samples.arrow", mutations)
-
-
-def part_kind(folder: Path) -> Kind:
-    """A part of a feature set."""
-    return _features_kind(folder, f"touch/{part_name(1)}", mutations)
-
-
-def manifest_kind(folder: Path) -> Kind:
-    """manifest.json of a feature set."""
-    return _features_kind(folder, MANIFEST, text_mutations)
-
-
 def checkpoint_kind(folder: Path) -> Kind:
     """A checkpoint of a model."""
     from trainer.models import checkpoint as checkpoints
@@ -247,10 +233,36 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "scores_zstd": lambda folder: scores_kind(folder, "zstd"),
     "plan": plan_kind,
     "plan_lz4": lambda folder: plan_kind(folder, "lz4"),
-    "samples": samples_kind,
-    "part": part_kind,
-    "manifest": manifest_kind,
+    "samples": lambda folder: _features_kind(folder, "samples.arrow", mutations),
+    "part": lambda folder: _features_kind(folder, f"touch/{part_name(1)}", mutations),
+    "manifest": lambda folder: _features_kind(folder, MANIFEST, text_mutations),
     "checkpoint": checkpoint_kind,
     "decode_yaml": decode_yaml_kind,
     "run_yaml": run_yaml_kind,
 }
+YAML = ("decode_yaml", "run_yaml")
+
+
+def table_cases(folder: Path) -> Cases:
+    """Arrow files, manifests and checkpoints, in turn."""
+    return _cases([name for name in KINDS if name not in YAML], folder)
+
+
+def yaml_cases(folder: Path) -> Cases:
+    """Configurations, in turn."""
+    return _cases(YAML, folder)
+
+
+def _cases(names: Sequence[str], folder: Path) -> Cases:
+    for name in names:
+        (folder / name).mkdir()
+    kinds = [(name, KINDS[name](folder / name)) for name in names]
+
+    def case(seed: int, number: int) -> Case:
+        name, kind = kinds[number % len(kinds)]
+        (data,) = kind.mutations(kind.original, (seed << 40) + number, 1)
+        return Case(
+            name=name, data=data, judge=lambda data: "taken" if kind.judge(data) else "refused"
+        )
+
+    return case

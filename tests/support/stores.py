@@ -188,26 +188,15 @@ def check_coverage(run: Run, num_epochs: int) -> None:
     for epoch in range(num_epochs):
         plan, taken = BatchPlan.open(run.plan(epoch)), run.steps(epoch)
         planned = [
-            (
-                step.step,
-                step.modality,
-                len(step.rows),
-                hashlib.sha256(np.ascontiguousarray(step.rows)).hexdigest()[:16],
-            )
+            {
+                "step": step.step,
+                "modality": step.modality,
+                "num_rows": len(step.rows),
+                "rows_hash": hashlib.sha256(np.ascontiguousarray(step.rows)).hexdigest()[:16],
+            }
             for step in plan.steps()
         ]
-        assert (
-            list(
-                zip(
-                    *(
-                        taken[name].to_pylist()
-                        for name in ("step", "modality", "num_rows", "rows_hash")
-                    ),
-                    strict=True,
-                )
-            )
-            == planned
-        )
+        assert taken.select(list(planned[0])).to_pylist() == planned
 
 
 def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:

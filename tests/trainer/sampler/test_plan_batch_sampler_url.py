@@ -134,36 +134,24 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "message"),
+    ("status", "detail", "kind", "names"),
     [
-        (
-            refused(404, "there is no run 'demo'"),
-            MissingError,
-            r"(?=.*\b404\b)(?=.*there is no run 'demo')",
-        ),
-        (
-            refused(401, "a token is needed"),
-            ConfigError,
-            r"(?=.*\b401\b)(?=.*a token is needed)(?=.*REMIX_TOKEN)",
-        ),
-        (refused(403, "not yours"), ConfigError, r"(?=.*\b403\b)(?=.*not yours)"),
-        (refused(409, "plan and scores"), MismatchError, r"(?=.*\b409\b)(?=.*plan and scores)"),
-        (
-            refused(422, "the plan is damaged"),
-            InputError,
-            r"(?=.*\b422\b)(?=.*the plan is damaged)",
-        ),
-        (refused(400), StoreError, r"\b400\b"),
-        (refused(200), DataError, r"(?=.*text/html)(?=.*application/vnd\.apache\.arrow\.stream)"),
+        (404, "there is no run 'demo'", MissingError, "404"),
+        (401, "a token is needed", ConfigError, "REMIX_TOKEN"),
+        (403, "not yours", ConfigError, "403"),
+        (409, "plan and scores", MismatchError, "409"),
+        (422, "the plan is damaged", InputError, "422"),
+        (400, None, StoreError, "400"),
+        (200, None, DataError, "text/html"),
     ],
 )
 def test_what_stays_wrong_is_told_at_once(
-    server: PlanServer, answer: Answer, kind: type[InputError], message: str
+    server: PlanServer, status: int, detail: str | None, kind: type[InputError], names: str
 ) -> None:
-    server.answers = [answer]
-    with pytest.raises(kind, match=message) as error:
+    server.answers = [refused(status, detail)]
+    with pytest.raises(kind) as error:
         PlanBatchSampler(server.url)
-    assert server.url in str(error.value)
+    assert all(word in str(error.value) for word in (server.url, names, detail or ""))
     assert len(server.seen) == 1
 
 
