@@ -16,10 +16,8 @@ import torch
 from pipeline.errors import ConfigError, InputError, MismatchError, RemixError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.step_index import STEPS_SCHEMA, step_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.ipc_reader import BatchFile
 from tests.support.stores import check_coverage, make_features, run_config, same_weights, weights
 from trainer.config import RunConfig
 from trainer.launch import launch
@@ -96,15 +94,6 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
     assert list((finished.place.local / "tensorboard").glob("events*"))
 
 
-def test_the_same_run_twice_is_the_same_to_the_bit(store: Path, finished: Run) -> None:
-    assert same_weights(finished, launch(run_config(store, name="twice")))
-    assert all(
-        (Run.open(run_config(store, name="twice").run_place).plan(e)).read_bytes()
-        == finished.plan(e).read_bytes()
-        for e in range(4)
-    )
-
-
 def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made")
     encoder, train = (
@@ -128,28 +117,11 @@ def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -
     assert same_weights(*runs)
 
 
-def test_every_plan_has_its_index(store: Path, finished: Run) -> None:
-    num_rows = FeatureSet.open(run_config(store).features_place).num_rows
-    for epoch in range(4):
-        plan, index = (
-            BatchPlan.open(finished.plan(epoch)),
-            BatchFile(finished.plan_index(epoch), STEPS_SCHEMA),
-        )
-        steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
-        assert [step_of(index, row) for row in range(num_rows)] == [
-            steps.get(row) for row in range(num_rows)
-        ]
-        assert index.metadata["parents"] == {"plan": plan.fingerprint}
-        assert sum(
-            map(sum, finished.plan_stats(epoch).read_json()["order"]["num_steps"].values())
-        ) == len(plan)
-
-
 class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("last_step", [0, 4, 8, 13, 20])
+@pytest.mark.parametrize("last_step", [0, 8, 13])
 def test_a_run_that_stops_after_any_step_resumes_to_the_same_bits(
     store: Path, finished: Run, last_step: int
 ) -> None:
@@ -209,20 +181,20 @@ def train_in_a_process(config: RunConfig, num_threads: int, num_events: Any) -> 
     launch(config, resume=True, progress=count)
 
 
-def test_sigkill_at_ten_random_moments_changes_nothing(store: Path) -> None:
+def test_sigkill_at_five_random_moments_changes_nothing(store: Path) -> None:
     longer = {"epochs": 12, "warmup_epochs": 3}
     undisturbed = launch(run_config(store, name="undisturbed", train=longer))
     config = run_config(store, name="killed", train=longer)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
     rng, cursors = np.random.default_rng(0), set()
-    for kill in range(10):
+    for kill in range(5):
         num_events = processes.Value("i", 0)
         process = processes.Process(
             target=train_in_a_process, args=(config, torch.get_num_threads(), num_events)
         )
         process.start()
-        wanted, deadline = int(rng.integers(0, 14)) if kill else 0, time.monotonic() + 120
+        wanted, deadline = int(rng.integers(4, 18)) if kill else 0, time.monotonic() + 120
         while process.is_alive() and num_events.value < wanted and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(0.02 * float(rng.random()))
@@ -232,7 +204,7 @@ def test_sigkill_at_ten_random_moments_changes_nothing(store: Path) -> None:
         last = Run(config.run_place).checkpoint("last")
         if last.exists():
             cursors.add(tuple(checkpoints.load(last)["cursor"][key] for key in ("epoch", "step")))
-    assert len(cursors) >= 4
+    assert len(cursors) >= 3
     assert any(step for _, step in cursors), "no kill fell into the middle of an epoch"
     run = launch(config, resume=True)
     assert same_weights(undisturbed, run)
@@ -259,33 +231,20 @@ def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path
     assert not (store / "runs" / "tiny").exists()
 
 
-def test_rescore_every_uses_the_last_scores(store: Path) -> None:
-    run = launch(
-        run_config(
-            store, name="rescored", train={"epochs": 5, "warmup_epochs": 1, "rescore_every": 3}
-        )
-    )
-    assert [epoch for epoch in range(5) if run.scores(epoch).exists()] == [1, 4]
-    assert (
-        BatchPlan.open(run.plan(2)).metadata["parents"]["scores"]
-        == BatchPlan.open(run.plan(1)).metadata["parents"]["scores"]
-    )
-    assert BatchPlan.open(run.plan(2)).fingerprint != BatchPlan.open(run.plan(1)).fingerprint
-
-
-@pytest.mark.parametrize("mask", ["skip", "feature", "input"])
-@pytest.mark.parametrize("fusion", ["concat", "sum", "decision", "film", "gated"])
-def test_every_fusion_and_mask_trains(store: Path, fusion: str, mask: str) -> None:
-    model = {"fusion": fusion, "mask": mask}
-    run = launch(
-        run_config(
-            store,
-            name=f"{fusion}-{mask}",
-            model=model,
-            train={"epochs": 2, "warmup_epochs": 1},
-            optimizer={"clip_norm": 1.0},
-        )
-    )
+@pytest.mark.parametrize(
+    ("fusion", "mask"),
+    [
+        ("concat", "input"),
+        ("sum", "skip"),
+        ("decision", "skip"),
+        ("film", "feature"),
+        ("gated", "skip"),
+    ],
+)
+def test_fusions_and_masks_train(store: Path, fusion: str, mask: str) -> None:
+    model, train = {"fusion": fusion, "mask": mask}, {"epochs": 2, "warmup_epochs": 1}
+    clipped = {"clip_norm": 1.0}
+    run = launch(run_config(store, name=fusion, model=model, train=train, optimizer=clipped))
     assert all(torch.isfinite(value).all() for value in weights(run).values())
 
 
