@@ -1,7 +1,10 @@
-"""The methods that `remix compare` knows: what each changes in a run, who published it, and the tables that it stands in."""
+"""The methods that `remix compare` knows: what each changes in a run, and the tables that it stands in.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+The papers that they are from are named in the README.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -9,97 +12,60 @@ from pipeline.config import parse
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig, merge
 
-REMIX = "arXiv 2506.11550"
-MMTM = "arXiv 1911.08670"
-CENTRALNET = "arXiv 1808.07275"
-RESAMPLE = "arXiv 2309.06255"
-MLA = "arXiv 2311.10707"
 Changes = dict[str, Any]
-ALTERNATING: Changes = {
-    "model": {"heads": "shared", "fusion": "entropy"},
-    "train": {"strategy": "mla"},
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """What a method changes in a configuration, and its source."""
+    """What a method changes in a configuration; `joint`: all modalities of every sample are trained to the end."""
 
-    source: str
-    changes: Callable[[RunConfig], Changes]
+    changes: Changes = field(default_factory=dict)
+    joint: bool = False
+
+    def of(self, config: RunConfig) -> Changes:
+        """The changes to a configuration."""
+        epochs = {"train": {"warmup_epochs": config.train.epochs}} if self.joint else {}
+        return merge(epochs, self.changes)
 
 
-def joint(config: RunConfig, **changes: Any) -> Changes:
-    """Joint plans to the end: all modalities of every sample, with or without what else is given."""
-    return merge({"train": {"warmup_epochs": config.train.epochs}}, changes)
+def _fusion(name: str) -> Changes:
+    return {"model": {"fusion": name}}
 
+
+MLA: Changes = {
+    "model": {"heads": "shared", "fusion": "entropy"},
+    "train": {"strategy": "mla"},
+}
+UNIMODAL: Changes = {
+    "model": {"fusion": "decision"},
+    "train": {"strategy": "unimodal", "warmup_weight": 1.0},
+}
+OGM_GE: Changes = {"train": {"strategy": "ogm_ge", "warmup_weight": 0.0}}
+RESAMPLE: Changes = {"plan": {"copies": "resample", "joint_share": 1.0, "order": "mixed"}}
 
 METHODS: Mapping[str, Method] = {
-    "joint": Method(
-        source="the fused loss alone",
-        changes=lambda config: joint(config, train={"warmup_weight": 0.0}),
-    ),
-    "joint_heads": Method(source=f"{REMIX}, baseline", changes=joint),
-    "unimodal": Method(
-        source="each modality by itself",
-        changes=lambda config: joint(
-            config,
-            model={"fusion": "decision"},
-            train={"strategy": "unimodal", "warmup_weight": 1.0},
-        ),
-    ),
-    "decouple": Method(
-        source=f"{REMIX}, ablation", changes=lambda config: {"plan": {"order": "mixed"}}
-    ),
-    "reassemble": Method(
-        source=f"{REMIX}, ablation", changes=lambda config: {"train": {"strategy": "reassemble"}}
-    ),
-    "random": Method(source="control", changes=lambda config: {"plan": {"policy": "random"}}),
-    "remix": Method(source=REMIX, changes=lambda config: {}),
-    "ogm_ge": Method(
-        source="arXiv 2203.15332",
-        changes=lambda config: joint(config, train={"strategy": "ogm_ge", "warmup_weight": 0.0}),
-    ),
-    "resample": Method(
-        source=RESAMPLE,
-        changes=lambda config: {
-            "plan": {"copies": "resample", "joint_share": 1.0, "order": "mixed"}
-        },
-    ),
-    "resample+remix": Method(
-        source=f"{RESAMPLE} on {REMIX}", changes=lambda config: {"plan": {"copies": "resample"}}
-    ),
-    "mla": Method(source=MLA, changes=lambda config: joint(config, **ALTERNATING)),
-    "mla+remix": Method(source=f"{MLA} on {REMIX}", changes=lambda config: ALTERNATING),
-    "sum": Method(
-        source=f"{REMIX}, fusion", changes=lambda config: joint(config, model={"fusion": "sum"})
-    ),
-    "sum+remix": Method(
-        source=f"{REMIX}, fusion", changes=lambda config: {"model": {"fusion": "sum"}}
-    ),
-    "decision": Method(
-        source=f"{REMIX}, fusion",
-        changes=lambda config: joint(config, model={"fusion": "decision"}),
-    ),
-    "decision+remix": Method(
-        source=f"{REMIX}, fusion", changes=lambda config: {"model": {"fusion": "decision"}}
-    ),
-    "film": Method(
-        source="arXiv 1709.07871", changes=lambda config: joint(config, model={"fusion": "film"})
-    ),
-    "gated": Method(
-        source="arXiv 1802.02892", changes=lambda config: joint(config, model={"fusion": "gated"})
-    ),
-    "mmtm": Method(source=MMTM, changes=lambda config: joint(config, model={"fusion": "mmtm"})),
-    "mmtm+remix": Method(
-        source=f"{MMTM}; {REMIX}", changes=lambda config: {"model": {"fusion": "mmtm"}}
-    ),
-    "centralnet": Method(
-        source=CENTRALNET, changes=lambda config: joint(config, model={"fusion": "centralnet"})
-    ),
-    "centralnet+remix": Method(
-        source=f"{CENTRALNET}; {REMIX}", changes=lambda config: {"model": {"fusion": "centralnet"}}
-    ),
+    "joint": Method(joint=True, changes={"train": {"warmup_weight": 0.0}}),
+    "joint_heads": Method(joint=True),
+    "unimodal": Method(joint=True, changes=UNIMODAL),
+    "decouple": Method(changes={"plan": {"order": "mixed"}}),
+    "reassemble": Method(changes={"train": {"strategy": "reassemble"}}),
+    "random": Method(changes={"plan": {"policy": "random"}}),
+    "remix": Method(),
+    "ogm_ge": Method(joint=True, changes=OGM_GE),
+    "resample": Method(changes=RESAMPLE),
+    "resample+remix": Method(changes={"plan": {"copies": "resample"}}),
+    "mla": Method(joint=True, changes=MLA),
+    "mla+remix": Method(changes=MLA),
+    "sum": Method(joint=True, changes=_fusion("sum")),
+    "sum+remix": Method(changes=_fusion("sum")),
+    "decision": Method(joint=True, changes=_fusion("decision")),
+    "decision+remix": Method(changes=_fusion("decision")),
+    "film": Method(joint=True, changes=_fusion("film")),
+    "gated": Method(joint=True, changes=_fusion("gated")),
+    "mmtm": Method(joint=True, changes=_fusion("mmtm")),
+    "mmtm+remix": Method(changes=_fusion("mmtm")),
+    "centralnet": Method(joint=True, changes=_fusion("centralnet")),
+    "centralnet+remix": Method(changes=_fusion("centralnet")),
 }
 
 
@@ -167,7 +133,7 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
     changes = {
         "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
         "seed": seed,
-        **METHODS[plain].changes(config),
+        **METHODS[plain].of(config),
     }
     found = parse(RunConfig, merge(config.model_dump(mode="json"), changes), f"method {method}")
     if plain == method:
