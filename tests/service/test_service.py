@@ -11,12 +11,14 @@ import pytest
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.scores.table import Scores
-from pipeline.storage.arrow_files import read_table
+from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint
+from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import Place
 from service.http.responses import ARROW
 from tests.support.service_answers import PLAN, RUN, get, walk
 from tests.support.serving import serving
+from tests.support.stores import make_features
 from trainer.run_directory import Run
 
 
@@ -45,31 +47,13 @@ def test_epochs_are_the_rows_of_the_table(client: httpx.Client, run: Run) -> Non
     items = list(walk(client, f"{RUN}/epochs?limit=3"))
     assert len(items) == len(rows) == 4
     for item, row in zip(items, rows, strict=True):
-        assert all(
-            item[key] == row[key]
-            for key in (
-                "epoch",
-                "policy",
-                "num_steps",
-                "num_rows",
-                "train_loss",
-                "validation_accuracy",
-                "churn",
-            )
-        )
+        plain = "epoch policy num_steps num_rows train_loss validation_accuracy churn"
+        assert all(item[key] == row[key] for key in plain.split())
+        own = "share train_accuracy validation_accuracy gradient_cosine zero_mask_accuracy"
         for name in ("sound", "sight", "touch"):
-            keys = (
-                "share",
-                "train_accuracy",
-                "validation_accuracy",
-                "gradient_cosine",
-                "zero_mask_accuracy",
-            )
-            assert item["modalities"][name] == {key: row[f"{key}_{name}"] for key in keys}
-        assert item["seconds"] == {
-            key: row[f"{key}_seconds"]
-            for key in ("score", "plan", "load", "step", "validate", "epoch")
-        }
+            assert item["modalities"][name] == {key: row[f"{key}_{name}"] for key in own.split()}
+        stages = ("score", "plan", "load", "step", "validate", "epoch")
+        assert item["seconds"] == {key: row[f"{key}_seconds"] for key in stages}
 
 
 def test_plans_and_their_statistics_are_those_that_were_stored(
@@ -115,28 +99,21 @@ def test_steps_in_pages_are_the_plan(client: httpx.Client, run: Run) -> None:
 
 def test_steps_as_arrow_are_the_plan_with_its_metadata(client: httpx.Client, run: Run) -> None:
     plan = BatchPlan.open(run.plan(2))
-    answer = client.get(f"{PLAN}/steps", headers={"Accept": ARROW})
-    assert answer.headers["content-type"] == ARROW
-    table = pa.ipc.open_stream(answer.content).read_all()
+
+    def steps(query: str, accept: str = ARROW) -> pa.Table:
+        answer = client.get(f"{PLAN}/steps{query}", headers={"Accept": accept})
+        assert answer.headers["content-type"] == ARROW
+        return pa.ipc.open_stream(answer.content).read_all()
+
+    table = steps("")
     assert table.equals(plan.table, check_metadata=True)
     assert fingerprint(table, plan.metadata) == plan.fingerprint
-    part = pa.ipc.open_stream(
-        client.get(f"{PLAN}/steps?start=2&limit=3", headers={"Accept": ARROW}).content
-    ).read_all()
-    assert part.equals(plan.table.slice(2, 3))
-    one = pa.ipc.open_stream(
-        client.get(
-            f"{PLAN}/steps?modality=touch",
-            headers={"Accept": f"{ARROW};q=0.9, application/json;q=0.1"},
-        ).content
-    ).read_all()
+    assert steps("?start=2&limit=3").equals(plan.table.slice(2, 3))
+    one = steps("?modality=touch", f"{ARROW};q=0.9, application/json;q=0.1")
     assert set(one["modality"].to_pylist()) == {"touch"}
-    assert (
-        client.get(f"{PLAN}/steps", headers={"Accept": f"application/json, {ARROW};q=0.5"}).headers[
-            "content-type"
-        ]
-        == "application/json"
-    )
+    preferred = {"Accept": f"application/json, {ARROW};q=0.5"}
+    answer = client.get(f"{PLAN}/steps", headers=preferred)
+    assert answer.headers["content-type"] == "application/json"
 
 
 def test_histograms_are_those_of_the_statistics(client: httpx.Client, run: Run) -> None:
@@ -174,17 +151,15 @@ def test_a_samples_story_is_what_a_scan_finds(
     for sample in features.samples.to_pylist():
         story = get(client, f"{RUN}/samples/{sample['sample_id']}")
         row = sample["row"]
-        assert {key: story[key] for key in ("row", "sample_id", "label", "split", "shard")} == {
-            key: sample[key] for key in ("row", "sample_id", "label", "split", "shard")
-        }
+        for key in ("row", "sample_id", "label", "split", "shard"):
+            assert story[key] == sample[key]
         assert story["class_name"] == features.classes[sample["label"]]
         assert story["has"] == {name: sample[f"has_{name}"] for name in features.modalities}
         assert [epoch["epoch"] for epoch in story["epochs"]] == [0, 1, 2, 3]
         for epoch in story["epochs"]:
             step = plans[epoch["epoch"]].get(row)
-            assert (epoch["step"], epoch["assigned"]) == (
-                (step.step, step.modality) if step else (None, None)
-            )
+            found = (step.step, step.modality) if step else (None, None)
+            assert (epoch["step"], epoch["assigned"]) == found
             scored = scores.get(epoch["epoch"], {}).get(row)
             assert (epoch["modalities"] is None) == (scored is None)
             for name, facts in (epoch["modalities"] or {}).items():
@@ -223,40 +198,22 @@ def test_features_and_comparisons_are_what_their_files_say(
         method["accuracy"] for method in table["methods"]
     ]
     curves = read_table(Place.at(trained_store / "comparisons" / "demo" / "curves.arrow"))
+    names = ["method", "epoch", "validation_accuracy"]
     points = list(walk(client, "/v1/comparisons/demo/curves?limit=3"))
-    assert [
-        (point["method"], point["epoch"], point["validation_accuracy"]) for point in points
-    ] == list(
-        zip(
-            *(curves[name].to_pylist() for name in ("method", "epoch", "validation_accuracy")),
-            strict=True,
-        )
-    )
+    assert [{name: point[name] for name in names} for point in points] == curves.select(
+        names
+    ).to_pylist()
     assert get(client, "/v1/comparisons")["items"] == [
         {"name": "demo", "status": "finished", "methods": ["joint", "remix"], "seeds": [0]}
     ]
 
 
 def test_rejected_samples_are_listed_with_their_reasons(tmp_path: Path) -> None:
-    from pipeline.storage.arrow_files import write_table
-    from pipeline.storage.schemas import REJECTED
-    from tests.support.stores import make_features
-
     make_features(tmp_path / "features" / "made")
-    rows = [
-        {
-            "shard": "a.tar",
-            "sample_id": f"x{i}",
-            "stage": "video",
-            "reason": "truncated",
-            "error": "ends early",
-        }
-        for i in range(5)
-    ]
-    write_table(
-        Place.at(tmp_path / "features" / "made" / "rejected.arrow"),
-        pa.Table.from_pylist(rows, REJECTED),
-    )
+    facts = {"shard": "a.tar", "stage": "video", "reason": "truncated", "error": "ends early"}
+    rows = [{**facts, "sample_id": f"x{i}"} for i in range(5)]
+    rejected = Place.at(tmp_path / "features" / "made" / "rejected.arrow")
+    write_table(rejected, pa.Table.from_pylist(rows, REJECTED))
     with serving(tmp_path) as url, httpx.Client(base_url=url) as client:
         assert list(walk(client, "/v1/features/made/rejected?limit=2")) == rows
 

@@ -32,11 +32,8 @@ def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: s
     runs = ask(url, "v1/runs")["items"]
     with visit(browser, url) as page:
         shown = {row[0]: row for row in cells(page.get_by_role("region", name="Runs"))}
-    assert (
-        set(shown)
-        == {run["name"] for run in runs}
-        == {REMIX, "demo-joint-seed0", "fine", "hostile", "broken"}
-    )
+    assert {run["name"] for run in runs} == set(shown)
+    assert set(shown) == {REMIX, "demo-joint-seed0", "fine", "hostile", "broken"}
     for run in runs:
         if run["status"] == "damaged":
             assert shown[run["name"]][1].startswith("damaged ")
@@ -51,43 +48,33 @@ def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: s
         ]
 
 
+def table(rows: list[list[float | None]]) -> list[list[str]]:
+    """Shares by epoch as the page writes them."""
+    return [[str(epoch), *map(percent, row)] for epoch, row in enumerate(rows)]
+
+
 def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
     run, epochs = ask(url, f"v1/runs/{REMIX}"), ask(url, f"v1/runs/{REMIX}/epochs")["items"]
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
-        tiles = dict(
-            zip(
-                page.locator(".tiles dt").all_inner_texts(),
-                page.locator(".tiles dd").all_inner_texts(),
-                strict=True,
-            )
-        )
-        assert (
-            tiles["best validation"]
-            == f"{percent(run['best']['validation_accuracy'])} epoch {run['best']['epoch']}"
-        )
-        assert [tiles[f"test, {head}"].strip() for head in ["fused", *MODALITIES]] == [
-            percent(run["test_accuracy"][head]) for head in ["fused", *MODALITIES]
-        ]
-        accuracy = [
-            [
-                each["validation_accuracy"],
-                *(each["modalities"][m]["validation_accuracy"] for m in MODALITIES),
-                each["train_accuracy"],
-            ]
-            for each in epochs
-        ]
-        assert numbers(page, "Validation accuracy") == [
-            [str(i), *map(percent, row)] for i, row in enumerate(accuracy)
-        ]
-        shares = [[each["modalities"][m]["share"] for m in MODALITIES] for each in epochs]
+        names, values = (page.locator(f".tiles {tag}").all_inner_texts() for tag in ("dt", "dd"))
+        tiles = {name: value.strip() for name, value in zip(names, values, strict=True)}
+        best = run["best"]
+        best_one = f"{percent(best['validation_accuracy'])} epoch {best['epoch']}"
+        assert tiles["best validation"] == best_one
+        for head in ["fused", *MODALITIES]:
+            assert tiles[f"test, {head}"] == percent(run["test_accuracy"][head])
+
+        def own(each: dict[str, Any], what: str) -> list[float | None]:
+            return [each["modalities"][name][what] for name in MODALITIES]
+
+        what = "validation_accuracy"
+        accuracy = [[each[what], *own(each, what), each["train_accuracy"]] for each in epochs]
+        assert numbers(page, "Validation accuracy") == table(accuracy)
+        shares = [own(each, "share") for each in epochs]
         assert shares[0] == [None] * 3
         assert sum(shares[3]) == pytest.approx(1)
-        assert numbers(page, "Share of samples per modality") == [
-            [str(i), *map(percent, row)] for i, row in enumerate(shares)
-        ]
-        assert [row[1] for row in numbers(page, "Churn")] == [
-            percent(each["churn"]) for each in epochs
-        ]
+        assert numbers(page, "Share of samples per modality") == table(shares)
+        assert numbers(page, "Churn") == table([[each["churn"]] for each in epochs])
         label = figure(page, "Validation accuracy").locator(".plot").get_attribute("aria-label")
         assert label and f"fused {percent(epochs[3]['validation_accuracy'])}" in label
         drawn = page.locator("#main figure .plot .main-svg").first
@@ -95,16 +82,13 @@ def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
         lines = page.evaluate(
             "[...document.querySelectorAll('.plot')].find(p => p.data?.[0].name === 'fused').data.map(t => [t.name, t.y])"
         )
-        assert lines[:4] == [
-            [name, [row[k] for row in accuracy]] for k, name in enumerate(["fused", *MODALITIES])
-        ]
+        columns = zip(["fused", *MODALITIES], *accuracy, strict=False)
+        assert lines[:4] == [[name, list(values)] for name, *values in columns]
         colours = page.evaluate(
             "Object.fromEntries([...document.querySelectorAll('.plot')].flatMap(p => (p.data ?? []).map(t => [t.name, t.marker.color])))"
         )
         assert len({colours[name] for name in MODALITIES}) == 3
-        assert [colours[f"trains {name}"] for name in MODALITIES] == [
-            colours[name] for name in MODALITIES
-        ]
+        assert all(colours[f"trains {name}"] == colours[name] for name in MODALITIES)
 
 
 def test_the_legend_hides_a_line(browser: Browser, url: str) -> None:
@@ -117,29 +101,26 @@ def test_the_legend_hides_a_line(browser: Browser, url: str) -> None:
 
 
 def test_the_slider_moves_through_the_epochs(browser: Browser, url: str) -> None:
-    stats = {
-        epoch: ask(url, f"v1/runs/{REMIX}/plans/{epoch}/stats")["histograms"] for epoch in (2, 3)
-    }
+    plans = f"v1/runs/{REMIX}/plans"
+    stats = {epoch: ask(url, f"{plans}/{epoch}/stats")["histograms"] for epoch in (2, 3)}
     assert stats[2] != stats[3]
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
         slider = page.get_by_role("slider", name="Epoch")
         for epoch in (3, 2):
             expect(page.locator("output[for=epoch]")).to_have_text(f"{epoch} of 3")
+            bars = []
             for name in MODALITIES:
                 own = stats[epoch][name]["difficulty"]
+                bars.append([own["counts"], own["assigned"]])
                 expect(figure(page, name).locator(".plot")).to_have_attribute(
                     "aria-label", re.compile(rf"Epoch {epoch}: {sum(own['counts'])} samples")
                 )
-                assert [row[1:] for row in numbers(page, name)] == [
-                    [str(a), str(b)] for a, b in zip(own["counts"], own["assigned"], strict=True)
-                ]
+                shown = [[int(cell) for cell in row[1:]] for row in numbers(page, name)]
+                assert shown == [list(pair) for pair in zip(*bars[-1], strict=True)]
             drawn = page.evaluate(
                 "[...document.querySelectorAll('.plot')].filter(p => p.data?.[0].name === 'all samples').map(p => p.data.map(t => t.y))"
             )
-            assert drawn == [
-                [stats[epoch][m]["difficulty"]["counts"], stats[epoch][m]["difficulty"]["assigned"]]
-                for m in MODALITIES
-            ]
+            assert drawn == bars
             slider.press("ArrowLeft")
         expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")
         expect(page.get_by_text("This epoch has no scores of its own")).to_be_visible()
@@ -170,21 +151,12 @@ def test_steps_page_and_filter(browser: Browser, url: str) -> None:
     assert len(every) > 50
 
     def rows(steps: list[dict[str, Any]]) -> list[list[str]]:
-        return [
-            [
-                str(step["step"]),
-                step["modality"],
-                str(len(step["rows"])),
-                ", ".join(map(str, step["rows"])),
-            ]
-            for step in steps
-        ]
+        facts = [(each["step"], each["modality"], each["rows"]) for each in steps]
+        return [[str(n), m, str(len(rows)), ", ".join(map(str, rows))] for n, m, rows in facts]
 
     with visit(browser, f"{url}#/runs/fine") as page:
-        table, pager = (
-            page.get_by_role("region", name="Steps"),
-            page.get_by_role("group", name="Pages: Steps"),
-        )
+        table = page.get_by_role("region", name="Steps")
+        pager = page.get_by_role("group", name="Pages: Steps")
         assert cells(table) == rows(every[:25])
         pager.get_by_role("button", name="Next").click()
         expect(pager.locator("output")).to_have_text(f"26 {DASH} 50 of {len(every)}")
@@ -218,17 +190,13 @@ def test_a_samples_story(browser: Browser, url: str, trained_store: Path) -> Non
         expect(page.get_by_role("heading", name=sample)).to_be_visible()
         assert "missing sight" in page.locator("#sample .facts").inner_text().replace("\n", " ")
         shown = cells(page.get_by_role("region", name="The sample's epochs"))
-        assert [row[:3] for row in shown] == [
-            [str(each["epoch"]), each["assigned"], str(each["step"])] for each in story["epochs"]
-        ]
+        facts = [[each[key] for key in ("epoch", "assigned", "step")] for each in story["epochs"]]
+        assert [row[:3] for row in shown] == [list(map(str, each)) for each in facts]
         last = story["epochs"][3]["modalities"]
-        wanted = [
-            f"{last[m][key]:.2f}" if last[m][key] is not None else DASH
-            for m in MODALITIES
-            for key in ("difficulty", "kl", "p_label")
-        ]
-        assert shown[3][3:] == wanted
-        assert wanted[3:6] == [DASH] * 3
+        keys = ("difficulty", "kl", "p_label")
+        assert last["sight"]["kl"] is None
+        values = [last[name][key] for name in MODALITIES for key in keys]
+        assert shown[3][3:] == [DASH if each is None else f"{each:.2f}" for each in values]
         page.get_by_label("Sample id").fill("no such sample")
         page.get_by_label("Sample id").press("Enter")
         expect(page.locator("#sample .problem")).to_contain_text("no such sample")
@@ -238,16 +206,10 @@ def test_rejected_samples_page_with_their_reasons(browser: Browser, url: str) ->
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
         expect(page.get_by_text("60 of 260 samples (23.1%): truncated 60")).to_be_visible()
         rows = page.get_by_role("region", name="Rejected samples")
-        assert cells(rows)[0] == [
-            f"lost0{HOSTILE}",
-            "truncated",
-            "decode",
-            "a.tar",
-            "cut at byte 0",
-        ]
-        page.get_by_role("group", name="Pages: Rejected samples").get_by_role(
-            "button", name="Next"
-        ).click()
+        first = [f"lost0{HOSTILE}", "truncated", "decode", "a.tar", "cut at byte 0"]
+        assert cells(rows)[0] == first
+        pager = page.get_by_role("group", name="Pages: Rejected samples")
+        pager.get_by_role("button", name="Next").click()
         expect(rows.locator("tbody tr").first).to_contain_text("lost25")
 
 
@@ -257,25 +219,16 @@ def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> 
         page.get_by_role("link", name="demo").click()
         ready(page)
         rows = cells(page.get_by_role("region", name="Test accuracy", exact=True))
-        assert [row[:5] for row in rows] == [
-            [
-                each["method"],
-                *(
-                    percent(each["accuracy"].get(head, {}).get("mean"))
-                    for head in ["fused", *MODALITIES]
-                ),
-            ]
-            for each in found["methods"]
-        ]
+        for row, each in zip(rows, found["methods"], strict=True):
+            heads = [each["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
+            assert row[:5] == [each["method"], *(percent(head.get("mean")) for head in heads)]
         test = cells(page.get_by_role("region", name="Tests between methods"))[0]
         assert test[0] == "remix - joint"
         assert test[1] == f"{100 * found['tests'][0]['difference']:+.1f}".replace("-", MINUS)
         fused = [
-            [percent(point["validation_accuracy"]) for point in points if point["method"] == method]
+            [point["validation_accuracy"] for point in points if point["method"] == method]
             for method in ("joint", "remix")
         ]
-        assert numbers(page, "fused") == [
-            [str(i), *row] for i, row in enumerate(zip(*fused, strict=True))
-        ]
+        assert numbers(page, "fused") == table(list(zip(*fused, strict=True)))
         page.get_by_role("link", name=re.compile("remix, seed 0")).click()
         expect(page.get_by_role("heading", name=REMIX)).to_be_focused()

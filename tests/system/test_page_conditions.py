@@ -50,35 +50,21 @@ def _brightness(colour: str) -> float:
 
 def test_a_phone_scrolls_down_only(browser: Browser, url: str) -> None:
     with visit(browser, url, viewport={"width": 360, "height": 740}, expected="404") as page:
-        for path in (
-            "",
-            "runs/fine?sample=s0000",
-            "runs/hostile",
-            "runs/nope",
-            "comparisons",
-            "comparisons/demo",
-            "features",
-            "features/made",
-        ):
+        runs = ["", "runs/fine?sample=s0000", "runs/hostile", "runs/nope"]
+        for path in (*runs, "comparisons", "comparisons/demo", "features", "features/made"):
             page.goto(f"{url}#/{path}")
-            title = re.sub(r".*/|\?.*", "", path or "runs")
-            expect(
-                page.get_by_role("heading", level=1, name=re.compile(f"^{title}$", re.IGNORECASE))
-            ).to_be_visible()
+            title = re.compile("^" + re.sub(r".*/|\?.*", "", path or "runs") + "$", re.IGNORECASE)
+            expect(page.get_by_role("heading", level=1, name=title)).to_be_visible()
             ready(page)
             assert page.evaluate("document.documentElement.scrollWidth") == 360, path
-            assert all(
-                box["x"] + box["width"] <= 360
-                for plot in page.locator(".plot:visible").all()
-                if (box := plot.bounding_box())
-            ), path
+            boxes = [plot.bounding_box() for plot in page.locator(".plot:visible").all()]
+            assert all(box["x"] + box["width"] <= 360 for box in boxes if box), path
 
 
 def test_the_keyboard_reaches_everything(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}#/runs/fine") as page:
-        wanted = page.evaluate(
-            "document.querySelectorAll('a, button, input, select, summary').length"
-        )
+        reachable = "a, button, input, select, summary"
+        wanted = page.evaluate(f"document.querySelectorAll('{reachable}').length")
         seen = set()
         focus = """(() => {
             const e = document.activeElement;
@@ -91,19 +77,8 @@ def test_the_keyboard_reaches_everything(browser: Browser, url: str) -> None:
                 break
             assert focused[3] != "none", f"{focused} has no visible focus"
             seen.add(focused[0] or f"{focused[1]} {focused[2]}")
-        for reached in (
-            "skip",
-            "theme",
-            "epoch",
-            "steps-modality",
-            "sample-id",
-            "BUTTON Find",
-            "BUTTON Next",
-            "A Runs",
-            "BUTTON Previous epoch",
-            "SUMMARY Configuration",
-        ):
-            assert reached in seen
+        texts = {"BUTTON Find", "BUTTON Next", "BUTTON Previous epoch", "SUMMARY Configuration"}
+        assert seen >= {"skip", "theme", "epoch", "steps-modality", "sample-id", "A Runs"} | texts
         page.keyboard.press("Tab")
         page.locator("#skip").focus()
         page.keyboard.press("Enter")
