@@ -8,7 +8,7 @@ import torch
 from pipeline.config import parse
 from pipeline.errors import ConfigError, InputError, MismatchError, StoreError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.target_shares import bounds_of
+from pipeline.plans.target_shares import target_of
 from pipeline.storage.schemas import SPLITS
 from trainer import loop
 from trainer.config import RunConfig, check_world
@@ -128,7 +128,7 @@ def check(config: RunConfig, features: FeatureSet) -> None:
             )
     model = model_for(config.model, features, config.seed)
     strategy_of(config).check(config, model)
-    bounds_of(config.plan, features.modalities, len(features.rows_of("train")))
+    target_of(config.plan, features.modalities, len(features.rows_of("train")))
     check_policy(config, features)
     check_valuation(config, features)
     check_cache(config, features)

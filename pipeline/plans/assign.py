@@ -1,9 +1,8 @@
-"""Scores to the modality that each row trains: a few numbers found beforehand, and a pure function of any slice of the scores.
+"""Scores to the modality that each row trains, for any slice of the scores.
 
 A row goes to the modality of lowest cost, where a temperature adds noise to each cost: with T times a Gumbel draw taken off, modality k is the
-lowest with probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030). Shares are met by a price per
-modality (pipeline/plans/target_shares.py) that is added to its costs, so what moves first are the rows nearest to the margin; rows that stand exactly on
-it are told apart by a hash.
+lowest with probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030). Natural shares need the memory of
+a slice. Others are met in memory (pipeline/plans/target_shares.py): all costs are held as float64, and the modality of each row is kept.
 """
 
 from collections.abc import Iterator
@@ -13,25 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Hashes
+from pipeline.arrays import Hashes, Ints
 from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
-from pipeline.errors import ConfigError, DataError, MismatchError
+from pipeline.errors import DataError, MismatchError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import Measure, above_chance, measures_of
-from pipeline.plans.target_shares import COST_BITS, MISSING, Block, Prices, bounds_of, find_prices
+from pipeline.plans.target_shares import Choice, lowest, meet, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
 Costs = npt.NDArray[np.floating]
-Choice = npt.NDArray[np.int8]
-MAX_PRICED_MODALITIES = 12
-PRICED_ROWS = 2**16
-"""Rows whose costs are made integers at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assignment:
-    """The few numbers that make any slice of the scores into modalities."""
+    """What makes any slice of the scores into modalities."""
 
     modalities: tuple[str, ...]
     policy: str
@@ -41,15 +36,15 @@ class Assignment:
     """What is read of each modality: its column <source>_<m>."""
     measures: tuple[Measure, ...] = ()
     temperature: float = 0.0
-    exponent: int = 0
-    prices: Prices | None = None
+    met: tuple[Ints, Choice] | None = None
+    """Where the target shares are not the natural ones: the rows (N,), ascending, and the modality of each."""
 
     def choose(self, block: pa.Table) -> Choice:
         """(n,) int8: the index of each row's modality; a tie goes to the last of the tied modalities."""
-        costs = self.costs(block)
-        if self.prices is None:
-            return _lowest(costs)
-        return self.prices.choose(self.integers(block, costs))
+        if self.met is None:
+            return lowest(self.costs(block))
+        rows, choice = self.met
+        return choice[np.searchsorted(rows, column(block, "row"))]
 
     def costs(self, block: pa.Table) -> list[Costs]:
         """Per modality (n,): ability, its opposite, probability of the label or a hash in [0, 1), measured and softened; NaN where the sample lacks it."""
@@ -94,17 +89,9 @@ class Assignment:
         for k in range(len(self.modalities)):
             yield hashes(key_of(self.seed, self.epoch, purpose, k), column(block, "row"))
 
-    def integers(self, block: pa.Table, costs: list[Costs]) -> Block:
-        """(K, n) int64 costs, so that sums and ties are exact, MISSING where the sample lacks the modality, and the (n,) hashes that tell tied rows apart."""
-        values = np.ldexp(np.stack(costs).astype(np.float64), self.exponent)
-        integers = np.where(np.isnan(values), MISSING, np.rint(np.nan_to_num(values))).astype(
-            np.int64
-        )
-        return integers, hashes(key_of(self.seed, self.epoch, Purpose.TIES), column(block, "row"))
-
 
 def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Assignment:
-    """What `config` asks of these scores; passes over them a slice at a time (raises ConfigError, DataError where shares cannot be met)."""
+    """What `config` asks of these scores (raises ConfigError, DataError where shares cannot be met)."""
     names = tuple(scores.modalities)
     source = _source(scores, config)
     natural = Assignment(
@@ -116,31 +103,19 @@ def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         measures=measures_of(scores, config, source),
         temperature=config.temperature,
     )
-    bounds = bounds_of(
+    target = target_of(
         config, names, len(scores), above_chance(scores) if config.shares == "validation" else ()
     )
-    if bounds is None:
+    if target is None:
         return natural
-    if len(names) > MAX_PRICED_MODALITIES:
-        raise ConfigError(
-            f"shares of {len(names)} modalities were asked for; at most {MAX_PRICED_MODALITIES} can be priced",
-            "leave shares natural and min_share 0",
-        )
-    counts, largest = np.zeros(len(names), np.int64), 0.0
+    costs, start = np.empty((len(names), len(scores))), 0
     for block in scores.blocks():
-        costs = natural.costs(block)
-        counts += np.bincount(_lowest(costs), minlength=len(names))
-        largest = max(largest, *(float(np.nanmax(np.abs(cost), initial=0.0)) for cost in costs))
-    if bounds.met(counts):
+        costs[:, start : start + len(block)] = natural.costs(block)
+        start += len(block)
+    if target.met(np.bincount(lowest(costs), minlength=len(names))):
         return natural
-    exponent = COST_BITS - int(np.frexp(largest)[1])
-    scaled = replace(natural, exponent=exponent)
-
-    def blocks() -> Iterator[Block]:
-        for block in scores.blocks(PRICED_ROWS):
-            yield scaled.integers(block, scaled.costs(block))
-
-    return replace(scaled, prices=find_prices(blocks, bounds, names, len(scores)))
+    keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)
+    return replace(natural, met=(scores.rows, meet(target, names, costs, keys)))
 
 
 def _source(scores: Scores, config: PlanConfig) -> str:
@@ -173,12 +148,3 @@ def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Choice:
     """(N,) int8: the index among `scores.modalities` of the modality that each row trains (raises ConfigError, DataError)."""
     assignment = find_assignment(scores, config, seed, epoch)
     return np.concatenate([assignment.choose(block) for block in scores.blocks()])
-
-
-def _lowest(costs: list[Costs]) -> Choice:
-    best, choice = costs[0], np.zeros(len(costs[0]), np.int8)
-    for k, cost in enumerate(costs[1:], 1):
-        np.putmask(choice, (cost <= best) | np.isnan(best), k)
-        if k + 1 < len(costs):
-            best = np.fmin(best, cost)
-    return choice

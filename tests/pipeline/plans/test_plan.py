@@ -253,9 +253,7 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
         scores = Scores.open(place)
         opened = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
-        draft = remix_draft(
-            scores, PlanConfig(locality=10_000, order="interleaved", shares="equal"), 64, 0, 0
-        )
+        draft = remix_draft(scores, PlanConfig(locality=10_000, order="interleaved"), 64, 0, 0)
         total, arrow = 0, 0
         for batch in draft.batches():
             total += batch.column("rows").values.nbytes
