@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.errors import ConfigError, DataError, InputError, MismatchError
+from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plans import target_shares
 from pipeline.plans.assign import assign, find_assignment
 from pipeline.plans.config import PlanConfig
@@ -18,8 +18,8 @@ from pipeline.scores.build import score_rows
 from pipeline.scores.difficulty import ability
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import TABLE_ROWS, write_table
-from pipeline.storage.metadata import with_metadata
 from pipeline.storage.store_path import Place
+from tests.support.hostile_files import names
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.stores import make_features
 
@@ -125,8 +125,8 @@ def test_shares_and_floors_are_met_at_the_least_cost(
         weights = st.lists(st.integers(0, 5), min_size=num_modalities, max_size=num_modalities)
         drawn = data.draw(weights.filter(any))
         config = {"shares": {f"m{k}": weight / sum(drawn) for k, weight in enumerate(drawn)}}
-    names = [f"m{k}" for k in range(num_modalities)]
-    target = target_shares.target_of(PlanConfig.model_validate(config), names, num)
+    modalities = [f"m{k}" for k in range(num_modalities)]
+    target = target_shares.target_of(PlanConfig.model_validate(config), modalities, num)
     counts = target.counts if target else (0,) * num_modalities
     # a slot for each row that a modality has to get, and under a floor slots for the rest that take any modality
     forced = costs[:, np.repeat(np.arange(num_modalities), counts)]
@@ -193,7 +193,7 @@ def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Tabl
     )
 
 
-@pytest.mark.parametrize("at", [1, TABLE_ROWS - 1, TABLE_ROWS, TABLE_ROWS + 1])
+@pytest.mark.parametrize("at", [1, TABLE_ROWS])
 def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
     rows = np.arange(TABLE_ROWS + 10)
     rows[at] = at - 1
@@ -204,46 +204,27 @@ def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int)
 TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)
 
 
-@pytest.mark.parametrize(
-    ("table", "error", "message"),
-    [
-        (
-            with_value(TABLE, "kl_m1", 4, float("inf")),
-            DataError,
-            r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)(?=.*\binf\b)",
-        ),
-        (with_value(TABLE, "row", 4, 9), DataError, r"\b9\b"),
-        (with_value(TABLE, "row", 4, 57), DataError, r"\b57\b"),
-        (with_value(TABLE, "row", 0, -1), DataError, r"(?<!\w)-1\b"),
-        (with_value(TABLE, "label", 4, None), DataError, r"(?s)(?=.*\blabel\b)(?=.*\b4\b)"),
-        (
-            with_value(with_value(TABLE, "kl_m0", 5, float("nan")), "kl_m1", 5, float("nan")),
-            DataError,
-            r"(?s)(?=.*\b15\b)(?=.*\bkl_m0\b)(?=.*\bkl_m1\b)",
-        ),
-        (TABLE.drop_columns(["label"]), DataError, r"\blabel\b"),
-        (TABLE.drop_columns(["kl_m0"]), DataError, r"(?s)(?=.*\bkl_)(?=.*\b1\b)"),
-        (
-            scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]),
-            DataError,
-            r"\bkl_m2\b",
-        ),
-        (
-            scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]),
-            DataError,
-            r"\['m1', 'm0'\]",
-        ),
-        (
-            TABLE.set_column(2, "label", pa.array(["x"] * 20)),
-            DataError,
-            r"(?s)(?=.*\blabel\b)(?=.*\bstring\b)(?=.*\bint32\b)",
-        ),
-        (TABLE.slice(0, 0), DataError, None),
-    ],
-)
-def test_bad_scores(table: pa.Table, error: type[InputError], message: str | None) -> None:
-    with pytest.raises(error, match=message):
+NO_MODALITY = with_value(with_value(TABLE, "kl_m0", 5, np.nan), "kl_m1", 5, np.nan)
+BAD_SCORES: list[tuple[pa.Table, str]] = [
+    (with_value(TABLE, "kl_m1", 4, np.inf), "12 kl_m1 inf"),
+    (with_value(TABLE, "row", 4, 57), "57"),
+    (with_value(TABLE, "row", 0, -1), "-1"),
+    (with_value(TABLE, "label", 4, None), "label 4"),
+    (NO_MODALITY, "15 kl_m0 kl_m1"),
+    (TABLE.drop_columns(["label"]), "label"),
+    (TABLE.drop_columns(["kl_m0"]), "1"),
+    (scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]), "kl_m2"),
+    (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), "['m1', 'm0']"),
+    (TABLE.set_column(2, "label", pa.array(["x"] * 20)), "label string int32"),
+    (TABLE.slice(0, 0), ""),
+]
+
+
+@pytest.mark.parametrize(("table", "words"), BAD_SCORES)
+def test_bad_scores(table: pa.Table, words: str) -> None:
+    with pytest.raises(DataError) as error:
         Scores(table)
+    assert names(str(error.value), words)
 
 
 def test_scores_of_other_features(tmp_path: Path) -> None:
@@ -312,17 +293,4 @@ def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> N
     assert pc.all(pc.equal(opened.table["row"], table["row"])).as_py()
     np.testing.assert_array_equal(
         assign(opened, PlanConfig(), 0, 0), assign(Scores(table), PlanConfig(), 0, 0)
-    )
-
-
-def test_own_scores_say_what_they_are() -> None:
-    scores = Scores(
-        with_metadata(
-            TABLE, {"modalities": ["m0", "m1"], "num_classes": 5, "parents": {"features": "f00"}}
-        )
-    )
-    assert (
-        scores.num_classes == 5
-        and scores.features_fingerprint == "f00"
-        and len(scores.fingerprint or "") == 64
     )

