@@ -86,10 +86,7 @@ def fewer(steps: Steps, has: np.ndarray) -> None:
 FAULTS: list[tuple[str, Callable[[Steps, np.ndarray], object]]] = [
     ("decouple", reassigned),
     ("decouple", lacking),
-    ("decouple", lambda steps, has: steps[0]["assigned"].__setitem__(0, 3)),
-    ("decouple", lambda steps, has: steps[1]["assigned"].pop()),
     ("resample", fewer),
-    ("resample+remix", fewer),
 ]
 
 
@@ -125,7 +122,7 @@ def client(store: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("method", ["decouple", "resample", "resample+remix"])
+@pytest.mark.parametrize("method", ["decouple", "resample+remix"])
 def test_the_service_says_what_each_row_trains(
     client: httpx.Client, store: Path, method: str
 ) -> None:
@@ -153,23 +150,3 @@ def test_the_service_says_what_each_row_trains(
             name: each["share"]
             for name, each in run.plan_stats(epoch).read_json()["modalities"].items()
         }
-
-
-@pytest.mark.parametrize("method", ["decouple", "resample"])
-def test_a_samples_story_tells_what_it_trained_first(
-    client: httpx.Client, store: Path, method: str
-) -> None:
-    run = run_of(store, method)
-    plan, names = (
-        BatchPlan.open(run.plan(2)),
-        FeatureSet.open(Place.at(store / "features" / "made")).modalities,
-    )
-    first: dict[int, tuple[int, str]] = {}
-    for step in plan.steps():
-        assert step.assigned is not None
-        for row, owner in zip(step.rows.tolist(), step.assigned.tolist(), strict=True):
-            first.setdefault(row, (step.step, "all" if owner < 0 else names[owner]))
-    for row in list(first)[::11]:
-        epochs = client.get(f"/v1/runs/{run.place.name}/samples/s{row:04d}").json()["epochs"]
-        assert (epochs[2]["step"], epochs[2]["assigned"]) == first[row]
-        assert epochs[0]["assigned"] == "all"
