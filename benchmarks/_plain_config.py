@@ -60,9 +60,20 @@ class BaseModel(SimpleNamespace):
     def model_validate(cls, value: Any) -> Any:
         return value if isinstance(value, cls) else cls(**value)
 
-    def model_dump(self, *, mode: str = "python", exclude: Any = ()) -> dict[str, Any]:
+    def model_dump(
+        self,
+        *,
+        mode: str = "python",
+        include: Any = None,
+        exclude: Any = (),
+        exclude_defaults: bool = False,
+    ) -> dict[str, Any]:
         return {
-            name: _dumped(value, mode) for name, value in vars(self).items() if name not in exclude
+            name: _dumped(value, mode)
+            for name, value in vars(self).items()
+            if name in (include or vars(self))
+            and name not in exclude
+            and not (exclude_defaults and value == getattr(type(self), name, None))
         }
 
     def model_copy(self, *, update: dict[str, Any]) -> Any:

@@ -98,6 +98,7 @@ class Epochs:
 
     def __init__(self, config: RunConfig, features: FeatureSet, device: torch.device) -> None:
         self.config, self.features, self.world = config, features, World(device=device)
+        (config.run_place / "run.json").write_json({"digest": ""})  # what artifacts name
         shapes = {name: features.shape(name) for name in features.modalities}
         self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
         inputs = Inputs(architecture(config.model, features), config.seed, device)
