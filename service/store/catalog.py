@@ -96,32 +96,23 @@ class Catalog:
             num_epochs, best = self.shelf.remember(
                 each, f"best of {found.modalities}", partial(self._best, each, found.modalities)
             )
-        facts = found.model_dump(
-            include={"status", "features", "modalities", "digest", "code_version"}
-        )
         train = as_model(files.Config, found.config, f"{artifact.place}: config").train
-        return as_model(
-            api.RunDetail,
-            {
-                **facts,
-                "name": name,
-                "error": found.error and self.shelf.public(found.error),
-                "config": {
-                    key: value for key, value in found.config.items() if key != "store"
-                },  # a path, or a URI with credentials
-                "updated": max(artifact.written, *(each.written for each in written))
-                if written
-                else artifact.written,
-                "num_epochs": num_epochs,
-                "planned_epochs": train.epochs,
-                "warmup_epochs": train.warmup_epochs,
-                "best": best,
-                "test_accuracy": found.result and found.result.test_accuracy,
-                "plans": self._numbers(name, "plans"),
-                "scores": self._numbers(name, "scores"),
-            },
-            str(artifact.place),
-        )
+        facts = {
+            **found.model_dump(),
+            "name": name,
+            "error": found.error and self.shelf.public(found.error),
+            # without the store: a path, or a URI with credentials
+            "config": {key: value for key, value in found.config.items() if key != "store"},
+            "updated": max(each.written for each in (artifact, *written)),
+            "num_epochs": num_epochs,
+            "planned_epochs": train.epochs,
+            "warmup_epochs": train.warmup_epochs,
+            "best": best,
+            "test_accuracy": found.result and found.result.test_accuracy,
+            "plans": self._numbers(name, "plans"),
+            "scores": self._numbers(name, "scores"),
+        }
+        return as_model(api.RunDetail, facts, str(artifact.place))
 
     def epochs(self, name: str) -> list[api.EpochRow]:
         """The epochs of a run that are done."""
@@ -178,34 +169,19 @@ class Catalog:
         """One plan (raises MissingError, DataError)."""
         artifact, stats = self._plan(name, epoch), self.stats(name, epoch)
         metadata = self.header(artifact).metadata
-        named = {
+        facts = {
+            **metadata,
+            "epoch": epoch,
             "asked_shares": metadata.get("shares"),
-            **{
-                key: metadata.get(key)
-                for key in ("locality", "stratify", "min_share", "num_classes", "order")
-            },
-        }
-        facts: dict[str, Any] = {
-            key: metadata[key]
-            for key in ("fingerprint", "policy", "modalities", "seed", "batch_size", "parents")
-            if key in metadata
-        }
-        counts = {
+            "shares": {m: s.share for m, s in stats.modalities.items()},
             "num_steps": stats.num_steps,
             "num_rows": stats.num_rows,
             "churn": stats.churn,
-            "shares": {m: s.share for m, s in stats.modalities.items()},
-        }
-        written = {
             "written": artifact.written,
             "bytes": artifact.info.size,
             "has_scores": epoch in self._numbers(name, "scores"),
         }
-        return as_model(
-            api.PlanDetail,
-            {"epoch": epoch, **facts, **named, **counts, **written},
-            str(artifact.place),
-        )
+        return as_model(api.PlanDetail, facts, str(artifact.place))
 
     def stats(self, name: str, epoch: int) -> api.PlanStats:
         """A plan's statistics as they were stored with it (raises MissingError, DataError)."""
@@ -306,12 +282,11 @@ class Catalog:
         def read() -> api.ScoreHistograms:
             file = self.shelf.table(artifact, scores_schema(run.modalities))
             num_classes = file.metadata.get("num_classes")
-            found = file_histograms(file, num_classes, num_bins=num_bins)
             facts = {
                 "epoch": epoch,
                 "num_rows": (file.ends() or [0])[-1],
                 "num_classes": num_classes,
-                "modalities": found,
+                "modalities": file_histograms(file, num_classes, num_bins=num_bins),
             }
             return as_model(api.ScoreHistograms, facts, str(artifact.place))
 
@@ -378,20 +353,13 @@ class Catalog:
         artifact = self.shelf.artifact("comparisons", name, "curves.arrow")
 
         def read() -> list[comparison_api.CurvePoint]:
-            file = self.shelf.table(artifact, CURVES)
-            modalities = [
-                column.removeprefix("share_")
-                for column in file.schema.names
-                if column.startswith("share_")
-            ]
-            rows = (row for batch in file.batches() for row in batch.to_pylist())
+            file, what = self.shelf.table(artifact, CURVES), str(artifact.place)
+            shares = [name for name in file.schema.names if name.startswith("share_")]
+            modalities = [name.removeprefix("share_") for name in shares]
             return [
-                as_model(
-                    comparison_api.CurvePoint,
-                    {**epoch_of(row, modalities), "method": row["method"], "seed": row["seed"]},
-                    str(artifact.place),
-                )
-                for row in rows
+                as_model(comparison_api.CurvePoint, epoch_of(row, modalities), what)
+                for batch in file.batches()
+                for row in batch.to_pylist()
             ]
 
         return self.shelf.remember(artifact, "curves", read, weight_of)

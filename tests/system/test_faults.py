@@ -63,9 +63,8 @@ def eventually(seen: Callable[[], Any], what: str, seconds: float = 170) -> None
 
 def environment() -> dict[str, str]:
     """This process's, without what it knows of Ray."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "REMIX_"))
-    }
+    own = ("RAY_", "REMIX_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +73,11 @@ def start() -> Iterator[Start]:
     started = []
 
     def begin(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
+        command = [REMIX, *map(str, arguments)]
         with log.open("wb") as sink:
-            started.append(
-                subprocess.Popen(
-                    [REMIX, *map(str, arguments)], env=environment(), stdout=sink, stderr=sink
-                )
-            )
-        return started[-1]
+            process = subprocess.Popen(command, env=environment(), stdout=sink, stderr=sink)
+        started.append(process)
+        return process
 
     yield begin
     for process in started:
@@ -111,11 +108,8 @@ def title_of(process: psutil.Process) -> str:
 
 def workers(title: str) -> list[psutil.Process]:
     """The processes of this process's Ray that do what `title` says."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if title in title_of(process)
-    ]
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if title in title_of(process)]
 
 
 def kill_worker(title: str, seen: Callable[[], Any], what: str) -> None:
@@ -186,11 +180,9 @@ def reference(made_store: Path, ray_cluster: None) -> Run:
 
 def is_amid_epoch(run: Run, _: Run | None = None) -> bool:
     """Whether steps of the first remixed epoch lie behind a checkpoint in its midst."""
-    return any(
-        not place.name.endswith("-00000000.arrow")
-        for place in (run.place / "steps").list()
-        if place.name.startswith("epoch-0001-")
-    )
+    names = [place.name for place in (run.place / "steps").list()]
+    own = [name for name in names if name.startswith("epoch-0001-")]
+    return any(not name.endswith("-00000000.arrow") for name in own)
 
 
 def is_amid_scores(run: Run, reference: Run) -> bool:
@@ -251,18 +243,12 @@ def test_the_driver_dies_in_the_middle_of_an_epoch(
     copied: Run, reference: Run, start: Start, tmp_path: Path
 ) -> None:
     path, log = tmp_path / "run.yaml", tmp_path / "log"
-    path.write_text(
-        yaml.safe_dump(
-            slow_config(tmp_path, "interrupted").model_dump(mode="json"), sort_keys=False
-        )
-    )
+    path.write_text(yaml.safe_dump(slow_config(tmp_path, "interrupted").model_dump(mode="json")))
     process = start("train", path, "--resume", log=log)
     assert process.wait(300) == 0, log.read_text()
     dead = copied.facts["took_over"]
-    assert any(
-        re.search(rf"\b{dead['pid']}\b", line) and "remix train" in line
-        for line in log.read_text().splitlines()
-    )
+    lines = [line for line in log.read_text().splitlines() if "remix train" in line]
+    assert any(re.search(rf"\b{dead['pid']}\b", line) for line in lines)
     check_same(copied, reference)
 
 
@@ -275,9 +261,8 @@ def test_a_run_goes_on_with_another_number_of_workers(
     check_whole(copied)
     num_steps = len(BatchPlan.open(reference.plan(1)))
     assert copied.plan(1).read_bytes() == reference.plan(1).read_bytes()
-    assert copied.steps(1)["world_size"].to_pylist() == [WORKERS] * taken + [num_workers] * (
-        num_steps - taken
-    )
+    sizes = [WORKERS] * taken + [num_workers] * (num_steps - taken)
+    assert copied.steps(1)["world_size"].to_pylist() == sizes
     assert copied.steps(1)["rows_hash"].equals(reference.steps(1)["rows_hash"])
     assert set(copied.steps(2)["world_size"].to_pylist()) == {num_workers}
 
@@ -318,9 +303,8 @@ def wire(port: int, passed: Callable[[], None]) -> Iterator[int]:
 
 def test_the_service_dies_while_it_streams(made_store: Path, start: Start, tmp_path: Path) -> None:
     port, logs = free_port(), [tmp_path / "log-0", tmp_path / "log-1"]
-    run = Run.create(
-        slow_config(made_store, "long"), FeatureSet.open(Place.at(made_store / "features" / "made"))
-    )
+    features = FeatureSet.open(Place.at(made_store / "features" / "made"))
+    run = Run.create(slow_config(made_store, "long"), features)
     plan = run.plan(0)
     write_plan(plan, joint_draft(np.arange(4_000_000), 64, 0, 0))  # more than sockets hold
     run.plan_stats(0).write_json(plan_statistics(BatchPlan.open(plan)))
@@ -344,19 +328,10 @@ def test_the_service_dies_while_it_streams(made_store: Path, start: Start, tmp_p
 def test_killed_at_any_moment_plan_and_train_come_to_the_same_end(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=60)
     benchmark = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    command = [
-        sys.executable,
-        str(benchmark),
-        "--kills",
-        "4",
-        "--stages",
-        "plan,train",
-        "--features",
-        str(tmp_path / "made"),
-    ]
-    ended = subprocess.run(
-        command, env={**environment(), "TMPDIR": str(tmp_path)}, capture_output=True, text=True
-    )
+    options = ["--kills", "4", "--stages", "plan,train", "--features", str(tmp_path / "made")]
+    env = {**environment(), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(benchmark), *options]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads(ended.stdout)
     assert (found["ratio"], found["stages"].keys()) == (1, {"plan", "train"})

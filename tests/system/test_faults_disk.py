@@ -28,21 +28,16 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 MB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
     try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        subprocess.run(mount, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"a small disk cannot be mounted: {getattr(error, 'stderr', '') or error}")
     try:
         yield folder
     finally:
-        subprocess.run(
-            ["umount", "--lazy", str(folder)], check=True
-        )  # this process may still have maps of its files
+        # this process may still have maps of its files
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:
@@ -99,9 +94,8 @@ def test_the_disk_fills_while_checkpoints_are_written(
     assert not temporaries(disk)
     found = verify(run)
     assert found["ok"], found["problems"]
-    assert found["status"] == (
-        "failed" if share else "running"
-    )  # nothing can be written down where there is no room at all
+    # nothing can be written down where there is no room at all
+    assert found["status"] == ("failed" if share else "running")
     (disk / "ballast").unlink()
     check_same(launch(config, resume=True), alone)
 
