@@ -7,16 +7,15 @@ import gc
 import json
 import os
 import resource
-import select
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from pipeline.arrays import Array
 from pipeline.decode.config import ModalitySpec
 from pipeline.decode.media.clip import streams_in
 from pipeline.decode.media.shapes import AnySpec, shape_of
-from pipeline.decode.sandbox.messages import LENGTH, NO_MEMORY, STATUS, frame, write_all
+from pipeline.decode.sandbox.messages import NO_MEMORY, STATUS, receive, send
 from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
 
@@ -45,82 +44,79 @@ class Work:
 
 
 def main() -> None:
-    """Imports, says so, and forks a child whenever the parent sends the ends of its pipes, until the parent is gone."""
+    """Imports, and forks a child whenever the parent asks for one, until the parent is gone."""
     control, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     # an interrupt at the terminal is the parent's affair
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     torch.set_num_threads(1)
-    work = _work(control)
+    given = json.load(sys.stdin)
+    module, _, function = given["entry"].partition(":")
+    work = Work(
+        decode=getattr(import_module(module), function),
+        specs=TypeAdapter(dict[str, ModalitySpec]).validate_python(given["modalities"]),
+        limits=Limits.model_validate(given["limits"]),
+    )
     gc.collect()
     gc.freeze()
     with contextlib.suppress(ConnectionError):
-        control.sendall(b"R")
-        _watch(control, parent, work)
+        _serve(control, parent, work)
 
 
-def _work(control: socket.socket) -> Work:
-    with control.makefile("rb", buffering=0) as file:
-        given = json.loads(_exactly(file, LENGTH.unpack(_exactly(file, LENGTH.size))[0]))
-    specs = TypeAdapter(dict[str, ModalitySpec]).validate_python(given["modalities"])
-    module, _, function = given["entry"].partition(":")
-    return Work(
-        decode=getattr(import_module(module), function),
-        specs=specs,
-        limits=Limits.model_validate(given["limits"]),
-    )
+def _serve(control: socket.socket, parent: int, work: Work) -> None:
+    """One child at a time. A fork of the parent may hold the socket open, so the parent is looked for too."""
+    child = 0
+    control.settimeout(_LOOK_SECONDS)
+    while os.getppid() == parent:
+        try:
+            asked, fds, _, _ = socket.recv_fds(control, 1, 1)
+        except TimeoutError:
+            continue
+        if not asked:
+            break
+        status = os.waitpid(child, 0)[1] if child else 0
+        child, theirs = _fork(control, fds[0], work)
+        with theirs:
+            socket.send_fds(control, [STATUS.pack(status)], [theirs.fileno()])
+    if child:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
-def _watch(control: socket.socket, parent: int, work: Work) -> None:
-    """One child at a time; its end of the lifeline closes when it dies. A fork of the parent may hold the socket open, so the parent is looked for too."""
-    child, lifeline = 0, -1
-    try:
-        while os.getppid() == parent:
-            ready = select.select(
-                [control.fileno(), *([lifeline] if child else [])], [], [], _LOOK_SECONDS
-            )[0]
-            if control.fileno() in ready:
-                fds = socket.recv_fds(control, 1, 3)[1]
-                if not fds:
-                    return
-                child, lifeline = _fork(control, fds, work)
-            elif ready:
-                os.close(lifeline)
-                gone, child = child, 0
-                control.sendall(STATUS.pack(os.waitpid(gone, 0)[1]))
-    finally:
-        if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
-def _fork(control: socket.socket, fds: list[int], work: Work) -> tuple[int, int]:
-    lifeline, held = os.pipe()
+def _fork(control: socket.socket, errors: int, work: Work) -> tuple[int, socket.socket]:
+    """The number of a new child, and the parent's end of the connection to it."""
     zygote = os.getpid()
+    theirs, ours = socket.socketpair()
     child = os.fork()
     if not child:
         code = 1
         try:
             control.close()
-            os.close(lifeline)
-            _confine(zygote, fds[2], work.limits)
-            with open(fds[0], "rb") as requests:
-                for ask, members in _requests(requests):
-                    _answer(fds[1], ask, members, work)
-                    del members
-            code = 0
-        except BrokenPipeError:
-            code = 0
+            theirs.close()
+            _confine(zygote, errors, work.limits)
+            _work(ours, work)
+        except (EOFError, ConnectionError):
+            code = 0  # the parent is gone
         except MemoryError:
             code = NO_MEMORY
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    for fd in (*fds, held):
-        os.close(fd)
-    return child, lifeline
+    ours.close()
+    os.close(errors)
+    return child, theirs
+
+
+def _work(connection: socket.socket, work: Work) -> None:
+    """Answers the requests of the parent (raises EOFError or ConnectionError where it is gone, MemoryError)."""
+    with connection.makefile("rb") as file:
+        while True:
+            request = receive(file)
+            members = {suffix: file.read(size) for suffix, size in request["members"].items()}
+            send(connection, *_answer(request["ask"], members, work))
+            del members
 
 
 def _confine(zygote: int, errors: int, limits: Limits) -> None:
@@ -144,51 +140,27 @@ def _confine(zygote: int, errors: int, limits: Limits) -> None:
     )
 
 
-def _requests(file: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The requests of the parent until it closes the pipe."""
-    while head := file.read(LENGTH.size):
-        header = json.loads(_exactly(file, LENGTH.unpack(head)[0]))
-        yield (
-            header["ask"],
-            {suffix: _exactly(file, num) for suffix, num in header["members"].items()},
-        )
-
-
-def _exactly(file: Any, num: int) -> bytes:
-    parts = []
-    while num:
-        part = file.read(num)
-        if not part:
-            raise BrokenPipeError("the parent is gone")
-        parts.append(part)
-        num -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _answer(replies: int, ask: str, members: Mapping[str, bytes], work: Work) -> None:
-    """Does what is asked under the clock, whose alarm ends the process, and writes the reply (raises MemoryError, BrokenPipeError)."""
-    arrays: list[memoryview] = []
+def _answer(
+    ask: str, members: Mapping[str, bytes], work: Work
+) -> tuple[dict[str, Any], list[memoryview]]:
+    """The reply and its arrays, made under the clock, whose alarm ends the process (raises MemoryError)."""
     signal.setitimer(signal.ITIMER_REAL, work.limits.timeout)
     try:
-        if ask == "decode":
-            found = _checked(work.decode(members, work.specs, work.limits), work.specs)
-            arrays = [
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                for array in found.values()
-            ]
-            reply: dict[str, Any] = {"arrays": list(found)}
-        else:
-            reply = {"streams": sorted(streams_in(members[""]))}
+        if ask == "streams_in":
+            return {"streams": sorted(streams_in(members[""]))}, []
+        found = _checked(work.decode(members, work.specs, work.limits), work.specs)
+        buffers = [
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in found.values()
+        ]
+        return {"arrays": list(found)}, buffers
     except BaseException as error:
         if _lacks_memory(error):
             raise MemoryError from None
-        reply = (
-            {"reason": error.reason, "detail": error.detail}
-            if isinstance(error, SampleError)
-            else {"traceback": traceback.format_exc()[-8000:]}
-        )
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    write_all(replies, [*frame(reply), *arrays])
+        if isinstance(error, SampleError):
+            return {"reason": error.reason, "detail": error.detail}, []
+        return {"traceback": traceback.format_exc()[-8000:]}, []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _checked(arrays: Mapping[str, Array | None], specs: Mapping[str, AnySpec]) -> dict[str, Array]:

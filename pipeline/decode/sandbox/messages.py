@@ -1,43 +1,34 @@
-"""Messages between a sandbox and its decode worker.
+"""Messages between a sandbox and its decode worker: a line of JSON, and raw bytes whose sizes both sides know.
 
-A message is the length of a JSON text, the text, and raw bytes whose sizes it gives.
+Nothing is pickled: a decoder of hostile bytes may have written what the parent reads.
 """
 
 import json
-import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from io import BufferedReader
+from socket import socket
 from typing import Any
-
-LENGTH = struct.Struct("<I")
 
 STATUS = struct.Struct("<i")
 
 NO_MEMORY = 112
-"""The exit code of a child that has no memory left; a message might need some."""
+"""The exit code of a decode worker that has no memory left; a message might need some."""
 
 
-def frame(header: Mapping[str, Any]) -> list[bytes]:
-    """The head of a message."""
-    text = json.dumps(header).encode()
-    return [LENGTH.pack(len(text)) + text]
-
-
-def write_all(
-    fd: int, buffers: Sequence[bytes | memoryview], wait: Callable[[], None] | None = None
+def send(
+    sock: socket, header: Mapping[str, Any], buffers: Iterable[bytes | memoryview] = ()
 ) -> None:
-    """Writes all buffers in turn, as they lie in memory; `wait` is called where a pipe that does not block is full."""
-    views = [memoryview(buffer) for buffer in buffers if len(buffer)]
-    start = 0
-    while start < len(views):
-        try:
-            num = os.writev(fd, views[start : start + 64])
-        except BlockingIOError:
-            assert wait
-            wait()
-            continue
-        while start < len(views) and num >= views[start].nbytes:
-            num -= views[start].nbytes
-            start += 1
-        if num:
-            views[start] = views[start][num:]
+    """Sends a message (raises OSError where the other side is gone)."""
+    sock.sendall(json.dumps(header).encode() + b"\n")
+    for buffer in buffers:
+        sock.sendall(buffer)
+
+
+def receive(file: BufferedReader) -> dict[str, Any]:
+    """The header of the next message (raises EOFError, OSError where the other side is gone)."""
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    header: dict[str, Any] = json.loads(line)
+    return header

@@ -1,34 +1,30 @@
-"""Decoding in a process of its own: a decoder that crashes, hangs or eats memory costs one sample. The parent's side; `cell` is the child's.
+"""Decoding in a process of its own: a decoder that crashes, hangs or eats memory costs one sample. The parent's side.
 
-A first process imports the decoders (seconds) and decodes nothing. It forks the child that does (milliseconds), and says how it died; the parent asks
-for the next one. Both end when the parent does, however it ends. A message is the length of a JSON text, the text, and raw bytes whose sizes it tells.
+A first process imports the decoders (seconds) and decodes nothing. It forks the decode worker (milliseconds), and where that one has died,
+it says how and forks the next. Both end when the parent does, however it ends.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from pipeline.arrays import Array
 from pipeline.decode.media.shapes import AnySpec, shape_of
-from pipeline.decode.sandbox.messages import LENGTH, NO_MEMORY, STATUS, frame, write_all
+from pipeline.decode.sandbox.messages import NO_MEMORY, STATUS, receive, send
 from pipeline.errors import RemixError, SampleError
 from pipeline.shards.limits import Limits
 
-B = TypeVar("B", bytearray, memoryview)
 _CRASHES = {
     signal.SIGSEGV,
     signal.SIGABRT,
@@ -38,12 +34,12 @@ _CRASHES = {
     signal.SIGTRAP,
 }
 _START_SECONDS = 300.0
-_PIPE_BYTES = 2**20
 # A thread that another library starts would not live on in the fork, and threads would compete with the other workers.
 _ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
+Reply = tuple[dict[str, Any], dict[str, Array]]
 
 
 class Sandbox:
@@ -63,7 +59,7 @@ class Sandbox:
             {"entry": entry, "modalities": modalities, "limits": limits.model_dump(mode="json")}
         ).encode()
         self._lock = threading.RLock()
-        self._cell: _Cell | None = None
+        self._processes: _Processes | None = None
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -83,44 +79,34 @@ class Sandbox:
     def close(self) -> None:
         """Ends the processes once the sample at hand is done; the next sample would start them again."""
         with self._lock:
-            if self._cell:
-                self._cell.close()
-                self._cell = None
+            if self._processes:
+                self._processes.close()
+                self._processes = None
 
-    def _ask(
-        self, what: str, members: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _ask(self, what: str, members: Mapping[str, bytes]) -> Reply:
         with self._lock:
-            try:
-                reply, arrays = self._exchange(what, members)
-            except _DeathError as death:
+            answer = self._exchange(what, members)
+            if isinstance(answer, SampleError):
                 # a sample before it may have broken or filled the memory: in a fresh child it fails for itself
-                _rejection(death.status, self._limits)
-                reply, arrays = self._last_exchange(what, members)
+                answer = self._exchange(what, members)
+        if isinstance(answer, SampleError):
+            raise answer
+        reply = answer[0]
         if "reason" in reply:
             raise SampleError(reply["reason"], reply["detail"])
         if "traceback" in reply:
             raise RemixError(f"a programming error in decoding:\n{reply['traceback']}")
-        return reply, arrays
+        return answer
 
-    def _last_exchange(
-        self, what: str, members: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
+    def _exchange(self, what: str, members: Mapping[str, bytes]) -> Reply | SampleError:
+        """The reply, or what the death of the child says of its sample (raises RemixError)."""
+        self._processes = self._processes or _Processes(self._config)
         try:
-            return self._exchange(what, members)
+            return self._processes.exchange(what, members, self._shapes)
         except _DeathError as death:
-            raise _rejection(death.status, self._limits) from None
-
-    def _exchange(
-        self, what: str, members: Mapping[str, bytes]
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
-        self._cell = self._cell or _Cell(self._config)
-        try:
-            return self._cell.exchange(what, members, self._shapes)
-        except _DeathError:
-            raise
+            return _rejection(death.status, self._limits)
         except BaseException:
-            # what is left in the pipes belongs to no request any more
+            # what is left in the connection belongs to no request any more
             self.close()
             raise
 
@@ -134,18 +120,15 @@ class _DeathError(Exception):
 
 def _rejection(status: int, limits: Limits) -> SampleError:
     """What the end of a child says of its sample (raises RemixError where the sample did not cause it)."""
-    if not os.WIFSIGNALED(status):
-        code = os.waitstatus_to_exitcode(status)
-        if code == NO_MEMORY:
-            return SampleError(
-                "oversize", f"decoding takes more than {limits.memory} bytes of memory"
-            )
+    code = os.waitstatus_to_exitcode(status)
+    if code == NO_MEMORY:
+        return SampleError("oversize", f"decoding takes more than {limits.memory} bytes of memory")
+    if code >= 0:
         return SampleError("crash", f"the decoder ended its process with exit code {code}")
-    number = os.WTERMSIG(status)
-    if number == signal.SIGALRM:
+    if -code == signal.SIGALRM:
         return SampleError("timeout", f"decoding takes more than {limits.timeout} s")
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    if number in _CRASHES:
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    if -code in _CRASHES:
         return SampleError("crash", f"the decoder died by {name}")
     raise RemixError(
         f"the process that decodes was killed by {name}, from outside",
@@ -153,37 +136,23 @@ def _rejection(status: int, limits: Limits) -> SampleError:
     )
 
 
-@dataclass(slots=True)
-class _Pipes:
-    """The parent's ends of the pipes to a child; neither blocks."""
-
-    requests: int
-    replies: int
-
-
-class _Cell:
-    """The two processes, and what is open to them."""
+class _Processes:
+    """The process that forks, the child that decodes, and what is open to them."""
 
     def __init__(self, config: bytes) -> None:
         """Starts the first process, which imports the decoders (raises RemixError)."""
-        self._pipes: _Pipes | None = None
-        self._log = io.FileIO(os.memfd_create("remix-cell"), "r+")
+        self._child: socket.socket | None = None
+        self._log = io.FileIO(os.memfd_create("remix-decode-worker"), "r+")
         self._control, theirs = socket.socketpair()
+        self._control.settimeout(_START_SECONDS)
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "pipeline.decode.sandbox.decode_worker",
-            str(theirs.fileno()),
-            str(os.getpid()),
-        ]
+        module = "pipeline.decode.sandbox.decode_worker"
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
                     env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=self._log,
                     stderr=self._log,
                     pass_fds=[theirs.fileno()],
@@ -194,22 +163,15 @@ class _Cell:
             raise RemixError(
                 f"the process that decodes did not start: {error}", "mend the Python installation"
             ) from error
-        try:
-            self._control.settimeout(_START_SECONDS)
-            self._control.sendall(LENGTH.pack(len(config)) + config)
-            started = self._control.recv(1)
-            self._control.settimeout(None)
-        except OSError as error:
-            raise self._lost("did not start") from error
-        except BaseException:
-            self._lost("was not waited for")
-            raise
-        if not started:
-            raise self._lost("did not start")
+        assert self._process.stdin
+        # where it ends before it has read this, the first fork says so
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            stdin.write(config)
 
     def close(self) -> None:
         """Ends both processes; a child that decodes is killed."""
-        self._drop()
+        if self._child:
+            self._child.close()
         self._control.close()
         try:
             self._process.wait(10)
@@ -223,124 +185,67 @@ class _Cell:
         what: str,
         members: Mapping[str, bytes],
         shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
+    ) -> Reply:
         """Sends a request, reads the reply and its arrays (raises _DeathError, RemixError)."""
-        pipes = self._pipes = self._pipes or self._fork()
-        header = {"ask": what, "members": {suffix: len(data) for suffix, data in members.items()}}
-        self._write(pipes.requests, [*frame(header), *members.values()])
-        (length,) = LENGTH.unpack(self._read(pipes.replies, bytearray(LENGTH.size)))
-        reply: dict[str, Any] = json.loads(self._read(pipes.replies, bytearray(length)))
-        arrays = {name: np.empty(*shapes[name]) for name in reply.get("arrays", ())}
-        for array in arrays.values():
-            self._read(pipes.replies, array.reshape(-1).view(np.uint8).data)
+        child = self._child or self._fork()[1]
+        sizes = {suffix: len(data) for suffix, data in members.items()}
+        try:
+            send(child, {"ask": what, "members": sizes}, members.values())
+            with child.makefile("rb") as file:
+                reply = receive(file)
+                arrays = {name: np.empty(*shapes[name]) for name in reply.get("arrays", ())}
+                for array in arrays.values():
+                    if file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
+                        raise EOFError
+        except (EOFError, OSError):
+            raise _DeathError(self._fork()[0]) from None
         return reply, arrays
 
-    def _fork(self) -> _Pipes:
-        """Has a child forked, which gets its ends of two new pipes, and this process's standard error to print to."""
-        theirs_in, requests = _pipe()
-        replies, theirs_out = _pipe()
-        os.set_blocking(requests, False)
-        os.set_blocking(replies, False)
-        errors = _standard_error()
+    def _fork(self) -> tuple[int, socket.socket]:
+        """The wait status of the child before, if any, and the connection to the next, which prints to this process's standard error (raises RemixError)."""
         try:
-            socket.send_fds(self._control, [b"F"], [theirs_in, theirs_out, errors])
+            errors = os.dup(2)
+        except OSError:
+            errors = os.open(os.devnull, os.O_WRONLY)
+        try:
+            socket.send_fds(self._control, [b"F"], [errors])
+            status, fds, _, _ = socket.recv_fds(self._control, STATUS.size, 1)
         except OSError as error:
-            os.close(requests)
-            os.close(replies)
-            raise self._lost("has ended") from error
+            raise self._lost() from error
         finally:
-            for fd in (theirs_in, theirs_out, errors):
-                os.close(fd)
-        return _Pipes(requests, replies)
+            os.close(errors)
+        if not fds:
+            raise self._lost()
+        if self._child:
+            self._child.close()
+        os.set_inheritable(fds[0], False)
+        self._child = socket.socket(fileno=fds[0])
+        return STATUS.unpack(status)[0], self._child
 
-    def _drop(self) -> None:
-        if self._pipes:
-            os.close(self._pipes.requests)
-            os.close(self._pipes.replies)
-            self._pipes = None
-
-    def _write(self, fd: int, buffers: Sequence[bytes]) -> None:
-        try:
-            write_all(fd, buffers, lambda: self._wait(fd, select.POLLOUT))
-        except BrokenPipeError:
-            raise self._death() from None
-
-    def _read(self, fd: int, buffer: B) -> B:
-        view = memoryview(buffer)
-        while view:
-            try:
-                num = os.readv(fd, [view])
-            except BlockingIOError:
-                self._wait(fd, select.POLLIN)
-                continue
-            if not num:
-                raise self._death()
-            view = view[num:]
-        return buffer
-
-    def _wait(self, fd: int, event: int) -> None:
-        """Until the pipe can go on (raises _DeathError); a process that this one forked meanwhile may keep the pipe of a dead child open."""
-        poll = select.poll()
-        poll.register(fd, event)
-        poll.register(self._control, select.POLLIN)
-        if all(ready != fd for ready, _ in poll.poll()):
-            raise self._death()
-
-    def _death(self) -> _DeathError:
-        self._drop()
-        status = b""
-        with contextlib.suppress(OSError):
-            status = self._control.recv(STATUS.size, socket.MSG_WAITALL)
-        if len(status) < STATUS.size:
-            raise self._lost("has ended")
-        return _DeathError(*STATUS.unpack(status))
-
-    def _lost(self, how: str) -> RemixError:
+    def _lost(self) -> RemixError:
         """The first process is gone, or has never come up: what it printed last is the reason."""
-        self._drop()
-        self._control.close()
         self._process.kill()
         code = self._process.wait()
         self._log.seek(0)
         text = (self._log.read() or b"")[-2000:].decode(errors="replace").strip()
-        self._log.close()
+        how = "has ended" if self._child else "did not start"
         return RemixError(
             f"the process that decodes {how} (exit code {code}): {text or 'it said nothing'}",
             "mend what it says, or give the machine more memory",
         )
 
 
-def _pipe() -> tuple[int, int]:
-    ends = os.pipe()
-    # more than its share of pipe memory is refused to a user: it is only faster
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return ends
-
-
-def _standard_error() -> int:
-    try:
-        return os.dup(2)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
-
-
-@dataclass(slots=True)
-class _Kept:
-    key: object = None
-    sandbox: Sandbox | None = None
-
-
-_kept = _Kept()
+_kept: dict[object, Sandbox] = {}
 _kept_lock = threading.Lock()
 
 
 def sandbox_for(specs: Mapping[str, AnySpec], limits: Limits) -> Sandbox:
     """This process's sandbox: the same one for the same configuration; another configuration closes it."""
-    key = (os.getpid(), list(specs.items()), limits)
+    key = (os.getpid(), tuple(specs.items()), limits)
     with _kept_lock:
-        if _kept.sandbox is None or _kept.key != key:
-            if _kept.sandbox is not None:
-                _kept.sandbox.close()
-            _kept.key, _kept.sandbox = key, Sandbox(specs, limits)
-        return _kept.sandbox
+        if key not in _kept:
+            for sandbox in _kept.values():
+                sandbox.close()
+            _kept.clear()
+            _kept[key] = Sandbox(specs, limits)
+        return _kept[key]

@@ -108,21 +108,6 @@ def test_same_rejections_as_in_this_process(real: Sandbox) -> None:
         assert (there.value.reason, there.value.detail) == (here.value.reason, here.value.detail)
 
 
-def test_same_arrays_of_real_clips(real_data: Callable[[str], Path]) -> None:
-    specs = {
-        "video": VideoSpec(kind="video", member="mp4"),
-        "audio": AudioSpec(kind="audio", member="mp4"),
-    }
-    clips = sorted(real_data("avwords").rglob("*.mp4"))[::60]
-    with Sandbox(specs, Limits()) as sandbox:
-        for clip in clips:
-            same(
-                sandbox.decode({"mp4": clip.read_bytes()}),
-                decode_sample({"mp4": clip.read_bytes()}, specs, Limits()),
-            )
-    assert len(clips) >= 5
-
-
 def test_streams_are_told(real: Sandbox) -> None:
     assert real.streams_in(encode_clip(sound=tone(440, 1.0))) == {"video", "audio"}
     assert real.streams_in(encode_clip()) == {"video"}
@@ -167,7 +152,6 @@ def test_what_a_decoder_does_costs_its_sample_alone(
         ),
         ("killed", r"\bSIGKILL\b"),
         ("terminated", r"\bSIGTERM\b"),
-        ("zygote_killed", r"-9\b"),
     ],
 )
 def test_what_no_sample_causes_is_fatal(hostile: Sandbox, how: str, message: str) -> None:
@@ -176,13 +160,15 @@ def test_what_no_sample_causes_is_fatal(hostile: Sandbox, how: str, message: str
     assert healthy(hostile)
 
 
-def test_child_killed_between_samples_is_fatal_and_told_once(
-    hostile: Sandbox, tmp_path: Path
+@pytest.mark.parametrize(("which", "message"), [("child", r"\bSIGKILL\b"), ("zygote", r"-9\b")])
+def test_process_killed_between_samples_is_fatal_and_told_once(
+    hostile: Sandbox, tmp_path: Path, which: str, message: str
 ) -> None:
-    _, child = processes_of(hostile, tmp_path / "pids")
-    child.kill()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-    with pytest.raises(RemixError, match=r"\bSIGKILL\b"):
+    zygote, child = processes_of(hostile, tmp_path / "pids")
+    killed = {"child": child, "zygote": zygote}[which]
+    killed.kill()
+    wait_until(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE)
+    with pytest.raises(RemixError, match=message):
         hostile.decode({"x": b"ok"})
     assert healthy(hostile)
 
@@ -190,7 +176,7 @@ def test_child_killed_between_samples_is_fatal_and_told_once(
 @pytest.mark.parametrize("before", ["break_the_heap", "leak"])
 def test_sample_does_not_pay_for_the_one_before_it(hostile: Sandbox, before: str) -> None:
     after = {"break_the_heap": b"needs_a_whole_heap", "leak": b"leak"}[before]
-    for _ in range(12):
+    for _ in range(8):
         hostile.decode({"x": before.encode()})
         hostile.decode({"x": after})
 
@@ -257,13 +243,13 @@ def test_many_crashes_leave_no_process_and_no_open_file(tmp_path: Path) -> None:
     with Sandbox(SMALL, LIMITS, entry=HOSTILE) as sandbox:
         zygote, _ = processes_of(sandbox, tmp_path / "pids")
         open_files = psutil.Process().num_fds(), zygote.num_fds()
-        for _ in range(40):  # each of them kills two children
+        for _ in range(8):  # each of them kills two children
             with pytest.raises(SampleError, match="crash"):
                 sandbox.decode({"x": b"segfault"})
         assert healthy(sandbox)
         assert (psutil.Process().num_fds(), zygote.num_fds()) == open_files
         [child] = zygote.children()
-        assert child.num_fds() == 6  # three standard ones, and three pipes
+        assert child.num_fds() == 4  # three standard ones, and the connection
     assert not zygote.is_running()
     assert not child.is_running()
     assert psutil.Process().num_fds() == before
@@ -326,10 +312,11 @@ def test_parent_that_ends_well_needs_no_close() -> None:
 
 def test_failed_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     before = psutil.Process().num_fds()
-    with Sandbox(SMALL, LIMITS, entry="tests.no_such_module:decode") as sandbox:
-        for _ in range(2):
-            with pytest.raises(RemixError, match=r"tests\.no_such_module"):
-                sandbox.decode({})
+    with (
+        Sandbox(SMALL, LIMITS, entry="tests.no_such_module:decode") as sandbox,
+        pytest.raises(RemixError, match=r"tests\.no_such_module"),
+    ):
+        sandbox.decode({})
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with Sandbox(SMALL, LIMITS) as sandbox, pytest.raises(RemixError, match="/no/such/python"):
         sandbox.decode({})
@@ -363,15 +350,3 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def test_first_process_killed_is_fatal_and_the_next_sample_starts_another() -> None:
-    before = set(psutil.Process().children())
-    with Sandbox(SMALL, LIMITS, entry=HOSTILE) as sandbox:
-        assert healthy(sandbox)
-        (first,) = set(psutil.Process().children()) - before
-        first.kill()
-        first.wait()
-        with pytest.raises(RemixError):
-            sandbox.decode({"x": b"ok"})
-        assert healthy(sandbox)
