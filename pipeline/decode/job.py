@@ -16,6 +16,7 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.finish import finish, rejected_rows
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check
+from pipeline.decode.reuse import lifted, lowered, same
 from pipeline.decode.shard_task import VERSION, Job, ShardScan, ingest, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
@@ -59,12 +60,14 @@ def decode(
         }
         for name, spec in config.modalities.items()
     }
-    finished = _finished(out, parents, specs, config, classes)
+    finished = _finished(out, scans, parents, config, classes)
     if finished:
         return summary_of(finished, num_reused=len(shards), unchanged=True)
     with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead:
         for folder in (out, out / ".parts", *(out / name for name in specs)):
             folder.sweep()
+        # its parts are about to change: nobody may take the set for finished
+        (out / MANIFEST).delete()
         _started(out).write_bytes(b"")
         jobs = [
             Job(
@@ -192,11 +195,12 @@ def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterat
 
 def _finished(
     out: Place,
+    scans: Sequence[ShardScan],
     parents: dict[str, str],
-    specs: dict[str, Any],
     config: DecodeConfig,
     classes: Sequence[str],
 ) -> dict[str, Any] | None:
+    """The manifest of a set that is complete as it is; None where there is something to decode (raises MismatchError)."""
     if not (out / MANIFEST).exists():
         return None
     manifest = (out / MANIFEST).read_json()
@@ -206,28 +210,29 @@ def _finished(
             f"{out} was decoded by version {manifest['version']} of the decoder, this is {VERSION}",
             cure,
         )
-    if manifest["parents"]["shards"] != parents["shards"]:
+    was, specs = manifest["modalities"], config.modalities
+    for name in dict.fromkeys([*was, *specs]):
+        if name not in was or name not in specs or not same(specs[name], was[name]["spec"]):
+            raise MismatchError(
+                f"{out} was decoded with modalities.{name} = {was.get(name, {}).get('spec')}, but the configuration says {specs.get(name)!r}",
+                cure,
+            )
+    for name in lowered(config.limits, manifest["limits"]):
+        raise MismatchError(
+            f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)}, but the configuration says {getattr(config.limits, name)}, which may reject more",
+            cure,
+        )
+    if list(was) != list(specs) or manifest["classes"] != list(classes):
+        raise MismatchError(
+            f"{out} has the modalities {list(was)} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}",
+            cure,
+        )
+    again = not lifted(config.limits, manifest["limits"]).isdisjoint(manifest["reasons"])
+    # a member beyond a limit is in a shard's digest by its header alone
+    names = [part["shard"] for part in manifest["parts"]] if again else None
+    if manifest["parents"]["shards"] != parents["shards"] and names != [s.name for s in scans]:
         raise MismatchError(
             f"{out} was decoded from the shards {manifest['parents']['shards'][:12]}, but the ones given are {parents['shards'][:12]}",
             cure,
         )
-    for name in dict.fromkeys([*manifest["modalities"], *specs]):
-        was, now = manifest["modalities"].get(name, {}).get("spec"), specs.get(name, {}).get("spec")
-        if was != now:
-            raise MismatchError(
-                f"{out} was decoded with modalities.{name} = {was}, but the configuration says {now}",
-                cure,
-            )
-    limits = config.limits.model_dump(mode="json")
-    for name, now in limits.items():
-        if manifest["limits"].get(name) != now:
-            raise MismatchError(
-                f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)}, but the configuration says {now}",
-                cure,
-            )
-    if list(manifest["modalities"]) != list(specs) or manifest["classes"] != list(classes):
-        raise MismatchError(
-            f"{out} has the modalities {list(manifest['modalities'])} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}",
-            cure,
-        )
-    return manifest
+    return None if again else manifest

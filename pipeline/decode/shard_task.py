@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.moments import Moments
+from pipeline.decode.reuse import lifted, lowered, same
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
@@ -24,7 +25,6 @@ from pipeline.shards.sample_metadata import facts_of
 from pipeline.shards.samples import Lost, Sample
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.atomic_files import HashingFile
-from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import Place
 
@@ -78,22 +78,30 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What an account must say so that its parts need not be made again."""
+        """What is decoded, and by which decoder, for the account of the parts."""
+        return {"version": VERSION, "shard": self.name, "digest": self.digest}
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How it is decoded, for the account of the parts."""
+        specs = self.config.modalities.items()
         return {
-            "version": VERSION,
-            "shard": self.name,
-            "digest": self.digest,
-            "modalities": modalities_digest(self.config),
+            "modalities": [[name, spec.model_dump(mode="json")] for name, spec in specs],
+            "limits": self.config.limits.model_dump(mode="json"),
         }
 
-
-def modalities_digest(config: DecodeConfig) -> str:
-    """The hash of all of a configuration that changes the content of a part."""
-    modalities = [
-        [name, spec.model_dump(mode="json"), list(shape_of(name, spec))]
-        for name, spec in config.modalities.items()
-    ]
-    return fingerprint_of([modalities, config.limits.model_dump(mode="json")])
+    def makes(self, account: dict[str, Any]) -> bool:
+        """Whether this job would make the parts of an account again as they are."""
+        specs, limits = self.config.modalities, self.config.limits
+        was = account.get("decoding")  # older releases recorded a hash in its place
+        if was is None or any(account[key] != value for key, value in self.identity.items()):
+            return False
+        return (
+            [name for name, _ in was["modalities"]] == list(specs)
+            and all(same(specs[name], spec) for name, spec in was["modalities"])
+            and not lowered(limits, was["limits"])
+            and lifted(limits, was["limits"]).isdisjoint(account["account"]["rejected"])
+        )
 
 
 def scan_shard(shard: Place, name: str, config: DecodeConfig) -> ShardScan:
@@ -169,6 +177,7 @@ def ingest(job: Job) -> dict[str, Any]:
             )
     account = {
         **job.identity,
+        "decoding": job.decoding,
         "rows": len(rows.columns["sample_id"]),
         "files": {
             name: {"sha256": file.hexdigest(), "bytes": file.num_bytes}
@@ -191,9 +200,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
     if not job.account.exists():
         return None
     account = job.account.read_json()
-    if any(account.get(key) != value for key, value in job.identity.items()):
-        return None
-    whole = all(
+    whole = job.makes(account) and all(
         (job.out / name / part_name(job.index)).info().size == file["bytes"]
         for name, file in account["files"].items()
     )

@@ -1,7 +1,7 @@
 """Shards -> feature tables on Ray: the same bytes whatever the parallelism, and every row and configuration as it should be."""
 
-import csv
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.preflight import infer_config, sorted_labels
+from pipeline.decode.reuse import lifted, lowered
 from pipeline.decode.shard_task import VERSION
 from pipeline.decode.summary import DecodeSummary, Progress
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.errors import REASONS, ConfigError, DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows
 from pipeline.shards.discover import find_shards
+from pipeline.shards.limits import Limits
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.store_path import MANIFEST, Place
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, media, sample
@@ -41,7 +43,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_rows_are_the_samples_in_order(tmp_path: Path) -> None:
+def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_rows(
+    tmp_path: Path,
+) -> None:
     seen: list[Progress] = []
     summary = decode(
         make_shards(tmp_path / "in"), Place.at(tmp_path / "out"), CONFIG, progress=seen.append
@@ -73,19 +77,11 @@ def test_rows_are_the_samples_in_order(tmp_path: Path) -> None:
         (stage, i + 1) for stage in ("scan", "decode") for i in range(3)
     ]
     assert (seen[-1].num_rows, seen[-1].num_shards) == (15, 3)
-
-
-def test_mean_and_sd_are_those_of_the_training_rows(tmp_path: Path) -> None:
-    decode(make_shards(tmp_path / "in"), Place.at(tmp_path / "out"), CONFIG)
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
     for name, axes in (("see", (0, 1, 3, 4)), ("hear", (0, 2, 3)), ("feel", (0,))):
         rows = features.read(name, features.rows_of("train")).astype(np.float64)
-        np.testing.assert_allclose(
-            features.manifest["modalities"][name]["mean"], rows.mean(axes), rtol=1e-9
-        )
-        np.testing.assert_allclose(
-            features.manifest["modalities"][name]["std"], rows.std(axes), rtol=1e-6
-        )
+        told = features.manifest["modalities"][name]
+        np.testing.assert_allclose(told["mean"], rows.mean(axes), rtol=1e-9)
+        np.testing.assert_allclose(told["std"], rows.std(axes), rtol=1e-6)
 
 
 def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: Path) -> None:
@@ -139,6 +135,91 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
         decode(shards, out, CONFIG)
 
 
+def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> None:
+    large = {"z": {**sample(100), "mp4": encode_clip(4, size=(96, 64), sound=tone(500, 0.5))}}
+    make_shards(tmp_path / "in", 2)
+    shards, out = add_shard(tmp_path / "in", large), Place.at(tmp_path / "out")
+    lenient = CONFIG.model_copy(update={"max_rejected_share": 1.0})
+
+    def decode_with(limits: Limits, where: Place = out) -> DecodeSummary:
+        return decode(shards, where, lenient.model_copy(update={"limits": limits}))
+
+    first = decode_with(Limits(pixels=4000))
+    assert first.reasons == {"oversize": 1}
+    before = files(tmp_path / "out")
+    assert decode_with(Limits(pixels=4000, timeout=90)).unchanged
+    assert files(tmp_path / "out") == before
+    for lower in (Limits(pixels=3999), Limits(pixels=9000, timeout=59)):
+        with pytest.raises(MismatchError, match=r"\blimits\.(pixels|timeout)\b"):
+            decode_with(lower)
+    assert files(tmp_path / "out") == before
+    raised = decode_with(Limits(pixels=9000))
+    assert (raised.num_reused, raised.num_rejected, raised.unchanged) == (2, 0, False)
+    assert raised.fingerprint != first.fingerprint
+    fresh = decode_with(Limits(pixels=9000), Place.at(tmp_path / "fresh"))
+    assert raised.fingerprint == fresh.fingerprint
+    assert decode_with(Limits(pixels=10_000)).unchanged
+
+
+def test_a_member_beyond_a_lower_limit_is_read_under_a_higher_one(tmp_path: Path) -> None:
+    large = CLIPS[0] + struct.pack(">I4s", 50_008, b"free") + bytes(50_000)
+    shards = add_shard(tmp_path / "in", {"z": {**sample(100), "mp4": large}})
+    strict = {"max_rejected_share": 1.0, "limits": Limits(member_bytes=50_000)}
+    out = Place.at(tmp_path / "out")
+    assert decode(shards, out, CONFIG.model_copy(update=strict)).reasons == {"oversize": 1}
+    again = decode(shards, out, CONFIG)
+    assert (again.num_rows, again.num_rejected, again.num_reused) == (6, 0, 1)
+
+
+def test_what_timed_out_is_decoded_again_where_it_gets_more_time(tmp_path: Path) -> None:
+    shards, out = make_shards(tmp_path / "in", 2, 2), Place.at(tmp_path / "out")
+    hasty = {"max_rejected_share": 1.0, "limits": Limits(timeout=1e-6)}
+    with pytest.raises(DataError):
+        decode(shards, out, CONFIG.model_copy(update=hasty))
+    assert (out / ".parts" / "part-00001.json").read_json()["account"]["rejected"] == {"timeout": 2}
+    patient = decode(shards, out, CONFIG)
+    assert (patient.num_rows, patient.num_rejected, patient.num_reused) == (4, 0, 0)
+
+
+def test_a_set_of_a_release_that_knew_fewer_fields_is_reused(tmp_path: Path) -> None:
+    """Its manifest lacks a field and a limit, and its accounts have a hash of both."""
+    shards, out = make_shards(tmp_path / "in", 2), Place.at(tmp_path / "out")
+    decode(shards, out, CONFIG)
+    manifest = (out / MANIFEST).read_json()
+    del manifest["modalities"]["hear"]["spec"]["pad"], manifest["limits"]["fps"]
+    (out / MANIFEST).write_json(manifest)
+    for account in (out / ".parts" / f"part-0000{i}.json" for i in range(2)):
+        (known := account.read_json()).pop("decoding")
+        account.write_json({**known, "modalities": "4f2a" * 16})
+    assert decode(shards, out, CONFIG).unchanged
+    assert decode(shards, out, CONFIG.model_copy(update={"limits": Limits(timeout=90)})).unchanged
+    hear = CONFIG.modalities["hear"].model_copy(update={"pad": "repeat"})
+    with pytest.raises(MismatchError, match=r"\bhear\b"):
+        decode(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "hear": hear}))
+    (out / MANIFEST).delete()
+    assert decode(shards, out, CONFIG).num_reused == 0
+
+
+@pytest.mark.parametrize(
+    ("raised", "reasons"),
+    [
+        ({}, set()),
+        ({"timeout": 61}, {"timeout"}),
+        ({"frames": 2_000_000, "fps": 2000}, {"oversize"}),
+        ({"memory": 2**32, "timeout": 61}, {"oversize", "crash", "timeout"}),
+        ({"sample_bytes": 2**30}, set(REASONS)),
+        ({"pixels": 2**27}, set(REASONS)),
+    ],
+)
+def test_a_limit_lifts_the_reasons_that_it_gives(
+    raised: dict[str, float], reasons: set[str]
+) -> None:
+    assert lifted(Limits(**raised), Limits().model_dump()) == reasons
+    assert lowered(Limits(), Limits(**raised).model_dump()) == [
+        name for name in Limits.model_fields if name in raised
+    ]
+
+
 def test_a_sample_that_lacks_a_modality_stays(tmp_path: Path) -> None:
     lacking = {
         f"y{n}": {key: value for key, value in sample(100 + n).items() if key != "npy"}
@@ -168,6 +249,8 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
         "audio.wav": encode_wav(tone(500, 0.5)),
         "depth.png": picture,
         "npy": encode_npy(np.zeros((4, 2))),
+        "txt": b"one",
+        "caption.txt": b"two",
     }
     write_shard(tmp_path / "train-0.tar", {"k": members})
     shards = find_shards([str(tmp_path)])
@@ -177,6 +260,8 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
         "depth": ("image", ("depth.png",)),
         "video": ("video", ("mp4",)),
         "tensor": ("tensor", ("npy",)),
+        "text": ("text", ("txt",)),
+        "caption": ("text", ("caption.txt",)),
     }
     assert found["tensor"].shape == (4, 2)
     (tmp_path / "decode.yaml").write_text(
@@ -205,32 +290,3 @@ def test_foreign_shards_with_cls_and_split_in_the_name(tmp_path: Path) -> None:
     summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), CONFIG)
     assert summary.splits == {"train": 2, "validation": 2, "test": 0}
     assert len(summary.notes) == 1 and "test" in summary.notes[0]
-
-
-def test_real_clips(tmp_path: Path, real_data) -> None:
-    folder = real_data("avwords")
-    with open(folder / "manifest.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))[:40]
-    for i in range(2):
-        members = {
-            row["sample_id"]: {
-                "json": facts(row["word"], row["split"]),
-                "mp4": (folder / row["video_path"]).read_bytes(),
-            }
-            for row in rows[i * 20 : i * 20 + 20]
-        }
-        write_shard(tmp_path / "in" / f"all-{i}.tar", members)
-    shards = find_shards([str(tmp_path / "in")])
-    summary: DecodeSummary = decode(shards, Place.at(tmp_path / "out"), infer_config(shards))
-    assert (summary.num_rows, summary.num_rejected) == (40, 0)
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
-    assert features.samples["sample_id"].to_pylist() == [row["sample_id"] for row in rows]
-    assert features.has.all()
-    assert [features.classes[label] for label in features.labels] == [row["word"] for row in rows]
-    frames, sound = features.read("video", np.arange(40)), features.read("audio", np.arange(40))
-    assert (frames.shape, sound.shape) == ((40, 8, 3, 112, 112), (40, 1, 64, 201))
-    assert (
-        len({frame.tobytes() for frame in frames})
-        == len({spectrum.tobytes() for spectrum in sound})
-        == 40
-    )
