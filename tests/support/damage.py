@@ -8,7 +8,7 @@ import io
 import random
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ Samples = Mapping[str, Mapping[str, bytes]]
 Losses = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """A damaged shard, the samples that can be saved, and (member, reason) of each loss, the first of them at byte `at` of the unpacked shard."""
 
@@ -120,66 +120,44 @@ class _Shard:
         return (named, reason), (self.json.name, "missing_member")
 
     def cuts(self) -> dict[str, Case]:
-        inside, data = self.mp4.offset + 200, self.mp4.start + self.mp4.size // 2
-        cut_member = ((self.mp4.name, "truncated"), (self.json.name, "truncated"))
+        at = self.json.offset
+        header, data = self.mp4.offset + 200, self.mp4.start + self.mp4.size // 2
+        nothing, beside = (("", "truncated"),), self.without_mp4("truncated")
+        inside = ((self.mp4.name, "truncated"), (self.json.name, "truncated"))
+        places = {
+            "cut between two samples": (at, nothing, at),
+            "cut between two members of a sample": (self.mp4.offset, beside, at),
+            "cut inside a header": (header, beside, at),
+            "cut inside data": (data, inside, at),
+            "last blocks missing": (self.end, nothing, self.end),
+        }
         return {
-            "cut between two samples": Case(
-                data=self.tar[: self.json.offset],
-                kept=self.before(self.json.offset),
-                losses=(("", "truncated"),),
-                at=self.json.offset,
-            ),
-            "cut between two members of a sample": Case(
-                data=self.tar[: self.mp4.offset],
-                kept=self.before(self.mp4.offset),
-                losses=self.without_mp4("truncated"),
-                at=self.json.offset,
-            ),
-            "cut inside a header": Case(
-                data=self.tar[:inside],
-                kept=self.before(inside),
-                losses=self.without_mp4("truncated"),
-                at=self.json.offset,
-            ),
-            "cut inside data": Case(
-                data=self.tar[:data], kept=self.before(data), losses=cut_member, at=self.json.offset
-            ),
-            "last blocks missing": Case(
-                data=self.tar[: self.end],
-                kept=self.samples,
-                losses=(("", "truncated"),),
-                at=self.end,
-            ),
+            what: Case(self.tar[:cut], self.before(cut), losses, first)
+            for what, (cut, losses, first) in places.items()
         }
 
     def fillings(self) -> dict[str, Case]:
-        noise, stray = random.Random(0), (("", "bad_header"),)
+        noise, at = random.Random(0), self.mp4.offset
         between = {
             "512 zero bytes between two members": bytes(BLOCK),
             "1,024 bytes of garbage between two members": noise.randbytes(2 * BLOCK),
             "700 bytes of garbage between two members": noise.randbytes(700),
         }
-        checksum = self.with_bytes(self.mp4.offset + 148, b"777777", 6)
-        named = self.without_mp4("bad_header", self.mp4.name)
+        over = {
+            "one bad checksum": (at + 148, b"777777", self.mp4.name),
+            "512 zero bytes over a header": (at, bytes(BLOCK), ""),
+        }
         return {
-            "one bad checksum": Case(
-                data=checksum, kept=self.others, losses=named, at=self.json.offset
-            ),
-            "512 zero bytes over a header": Case(
-                data=self.with_bytes(self.mp4.offset, bytes(BLOCK), BLOCK),
-                kept=self.others,
-                losses=self.without_mp4("bad_header"),
-                at=self.json.offset,
-            ),
-            **{
-                what: Case(
-                    data=self.with_bytes(self.mp4.offset, filling),
-                    kept=self.samples,
-                    losses=stray,
-                    at=self.mp4.offset,
-                )
-                for what, filling in between.items()
-            },
+            what: Case(
+                self.with_bytes(start, new, len(new)),
+                self.others,
+                self.without_mp4("bad_header", named),
+                self.json.offset,
+            )
+            for what, (start, new, named) in over.items()
+        } | {
+            what: Case(self.with_bytes(at, filling), self.samples, (("", "bad_header"),), at)
+            for what, filling in between.items()
         }
 
     def names(self) -> dict[str, Case]:
@@ -188,28 +166,16 @@ class _Shard:
         again = [(self.json.name, b'{"label": "another"}'), (self.mp4.name, b"another")]
         later = make_tar([*members[: first + 6], *again, *members[first + 6 :]])
         beside = make_tar([*members[: first + 2], *again, *members[first + 2 :]])
-        crossed = make_tar(
-            [
-                *members[:first],
-                *members[first : first + 4 : 2],
-                *members[first + 1 : first + 4 : 2],
-                *members[first + 4 :],
-            ]
-        )
+        two = members[first : first + 4]
+        crossed = make_tar([*members[:first], *two[::2], *two[1::2], *members[first + 4 :]])
+        apart = make_tar(members[::2] + members[1::2])
         both = tuple((name, "duplicate") for name, _ in again)
+        behind = self.entries[first + 6].offset
         return {
-            "a key twice, apart": Case(
-                data=later, kept=self.samples, losses=both, at=self.entries[first + 6].offset
-            ),
-            "a key twice, side by side": Case(
-                data=beside, kept=self.others, losses=both + both, at=self.json.offset
-            ),
-            "the members of two samples interleaved": Case(
-                data=crossed, kept=self.samples, regrouped=2
-            ),
-            "all .json first, then all .mp4": Case(
-                data=make_tar(members[::2] + members[1::2]), kept=self.samples, regrouped=num
-            ),
+            "a key twice, apart": Case(later, self.samples, both, behind),
+            "a key twice, side by side": Case(beside, self.others, both + both, self.json.offset),
+            "the members of two samples interleaved": Case(crossed, self.samples, regrouped=2),
+            "all .json first, then all .mp4": Case(apart, self.samples, regrouped=num),
         }
 
     def sizes(self) -> dict[str, Case]:
@@ -224,9 +190,7 @@ class _Shard:
         for what, size in reasons.items():
             data = self.with_bytes(self.mp4.offset, header(self.mp4.name, size), BLOCK)
             rest = (("", "bad_header"),) if size < self.mp4.size else ()
-            cases[what] = Case(
-                data=data, kept=self.others, losses=(*lie, *rest), at=self.json.offset
-            )
+            cases[what] = Case(data, self.others, (*lie, *rest), self.json.offset)
         return cases
 
     def archives(self) -> dict[str, Case]:
@@ -238,16 +202,13 @@ class _Shard:
             for at in range(0, len(self.tar), FRAME)
         ]
         num = len(frames) // 2
+        there = len(zlib.decompressobj(wbits=31).decompress(cut))
+        last = b"".join(frames[:num]) + frames[num][:-9]
+        twice = self.tar[:half] + bytes(2 * BLOCK) + self.tar[half:]
         return {
-            "two archives, one behind the other": Case(
-                data=self.tar[:half] + bytes(2 * BLOCK) + self.tar[half:], kept=self.samples
-            ),
-            "gzip cut in the middle": self.packed(
-                cut, len(zlib.decompressobj(wbits=31).decompress(cut)), ".tar.gz"
-            ),
-            "zstd cut in the middle": self.packed(
-                b"".join(frames[:num]) + frames[num][:-9], num * FRAME, ".tar.zst"
-            ),
+            "two archives, one behind the other": Case(twice, self.samples),
+            "gzip cut in the middle": self.packed(cut, there, ".tar.gz"),
+            "zstd cut in the middle": self.packed(last, num * FRAME, ".tar.zst"),
         }
 
     def packed(self, data: bytes, there: int, suffix: str) -> Case:
@@ -262,41 +223,33 @@ class _Shard:
         if 0 < there - begun[-1].offset < BLOCK:
             losses.append(("", "truncated"))  # of the header that is cut
         at = begun[0].offset if len(losses) > 1 else there
-        return Case(data=data, kept=self.before(there), losses=tuple(losses), at=at, suffix=suffix)
+        return Case(data, self.before(there), tuple(losses), at, suffix=suffix)
 
     def refused(self) -> dict[str, Case]:
-        at = self.json.offset
-        odd = (
-            header("link.mp4", 0, tarfile.SYMTYPE, "/etc/passwd")
-            + header("hard.mp4", 0, tarfile.LNKTYPE, "a")
-            + header("null.mp4", 0, tarfile.CHRTYPE)
-        )
-        special = tuple((name, "wrong_type") for name in ("link.mp4", "hard.mp4", "null.mp4"))
-        outside = b"".join(
-            header(name, 4) + b"harm".ljust(BLOCK, b"\0")
-            for name in ("/etc/cron.d/a.json", "../a.json")
-        )
-        harmful = tuple((name, "bad_header") for name in ("/etc/cron.d/a.json", "../a.json"))
-        unknown = b"".join(
-            header(f"{self.key}.{suffix}", 4) + b"harm".ljust(BLOCK, b"\0")
-            for suffix in ("pkl", "pyd")
-        )
-        ignored = tuple((f"{self.key}.{suffix}", "wrong_type") for suffix in ("pkl", "pyd"))
-        return {
-            "links and a device": Case(
-                data=self.with_bytes(at, odd), kept=self.samples, losses=special, at=at
-            ),
-            "an absolute name and one with ..": Case(
-                data=self.with_bytes(at, outside), kept=self.samples, losses=harmful, at=at
-            ),
-            "members .pkl and .pyd": Case(
-                data=self.with_bytes(self.mp4.end, unknown),
-                kept=self.samples,
-                losses=ignored,
-                at=self.mp4.end,
-            ),
-            "pax long names, one extension header damaged": self.long_names(),
+        odd = {
+            "link.mp4": tarfile.SYMTYPE,
+            "hard.mp4": tarfile.LNKTYPE,
+            "null.mp4": tarfile.CHRTYPE,
         }
+        special = b"".join(header(name, 0, kind, "/etc/passwd") for name, kind in odd.items())
+        outside = ("/etc/cron.d/a.json", "../a.json")
+        unknown = (f"{self.key}.pkl", f"{self.key}.pyd")
+        put_in = {
+            "links and a device": (self.json.offset, special, tuple(odd), "wrong_type"),
+            "an absolute name and one with ..": (
+                self.json.offset,
+                _harm(*outside),
+                outside,
+                "bad_header",
+            ),
+            "members .pkl and .pyd": (self.mp4.end, _harm(*unknown), unknown, "wrong_type"),
+        }
+        return {
+            what: Case(
+                self.with_bytes(at, new), self.samples, tuple((name, reason) for name in names), at
+            )
+            for what, (at, new, names, reason) in put_in.items()
+        } | {"pax long names, one extension header damaged": self.long_names()}
 
     def long_names(self) -> Case:
         folder = "folder/" * 30
@@ -317,12 +270,13 @@ class _Shard:
             (guess, "bad_header"),
             (f"{folder}{self.json.name}", "missing_member"),
         )
-        return Case(
-            data=data,
-            kept={f"{folder}{key}": members for key, members in self.others.items()},
-            losses=losses,
-            at=at,
-        )
+        kept = {f"{folder}{key}": members for key, members in self.others.items()}
+        return Case(data, kept, losses, at)
+
+
+def _harm(*names: str) -> bytes:
+    """Members of these names."""
+    return b"".join(header(name, 4) + b"harm".ljust(BLOCK, b"\0") for name in names)
 
 
 def make_shard(samples: Samples) -> bytes:
@@ -334,8 +288,3 @@ def make_shard(samples: Samples) -> bytes:
             for suffix, data in members.items()
         ]
     )
-
-
-def take(case_names: Sequence[str], cases: Mapping[str, Case]) -> dict[str, Case]:
-    """Some of the cases."""
-    return {name: cases[name] for name in case_names}

@@ -1,6 +1,5 @@
 """Shards of clips with harm done to bytes, headers and packing, as cases of `benchmarks/fuzz.py`."""
 
-import gzip
 import json
 import random
 import tarfile
@@ -8,12 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-
 from pipeline.shards.decompress import BLOCK
 from pipeline.shards.limits import Limits
 from tests.support.fuzzing import SIZES, Case, Cases, flip, harmed
 from tests.support.shard_judge import Shard, judge_shard
+from tests.support.shard_reading import gz, zst
 
 
 def shard_of(members: Sequence[tuple[str, bytes]], fmt: int, flexible: bool = False) -> Shard:
@@ -165,7 +163,7 @@ def tar_cases(_: Path) -> Cases:
         which = rng.choices(range(len(made)), (30, 30, 30, 20, 1))[0]
         original, data, num = made[which], made[which].data, rng.choice((1, 1, 2, 3))
         one_bit = rng.random() < 0.1
-        pack = rng.choices((bytes, _gzip, _zstd), (14, 1, 1))[0]
+        pack = rng.choices((bytes, gz, zst), (14, 1, 1))[0]
         harmed_when_packed = rng.random() < 0.6 and pack is not bytes
         if harmed_when_packed:
             data, other = pack(data), pack(made[0].data)
@@ -194,14 +192,3 @@ def tar_cases(_: Path) -> Cases:
         return Case(name=f"{which}.tar", data=data, judge=judge)
 
     return case
-
-
-def _gzip(data: bytes) -> bytes:
-    return gzip.compress(data, 1, mtime=0)
-
-
-def _zstd(data: bytes) -> bytes:
-    return b"".join(
-        bytes(pa.compress(data[at : at + 4096], codec="zstd", asbytes=True))
-        for at in range(0, len(data), 4096)
-    )

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,37 +23,47 @@ def tone(hertz: float, seconds: float, sample_rate: int = SAMPLE_RATE) -> np.nda
     ).astype(np.float32)
 
 
-def encode_clip(
-    num_frames: int = 16,
+def encode_clip(num_frames: int = 16, *, size: tuple[int, int] = (64, 48), **more: Any) -> bytes:
+    """As `encode_film`, of frames where frame i is grey of level LEVEL * i."""
+    frames = [np.full((*size[::-1], 3), LEVEL * i, np.uint8) for i in range(num_frames)]
+    options = {} if "codec" in more else {"crf": "8"}
+    return encode_film(frames, options=options, **more)
+
+
+def encode_film(
+    frames: Sequence[np.ndarray],
     *,
-    times: Sequence[int] | None = None,
-    sound: np.ndarray | None = None,
-    size: tuple[int, int] = (64, 48),
     container: str = "mp4",
     codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    times: Sequence[int] | None = None,
+    sound: np.ndarray | None = None,
+    options: Mapping[str, str] | None = None,
+    colours: tuple[int, int, int] | None = None,
     index_first: Path | None = None,
 ) -> bytes:
-    """Frame i is grey of level LEVEL * i and shown at times[i] / 10 s; the sound is mono float at SAMPLE_RATE.
+    """Frames of (H, W, 3) or (H, W, 4) uint8, shown at times[i] / 10 s; the sound is mono float at SAMPLE_RATE.
 
-    With a path for `index_first`, the index of an MP4 stands before its media, as for streaming.
+    `colours` are FFmpeg's numbers of primaries, transfer and matrix. With a path for `index_first`, the index
+    of an MP4 stands before its media, as for streaming.
     """
     file = io.BytesIO()
-    with av.open(
-        str(index_first) if index_first else file,
-        "w",
-        format=container,
-        options={"movflags": "faststart"} if index_first else {},
-    ) as out:
-        video = out.add_stream(codec, rate=10, options={"crf": "8"} if codec == "libx264" else {})
-        video.width, video.height, video.pix_fmt = *size, "yuv420p"
-        video.codec_context.time_base = Fraction(1, 10)
+    flags = {"movflags": "faststart"} if index_first else {}
+    with av.open(str(index_first or "") or file, "w", format=container, options=flags) as out:
+        video = out.add_stream(codec, rate=10, options=dict(options or {}))
+        video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], pix_fmt
+        context = video.codec_context
+        context.time_base = Fraction(1, 10)
+        if colours:
+            context.color_primaries, context.color_trc, context.colorspace = colours
         audio = (
             out.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if sound is not None else None
         )
-        for i in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(
-                np.full((size[1], size[0], 3), LEVEL * i, np.uint8), format="rgb24"
-            )
+        for i, pixels in enumerate(frames):
+            form = "rgba" if pixels.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(pixels, format=form)
+            if colours:
+                frame = frame.reformat(format=pix_fmt, dst_colorspace=colours[2])
             frame.pts, frame.time_base = times[i] if times else i, Fraction(1, 10)
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
@@ -119,41 +130,6 @@ def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> Path:
         )
     )
     return path
-
-
-def encode_film(
-    frames: Sequence[np.ndarray],
-    *,
-    container: str = "mp4",
-    codec: str = "libx264",
-    pix_fmt: str = "yuv420p",
-    times: Sequence[int] | None = None,
-    options: Mapping[str, str] | None = None,
-    colours: tuple[int, int, int] | None = None,
-    interlaced: bool = False,
-) -> bytes:
-    """Frames of (H, W, 3) or (H, W, 4) uint8, shown at times[i] / 10 s; `colours` are FFmpeg's numbers of primaries, transfer and matrix."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        video = out.add_stream(codec, rate=10, options=dict(options or {}))
-        video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], pix_fmt
-        video.codec_context.time_base = Fraction(1, 10)
-        if colours:
-            (
-                video.codec_context.color_primaries,
-                video.codec_context.color_trc,
-                video.codec_context.colorspace,
-            ) = colours
-        for i, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(
-                pixels, format="rgba" if pixels.shape[2] == 4 else "rgb24"
-            )
-            if colours:
-                frame = frame.reformat(format=pix_fmt, dst_colorspace=colours[2])
-            frame.pts, frame.time_base = times[i] if times else i, Fraction(1, 10)
-            out.mux(video.encode(frame))
-        out.mux(video.encode(None))
-    return file.getvalue()
 
 
 def encode_sound(

@@ -62,4 +62,12 @@ def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
     )
 
 
+def rows_of(num: int, files: Callable[[int], Mapping[str, str]]) -> list[Row]:
+    """Rows of two labels to train on, with columns of files by the number of the row."""
+    return [
+        {"sample_id": f"s{i}", "label": str(i % 2), "split": "train", **files(i)}
+        for i in range(num)
+    ]
+
+
 BOTH = {"audio": "sound", "image": "picture"}

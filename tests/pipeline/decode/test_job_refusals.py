@@ -29,20 +29,17 @@ from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import Place
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, sample
 from tests.support.media_files import encode_clip, facts, make_tar, write_shard
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def refused(
-    shards: list[Place], out: Path, config: DecodeConfig, error: type[InputError], *parts: str
+def refuses(
+    shards: list[Place], out: Path, config: DecodeConfig, error: type[InputError], *words: object
 ) -> None:
-    with pytest.raises(error) as caught:
+    with refused(error, *words) as caught:
         decode(shards, Place.at(out), config)
     assert caught.value.exit_code == 2
-    for part in parts:
-        assert re.search(rf"(?<![\w.])(?<!\w-){re.escape(part)}(?!\w)", str(caught.value)), (
-            caught.value
-        )
     assert not out.exists()
 
 
@@ -103,66 +100,32 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
-    shards, out = damaged(tmp_path / "in"), tmp_path / "out"
-    with pytest.raises(
-        BudgetError, match=r"(?s)(?=.*\btruncated\b)(?=.*\bmax_rejected_share\b)(?=.*\b0\.2\b)"
-    ) as caught:
-        decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.2}))
+    shards, out = damaged(tmp_path / "in")[:2], Place.at(tmp_path / "out")
+    with refused(BudgetError, "truncated", "max_rejected_share", 0.2) as caught:
+        decode(shards, out, CONFIG.model_copy(update={"max_rejected_share": 0.2}))
     assert caught.value.exit_code == 1
-    assert not (out / "manifest.json").exists()
-    kept = decode(shards[:2], Place.at(out), CONFIG.model_copy(update={"max_rejected_share": 0.3}))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert read_table(out / "rejected.arrow").num_rows == 3
+    lenient = CONFIG.model_copy(update={"max_rejected_share": 0.3})
+    kept = decode(shards, out, lenient)
     assert kept.num_rejected == 3
     assert kept.num_reused >= 1
-    with pytest.raises(
-        MismatchError, match=r"(?s)(?=.*\blimits\.pixels\b)(?=.*\b67108864\b)(?=.*\b5000\b)"
-    ):
-        decode(
-            shards[:2],
-            Place.at(out),
-            CONFIG.model_copy(update={"max_rejected_share": 0.3, "limits": Limits(pixels=5000)}),
-        )
+    with refused(MismatchError, "limits.pixels", 67108864, 5000):
+        decode(shards, out, lenient.model_copy(update={"limits": Limits(pixels=5000)}))
 
 
 def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
-    shards, lenient = damaged(tmp_path / "in")[:2], {"max_rejected_share": 1.0}
-    named = (
-        r"x\.tar",
-        "3",
-        "max_rejected_in_a_row",
-        "2",
-        "truncated",
-        "lfs_pointer",
-        "empty",
-        "id103",
-    )
-    with pytest.raises(
-        BudgetError, match="(?s)" + "".join(rf"(?=.*(?<![\w-]){each}\b)" for each in named)
-    ) as caught:
-        decode(
-            shards,
-            Place.at(tmp_path / "out"),
-            CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 2}),
-        )
+    shards, out = damaged(tmp_path / "in")[:2], Place.at(tmp_path / "out")
+    words = ("x.tar", 3, "max_rejected_in_a_row", 2, "truncated", "lfs_pointer", "empty", "id103")
+    lenient = CONFIG.model_copy(update={"max_rejected_share": 1.0})
+    with refused(BudgetError, *words) as caught:
+        decode(shards, out, lenient.model_copy(update={"max_rejected_in_a_row": 2}))
     assert caught.value.exit_code == 1
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert (
-        decode(
-            shards,
-            Place.at(tmp_path / "out"),
-            CONFIG.model_copy(update={**lenient, "max_rejected_in_a_row": 3}),
-        ).num_rejected
-        == 3
-    )
-
-
-def test_limits_reject_what_is_more(tmp_path: Path) -> None:
-    limits = Limits(pixels=64 * 48 - 1)
-    with pytest.raises(BudgetError, match=r"(?s)(?=.*\boversize\b)(?=.*(?<![\w-])5\b)"):
-        decode(
-            make_shards(tmp_path / "in", 1),
-            Place.at(tmp_path / "out"),
-            CONFIG.model_copy(update={"limits": limits}),
-        )
+    named = read_table(out / "rejected.arrow")["sample_id"].to_pylist()
+    assert named == ["id101", "id102", "id103"]
+    kept = decode(shards, out, lenient.model_copy(update={"max_rejected_in_a_row": 3}))
+    assert kept.num_rejected == 3
 
 
 def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None:
@@ -189,11 +152,11 @@ def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None
 
 
 def torn(tar: bytes) -> bytes:
-    """The same samples, suffix by suffix, and each with a pickle."""
+    """The same samples, suffix by suffix, and each with a pickle that would kill who loads it."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
     pickles = [
-        (name.replace("json", "pkl"), b"cos\nsystem\n(S'false'\ntR.")
+        (name.replace("json", "pkl"), b"cos\n_exit\n(I1\ntR.")
         for name, _ in members
         if name.endswith("json")
     ]
@@ -211,78 +174,38 @@ def torn(tar: bytes) -> bytes:
 def test_bad_samples_are_refused(
     tmp_path: Path, samples: dict[str, dict[str, bytes]], parts: list[str]
 ) -> None:
-    refused(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts)
+    refuses(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts)
 
 
 def test_bad_configurations_are_refused(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in", 1), tmp_path / "out"
-    refused(
-        shards,
-        out,
-        CONFIG.model_copy(update={"classes": ("0", "1")}),
-        DataError,
-        "2",
-        "0",
-        "1",
-        "part-0.tar",
-    )
-    refused(
-        shards,
-        out,
-        CONFIG.model_copy(update={"classes": ("0", "1", "2", "2")}),
-        ConfigError,
-        "classes",
-        "2",
-    )
+    for classes, error, words in (
+        (("0", "1"), DataError, ("2", "0", "1", "part-0.tar")),
+        (("0", "1", "2", "2"), ConfigError, ("classes", "2")),
+    ):
+        refuses(shards, out, CONFIG.model_copy(update={"classes": classes}), error, *words)
     smell = TensorSpec(kind="tensor", member="smell.npy", shape=(1,))
-    refused(
-        shards,
-        out,
-        DecodeConfig(modalities={**CONFIG.modalities, "smell": smell}),
-        InputError,
-        "smell",
-        "smell.npy",
-        "mp4",
-        "npy",
-    )
-    short = AudioSpec(kind="audio", member="mp4", seconds=0.01)
-    refused(
-        shards,
-        out,
-        DecodeConfig(modalities={"hear": short}),
-        ConfigError,
-        "modalities.hear",
-        "n_fft",
-    )
+    config = DecodeConfig(modalities={**CONFIG.modalities, "smell": smell})
+    refuses(shards, out, config, InputError, "smell", "smell.npy", "mp4", "npy")
+    short = DecodeConfig(modalities={"hear": AudioSpec(kind="audio", member="mp4", seconds=0.01)})
+    refuses(shards, out, short, ConfigError, "modalities.hear", "n_fft")
 
 
 def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
-    write_shard(
-        tmp_path / "one" / "a.tar", {f"{n}": {**sample(n), "json": facts(5)} for n in range(3)}
-    )
-    refused(find_shards([str(tmp_path / "one")]), tmp_path / "out", CONFIG, InputError, "5")
-    write_shard(
-        tmp_path / "untrained" / "a.tar",
-        {f"{n}": {**sample(n), "json": facts(n, "test")} for n in range(3)},
-    )
-    refused(
-        find_shards([str(tmp_path / "untrained")]), tmp_path / "out", CONFIG, DataError, "train"
-    )
+    one = {f"{n}": {**sample(n), "json": facts(5)} for n in range(3)}
+    untrained = {f"{n}": {**sample(n), "json": facts(n, "test")} for n in range(3)}
+    write_shard(tmp_path / "one.tar", one)
+    write_shard(tmp_path / "untrained.tar", untrained)
     (tmp_path / "text.tar").write_bytes(b"no tar" * 200)
-    refused(
-        find_shards([str(tmp_path / "text.tar")]), tmp_path / "out", CONFIG, DataError, "text.tar"
-    )
-
-
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    refused(
-        make_shards(tmp_path / "in", 1),
-        tmp_path / "file" / "out",
-        CONFIG,
-        StoreError,
-        str(tmp_path / "file" / "out"),
-    )
+    for name, error, word in (
+        ("one", InputError, "5"),
+        ("untrained", DataError, "train"),
+        ("text", DataError, "text.tar"),
+    ):
+        shards = find_shards([str(tmp_path / f"{name}.tar")])
+        refuses(shards, tmp_path / "out", CONFIG, error, word)
+    inside = tmp_path / "text.tar" / "out"
+    refuses(make_shards(tmp_path / "in", 1), inside, CONFIG, StoreError, inside)
 
 
 def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> None:

@@ -77,12 +77,6 @@ def test_short_side_is_resized_and_the_centre_cut_out() -> None:
     assert levels(decode(encode_clip(4, size=(96, 32)), video(4, size=16))) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("hertz", [500, 1000, 3000])
-def test_a_tone_is_in_its_bin(hertz: int) -> None:
-    spectrum = decode(encode_wav(tone(hertz, 1.0)), audio(seconds=1.0, features="log_spectrogram"))
-    assert spectrum[0].astype(np.float32).mean(1).argmax() == hertz * 512 // SAMPLE_RATE
-
-
 @pytest.mark.parametrize("features", ["log_mel", "log_spectrogram"])
 def test_sound_equals_torchaudio_on_the_same_wave(features: str) -> None:
     heard = tone(700, 1.0)
@@ -210,7 +204,7 @@ def test_interlaced_film() -> None:
     assert levels(decode(clip, video(4, member="mpg"))) == [1, 4, 7, 10]
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6, 7, 8, 9, 16])
+@pytest.mark.parametrize("channels", [1, 2, 7, 8, 16])
 def test_any_number_of_channels(channels: int) -> None:
     spec, waves = (
         audio(seconds=1.0),
@@ -223,7 +217,7 @@ def test_any_number_of_channels(channels: int) -> None:
     )
 
 
-@pytest.mark.parametrize("sample_rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize("sample_rate", [8_000, 44_100, 192_000])
 def test_any_sample_rate(sample_rate: int) -> None:
     assert bin_of(sound("wav", "pcm_s16le", sample_rate), "wav") == 32
 

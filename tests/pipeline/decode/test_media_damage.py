@@ -65,18 +65,14 @@ def test_members_that_are_no_media(spec: AnySpec, data: bytes, expected: str) ->
     assert reason({"mp4": data}, m=spec) == expected
 
 
-def test_cut_and_damaged_clips_are_rejected(tmp_path: Path) -> None:
+def test_a_cut_clip_whose_index_comes_first_is_rejected(tmp_path: Path) -> None:
     first = encode_clip(16, sound=tone(800, 1.6), index_first=tmp_path / "clip.mp4")
     for cut in (len(first) - 1500, len(first) - 1):
         assert reason({"mp4": first[:cut]}, v=video(), a=audio("mp4")) == "truncated"
-    mp4 = encode_clip(16, sound=tone(800, 1.6))
-    for cut in (100, len(mp4) // 2, len(mp4) - 1500):
-        assert reason({"mp4": mp4[:cut]}, v=video(), a=audio("mp4")) == "truncated"
-    holed = mp4[:200] + b"\xff" * (len(mp4) // 2) + mp4[200 + len(mp4) // 2 :]
-    assert reason({"mp4": holed}, v=video(), a=audio("mp4")) in ("truncated", "undecodable")
 
 
 CUTTABLE = {
+    "mp4": lambda: encode_clip(16, sound=tone(800, 1.6)),
     "mkv": lambda: encode_clip(16, sound=tone(800, 1.6), container="matroska"),
     "webm": lambda: encode_film(grey(), container="webm", codec="libvpx-vp9"),
     "avi": lambda: encode_clip(16, container="avi", codec="mpeg4"),
@@ -98,7 +94,7 @@ def test_a_container_that_says_its_length_cannot_be_cut_unseen(suffix: str) -> N
     data = CUTTABLE[suffix]()
     spec = (
         video(2, 16, suffix)
-        if suffix in ("mkv", "webm", "avi", "flv")
+        if suffix in ("mp4", "mkv", "webm", "avi", "flv")
         else audio(suffix, seconds=0.1)
     )
     decode(data, spec)
@@ -106,7 +102,7 @@ def test_a_container_that_says_its_length_cannot_be_cut_unseen(suffix: str) -> N
         assert reason({suffix: data[:cut]}, m=spec) == "truncated", cut
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "flac", "mp3", "opus", "m4a", "aac", "ts"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "flac", "mp3", "opus", "m4a", "aac", "ts"])
 def test_a_hole_in_the_middle_is_found(suffix: str) -> None:
     data = CUTTABLE[suffix]()
     middle, spec = len(data) // 2, {"a": audio(suffix, seconds=1.2)}
@@ -257,34 +253,33 @@ def npy_header(header: bytes, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
 
 
+FLOATS = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
         (b"\x93NUMPY\x01", "undecodable"),
-        (npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}")[:30], "truncated"),
-        (npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"), "truncated"),
-        (
-            npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}"),
-            "oversize",
-        ),
-        (
-            npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}", bytes(8)),
-            "wrong_type",
-        ),
-        (
-            npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (2,)}", bytes(16)),
-            "wrong_type",
-        ),
-        (npy_header(b"{'descr': '<q9', 'fortran_order': False, 'shape': (2,)}"), "bad_header"),
+        (npy_header(FLOATS)[:30], "truncated"),
+        (npy_header(FLOATS), "truncated"),
+        (npy_header(FLOATS.replace(b"2", b"99999999999")), "oversize"),
+        (npy_header(FLOATS.replace(b"2", b"-2"), bytes(8)), "wrong_type"),
+        (npy_header(FLOATS.replace(b"<f4", b"<q9")), "bad_header"),
+        (npy_header(FLOATS.replace(b"'<f4'", b"[('a', 1, 2, 3)]")), "bad_header"),
         (npy_header(b"(" * 9000), "bad_header"),
-        (
-            npy_header(b"{'descr': [('a', 1, 2, 3)], 'fortran_order': False, 'shape': (2,)}"),
-            "bad_header",
-        ),
     ],
 )
 def test_arrays_with_lying_headers(data: bytes, expected: str) -> None:
     assert reason({"npy": data}, t=TensorSpec(kind="tensor", member="npy", shape=(2,))) == expected
+
+
+def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
+    pickled = f"cposix\nsystem\n(Vtouch {tmp_path / 'harm'}\ntR.".encode()
+    data = npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,)}\n", pickled)
+    assert (
+        reason({"npy": data}, t=TensorSpec(kind="tensor", member="npy", shape=(1,))) == "wrong_type"
+    )
+    assert not (tmp_path / "harm").exists()
 
 
 def test_errors_of_the_program_are_not_the_files() -> None:

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from pipeline.config import load, parse
 from pipeline.decode.config import DecodeConfig, TextSpec
 from pipeline.decode.media.sample import decode_sample
-from pipeline.decode.preflight import infer_config
 from pipeline.errors import ConfigError, DataError, SampleError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.shards.discover import find_shards
 from pipeline.shards.limits import Limits
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic.generate import SPECS, generate
@@ -183,18 +181,6 @@ def test_ids_that_are_none_are_named_before_the_model_sees_them(wrong: int) -> N
     rows[0, 2] = wrong
     with pytest.raises(DataError, match=r"(?s)(?=.*\bnote\b)(?=.*\b257\b)"):
         inputs({"note": rows}, np.arange(1), training=True)
-
-
-def test_the_kind_is_told_by_the_suffix(tmp_path: Path) -> None:
-    facts = json.dumps({"sample_id": "a", "label": "x", "split": "train"}).encode()
-    write_shard(
-        tmp_path / "train-0.tar", {"k": {"json": facts, "txt": b"one", "caption.txt": b"two"}}
-    )
-    found = infer_config(find_shards([str(tmp_path)])).modalities
-    assert found == {
-        name: TextSpec(kind="text", member=(member,))
-        for name, member in (("caption", "caption.txt"), ("text", "txt"))
-    }
 
 
 def test_an_import_fits_the_length_to_the_files(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import MissingError, StoreError
 from pipeline.shards.discover import find_shards
-from pipeline.shards.limits import Limits
 from pipeline.shards.lint import lint, repair
 from pipeline.storage.store_path import Place
 from remix.cli.data import lint_text
@@ -61,19 +60,6 @@ def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> N
         == "4 samples kept in 2 shards, 2 losses (missing_member 1, truncated 1)"
     )
     assert command("lint", folder / "one.tar")[:2] == (0, "3 samples kept in 1 shards, 0 losses\n")
-
-
-def test_every_loss_has_its_place(tmp_path: Path, command: Command) -> None:
-    folder = folder_of(tmp_path / "in", x=WHOLE[:1024] + b"!" * 512 + WHOLE[1024:])
-    (shard,) = json.loads(command("lint", folder, "--json")[1])["shards"]
-    stray = next(loss for loss in shard["lost"] if loss["reason"] == "bad_header")
-    assert shard["samples_kept"] == 3
-    assert (stray["key"], stray["member"], stray["offset"]) == ("", "", 1024)
-    assert (
-        sum(shard["account"][f"bytes_{name}"] for name in ("kept", "lost", "ignored", "framing"))
-        == shard["bytes"]
-        == len(WHOLE) + 512
-    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +188,12 @@ def test_a_shard_that_changes_meanwhile_is_not_repaired(tmp_path: Path) -> None:
     assert not [*(tmp_path / "out").glob("**/*.tar*")]
 
 
-def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_an_error_of_ours(
+    tmp_path: Path, command: Command
+) -> None:
+    for name, options in (("lint", []), ("repair", ["--out", tmp_path / "out"])):
+        code, _, err = command(name, tmp_path / "nothing", *options)
+        assert (code, str(tmp_path / "nothing") in err) == (2, True)
     folder = folder_of(tmp_path / "in", w=WHOLE, x=WHOLE)
     shards = find_shards([str(folder)])
     (folder / "w.tar").unlink()
@@ -212,25 +203,8 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> N
         repair(shards[1:], Place.at(folder / "x.tar" / "below"))
 
 
-@pytest.mark.parametrize("name", ["lint", "repair"])
-def test_what_is_not_there_is_named(tmp_path: Path, command: Command, name: str) -> None:
-    code, _, err = command(
-        name, tmp_path / "nothing", *(["--out", tmp_path / "out"] if name == "repair" else [])
-    )
-    assert code == 2
-    assert str(tmp_path / "nothing") in err
-
-
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x00" * 1024,
-        b"not a tar" * 300,
-        b"\x1f\x8b",
-        gzip.compress(b"", mtime=0),
-        b"\x28\xb5\x2f\xfd\x00",
-    ],
+    "data", [b"", bytes(1024), b"not a tar" * 300, b"\x1f\x8b", b"\x28\xb5\x2f\xfd\x00"]
 )
 def test_what_is_no_shard(tmp_path: Path, command: Command, data: bytes) -> None:
     folder = folder_of(tmp_path / "in", x=data)
@@ -239,10 +213,3 @@ def test_what_is_no_shard(tmp_path: Path, command: Command, data: bytes) -> None
     assert found["samples_kept"] == 0
     assert code == (data != bytes(1024))
     assert (found["num_lost"] > 0) == code
-
-
-def test_limits_are_the_reader_s(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "in", x=WHOLE)
-    assert lint(find_shards([str(folder)]), limits=Limits(sample_bytes=1600))["reasons"] == {
-        "oversize": 6
-    }

@@ -1,9 +1,7 @@
 """CREMA-D in its own layout -> shards: pairs, facts and splits as they are, and clips that lack something named or left out."""
 
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +11,16 @@ from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.sample import decode_sample
 from pipeline.errors import DataError, InputError
-from pipeline.sources.importers.cremad import EMOTIONS, SPECS, import_cremad
+from pipeline.sources.importers.cremad import EMOTIONS, import_cremad
 from tests.support.cremad_folder import FLV, MP4, PEOPLE, WAV, actors, clips, make, sides, write_csv
 from tests.support.media_files import encode_sound, tone
+from tests.support.refusals import refused
 from tests.support.stores import read_samples
-from trainer.config import load_run
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:c6f94b25\nsize 72862\n"
 SILENT = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\0\0\0"
 """A header of sound without any."""
+MUTE = encode_sound(tone(440, 0.5)[None], "flv", "aac")
 
 
 def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
@@ -43,13 +42,8 @@ def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
     facts, sample = found["1001_DFA_FEA_XX"]
     number = str(clips().index("1001_DFA_FEA_XX") + 1)
     person = {"age": "51", "sex": "Male", "race": "Caucasian", "ethnicity": "Not Hispanic"}
-    assert facts["columns"] == {
-        "actor": "1001",
-        "sentence": "DFA",
-        "level": "XX",
-        "number": number,
-        **person,
-    }
+    columns = {"actor": "1001", "sentence": "DFA", "level": "XX", "number": number}
+    assert facts["columns"] == columns | person
     assert (sample.key, sample.members["audio.wav"], sample.members["video.flv"]) == (
         "1001_DFA_FEA_XX",
         WAV,
@@ -58,7 +52,7 @@ def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
     assert "age" not in found["1002_DFA_FEA_XX"][0]["columns"]  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_actor_is_on_two_sides(tmp_path: Path, src: Path, seed: int) -> None:
     import_cremad(src, tmp_path / "out", seed=seed, validation_share=0.2, test_share=0.25)
     found = {split: actors(names) for split, names in sides(tmp_path / "out").items()}
@@ -101,63 +95,25 @@ def test_what_is_written_decodes_as_the_field_does(tmp_path: Path, src: Path) ->
         )  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", ["cremad", "cremad-honest"])
-def test_the_jobs_decode_as_the_importer_says(name: str) -> None:
-    source = load_run(Path(__file__).parents[3] / "deploy" / "jobs" / f"{name}.yaml").source
-    assert source is not None
-    assert source.decode is not None
-    assert {
-        name: spec.model_copy(update={"member": ()})
-        for name, spec in source.decode.modalities.items()
-    } == SPECS
-    assert {"audio.wav", "video.flv"} <= source.decode.members
-
-
-def replace(data: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
-    ("half", "fault", "kind", "words"),
+    ("half", "data", "kind"),
     [
-        ("AudioWAV/1002_DFA_SAD_XX.wav", Path.unlink, "without its sound file", []),
-        ("VideoFlash/1002_DFA_SAD_XX.flv", Path.unlink, "without its video", []),
-        ("AudioWAV/1002_DFA_SAD_XX.wav", replace(b""), "empty", ["AudioWAV/1002_DFA_SAD_XX.wav"]),
-        (
-            "AudioWAV/1002_DFA_SAD_XX.wav",
-            replace(SILENT),
-            "without sound",
-            ["AudioWAV/1002_DFA_SAD_XX.wav"],
-        ),
-        (
-            "VideoFlash/1002_DFA_SAD_XX.flv",
-            replace(encode_sound(tone(440, 0.5)[None], "flv", "aac")),
-            "without pictures",
-            ["VideoFlash/1002_DFA_SAD_XX.flv"],
-        ),
-        (
-            "VideoFlash/1002_DFA_SAD_XX.flv",
-            replace(b"<html>not found</html>"),
-            "unreadable",
-            ["VideoFlash/1002_DFA_SAD_XX.flv"],
-        ),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", None, "without its sound file"),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", None, "without its video"),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", b"", "empty"),
+        ("AudioWAV/1002_DFA_SAD_XX.wav", SILENT, "without sound"),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", MUTE, "without pictures"),
+        ("VideoFlash/1002_DFA_SAD_XX.flv", b"<html>not found</html>", "unreadable"),
     ],
 )
 def test_a_clip_that_lacks_something_is_named_or_left_out(
-    tmp_path: Path,
-    src: Path,
-    half: str,
-    fault: Callable[[Path], object],
-    kind: str,
-    words: list[str],
+    tmp_path: Path, src: Path, half: str, data: bytes | None, kind: str
 ) -> None:
-    fault(src / half)
-    with pytest.raises(DataError) as error:
+    (src / half).unlink()
+    if data is not None:
+        (src / half).write_bytes(data)
+    with refused(DataError, 1, "1002_DFA_SAD_XX", "--allow-incomplete", *[half] * bool(data)):
         import_cremad(src, tmp_path / "out")
-    words = ["1", "1002_DFA_SAD_XX", "--allow-incomplete", *words]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
     assert not (tmp_path / "out").exists()
     summary = import_cremad(src, tmp_path / "out", allow_incomplete=True)
     assert summary["origin"]["left_out"] == {"1002_DFA_SAD_XX": kind}  # type: ignore[index, call-overload]
@@ -171,21 +127,11 @@ def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(
     for i in range(1001, 1005):
         (src / "VideoFlash" / f"{i}_DFA_NEU_XX.flv").write_bytes(LFS_POINTER)
         (src / "AudioWAV" / f"{i}_DFA_NEU_XX.wav").write_bytes(LFS_POINTER)
-    make(
-        src,
-        [
-            "1003_DFA_JOY_XX",
-            "1092_DFA_ANG_XX",
-            "1003_DFA_ANG",
-            "1003_ABC_ANG_XX",
-            "1003_DFA_ANG_ZZ",
-        ],
-    )
+    make(src, ["1003_DFA_JOY_XX", "1092_DFA_ANG_XX", "1003_DFA_ANG"])
+    make(src, ["1003_ABC_ANG_XX", "1003_DFA_ANG_ZZ"])
     (src / "AudioWAV" / "again").mkdir()
     (src / "AudioWAV" / "again" / "1001_DFA_ANG_XX.wav").write_bytes(WAV)
     (src / "VideoFlash" / "1005_DFA_ANG_XX.mp4").write_bytes(MP4)
-    with pytest.raises(DataError) as error:
-        import_cremad(src, tmp_path / "out", allow_incomplete=allow_incomplete)
     words = [
         "15",
         "8",
@@ -193,39 +139,21 @@ def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(
         "1",
         "2",
         "6",
-        "1003_DFA_JOY_XX",
-        "1003_ABC_ANG_XX",
-        "1001_DFA_ANG_XX",
-        "1005_DFA_ANG_XX",
-    ]
-    words += [
-        str(src / "AudioWAV" / "1001_DFA_ANG_XX.wav"),
-        str(src / "AudioWAV" / "again" / "1001_DFA_ANG_XX.wav"),
-    ]
-    words += [
-        "1001_DFA_NEU_XX",
-        "AudioWAV/1001_DFA_NEU_XX.wav",
         "ANG",
         "DIS",
         "FEA",
         "HAP",
         "NEU",
         "SAD",
+        "1003_DFA_JOY_XX",
+        "1003_ABC_ANG_XX",
+        "1001_DFA_ANG_XX",
     ]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
+    words += ["1005_DFA_ANG_XX", "1001_DFA_NEU_XX", "AudioWAV/1001_DFA_NEU_XX.wav"]
+    words += [str(src / "AudioWAV" / f"{name}1001_DFA_ANG_XX.wav") for name in ("", "again/")]
+    with refused(DataError, *words):
+        import_cremad(src, tmp_path / "out", allow_incomplete=allow_incomplete)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_clone_without_lfs_names_every_pointer(tmp_path: Path) -> None:
-    src = make(tmp_path / "src", clips(), data=LFS_POINTER)
-    for path in (src / "AudioWAV").iterdir():
-        path.write_bytes(LFS_POINTER)
-    with pytest.raises(
-        DataError, match=r"(?s)(?=.*\b144\b)(?=.*\b141\b)(?=.*AudioWAV/1001_DFA_ANG_XX\.wav)"
-    ):
-        import_cremad(src, tmp_path / "out")
 
 
 def test_clips_that_the_authors_name_and_that_are_not_there(tmp_path: Path, src: Path) -> None:

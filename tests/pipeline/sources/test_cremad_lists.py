@@ -1,7 +1,6 @@
 """CREMA-D: published lists of clips are read as they are, and lists, options and folders that do not fit are refused."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from pipeline.errors import DataError, InputError, MissingError
 from pipeline.sources.importers.cremad import import_cremad
 from tests.support.cremad_folder import ACTORS, actors, clips, sides, write_csv
+from tests.support.refusals import refused
 from tests.support.stores import Command
 
 
@@ -45,25 +45,14 @@ def test_without_a_list_of_it_validation_is_to_train_what_test_is(
         ("mixed", names[::2], names[1::2]),
         ("apart", clips(ACTORS[:8]), clips(ACTORS[8:])),
     ):
-        import_cremad(
-            src,
-            tmp_path / name,
-            split="lists",
-            lists=lists(tmp_path, train, test),
-            validation_share=0.25,
-        )
+        both = {"split": "lists", "lists": lists(tmp_path, train, test)}
+        import_cremad(src, tmp_path / name, validation_share=0.25, **both)
         found = sides(tmp_path / name)
         assert found["test"] == set(test)
         assert found["train"] | found["validation"] == set(train)
         assert len(found["validation"]) == len(train) // 4
         assert (name == "mixed") == bool(actors(found["train"]) & actors(found["validation"]))
-    import_cremad(
-        src,
-        tmp_path / "none",
-        split="lists",
-        lists=lists(tmp_path, names[::2], names[1::2]),
-        validation_share=0,
-    )
+    import_cremad(src, tmp_path / "none", validation_share=0, **both)
     assert sides(tmp_path / "none").keys() == {"train", "test"}
 
 
@@ -80,40 +69,30 @@ def test_without_a_list_of_it_validation_is_to_train_what_test_is(
 def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
     found = lists(tmp_path, clips([1002]), clips([1004]))
     found[1].write_text(found[1].read_text() + line + "\n")
-    with pytest.raises(DataError) as error:
-        import_cremad(src, tmp_path / "out", split="lists", lists=found)
     words = ["1", *words]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
+    with refused(DataError, *words):
+        import_cremad(src, tmp_path / "out", split="lists", lists=found)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
-        ({"split": "speaker"}, InputError, ["split", "speaker", "actor", "lists"]),
-        ({"split": "lists"}, InputError, ["split", "lists", "0"]),
-        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, ["split", "actor", "2"]),
-        (
-            {"split": "lists", "lists": [Path("none.csv"), Path("b.csv")]},
-            MissingError,
-            ["none.csv"],
-        ),
-        ({"validation_share": 0.6, "test_share": 0.4}, InputError, ["0.6", "0.4"]),
-        ({"test_share": 0.01}, InputError, ["0.01", "72"]),
-        ({"num_shards": 73}, InputError, ["shards", "73", "72"]),
-        ({"video": "VideoAVI"}, MissingError, ["VideoAVI"]),
+        ({"split": "speaker"}, InputError, "split speaker actor lists"),
+        ({"split": "lists"}, InputError, "split lists 0"),
+        ({"lists": [Path("a.csv"), Path("b.csv")]}, InputError, "split actor 2"),
+        ({"split": "lists", "lists": [Path("no.csv"), Path("b.csv")]}, MissingError, "no.csv"),
+        ({"validation_share": 0.6, "test_share": 0.4}, InputError, "0.6 0.4"),
+        ({"test_share": 0.01}, InputError, "0.01 72"),
+        ({"num_shards": 73}, InputError, "shards 73 72"),
+        ({"video": "VideoAVI"}, MissingError, "VideoAVI"),
     ],
 )
 def test_options_that_cannot_be(
-    tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: list[str]
+    tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: str
 ) -> None:
-    with pytest.raises(kind) as error:
+    with refused(kind, *words.split()):
         import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
 
 
 def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:

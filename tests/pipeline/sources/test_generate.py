@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -24,9 +23,16 @@ from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.sources.synthetic import patterns
 from pipeline.sources.synthetic.generate import generate
+from tests.support.refusals import refused
 
 QUICK = ("image", "tensor")
 SHARES = (0.7, 0.15, 0.15)
+
+
+def make(out: Path, **changes: Any) -> dict[str, Any]:
+    """Eight quick samples of two classes, all to train on, unless something else is asked for."""
+    asked = {"samples": 8, "classes": 2, "shards": 1, "seed": 0, "modalities": QUICK}
+    return generate(out, **{**asked, "shares": (1.0, 0.0, 0.0), **changes})
 
 
 def read(folder: Path) -> list[Sample]:
@@ -48,12 +54,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_arguments_give_the_same_bytes_in_this_and_another_process(tmp_path: Path) -> None:
+    modalities = ("audio", "video", "image", "tensor", "text")
     kwargs = {
-        "samples": 12,
-        "classes": 3,
+        "samples": 6,
+        "classes": 2,
         "shards": 2,
-        "modalities": ("audio", "video", "image", "tensor", "text"),
-        "shares": (0.5, 0.25, 0.25),
+        "modalities": modalities,
+        "shares": (1, 0, 0),
     }
     generate(tmp_path / "a", seed=7, **kwargs)
     script = f"from pathlib import Path; from pipeline.sources.synthetic.generate import generate; generate(Path({str(tmp_path / 'b')!r}), seed=7, **{kwargs!r})"
@@ -70,8 +77,8 @@ def test_same_arguments_give_the_same_bytes_in_this_and_another_process(tmp_path
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are_or_on_the_shards(tmp_path: Path) -> None:
-    generate(tmp_path / "few", samples=20, classes=2, shards=1, seed=0, modalities=QUICK)
-    generate(tmp_path / "many", samples=40, classes=2, shards=7, seed=0, modalities=QUICK)
+    make(tmp_path / "few", samples=20)
+    make(tmp_path / "many", samples=40, shards=7)
     few, many = (
         {sample.key: sample.members["image.png"] for sample in read(tmp_path / name)}
         for name in ("few", "many")
@@ -115,15 +122,7 @@ def test_clips_are_real_h264_and_aac(tmp_path: Path) -> None:
 def test_only_what_is_asked_for_is_there_and_decode_yaml_finds_it(
     tmp_path: Path, modalities: tuple[str, ...], suffixes: set[str], streams: list[str]
 ) -> None:
-    summary = generate(
-        tmp_path / "out",
-        samples=3,
-        classes=2,
-        shards=1,
-        seed=0,
-        modalities=modalities,
-        shares=(1.0, 0.0, 0.0),
-    )
+    summary = make(tmp_path / "out", samples=3, modalities=modalities)
     config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
     assert list(config.modalities) == list(modalities)
     assert summary["missing"] == dict.fromkeys(modalities, 0)
@@ -151,24 +150,21 @@ def test_only_what_is_asked_for_is_there_and_decode_yaml_finds_it(
 
 
 @pytest.mark.parametrize(
-    ("samples", "classes", "shards"), [(40, 2, 1), (41, 3, 6), (50, 7, 13), (64, 8, 64)]
+    ("samples", "classes", "shards", "shares"),
+    [
+        (40, 2, 1, (0.7, 0.15, 0.15)),
+        (41, 3, 6, (0.5, 0.0, 0.5)),
+        (50, 7, 13, (0.7, 0.15, 0.15)),
+        (64, 8, 64, (0.8, 0.1, 0.1)),
+    ],
 )
-@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.5, 0.0, 0.5), (0.8, 0.1, 0.1)])
 def test_splits_classes_and_shards_are_exact(
     tmp_path: Path, samples: int, classes: int, shards: int, shares: tuple[float, float, float]
 ) -> None:
     seen: list[tuple[int, int]] = []
-    out = tmp_path / "out"
-    modalities = ("tensor", "image")
-    summary = generate(
-        out,
-        samples=samples,
-        classes=classes,
-        shards=shards,
-        seed=1,
-        modalities=modalities,
-        shares=shares,
-        progress=lambda *done: seen.append(done),
+    out, watch = tmp_path / "out", {"progress": lambda *done: seen.append(done)}
+    summary = make(
+        out, samples=samples, classes=classes, shards=shards, seed=1, shares=shares, **watch
     )
     told = facts(out)
     assert seen == [(number + 1, samples) for number in range(samples)]
@@ -194,7 +190,7 @@ def test_splits_classes_and_shards_are_exact(
 
 
 def test_noise_is_drawn_for_each_modality_by_itself(tmp_path: Path) -> None:
-    generate(tmp_path / "out", samples=200, classes=2, shards=1, seed=3, modalities=QUICK)
+    make(tmp_path / "out", samples=200, seed=3)
     noise = np.array([list(fact["noise"].values()) for fact in facts(tmp_path / "out")])  # (200, 2)
     assert 0 <= noise.min() < 0.05
     assert 0.95 < noise.max() <= 1
@@ -232,7 +228,7 @@ def swing(trace: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def test_clean_samples_tell_the_class_and_drowned_ones_do_not(
     modality: str, describe: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
 ) -> None:
-    num_classes, num = 4, 24
+    num_classes, num = 4, 12
 
     def sample(label: int, number: int, noise: float) -> npt.NDArray[np.float64]:
         return describe(
@@ -280,20 +276,8 @@ def test_clean_samples_tell_the_class_and_drowned_ones_do_not(
 def test_bad_requests_name_the_value_and_the_cure_and_write_nothing(
     tmp_path: Path, change: dict[str, object], words: list[str]
 ) -> None:
-    asked: dict[str, object] = {
-        "samples": 16,
-        "classes": 4,
-        "shards": 2,
-        "seed": 0,
-        "modalities": QUICK,
-        "shares": SHARES,
-        **change,
-    }
-    with pytest.raises(InputError) as error:
-        generate(tmp_path / "out", **asked)  # type: ignore[arg-type]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
+    with refused(InputError, *words):
+        make(tmp_path / "out", **{"samples": 16, "classes": 4, "shares": SHARES, **change})
     assert not list(tmp_path.iterdir())
 
 
@@ -301,51 +285,14 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=str(tmp_path / "full")):
-        generate(
-            tmp_path / "full",
-            samples=8,
-            classes=2,
-            shards=1,
-            seed=0,
-            modalities=QUICK,
-            shares=(1, 0, 0),
-        )
-    with pytest.raises(InputError, match=r"mine\.txt\b"):
-        generate(
-            tmp_path / "full" / "mine.txt",
-            samples=8,
-            classes=2,
-            shards=1,
-            seed=0,
-            modalities=QUICK,
-            shares=(1, 0, 0),
-        )
+    for name in ("full", "full/mine.txt"):
+        with pytest.raises(InputError, match=str(tmp_path / name)):
+            make(tmp_path / name)
+    with pytest.raises(StoreError, match=str(tmp_path / "full" / "mine.txt" / "out")):
+        make(tmp_path / "full" / "mine.txt" / "out")
     assert tree(tmp_path / "full") == {"mine.txt": b"mine"}
-    generate(
-        tmp_path / "empty",
-        samples=8,
-        classes=2,
-        shards=1,
-        seed=0,
-        modalities=QUICK,
-        shares=(1, 0, 0),
-    )
+    make(tmp_path / "empty")
     assert len(read(tmp_path / "empty")) == 8
-
-
-def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=str(tmp_path / "file" / "out")):
-        generate(
-            tmp_path / "file" / "out",
-            samples=8,
-            classes=2,
-            shards=1,
-            seed=0,
-            modalities=QUICK,
-            shares=(1, 0, 0),
-        )
 
 
 def test_an_interrupted_job_leaves_nothing(tmp_path: Path) -> None:
@@ -354,29 +301,15 @@ def test_an_interrupted_job_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(
-            tmp_path / "out",
-            samples=8,
-            classes=2,
-            shards=3,
-            seed=0,
-            modalities=QUICK,
-            shares=(1, 0, 0),
-            progress=interrupt,
-        )
+        make(tmp_path / "out", shards=3, progress=interrupt)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["a%06d", "100%", "{a,b}", "pipe:cat", "file:x", "a b", "-"])
+@pytest.mark.parametrize("name", ["a%06d", "{a,b}", "pipe:cat", "a b", "-"])
 def test_a_path_is_a_path_and_never_a_pattern_or_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    generate(Path(name), samples=8, classes=2, shards=2, seed=0, modalities=QUICK, shares=(1, 0, 0))
+    make(Path(name))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert sorted(tree(tmp_path / name)) == [
-        "decode.yaml",
-        "shard-000000.tar",
-        "shard-000001.tar",
-        "shards.json",
-    ]
+    assert sorted(tree(tmp_path / name)) == ["decode.yaml", "shard-000000.tar", "shards.json"]

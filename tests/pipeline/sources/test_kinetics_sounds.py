@@ -2,9 +2,8 @@
 
 import csv
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.sample import decode_sample
 from pipeline.errors import DataError, InputError, MissingError
+from pipeline.sources.importers import cremad
 from pipeline.sources.importers.kinetics_sounds import (
     CLASSES,
     SPECS,
@@ -21,6 +21,7 @@ from pipeline.sources.importers.kinetics_sounds import (
     import_kinetics_sounds,
 )
 from tests.support.media_files import encode_clip, tone
+from tests.support.refusals import refused
 from tests.support.stores import Command, read_samples
 from trainer.config import load_run
 
@@ -108,7 +109,7 @@ def test_a_split_that_is_not_there_is_carved_out_of_train(
     assert counts(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_clips_of_a_video_go_to_one_side(tmp_path: Path, seed: int) -> None:
     src = tree(tmp_path / "src")
     for path in list(src.rglob("*.mp4")):
@@ -139,16 +140,24 @@ def test_what_is_written_decodes_as_the_field_does(tmp_path: Path) -> None:
     assert np.ptp(rows["video"].mean((1, 2, 3))) > 30, "the grey of the frames rises"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["kinetics-sounds", "kinetics-sounds-honest"])
-def test_the_jobs_decode_as_the_importer_says(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "specs", "members"),
+    [
+        ("kinetics-sounds", SPECS, {"mp4"}),
+        ("kinetics-sounds-honest", SPECS, {"mp4"}),
+        ("cremad", cremad.SPECS, {"audio.wav", "video.flv"}),
+        ("cremad-honest", cremad.SPECS, {"audio.wav", "video.flv"}),
+    ],
+)
+def test_the_jobs_decode_as_the_importers_say(
+    name: str, specs: Mapping[str, object], members: set[str]
+) -> None:
     source = load_run(Path(__file__).parents[3] / "deploy" / "jobs" / f"{name}.yaml").source
     assert source is not None
     assert source.decode is not None
-    assert {
-        name: spec.model_copy(update={"member": ()})
-        for name, spec in source.decode.modalities.items()
-    } == SPECS
-    assert "mp4" in source.decode.members
+    modalities = source.decode.modalities.items()
+    assert {name: spec.model_copy(update={"member": ()}) for name, spec in modalities} == specs
+    assert members <= source.decode.members
 
 
 def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
@@ -159,21 +168,9 @@ def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
     )
     (src / "singing").mkdir()
     put(src / "tapping pens", [900])
-    with pytest.raises(DataError) as error:
+    words = [3, 31, src, "singing", "tapping pen", "tickling", "tapping pens"]
+    with refused(DataError, *words, "--allow-missing-classes"):
         import_kinetics_sounds(src, tmp_path / "out")
-    words = [
-        "3",
-        "31",
-        str(src),
-        "singing",
-        "tapping pen",
-        "tickling",
-        "tapping pens",
-        "--allow-missing-classes",
-    ]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
     assert not (tmp_path / "out").exists()
     summary = few(src, tmp_path / "out")
     assert summary["origin"]["missing_classes"] == ["singing", "tapping pen", "tickling"]  # type: ignore[index]
@@ -194,51 +191,25 @@ def test_clips_that_lack_something_are_named_or_left_out(
 ) -> None:
     src = tree(tmp_path / "src")
     put(src / "bowling", [20, 21], data)
-    with pytest.raises(DataError) as error:
-        few(src, tmp_path / "out")
     name = f"{youtube_id(20)}_000020_000030"
     words = ["2", name, f"{youtube_id(21)}_000021_000031", "bowling", "--allow-incomplete"]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
+    with refused(DataError, *words):
+        few(src, tmp_path / "out")
     summary = few(src, tmp_path / "out", allow_incomplete=True)
     assert summary["origin"]["left_out"] == {name: kind, f"{youtube_id(21)}_000021_000031": kind}  # type: ignore[index]
     assert len(read_samples(tmp_path / "out")) == 38
 
 
-def pointers(src: Path) -> None:
-    put(src / "bowling", [20], LFS_POINTER)
-
-
-def twice(src: Path) -> None:
+def test_what_leaving_out_does_not_mend(tmp_path: Path) -> None:
+    src, name = tree(tmp_path / "src"), f"{youtube_id(0)}_000000_000010.mp4"
     put(src / "chopping_wood", [0])
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (pointers, ["1", f"{youtube_id(20)}_000020_000030", "bowling"]),
-        (
-            twice,
-            [
-                "1",
-                f"{youtube_id(0)}_000000_000010",
-                f"blowing nose/{youtube_id(0)}_000000_000010.mp4",
-                f"chopping_wood/{youtube_id(0)}_000000_000010.mp4",
-            ],
-        ),
-    ],
-)
-def test_what_leaving_out_does_not_mend(
-    tmp_path: Path, fault: Callable[[Path], None], words: list[str]
-) -> None:
-    src = tree(tmp_path / "src")
-    fault(src)
-    with pytest.raises(DataError) as error:
+    twice = (f"blowing nose/{name}", f"chopping_wood/{name}")
+    with refused(DataError, 1, name.removesuffix(".mp4"), *twice):
         few(src, tmp_path / "out", allow_incomplete=True)
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
+    (src / "chopping_wood" / name).unlink()
+    put(src / "bowling", [20], LFS_POINTER)
+    with refused(DataError, 1, f"{youtube_id(20)}_000020_000030", "bowling"):
+        few(src, tmp_path / "out", allow_incomplete=True)
 
 
 def kinetics(path: Path, lines: Sequence[tuple[str, int, str]]) -> Path:
@@ -279,20 +250,10 @@ def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
         tmp_path / "k.csv",
         [*lines({"train": range(1, 40), "test": range(40, 43)}), (FEW[1], 1, "test")],
     )
-    with pytest.raises(DataError) as error:
+    words = [4, "k.csv", f"{youtube_id(41)}_41", 42, f"{youtube_id(1)}_1", 44]
+    words.append(f"{youtube_id(0)}_000000_000010")
+    with refused(DataError, *words):
         few(tmp_path / "src", tmp_path / "out", csv=[file])
-    words = [
-        "4",
-        "k.csv",
-        f"{youtube_id(41)}_41",
-        "42",
-        f"{youtube_id(1)}_1",
-        "44",
-        f"{youtube_id(0)}_000000_000010",
-    ]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
     kinetics(file, lines({"train": range(1, 40), "test": range(40, 43)}))
     summary = few(tmp_path / "src", tmp_path / "out", csv=[file], allow_incomplete=True)
     assert set(summary["origin"]["left_out"].values()) == {"in no CSV", "missing"}  # type: ignore[index]
@@ -309,11 +270,8 @@ def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
 )
 def test_broken_csv_files(tmp_path: Path, text: str, words: list[str]) -> None:
     (tmp_path / "k.csv").write_text(text)
-    with pytest.raises(DataError) as error:
+    with refused(DataError, *words):
         few(tree(tmp_path / "src"), tmp_path / "out", csv=[tmp_path / "k.csv"])
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
 
 
 def test_folders_and_options_that_cannot_be(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pipeline.decode.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpe
 from pipeline.errors import InputError
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic import encoding
-from tests.support.media_tables import BOTH, CLIP, picture, table, wav, write
+from tests.support.media_tables import BOTH, CLIP, picture, rows_of, table, wav, write
+from tests.support.refusals import refused
 from tests.support.stores import read_samples
 
 
@@ -72,15 +73,7 @@ def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
             ("npy", encoding.npy(np.zeros((3, 5), np.float32))),
         )
     }
-    rows = [
-        {
-            "sample_id": str(i),
-            "label": str(i % 2),
-            "split": "train",
-            **{end: f"{i}.{end}" for end in ("wav", "mp4", "npy")},
-        }
-        for i in range(4)
-    ]
+    rows = rows_of(4, lambda i: {end: f"{i}.{end}" for end in ("wav", "mp4", "npy")})
     manifest = write(tmp_path, rows, files)
     import_table(
         manifest, tmp_path / "out", modalities={"speech": "wav", "lips": "mp4", "trace": "npy"}
@@ -99,28 +92,15 @@ def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
 def test_pictures_that_are_all_grey_and_small_stay_so(
     tmp_path: Path, mode: str, width: int, height: int, size: int, channels: int
 ) -> None:
-    rows = [
-        {"sample_id": str(i), "label": str(i % 2), "split": "train", "p": "p.png"} for i in range(4)
-    ]
-    import_table(
-        write(tmp_path, rows, {"p.png": picture(mode, width, height)}),
-        tmp_path / "out",
-        modalities={"face": "p"},
-    )
+    files = {"p.png": picture(mode, width, height)}
+    manifest = write(tmp_path, rows_of(4, lambda i: {"p": "p.png"}), files)
+    import_table(manifest, tmp_path / "out", modalities={"face": "p"})
     spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["face"]
     assert spec == ImageSpec(kind="image", member=("face.png",), size=size, channels=channels)  # type: ignore[arg-type]
 
 
 def clips(folder: Path, columns: Sequence[str], paths: Callable[[int, str], str]) -> Path:
-    rows = [
-        {
-            "sample_id": f"s{i}",
-            "label": str(i % 2),
-            "split": "train",
-            **{name: paths(i, name) for name in columns},
-        }
-        for i in range(4)
-    ]
+    rows = rows_of(4, lambda i: {name: paths(i, name) for name in columns})
     files = {path: CLIP + path.encode() for row in rows for name in columns if (path := row[name])}
     return write(folder, rows, files)
 
@@ -142,24 +122,16 @@ def test_a_file_of_two_modalities_is_written_once(tmp_path: Path) -> None:
     assert all(found[f"s{i}"][1].suffixes == {"json", "mp4"} for i in (1, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["speech", "SPEECH"])
-def test_two_names_for_one_file_need_a_kind(tmp_path: Path, name: str) -> None:
+def test_two_names_for_one_file_need_a_kind(tmp_path: Path) -> None:
     manifest = clips(tmp_path, ("path",), lambda i, _: f"{i}.mp4")
-    with pytest.raises(
-        InputError,
-        match=rf"(?s)(?=.*\b{name}\b)(?=.*\bvideo\b)(?=.*\baudio\b)(?=.*\bmp4\b)(?=.*--kind)",
-    ):
-        import_table(manifest, tmp_path / "out", modalities={name: "path", "video": "path"})
-    import_table(
-        manifest,
-        tmp_path / "out",
-        modalities={name: "path", "video": "path"},
-        kinds={name: "audio"},
-    )
-    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities[name].kind == "audio"
+    names = {"SPEECH": "path", "video": "path"}
+    with refused(InputError, "SPEECH", "video", "audio", "mp4", "--kind"):
+        import_table(manifest, tmp_path / "out", modalities=names)
+    import_table(manifest, tmp_path / "out", modalities=names, kinds={"SPEECH": "audio"})
+    assert load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["SPEECH"].kind == "audio"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=15)
 @given(
     present=st.lists(
         st.lists(st.sampled_from(["", "x.mp4", "y.mp4", "z.wav"]), min_size=4, max_size=4).filter(
@@ -174,15 +146,7 @@ def test_a_modality_finds_its_own_file_and_never_another_ones(
 ) -> None:
     folder = tmp_path_factory.mktemp("mixed")
     names = ["a", "b", "c", "d"]
-    rows = [
-        {
-            "sample_id": f"s{i}",
-            "label": str(i % 2),
-            "split": "train",
-            **dict(zip(names, cells, strict=True)),
-        }
-        for i, cells in enumerate(present)
-    ]
+    rows = rows_of(len(present), lambda i: dict(zip(names, present[i], strict=True)))
     files = {"x.mp4": CLIP + b"x", "y.mp4": CLIP + b"y", "z.wav": wav(0.1, 8000)}
     used = [name for name in names if any(row[name] for row in rows)]
     import_table(
@@ -211,7 +175,7 @@ def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
     ] == [i % 3 != 0 for i in range(12)]
 
 
-@pytest.mark.parametrize("odd", ["a.b", "a/b", "..", "æ", "with space", "x" * 200, "-x", "000003"])
+@pytest.mark.parametrize("odd", ["a.b", "../b", "æ", "x" * 200, "000003"])
 def test_ids_that_are_no_keys_are_kept_in_the_json(tmp_path: Path, odd: str) -> None:
     import_table(
         table(tmp_path, sample_id=lambda i: odd if i == 5 else f"{i:06d}x"),
@@ -225,20 +189,13 @@ def test_ids_that_are_no_keys_are_kept_in_the_json(tmp_path: Path, odd: str) -> 
     assert found[odd][1].members["audio.wav"] == (tmp_path / "a/5.wav").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("train", "train"),
-        ("val", "validation"),
-        ("VALID", "validation"),
-        ("dev", "validation"),
-        ("validation", "validation"),
-        ("Test ", "test"),
-    ],
-)
-def test_names_of_splits(tmp_path: Path, written: str, meant: str) -> None:
-    import_table(table(tmp_path, split=lambda i: written), tmp_path / "out", modalities=BOTH)
-    assert {facts["split"] for facts, _ in read_samples(tmp_path / "out").values()} == {meant}
+def test_names_of_splits(tmp_path: Path) -> None:
+    meant = {"train": "train", "val": "validation", "VALID": "validation", "dev": "validation"}
+    meant |= {"validation": "validation", "Test ": "test"}
+    manifest = table(tmp_path, split=lambda i: list(meant)[i % len(meant)])
+    import_table(manifest, tmp_path / "out", modalities=BOTH)
+    for i, split in enumerate(meant.values()):
+        assert read_samples(tmp_path / "out")[f"s{i:03d}"][0]["split"] == split
 
 
 def test_where_keeps_rows_and_the_rest_need_not_be_right(tmp_path: Path) -> None:
@@ -289,52 +246,25 @@ def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None)
     assert results[0] != results[1]
 
 
-def test_avwords(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = real_data("avwords")
-    summary = import_table(
-        folder / "manifest.csv",
-        tmp_path / "out",
-        modalities={"audio": "audio_path", "video": "video_path"},
-        label="word",
-    )
-    assert (summary["samples"], summary["missing"]) == (1015, {"audio": 0, "video": 0})
-    assert {
-        split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()
-    } == {"test": (245, 49), "train": (770, 49)}
-    found = read_samples(tmp_path / "out")
-    assert all(sample.suffixes == {"json", "mp4"} for _, sample in found.values())
-    assert found["00139"][1].members["mp4"] == (folder / "av/00/00139.mp4").read_bytes()
-    assert found["00139"][0]["label"] == "إن"
-
-
 def test_avemo_with_speakers_on_one_side_only(
     real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    options = {
-        "label": "emotion",
-        "where": {"crema6": "1"},
-        "split_by": "speaker",
-        "validation_share": 0.15,
-    }
-    folder = real_data("avemo")
     summary = import_table(
-        folder / "manifest.csv",
+        real_data("avemo") / "manifest.csv",
         tmp_path / "out",
         modalities={"audio": "audio_path", "image": "image_path"},
-        **options,
-    )  # type: ignore[arg-type]
-    assert {
-        split: (part["samples"], len(part["labels"])) for split, part in summary["splits"].items()
-    } == {
-        "test": (264, 6),
-        "train": (1953, 6),
-        "validation": (396, 6),
+        label="emotion",
+        where={"crema6": "1"},
+        split_by="speaker",
+        validation_share=0.15,
+    )
+    sizes = {
+        name: (part["samples"], len(part["labels"])) for name, part in summary["splits"].items()
     }
-    found = [facts for facts, _ in read_samples(tmp_path / "out").values()]
-    speakers = {
-        split: {facts["columns"]["speaker"] for facts in found if facts["split"] == split}
-        for split in summary["splits"]
-    }  # type: ignore[index]
-    assert all(not speakers[a] & speakers[b] for a in speakers for b in speakers if a != b)
+    assert sizes == {"test": (264, 6), "train": (1953, 6), "validation": (396, 6)}
+    sides: dict[str, set[str]] = {}
+    for facts, _ in read_samples(tmp_path / "out").values():
+        sides.setdefault(facts["columns"]["speaker"], set()).add(facts["split"])  # type: ignore[index]
+    assert all(len(splits) == 1 for splits in sides.values())
     spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["image"]
     assert spec == ImageSpec(kind="image", member=("image.jpg",), size=48, channels=1)

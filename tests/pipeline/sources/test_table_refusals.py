@@ -1,6 +1,5 @@
 """Tables with files that are wrong: each fault is named with its cure before anything is written."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 from pipeline.errors import ConfigError, DataError, InputError, MissingError
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic import encoding
-from tests.support.media_tables import BOTH, LFS_POINTER, table, write
+from tests.support.media_tables import BOTH, LFS_POINTER, rows_of, table, write
+from tests.support.refusals import refused
 from tests.support.stores import read_samples
 
 
@@ -24,21 +24,10 @@ def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_writ
     (tmp_path / "a/4.wav").write_bytes(LFS_POINTER)
     (tmp_path / "b/5.PNG").unlink()
     (tmp_path / "b/5.PNG").mkdir()
-    with pytest.raises(DataError) as error:
+    lines = {2: "a/0.wav", 3: "a/1.wav", 4: "a/2.wav", 5: "a/3.wav", 6: "a/4.wav", 7: "b/5.PNG"}
+    words = [7, 1, 4, *lines, *(tmp_path / name for name in lines.values())]
+    with refused(DataError, *words) as error:
         import_table(manifest, tmp_path / "out", modalities=BOTH)
-    words = ["7", "1", "4"]
-    for line, name in [
-        (2, "a/0.wav"),
-        (3, "a/1.wav"),
-        (4, "a/2.wav"),
-        (5, "a/3.wav"),
-        (6, "a/4.wav"),
-        (7, "b/5.PNG"),
-    ]:
-        words += [str(line), str(tmp_path / name)]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
     assert "6.wav" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -46,83 +35,68 @@ def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_writ
 @pytest.mark.parametrize(
     ("change", "options", "kind", "words"),
     [
-        ({}, {"label": "lable"}, InputError, ["lable", "label"]),
-        ({}, {"modalities": {"audio": "sond"}}, InputError, ["sond", "audio", "sound"]),
-        ({}, {"where": {"language": "en"}}, InputError, ["language", "sample_id", "split"]),
-        (
-            {},
-            {"split_by": "speakers", "validation_share": 0.2},
-            InputError,
-            ["speakers", "speaker"],
-        ),
-        ({}, {"where": {"speaker": "p9"}}, InputError, ["speaker=p9"]),
-        ({}, {"modalities": {}}, InputError, ["--modality"]),
-        ({}, {"modalities": {"all": "sound"}}, ConfigError, ["all"]),
-        ({}, {"modalities": {"a b": "sound"}}, ConfigError, ["a b"]),
-        ({}, {"modalities": {"A": "sound", "a": "picture"}}, InputError, ["a"]),
-        ({}, {"kinds": {"sound": "audio"}}, InputError, ["sound", "audio", "image"]),
-        ({}, {"kinds": {"audio": "noise"}}, InputError, ["noise", "audio"]),
-        ({}, {"kinds": {"audio": "image"}}, InputError, ["audio", "wav", "image"]),
-        ({}, {"validation_share": 1.0}, InputError, ["1.0"]),
-        ({}, {"split_by": "speaker"}, InputError, ["speaker"]),
-        ({}, {"validation_share": 0.01}, InputError, ["0.01", "9"]),
-        ({}, {"num_shards": 13}, InputError, ["shards", "13", "12"]),
-        ({}, {"num_shards": 2, "samples_per_shard": 2}, InputError, ["2"]),
-        ({}, {"samples_per_shard": 0}, InputError, ["0"]),
+        ({}, {"label": "lable"}, InputError, "lable label"),
+        ({}, {"modalities": {"audio": "sond"}}, InputError, "sond audio sound"),
+        ({}, {"where": {"language": "en"}}, InputError, "language sample_id split"),
+        ({}, {"split_by": "speakers", "validation_share": 0.2}, InputError, "speakers speaker"),
+        ({}, {"where": {"speaker": "p9"}}, InputError, "speaker=p9"),
+        ({}, {"modalities": {}}, InputError, "--modality"),
+        ({}, {"modalities": {"all": "sound"}}, ConfigError, "all"),
+        ({}, {"modalities": {"a b": "sound"}}, ConfigError, "a b"),
+        ({}, {"modalities": {"A": "sound", "a": "picture"}}, InputError, "a"),
+        ({}, {"kinds": {"sound": "audio"}}, InputError, "sound audio image"),
+        ({}, {"kinds": {"audio": "noise"}}, InputError, "noise audio"),
+        ({}, {"kinds": {"audio": "image"}}, InputError, "audio wav image"),
+        ({}, {"validation_share": 1.0}, InputError, "1.0"),
+        ({}, {"split_by": "speaker"}, InputError, "speaker"),
+        ({}, {"validation_share": 0.01}, InputError, "0.01 9"),
+        ({}, {"num_shards": 13}, InputError, "shards 13 12"),
+        ({}, {"num_shards": 2, "samples_per_shard": 2}, InputError, "2"),
+        ({}, {"samples_per_shard": 0}, InputError, "0"),
         (
             {"split": lambda i: "holdout" if i == 2 else "train"},
             {},
             DataError,
-            ["4", "split", "holdout", "validation"],
+            "4 split holdout validation",
         ),
-        ({"split": lambda i: "test"}, {"validation_share": 0.2}, InputError, ["train"]),
+        ({"split": lambda i: "test"}, {"validation_share": 0.2}, InputError, "train"),
         (
             {"split": lambda i: "val" if i == 2 else "train"},
             {"validation_share": 0.2},
             InputError,
-            ["0.2", "validation"],
+            "0.2 validation",
         ),
         (
             {"speaker": lambda i: "p" if i else ""},
             {"split_by": "speaker", "validation_share": 0.2},
             DataError,
-            ["2", "speaker"],
+            "2 speaker",
         ),
         (
             {"speaker": lambda i: "cat" if i % 2 else "dog"},
             {"split_by": "speaker", "validation_share": 0.6},
             InputError,
-            ["0.6", "cat"],
+            "0.6 cat",
         ),
         (
             {"speaker": lambda i: "p"},
             {"split_by": "speaker", "validation_share": 0.2},
             InputError,
-            ["0.2", "9", "speaker"],
+            "0.2 9 speaker",
         ),
-        ({"label": lambda i: "" if i == 3 else "a"}, {}, DataError, ["5", "label"]),
-        ({"label": lambda i: "a"}, {}, DataError, ["label", "a"]),
-        ({"sample_id": lambda i: "" if i == 3 else str(i)}, {}, DataError, ["5", "sample_id"]),
-        (
-            {"sample_id": lambda i: "same" if i in (3, 7) else str(i)},
-            {},
-            DataError,
-            ["same", "5", "9"],
-        ),
-        ({"sound": lambda i: ""}, {}, DataError, ["audio", "sound"]),
+        ({"label": lambda i: "" if i == 3 else "a"}, {}, DataError, "5 label"),
+        ({"label": lambda i: "a"}, {}, DataError, "label a"),
+        ({"sample_id": lambda i: "" if i == 3 else str(i)}, {}, DataError, "5 sample_id"),
+        ({"sample_id": lambda i: "same" if i in (3, 7) else str(i)}, {}, DataError, "same 5 9"),
+        ({"sound": lambda i: ""}, {}, DataError, "audio sound"),
         (
             {"sound": lambda i: "", "picture": lambda i: "b/1.PNG" if i else ""},
             {},
             DataError,
-            ["2", "s000", "audio", "image"],
+            "2 s000 audio image",
         ),
-        ({"sound": lambda i: "a/1.wav" if i else "manifest.csv"}, {}, InputError, ["audio", "csv"]),
-        (
-            {"sound": lambda i: "a/1.wav" if i else "b/1.PNG"},
-            {},
-            InputError,
-            ["audio", "wav", "png"],
-        ),
+        ({"sound": lambda i: "a/1.wav" if i else "manifest.csv"}, {}, InputError, "audio csv"),
+        ({"sound": lambda i: "a/1.wav" if i else "b/1.PNG"}, {}, InputError, "audio wav png"),
     ],
 )
 def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
@@ -130,14 +104,11 @@ def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
     change: dict[str, Callable[[int], str]],
     options: dict[str, object],
     kind: type[InputError],
-    words: list[str],
+    words: str,
 ) -> None:
     manifest = table(tmp_path, **change)
-    with pytest.raises(kind) as error:
+    with refused(kind, *words.split()):
         import_table(manifest, tmp_path / "out", **{"modalities": BOTH, **options})  # type: ignore[arg-type]
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
@@ -157,11 +128,8 @@ def test_broken_manifests(
     tmp_path: Path, text: bytes, kind: type[InputError], words: list[str]
 ) -> None:
     (tmp_path / "m.csv").write_bytes(text)
-    with pytest.raises(kind) as error:
+    with refused(kind, *words):
         import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
-    assert all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", str(error.value)) for word in words
-    ), error.value
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
@@ -181,14 +149,7 @@ def test_a_bad_sample_is_left_to_decoding_but_not_a_whole_column_of_them(tmp_pat
 
 
 def test_arrays_of_two_shapes(tmp_path: Path) -> None:
-    rows = [
-        {"sample_id": str(i), "label": str(i % 2), "split": "train", "x": f"{i}.npy"}
-        for i in range(3)
-    ]
-    manifest = write(
-        tmp_path,
-        rows,
-        {f"{i}.npy": encoding.npy(np.zeros((2, 3 + i // 2), np.float32)) for i in range(3)},
-    )
-    with pytest.raises(DataError, match=r"(?s)(?=.*\bx\b)(?=.*\(2, 3\))(?=.*\(2, 4\))"):
+    files = {f"{i}.npy": encoding.npy(np.zeros((2, 3 + i // 2), np.float32)) for i in range(3)}
+    manifest = write(tmp_path, rows_of(3, lambda i: {"x": f"{i}.npy"}), files)
+    with refused(DataError, "x", "(2, 3)", "(2, 4)"):
         import_table(manifest, tmp_path / "out", modalities={"x": "x"})
