@@ -99,6 +99,26 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
     assert found["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
 
 
+def test_a_modality_that_gets_no_row_is_reported() -> None:
+    costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
+    found = plan_statistics(build(remix_draft(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0)))
+    assert found["modalities"]["m0"] == {
+        "num_steps": 0,
+        "num_rows": 0,
+        "share": 0.0,
+        "read_amplification": None,
+        "class_counts": None,
+    }
+
+
+def test_locality_lowers_read_amplification() -> None:
+    whole, local = (
+        plan_statistics(plan_of(scores_of(20_000, 2), locality=locality))["read_amplification"]
+        for locality in (None, 256)
+    )
+    assert local < whole / 4
+
+
 def test_histograms_count_every_score_and_those_assigned() -> None:
     scores = scores_of()
     found = plan_statistics(plan_of(scores), scores=scores)
