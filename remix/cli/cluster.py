@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from remix.cli.output import Json, console, progress, say
 from remix.cli.train import summary
@@ -17,16 +18,12 @@ def submit(
     config: Path,
     address: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="The jobs API of a Ray cluster; by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."
         ),
     ] = None,
     follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow",
-            help="Show the job's log and progress to its end, and end with its exit code.",
-        ),
+        bool, Option("--follow", help="Show the job's log to its end, and end with its exit code.")
     ] = False,
     json_: Json = False,
 ) -> None:

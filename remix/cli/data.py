@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from remix.cli.output import Json, progress, say, show
 
-Shards = Annotated[list[str], typer.Argument(help="Shards (.tar), folders of shards, or globs.")]
+Shards = Annotated[list[str], Argument(help="Shards (.tar), folders of shards, or globs.")]
+
+ReadConfig = Annotated[
+    Path | None, Option(help="A DecodeConfig in YAML; by default decode.yaml beside the shards.")
+]
 
 
 def generate(
@@ -18,7 +23,7 @@ def generate(
     shards: int = 4,
     seed: int = 0,
     modalities: Annotated[
-        str, typer.Option(help="Two or more of audio, video, image, tensor, text.")
+        str, Option(help="Two or more of audio, video, image, tensor, text.")
     ] = "audio,video",
     validation_share: float = 0.15,
     test_share: float = 0.15,
@@ -27,8 +32,8 @@ def generate(
     """Make real encoded clips (H.264 + AAC in MP4) as WebDataset shards."""
     from pipeline.sources.synthetic.generate import generate as run
 
+    shares = (1 - validation_share - test_share, validation_share, test_share)
     with progress("generate") as update:
-        shares = (1 - validation_share - test_share, validation_share, test_share)
         result = run(
             out,
             samples=samples,
@@ -44,22 +49,15 @@ def generate(
 
 def decode(
     shards: Shards,
-    out: Annotated[str, typer.Option(help="STORE/features/NAME")],
+    out: Annotated[str, Option(help="STORE/features/NAME")],
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="A DecodeConfig in YAML; by default decode.yaml beside the shards, else inferred."
-        ),
+        Option(help="A DecodeConfig; by default decode.yaml beside the shards, else inferred."),
     ] = None,
     max_rejected_share: Annotated[
-        float | None,
-        typer.Option(
-            help="Fail above this share of rejected samples; by default as the config says (0.01)."
-        ),
+        float | None, Option(help="Fail above this share; by default as the config says (0.01).")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; by default this machine.")
-    ] = None,
+    address: Annotated[str | None, Option(help="A Ray cluster; by default this machine.")] = None,
     json_: Json = False,
 ) -> None:
     """Decode shards into per-modality feature tables (Ray Data)."""
@@ -101,16 +99,7 @@ def decode(
     say(asdict(result), "\n".join([*result.notes, line]), json_)
 
 
-def lint(
-    shards: Shards,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards."
-        ),
-    ] = None,
-    json_: Json = False,
-) -> None:
+def lint(shards: Shards, config: ReadConfig = None, json_: Json = False) -> None:
     """Read shards without decoding and name all that is lost in them; exit code 1 where anything is."""
     from pipeline.shards.discover import find_shards
     from pipeline.shards.lint import lint as run
@@ -125,13 +114,8 @@ def lint(
 
 def repair(
     shards: Shards,
-    out: Annotated[str, typer.Option(help="A folder for the clean shards.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="A DecodeConfig in YAML, for its limits and members; by default decode.yaml beside the shards."
-        ),
-    ] = None,
+    out: Annotated[str, Option(help="A folder for the clean shards.")],
+    config: ReadConfig = None,
     json_: Json = False,
 ) -> None:
     """Write clean shards of all samples that are whole, and name what they lack."""
@@ -180,13 +164,13 @@ def lint_text(found: dict[str, Any]) -> str:
             for one in shard["unusable"]
         ]
     reasons = ", ".join(f"{reason} {num}" for reason, num in found["reasons"].items())
-    end = f"{found['samples_kept']} samples kept in {len(found['shards'])} shards, {found['num_lost']} losses{f' ({reasons})' if reasons else ''}"
-    end += (
-        f", {found['num_regrouped']} samples that lie apart put together"
-        if found["num_regrouped"]
-        else ""
-    )
-    end += (
-        f", {found['num_unusable']} samples that will not decode" if found["num_unusable"] else ""
-    )
-    return "\n".join([*lines, end + (f": {found['out']}" if "out" in found else "")])
+    end = f"{found['samples_kept']} samples kept in {len(found['shards'])} shards, {found['num_lost']} losses"
+    if reasons:
+        end += f" ({reasons})"
+    if num := found["num_regrouped"]:
+        end += f", {num} samples that lie apart put together"
+    if num := found["num_unusable"]:
+        end += f", {num} samples that will not decode"
+    if "out" in found:
+        end += f": {found['out']}"
+    return "\n".join([*lines, end])

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
+from typer import Option
 
 from pipeline.errors import ConfigError
 
 console = Console(stderr=True)
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of text.")]
+Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of text.")]
 MAX_SHOWN = 64
 """A longer list is shown by its ends; the JSON has all of it."""
 
@@ -108,19 +108,8 @@ def progress_lines(title: str) -> Iterator[Any]:
 
     def update(done: int | None, total: int | None, description: str = title) -> None:
         nonlocal waiting
-        waiting = (
-            json.dumps(
-                {
-                    "progress": {
-                        "title": title,
-                        "done": done,
-                        "total": total,
-                        "description": description,
-                    }
-                }
-            )
-            + "\n"
-        )
+        at = {"title": title, "done": done, "total": total, "description": description}
+        waiting = json.dumps({"progress": at}) + "\n"
         if time.monotonic() >= told_at + 0.5:
             tell()
 

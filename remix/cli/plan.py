@@ -2,19 +2,19 @@
 
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from remix.cli.output import Json, pairs, progress, say, show
 
 
 def score(
     features: str,
-    checkpoint: Annotated[str, typer.Option()],
-    out: Annotated[str, typer.Option()],
+    checkpoint: Annotated[str, Option()],
+    out: Annotated[str, Option()],
     split: str = "train",
-    workers: Annotated[int, typer.Option(min=1)] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each worker.")] = 0,
-    batch: Annotated[int, typer.Option(min=1)] = 64,
+    workers: Annotated[int, Option(min=1)] = 1,
+    gpus: Annotated[float, Option(min=0, help="GPUs of each worker.")] = 0,
+    batch: Annotated[int, Option(min=1)] = 64,
     json_: Json = False,
 ) -> None:
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
@@ -43,14 +43,14 @@ def score(
 
 def plan(
     scores: str,
-    out: Annotated[str, typer.Option()],
+    out: Annotated[str, Option()],
     batch_size: int = 64,
     seed: int = 0,
     epoch: int = 0,
     order: str = "sequential",
     policy: str = "kl",
     shares: Annotated[
-        str, typer.Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")
+        str, Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")
     ] = "natural",
     min_share: float = 0.0,
     relative: str = "none",
@@ -62,7 +62,7 @@ def plan(
     locality: int | None = None,
     features: Annotated[
         str | None,
-        typer.Option(help="The features that were scored: the scores are checked against them."),
+        Option(help="The features that were scored: the scores are checked against them."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -100,9 +100,7 @@ def stats(
     plan: str,
     scores: Annotated[
         str | None,
-        typer.Option(
-            help="The scores that the plan was made from; those of a plan in a run's folder are found."
-        ),
+        Option(help="The scores that the plan was made from; found for a plan in a run's folder."),
     ] = None,
     json_: Json = False,
 ) -> None:

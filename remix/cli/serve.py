@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from remix.cli.output import Json, say
 
@@ -10,16 +10,16 @@ from remix.cli.output import Json, say
 def serve(
     store: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]",
             show_default=False,
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)
+        str | None, Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="[default: $REMIX_PORT or 8000]", show_default=False)
+        int | None, Option(help="[default: $REMIX_PORT or 8000]", show_default=False)
     ] = None,
 ) -> None:
     """Show a store over HTTP and on a page; reads, never writes."""
@@ -30,8 +30,8 @@ def serve(
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
-    out: Annotated[str, typer.Option(help="The HTML file.")],
+    run: Annotated[str, Argument(help="STORE/runs/NAME")],
+    out: Annotated[str, Option(help="The HTML file.")],
     json_: Json = False,
 ) -> None:
     """Write the page of one run as one HTML file that needs no network."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from pipeline.errors import ConfigError
 from remix.cli.data import decode, generate
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file; - is standard input.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that exists.")] = False,
+    config: Annotated[Path, Argument(help="A YAML file; - is standard input.")],
+    resume: Annotated[bool, Option("--resume", help="Continue a run that exists.")] = False,
     json_: Json = False,
 ) -> None:
     """Train one run from a YAML file."""
@@ -49,20 +50,16 @@ def compare(
     config: Path,
     methods: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="METHOD or METHOD:POLICY, by commas.  [default: joint_heads,random,remix]",
             show_default=False,
         ),
     ] = None,
     tables: Annotated[
         str | None,
-        typer.Option(
-            help="All methods of fusion, methods, mid-fusion, ablation, unimodal or policies, by commas."
-        ),
+        Option(help="fusion, methods, mid-fusion, ablation, unimodal or policies, by commas."),
     ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="How many seeds, counted from the config's own.")
-    ] = 5,
+    seeds: Annotated[int, Option(min=1, help="How many seeds, counted from the config's own.")] = 5,
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds, the same everything else; runs that are there are taken up."""
@@ -97,27 +94,21 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
                     description=f"{event['stage']}: {event['num_rows']} rows; shards",
                 )
             if event["event"] == "epoch":
-                accuracy = (
-                    f": validation accuracy {event['validation_accuracy']:.3f}"
-                    if "validation_accuracy" in event
-                    else ""
-                )
+                accuracy = event.get("validation_accuracy")
+                reached = "" if accuracy is None else f": validation accuracy {accuracy:.3f}"
                 update(
                     event["epoch"] + 1,
                     event["num_epochs"],
-                    description=f"{config.name}{accuracy}; epochs",
+                    description=f"{config.name}{reached}; epochs",
                 )
 
         return launch(config, resume=resume, progress=show)
 
 
 def verify(
-    run: Annotated[str, typer.Argument(help="STORE/runs/NAME")],
+    run: Annotated[str, Argument(help="STORE/runs/NAME")],
     parts: Annotated[
-        bool,
-        typer.Option(
-            "--parts", help="Read every file of the features too, and compare its SHA-256."
-        ),
+        bool, Option("--parts", help="Compare the SHA-256 of every file of the features too.")
     ] = False,
     json_: Json = False,
 ) -> None:
@@ -135,7 +126,7 @@ def verify(
 
 
 def demo(
-    store: str = "store", seeds: Annotated[int, typer.Option(min=1)] = 3, json_: Json = False
+    store: str = "store", seeds: Annotated[int, Option(min=1)] = 3, json_: Json = False
 ) -> None:
     """Generate clips, decode them, train joint_heads, random and remix on a small budget, and compare."""
     from pipeline.config import parse
@@ -177,14 +168,9 @@ def verify_text(result: dict[str, Any]) -> str:
         for each in result["epochs"]
     ]
     lines += [f"{each['artifact']}: {each['what']}" for each in result["problems"]]
-    sum_ = (
-        "everything holds"
-        if result["ok"]
-        else f"{len(result['problems'])} problem{'s' if len(result['problems']) > 1 else ''}"
-    )
-    return "\n".join(
-        [
-            *lines,
-            f"{result['run']} ({result['status']}), {len(result['epochs'])} of {result['num_epochs']} epochs: {sum_}",
-        ]
-    )
+    num = len(result["problems"])
+    sum_ = "everything holds" if result["ok"] else f"{num} problem{'s' if num > 1 else ''}"
+    lines += [
+        f"{result['run']} ({result['status']}), {len(result['epochs'])} of {result['num_epochs']} epochs: {sum_}"
+    ]
+    return "\n".join(lines)

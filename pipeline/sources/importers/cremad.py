@@ -5,25 +5,24 @@ https://github.com/CheyneyComputerScience/CREMA-D.
 A clip is AudioWAV/NAME.wav and VideoFlash/NAME.flv, where NAME is ACTOR_SENTENCE_EMOTION_LEVEL, such as 1001_DFA_ANG_XX.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.decode.config import AudioSpec, DecodeConfig, ModalitySpec, VideoSpec
-from pipeline.errors import DataError, InputError, MissingError
-from pipeline.shards.member_suffixes import KINDS_OF
-from pipeline.sources.importers.manifest import Row, carve_splits, needing, read_cells, read_lines
-from pipeline.sources.importers.probing import extension, lacks
-from pipeline.sources.importers.rows import (
-    POINTER,
-    Problem,
+from pipeline.errors import DataError, MissingError
+from pipeline.sources.checks import require
+from pipeline.sources.importers.known_sets import (
+    CURES,
+    check_request,
+    keep_whole,
     left_out,
-    members_of,
-    problem_with,
-    write_rows,
+    with_members,
 )
-from pipeline.sources.shard_writer import JsonValue, Progress, check_vacant
+from pipeline.sources.importers.manifest import Row, carve_splits, read_cells, read_lines
+from pipeline.sources.importers.probing import media_below
+from pipeline.sources.importers.rows import Problem, write_rows
+from pipeline.sources.shard_writer import JsonValue, Progress
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 SENTENCES = ("DFA", "IEO", "IOM", "ITH", "ITS", "IWL", "IWW", "MTI", "TAI", "TIE", "TSI", "WSI")
@@ -44,29 +43,14 @@ SPECS: dict[str, ModalitySpec] = {
 }
 """The field's preprocessing (OGM-GE, Peng et al., CVPR 2022): sound tiled and cut to 3 s, 257 x 188; about a frame a second is kept, and one more."""
 
-_ABSENT = {"audio": "without its sound file", "video": "without its video"}
-_LEAVE_OUT = "give --allow-incomplete to leave such clips out, or mend them"
-_MISNAMED = f"names are ACTOR_SENTENCE_EMOTION_LEVEL with actors {ACTORS[0]} to {ACTORS[-1]}, {', '.join(SENTENCES)} and {', '.join(LEVELS)}"
-_INCOMPLETE = (
-    *_ABSENT.values(),
-    "known by SentenceFilenames.csv alone",
-    "not among the clips",
-    "missing",
-    "empty",
-    "unreadable",
-    "without sound",
-    "without pictures",
-)
-_CURES = dict.fromkeys(_INCOMPLETE, _LEAVE_OUT) | {
-    POINTER: "`git lfs install` and `git lfs pull` in the clone fetch what pointers stand for",
-    "there twice": "keep one of them",
-    "misnamed": _MISNAMED,
+_CURES = CURES | {
+    "misnamed": f"names are ACTOR_SENTENCE_EMOTION_LEVEL with actors {ACTORS[0]} to {ACTORS[-1]}, {', '.join(SENTENCES)} and {', '.join(LEVELS)}",
     "of an unknown emotion": f"emotions are {', '.join(EMOTIONS)}",
     "listed twice": "a clip belongs to one split",
     "mislabelled": "the label of a clip is in its name",
-    "not a file": "remove it",
 }
-Files = dict[str, dict[str, list[Path]]]
+_HOLDS = "AudioWAV and VideoFlash"
+Clips = dict[str, dict[str, Path]]
 """The files of a clip by name and modality."""
 
 
@@ -87,28 +71,33 @@ def import_cremad(
     """Writes CREMA-D as shards and returns their counts: `split` is "actor", no actor on two sides, or "lists", by CSV files of train, test and,
     where there is one, validation; `video` is the folder of the videos where several hold some (raises InputError, StoreError).
     """
-    check_vacant(out)
-    _check(src, split, lists, validation_share, test_share)
-    found = _find(src, video)
-    problems = [*_naming(found), *_missing(src, found)]
-    problems += [
-        problem for name, files in sorted(found.items()) for problem in _looks(name, files)
-    ]
-    may_lack = _INCOMPLETE if allow_incomplete else ()
-    out_of_it = left_out(problems, "clips", _CURES, may_lack)
-    rows = _rows(
-        src, {name: files for name, files in sorted(found.items()) if name not in out_of_it}
+    check_request(src, out, _HOLDS, validation_share, test_share)
+    require(split in ("actor", "lists"), f"split is {split!r}", "choose actor or lists")
+    require(
+        len(lists) in ((2, 3) if split == "lists" else (0,)),
+        f"split is {split!r} with {len(lists)} lists",
+        "give --split lists TRAIN.csv TEST.csv, and VAL.csv where there is one; or no list",
     )
+    clips, problems = _find(src, video)
+    rows, more = _rows(src, clips)
+    rows, lost = keep_whole(rows, problems + more, _CURES, allow_incomplete)
     if not rows:
         raise DataError(
             f"{src} has no clip of which both halves are whole",
-            "check that this is the folder that has AudioWAV and VideoFlash in it",
+            f"check that this is the folder that has {_HOLDS} in it",
         )
     num_clips = len(rows)
-    if split == "lists":
-        rows, unlisted = _listed(rows, lists, out_of_it, may_lack)
-        out_of_it |= unlisted
-    rows = _split(rows, split, validation_share, test_share, seed)
+    if split == "actor":
+        shares, split_by = {"test": test_share, "validation": validation_share}, "actor"
+        rows = carve_splits(rows, shares, split_by, seed)
+    else:
+        rows, unlisted = _listed(rows, lists, lost, allow_incomplete)
+        lost |= unlisted
+        # Validation is to train what test is: it shares actors with train where the lists do.
+        apart = _actors(rows, "train").isdisjoint(_actors(rows, "test"))
+        rows = carve_splits(
+            rows, {"validation": validation_share}, "actor" if apart else None, seed
+        )
     origin: dict[str, JsonValue] = {
         "source": "cremad",
         "split": split,
@@ -117,206 +106,127 @@ def import_cremad(
         "test_share": test_share if split == "actor" else None,
         "seed": seed,
         "num_unlisted": num_clips - len(rows),
-        "left_out": out_of_it,
+        "left_out": lost,
     }
-    members = members_of(rows)
-    decode = DecodeConfig(
-        modalities={
-            name: spec.model_copy(update={"member": members[name]}) for name, spec in SPECS.items()
-        }
-    )
+    decode = DecodeConfig(modalities=with_members(SPECS, rows))
     return write_rows(
         out, rows, decode=decode, origin=origin, seed=seed, num_shards=num_shards, progress=progress
     )
 
 
-def _check(
-    src: Path, split: str, lists: Sequence[Path], validation_share: float, test_share: float
-) -> None:
-    if not src.is_dir():
-        raise MissingError(
-            f"SRC {src} is no folder", "give the folder that has AudioWAV and VideoFlash in it"
-        )
-    if split not in ("actor", "lists"):
-        raise InputError(f"split is {split!r}", "choose actor or lists")
-    if (split == "lists") != bool(lists) or len(lists) not in (0, 2, 3):
-        raise InputError(
-            f"split is {split!r} with {len(lists)} lists",
-            "give --split lists TRAIN.csv TEST.csv, and VAL.csv where there is one; or no list",
-        )
-    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
-        raise InputError(
-            f"shares of validation and test are {validation_share} and {test_share}",
-            "give numbers from 0 up whose sum is below 1",
-        )
-
-
 def clip_name(name: str) -> str:
     """The name as it should be: until 2022 the authors gave 1040_ITH_SAD_XX out as 1040_ITH_SAD_X (issue 6 of their repository)."""
-    return f"{name}X" if re.fullmatch(r".+_X", name) else name
+    return f"{name}X" if name.endswith("_X") else name
 
 
-def _find(src: Path, video: str | None) -> Files:
-    folders = sorted(
-        path for path in src.iterdir() if path.is_dir() and path.name.lower().startswith("video")
-    )
-    folders = (
-        [src / video] if video else [path for path in folders if next(_media(path, "video"), None)]
-    )
-    if len(folders) > 1:
-        raise InputError(
-            f"{' and '.join(path.name for path in folders)} in {src} hold videos",
-            f"say which: --video {folders[0].name}",
-        )
-    for folder in (src / "AudioWAV", *(folders or [src / "VideoFlash"])):
+def _find(src: Path, video: str | None) -> tuple[Clips, list[Problem]]:
+    clips: Clips = {}
+    problems = []
+    for kind, folder in (("audio", src / "AudioWAV"), ("video", _video_folder(src, video))):
         if not folder.is_dir():
             raise MissingError(
-                f"{src} has no folder {folder.name}",
-                "give the folder that has AudioWAV and VideoFlash in it",
+                f"{src} has no folder {folder.name}", f"give the folder that has {_HOLDS} in it"
             )
-    found: Files = {}
-    for kind, folder in (("audio", src / "AudioWAV"), *(("video", folder) for folder in folders)):
-        for path in sorted(_media(folder, kind)):
-            found.setdefault(clip_name(path.stem), {}).setdefault(kind, []).append(path)
-    return found
-
-
-def _media(folder: Path, kind: str) -> Iterator[Path]:
-    wanted = {ending for ending, kinds in KINDS_OF.items() if kinds[0] == kind}
-    return (
-        path
-        for path in folder.rglob("*")
-        if extension(path) in wanted and not path.name.startswith(".")
-    )
-
-
-def _naming(found: Files) -> Iterator[Problem]:
-    for name, files in sorted(found.items()):
-        for paths in files.values():
-            if len(paths) > 1:
-                yield Problem(
-                    name=name, kind="there twice", detail=f" ({' and '.join(map(str, paths))})"
+        for path in media_below(folder, kind):
+            name = clip_name(path.stem)
+            first = clips.setdefault(name, {}).setdefault(kind, path)
+            if first != path:
+                problems.append(
+                    Problem(name=name, kind="there twice", detail=f" ({first} and {path})")
                 )
-        if kind := _misnamed(name):
-            yield Problem(name=name, kind=kind)
+    return clips, problems
+
+
+def _video_folder(src: Path, video: str | None) -> Path:
+    if video:
+        return src / video
+    folders = sorted(
+        path
+        for path in src.iterdir()
+        if path.is_dir() and path.name.lower().startswith("video") and media_below(path, "video")
+    )
+    require(
+        len(folders) < 2,
+        f"{' and '.join(path.name for path in folders)} in {src} hold videos",
+        "say which: --video FOLDER",
+    )
+    return folders[0] if folders else src / "VideoFlash"
 
 
 def _misnamed(name: str) -> str:
-    parts = name.split("_")
-    if (
-        len(parts) != 4
-        or parts[0] not in map(str, ACTORS)
-        or parts[1] not in SENTENCES
-        or parts[3] not in LEVELS
-    ):
-        return "misnamed"
-    return "" if parts[2] in EMOTIONS else "of an unknown emotion"
+    """What kind of problem a clip's name is, "" where it is none."""
+    match name.split("_"):
+        case [actor, sentence, emotion, level] if (
+            actor in map(str, ACTORS) and sentence in SENTENCES and level in LEVELS
+        ):
+            return "" if emotion in EMOTIONS else "of an unknown emotion"
+    return "misnamed"
 
 
-def _missing(src: Path, found: Files) -> Iterator[Problem]:
-    for name, files in sorted(found.items()):
-        yield from (
-            Problem(name=name, kind=absent) for kind, absent in _ABSENT.items() if kind not in files
-        )
-    yield from (
-        Problem(name=name, kind="known by SentenceFilenames.csv alone")
-        for name in sorted(_numbers(src).keys() - found.keys())
+def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[Problem]]:
+    """The clips that are named rightly, with what the authors' tables say of them, and what is wrong with names and halves."""
+    numbers = _authors_table(
+        src / "SentenceFilenames.csv", "Filename", {"Stimulus_Number": "number"}
     )
-
-
-def _looks(name: str, files: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
-    for kind, paths in files.items():
-        for path in paths:
-            if problem := problem_with(path) or lacks(path, [kind]):
-                yield Problem(name=name, kind=problem, detail=f" ({path.parent.name}/{path.name})")
-
-
-def _rows(src: Path, found: Files) -> list[Row]:
-    numbers, people = _numbers(src), _people(src)
-    rows = []
-    for line, (name, files) in enumerate(found.items(), 1):
+    people = _authors_table(
+        src / "VideoDemographics.csv",
+        "ActorID",
+        {column: column.lower() for column in ("Age", "Sex", "Race", "Ethnicity")},
+    )
+    rows, problems = [], []
+    for name, files in sorted(clips.items()):
+        if kind := _misnamed(name):
+            problems.append(Problem(name=name, kind=kind))
+            continue
+        if len(files) < len(SPECS):
+            absent = "without its video" if "audio" in files else "without its sound file"
+            problems.append(Problem(name=name, kind=absent))
         actor, sentence, emotion, level = name.split("_")
-        cells = {
-            "actor": actor,
-            "sentence": sentence,
-            "level": level,
-            "number": numbers.get(name, ""),
-            **people.get(actor, {}),
-        }
-        paths = {kind: paths[0] for kind, paths in files.items()}
-        rows.append(
-            Row(line=line, sample_id=name, label=emotion, split="train", files=paths, cells=cells)
-        )
-    return rows
+        cells = {"actor": actor, "sentence": sentence, "level": level, "number": ""}
+        cells |= {**numbers.get(name, {}), **people.get(actor, {})}
+        rows.append(Row(sample_id=name, label=emotion, split="train", files=files, cells=cells))
+    alone = sorted(numbers.keys() - clips.keys())
+    kind = "known by SentenceFilenames.csv alone"
+    return rows, [*problems, *(Problem(name=name, kind=kind) for name in alone)]
 
 
-def _numbers(src: Path) -> dict[str, str]:
-    """The authors' number of each clip, where SentenceFilenames.csv is there."""
-    path = src / "SentenceFilenames.csv"
-    cells = (
-        [
-            cells
-            for _, cells in read_cells(path, "list", needing(path, "Stimulus_Number", "Filename"))
-        ]
-        if path.exists()
-        else []
-    )
-    return {clip_name(each["Filename"]): each["Stimulus_Number"] for each in cells}
-
-
-def _people(src: Path) -> dict[str, dict[str, str]]:
-    """Age, sex, race and ethnicity of each actor, where VideoDemographics.csv is there."""
-    path, columns = src / "VideoDemographics.csv", ("Age", "Sex", "Race", "Ethnicity")
-    cells = (
-        [cells for _, cells in read_cells(path, "list", needing(path, "ActorID", *columns))]
-        if path.exists()
-        else []
-    )
-    return {each["ActorID"]: {column.lower(): each[column] for column in columns} for each in cells}
+def _authors_table(path: Path, key: str, columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What a table says of each clip or actor, under our names of its columns; nothing where the table is not there."""
+    if not path.exists():
+        return {}
+    purposes = dict.fromkeys((key, *columns), "as the authors give it out")
+    return {
+        clip_name(cells[key]): {ours: cells[theirs] for theirs, ours in columns.items()}
+        for _, cells in read_cells(path, purposes)
+    }
 
 
 def _listed(
     rows: Sequence[Row],
     lists: Sequence[Path],
-    out_of_it: Mapping[str, JsonValue],
-    may_lack: Sequence[str],
+    lost: Mapping[str, JsonValue],
+    allow_incomplete: bool,
 ) -> tuple[list[Row], dict[str, JsonValue]]:
     """The rows that are in the lists, in the splits that those say, and what of the lists is not among the rows."""
-    row_of, splits = {row.sample_id: row for row in rows}, {}
+    row_of = {row.sample_id: row for row in rows}
+    splits: dict[str, str] = {}
     problems = []
     for path, split in zip(lists, ("train", "test", "validation"), strict=False):
-        for line, cells in read_lines(path, "list"):
-            name, where = clip_name(cells[0].strip()), f" ({path.name}, line {line})"
-            kind = _misnamed(name) or ("listed twice" if name in splits else "")
-            if not kind and len(cells) > 1 and cells[1].strip() != name.split("_")[2]:
-                kind, where = "mislabelled", f" ({path.name}, line {line}: {cells[1]!r})"
-            if not kind and name not in row_of and name not in out_of_it:
+        for line, cells in read_lines(path):
+            name, where = clip_name(cells[0].strip()), f"{path.name}, line {line}"
+            kind = _misnamed(name)
+            if not kind and name in splits:
+                kind = "listed twice"
+            elif not kind and len(cells) > 1 and cells[1].strip() != name.split("_")[2]:
+                kind, where = "mislabelled", f"{where}: {cells[1]!r}"
+            elif not kind and name not in row_of and name not in lost:
                 kind = "not among the clips"
             splits[name] = split
-            problems += [Problem(name=name, kind=kind, detail=where)] if kind else []
-    lost = left_out(problems, "entries of the lists", _CURES, may_lack)
-    return [
-        replace(row_of[name], split=split)
-        for name, split in sorted(splits.items())
-        if name in row_of
-    ], lost
+            problems += [Problem(name=name, kind=kind, detail=f" ({where})")] if kind else []
+    unlisted = left_out(problems, "entries of the lists", _CURES, allow_incomplete)
+    found = [name for name in sorted(splits) if name in row_of]
+    return [replace(row_of[name], split=splits[name]) for name in found], unlisted
 
 
-def _split(
-    rows: list[Row], split: str, validation_share: float, test_share: float, seed: int
-) -> list[Row]:
-    if split == "actor":
-        return carve_splits(
-            rows, {"test": test_share, "validation": validation_share}, "actor", seed
-        )
-    # Validation is to train what test is: it shares actors with train where the lists do.
-    actors = {
-        side: {row.cells["actor"] for row in rows if row.split == side}
-        for side in ("train", "test")
-    }
-    return carve_splits(
-        rows,
-        {"validation": validation_share},
-        None if actors["train"] & actors["test"] else "actor",
-        seed,
-    )
+def _actors(rows: Sequence[Row], split: str) -> set[str]:
+    return {row.cells["actor"] for row in rows if row.split == split}

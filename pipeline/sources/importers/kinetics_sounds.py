@@ -5,25 +5,21 @@ left under the names of Kinetics-400, and the field uses them: the list is that 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.decode.config import AudioSpec, DecodeConfig, ModalitySpec, VideoSpec
-from pipeline.errors import DataError, InputError, MissingError
-from pipeline.shards.member_suffixes import KINDS_OF
-from pipeline.sources.importers.manifest import SPLIT_NAMES, Row, carve_splits, needing, read_cells
-from pipeline.sources.importers.probing import extension, lacks
-from pipeline.sources.importers.rows import (
-    POINTER,
-    Problem,
-    left_out,
-    members_of,
-    problem_with,
-    write_rows,
-)
-from pipeline.sources.shard_writer import JsonValue, Progress, check_vacant
+from pipeline.errors import DataError, InputError
+from pipeline.sources.importers.known_sets import CURES, check_request, keep_whole, with_members
+from pipeline.sources.importers.manifest import SPLIT_NAMES, Row, carve_splits, read_cells, split_of
+from pipeline.sources.importers.probing import media_below
+from pipeline.sources.importers.rows import Problem, write_rows
+from pipeline.sources.shard_writer import JsonValue, Progress
+
+Key = TypeVar("Key", bound=Hashable)
 
 CLASSES = (
     "blowing nose",
@@ -74,47 +70,11 @@ SPECS: dict[str, ModalitySpec] = {
 """The field's preprocessing: 128 mel bins every 10 ms, 1024 of them; a frame a second."""
 MAX_REJECTED_SHARE = 0.05
 
-_SPLITS = SPLIT_NAMES | {"validate": "validation"}
 # An id of YouTube has 11 characters, of which any may be an underscore; times in seconds may follow it.
 _NAME = re.compile(r"(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d+))?(?:_\d+)?")
-_INCOMPLETE = ("missing", "in no CSV", "empty", "unreadable", "without sound", "without pictures")
-_CURES = dict.fromkeys(
-    _INCOMPLETE, "give --allow-incomplete to leave such clips out, or mend them"
-) | {
-    POINTER: "`git lfs pull` fetches what pointers stand for",
-    "there twice": "keep one of them",
-    "named twice": "keep one of the lines",
-    "not a file": "remove it",
-}
-
-
+_CURES = CURES | {"named twice": "keep one of the lines"}
 _Key = tuple[str, int | None]
-"""A YouTube id and the second at which the clip starts."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    """A line of a CSV file."""
-
-    key: _Key
-    label: str
-    split: str
-    where: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Clip:
-    """`split` is empty where neither folder nor CSV names one."""
-
-    path: Path
-    label: str
-    split: str
-
-    @property
-    def youtube_id(self) -> str:
-        """Of the video that the clip is cut out of; the whole name where it holds no such id."""
-        named = _NAME.fullmatch(self.path.stem)
-        return named["id"] if named else self.path.stem
+"""A YouTube id, or a name that holds none, and the second at which the clip starts."""
 
 
 def import_kinetics_sounds(
@@ -133,38 +93,28 @@ def import_kinetics_sounds(
     """Writes Kinetics-Sounds as shards and returns their counts: clips lie in SRC/[SPLIT/]CLASS, or anywhere below SRC with Kinetics' files `csv`;
     a split that there is not is carved out of train, no YouTube id on two sides of it (raises InputError, StoreError).
     """
-    check_vacant(out)
-    if not src.is_dir():
-        raise MissingError(f"SRC {src} is no folder", "give the folder that the clips lie in")
-    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
-        raise InputError(
-            f"shares of validation and test are {validation_share} and {test_share}",
-            "give numbers from 0 up whose sum is below 1",
+    check_request(src, out, "the clips", validation_share, test_share)
+    rows, problems = _by_csv(src, csv) if csv else _by_folder(src)
+    rows, lost = keep_whole(rows, problems, _CURES, allow_incomplete)
+    _check_classes(src, rows, allow_missing_classes)
+    rows = _carve(rows, {"test": test_share, "validation": validation_share}, seed)
+    labels = {row.label for row in rows}
+    if untrained := sorted(labels - {row.label for row in rows if row.split == "train"}):
+        raise DataError(
+            f"class {untrained[0]!r} has no clip in train", "add some, or remove the class"
         )
-    clips, problems = _by_csv(src, csv) if csv else (_by_folder(src), [])
-    problems += [*_twice(clips), *_looks(clips)]
-    out_of_it = left_out(problems, "clips", _CURES, _INCOMPLETE if allow_incomplete else ())
-    clips = [clip for clip in clips if clip.path.stem not in out_of_it]
-    _check_classes(src, clips, allow_missing_classes)
-    rows = _carve(_rows(clips), {"test": test_share, "validation": validation_share}, seed)
-    if lost := sorted(
-        {row.label for row in rows} - {row.label for row in rows if row.split == "train"}
-    ):
-        raise DataError(f"class {lost[0]!r} has no clip in train", "add some, or remove the class")
     origin: dict[str, JsonValue] = {
         "source": "kinetics-sounds",
         "csv": [path.name for path in csv],
         "validation_share": validation_share,
         "test_share": test_share,
         "seed": seed,
-        "missing_classes": [*sorted(set(CLASSES) - {row.label for row in rows})],
-        "left_out": out_of_it,
+        "missing_classes": [*sorted(set(CLASSES) - labels)],
+        "left_out": lost,
     }
-    members = members_of(rows)
-    specs = {
-        name: spec.model_copy(update={"member": members[name]}) for name, spec in SPECS.items()
-    }
-    decode = DecodeConfig(modalities=specs, max_rejected_share=MAX_REJECTED_SHARE)
+    decode = DecodeConfig(
+        modalities=with_members(SPECS, rows), max_rejected_share=MAX_REJECTED_SHARE
+    )
     return write_rows(
         out, rows, decode=decode, origin=origin, seed=seed, num_shards=num_shards, progress=progress
     )
@@ -175,125 +125,101 @@ def class_of(name: str) -> str:
     return " ".join(re.split(r"[\s_]+", name.strip().lower()))
 
 
+def _key(path: Path) -> _Key:
+    named = _NAME.fullmatch(path.stem)
+    if not named:
+        return path.stem, None
+    return named["id"], int(named["start"]) if named["start"] else None
+
+
+def _row(path: Path, label: str, split: str) -> Row:
+    return Row(
+        sample_id=path.stem,
+        label=label,
+        split=split,
+        files={"audio": path, "video": path},
+        cells={"youtube_id": _key(path)[0]},
+    )
+
+
 def _folders(path: Path) -> list[Path]:
     return sorted(
         each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")
     )
 
 
-def _media(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if "video" in KINDS_OF.get(extension(path), ()) and not path.name.startswith(".")
-    )
-
-
-def _by_folder(src: Path) -> list[_Clip]:
+def _by_folder(src: Path) -> tuple[list[Row], list[Problem]]:
+    folders = _folders(src)
     splits = {
-        path: _SPLITS[path.name.lower()] for path in _folders(src) if path.name.lower() in _SPLITS
+        path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES
     }
-    if splits and (apart := [path for path in _folders(src) if class_of(path.name) in CLASSES]):
+    if splits and (apart := [path for path in folders if class_of(path.name) in CLASSES]):
         raise InputError(
             f"{src} has both the split {next(iter(splits)).name} and the class {apart[0].name}",
             "have classes in each split, or no splits",
         )
-    places = [
-        (folder, split)
-        for split_folder, split in (splits or {src: ""}).items()
-        for folder in _folders(split_folder)
-    ]
-    return [
-        _Clip(path=path, label=class_of(folder.name), split=split)
-        for folder, split in places
+    rows = [
+        _row(path, class_of(folder.name), split)
+        for parent, split in (splits or {src: "train"}).items()
+        for folder in _folders(parent)
         if class_of(folder.name) in CLASSES
-        for path in _media(folder)
+        for path in media_below(folder, "video")
     ]
+    _, problems = _each_once((row.sample_id, row.files["video"]) for row in rows)
+    return rows, problems
 
 
-def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[_Clip], list[Problem]]:
+def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
     """The clips of our classes that the CSV files name, and what is amiss: lines without a clip and clips without a line."""
-    paths, problems = _by_name(src)
-    clips, known = [], set()
-    for entry in (entry for path in csv for entry in _entries(path)):
-        key = entry.key if entry.key in paths else (entry.key[0], None)
-        if entry.label in CLASSES and (key in known or key not in paths):
+    paths, problems = _each_once((_key(path), path) for path in media_below(src, "video"))
+    rows, known = [], set()
+    for asked, label, split, where in (entry for file in csv for entry in _entries(file)):
+        key = asked if asked in paths else (asked[0], None)
+        if label in CLASSES and (key in known or key not in paths):
             kind = "named twice" if key in known else "missing"
-            problems.append(
-                Problem(name="_".join(map(str, entry.key)), kind=kind, detail=entry.where)
-            )
-        elif entry.label in CLASSES:
-            clips.append(_Clip(path=paths[key], label=entry.label, split=entry.split))
+            problems.append(Problem(name="_".join(map(str, asked)), kind=kind, detail=where))
+        elif label in CLASSES:
+            rows.append(_row(paths[key], label, split))
         known.add(key)
-    return clips, problems + [
+    return rows, problems + [
         Problem(name=path.stem, kind="in no CSV", detail=f" ({path})")
         for key, path in paths.items()
         if key not in known
     ]
 
 
-def _by_name(src: Path) -> tuple[dict[_Key, Path], list[Problem]]:
-    paths: dict[_Key, Path] = {}
+def _each_once(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list[Problem]]:
+    """The paths by their keys, and those whose key another has."""
+    first: dict[Key, Path] = {}
     problems = []
-    for path in _media(src):
-        named = _NAME.fullmatch(path.stem)
-        key = (
-            (named["id"], int(named["start"]) if named["start"] else None)
-            if named
-            else (path.stem, None)
-        )
-        if key in paths:
-            problems.append(
-                Problem(name=path.stem, kind="there twice", detail=f" ({paths[key]} and {path})")
-            )
-        paths[key] = path
-    return paths, problems
+    for key, path in paths:
+        if key in first:
+            detail = f" ({first[key]} and {path})"
+            problems.append(Problem(name=path.stem, kind="there twice", detail=detail))
+        first.setdefault(key, path)
+    return first, problems
 
 
-def _entries(file: Path) -> Iterator[_Entry]:
-    for line, cells in read_cells(
-        file, "CSV", needing(file, "label", "youtube_id", "time_start", "split")
-    ):
-        split = cells["split"].strip().lower()
-        if split not in _SPLITS:
-            raise DataError(
-                f"{file}, line {line}: split is {cells['split']!r}",
-                f"write one of {', '.join(_SPLITS)}",
-            )
+def _entries(file: Path) -> Iterator[tuple[_Key, str, str, str]]:
+    """Key, label, split and place of each line of a CSV file."""
+    columns = ("label", "youtube_id", "time_start", "split")
+    for line, cells in read_cells(file, dict.fromkeys(columns, "as Kinetics has it")):
+        where = f"{file}, line {line}"
         try:
             start = int(float(cells["time_start"]))
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{file}, line {line}: time_start is {cells['time_start']!r}", "give seconds"
+                f"{where}: time_start is {cells['time_start']!r}", "give seconds"
             ) from error
-        yield _Entry(
-            key=(cells["youtube_id"], start),
-            label=class_of(cells["label"]),
-            split=_SPLITS[split],
-            where=f" ({file.name}, line {line})",
-        )
+        split = split_of(cells["split"], where)
+        place = f" ({file.name}, line {line})"
+        yield (cells["youtube_id"], start), class_of(cells["label"]), split, place
 
 
-def _twice(clips: Sequence[_Clip]) -> Iterator[Problem]:
-    first: dict[str, _Clip] = {}
-    for clip in clips:
-        other = first.setdefault(clip.path.stem, clip)
-        if other is not clip:
-            yield Problem(
-                name=clip.path.stem, kind="there twice", detail=f" ({other.path} and {clip.path})"
-            )
-
-
-def _looks(clips: Sequence[_Clip]) -> Iterator[Problem]:
-    for clip in clips:
-        if problem := problem_with(clip.path) or lacks(clip.path, ["audio", "video"]):
-            yield Problem(name=clip.path.stem, kind=problem, detail=f" ({clip.label})")
-
-
-def _check_classes(src: Path, clips: Sequence[_Clip], allow_missing: bool) -> None:
-    lost = sorted(set(CLASSES) - {clip.label for clip in clips})
+def _check_classes(src: Path, rows: Sequence[Row], allow_missing: bool) -> None:
+    lost = sorted(set(CLASSES) - {row.label for row in rows})
     others = sorted(
-        {class_of(path.name) for path in src.rglob("*") if path.is_dir()} - {*CLASSES, *_SPLITS}
+        {class_of(path.name) for path in src.rglob("*") if path.is_dir()} - {*CLASSES, *SPLIT_NAMES}
     )
     if lost and not (allow_missing and len(lost) <= len(CLASSES) - 2):
         close = [
@@ -310,20 +236,6 @@ def _check_classes(src: Path, clips: Sequence[_Clip], allow_missing: bool) -> No
             f"{len(lost)} of the {len(CLASSES)} classes have no clip in {src}: {', '.join(lost)}",
             " ".join([*close, cure]),
         )
-
-
-def _rows(clips: Sequence[_Clip]) -> list[Row]:
-    return [
-        Row(
-            line=line,
-            sample_id=clip.path.stem,
-            label=clip.label,
-            split=clip.split or "train",
-            files={"audio": clip.path, "video": clip.path},
-            cells={"youtube_id": clip.youtube_id},
-        )
-        for line, clip in enumerate(sorted(clips, key=lambda clip: clip.path.stem), 1)
-    ]
 
 
 def _carve(rows: list[Row], shares: Mapping[str, float], seed: int) -> list[Row]:

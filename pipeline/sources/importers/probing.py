@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from math import ceil
 from pathlib import Path
 from statistics import mode
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -14,14 +14,6 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
-from pipeline.decode.config import (
-    AudioSpec,
-    ImageSpec,
-    ModalitySpec,
-    TensorSpec,
-    TextSpec,
-    VideoSpec,
-)
 from pipeline.errors import DataError, InputError
 from pipeline.shards.member_suffixes import DEMUXERS, KINDS_OF
 
@@ -40,6 +32,15 @@ _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXER
 def extension(path: Path) -> str:
     """The extension in small letters, without its dot."""
     return path.suffix.lower().removeprefix(".")
+
+
+def media_below(folder: Path, kind: str) -> list[Path]:
+    """The files whose extension usually holds this kind, sorted, wherever they lie in a folder."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if KINDS_OF.get(extension(path), ("",))[0] == kind and not path.name.startswith(".")
+    )
 
 
 def kind_of(name: str, files: Mapping[str, Path], shared: bool, override: str | None) -> str:
@@ -100,61 +101,38 @@ def lacks(path: Path, kinds: Sequence[str]) -> str:
         return "unreadable"
 
 
-def spec_of(name: str, kind: str, members: Sequence[str], files: list[Path]) -> ModalitySpec:
+def fields_of(name: str, kind: str, files: list[Path]) -> dict[str, Any]:
     """Decode parameters that suit a few files from all over (raises DataError where none of them can be read)."""
-    make = {"video": _video, "audio": _audio, "image": _image, "tensor": _tensor, "text": _text}[
-        kind
-    ]
-    return make(name, tuple(members), files[:: ceil(len(files) / NUM_PROBED)])
-
-
-def _video(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
-    sides = _probe(name, files, _short_side)
-    return VideoSpec(kind="video", member=members, size=_size(sides))
-
-
-def _audio(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
-    found = _probe(name, files, _rate_and_seconds)
-    rate = min(mode(rate for rate, _ in found), MAX_SAMPLE_RATE)
-    lengths = [seconds for _, seconds in found if seconds is not None]
-    if not lengths:
-        return AudioSpec(kind="audio", member=members, sample_rate=rate)
-    # The 95th percentile: one recording that was left running must not make every other mostly padding.
-    seconds = ceil(10 * float(np.quantile(lengths, 0.95))) / 10
-    return AudioSpec(
-        kind="audio", member=members, sample_rate=rate, seconds=min(max(seconds, 0.1), MAX_SECONDS)
-    )
-
-
-def _image(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
-    found = _probe(name, files, _picture)
-    grey = all(is_grey for _, is_grey in found)
-    return ImageSpec(
-        kind="image",
-        member=members,
-        size=_size([side for side, _ in found]),
-        channels=1 if grey else 3,
-    )
-
-
-def _tensor(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
-    shapes = _probe(name, files, _shape)
-    if len(set(shapes)) > 1:
+    few = files[:: ceil(len(files) / NUM_PROBED)]
+    if kind == "video":
+        return {"size": _size(_probe(name, few, _short_side))}
+    if kind == "audio":
+        return _audio_fields(_probe(name, few, _rate_and_seconds))
+    if kind == "image":
+        sides, greys = zip(*_probe(name, few, _side_and_grey), strict=True)
+        return {"size": _size(sides), "channels": 1 if all(greys) else 3}
+    if kind == "text":
+        length = _most(_probe(name, few, _num_bytes))
+        return {"length": min(max(ceil(length), 16), MAX_LENGTH)}
+    shapes = sorted(set(_probe(name, few, _shape)))
+    if len(shapes) > 1:
         raise DataError(
-            f"modality {name!r}: arrays of the shapes {' and '.join(map(str, sorted(set(shapes))[:2]))}",
+            f"modality {name!r}: arrays of the shapes {shapes[0]} and {shapes[1]}",
             "give every array the same shape",
         )
-    return TensorSpec(kind="tensor", member=members, shape=shapes[0])
+    return {"shape": shapes[0]}
 
 
-def _text(name: str, members: tuple[str, ...], files: list[Path]) -> ModalitySpec:
-    lengths = _probe(name, files, lambda path: len(path.read_bytes().decode("utf-8-sig").encode()))
-    # The 95th percentile, as for sounds.
-    return TextSpec(
-        kind="text",
-        member=members,
-        length=min(max(ceil(float(np.quantile(lengths, 0.95))), 16), MAX_LENGTH),
-    )
+def _audio_fields(found: list[tuple[int, float | None]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"sample_rate": min(mode(rate for rate, _ in found), MAX_SAMPLE_RATE)}
+    if lengths := [seconds for _, seconds in found if seconds is not None]:
+        fields["seconds"] = min(max(ceil(10 * _most(lengths)) / 10, 0.1), MAX_SECONDS)
+    return fields
+
+
+def _most(lengths: Sequence[float]) -> float:
+    """The 95th percentile: one recording that was left running must not make every other mostly padding."""
+    return float(np.quantile(lengths, 0.95))
 
 
 def _size(short_sides: Sequence[int]) -> int:
@@ -192,10 +170,14 @@ def _rate_and_seconds(path: Path) -> tuple[int, float | None]:
         return stream.rate, container.duration / av.time_base if container.duration else None
 
 
-def _picture(path: Path) -> tuple[int, bool]:
+def _side_and_grey(path: Path) -> tuple[int, bool]:
     with Image.open(path) as picture:
         return min(picture.size), picture.mode in ("1", "L", "LA", "I", "I;16", "F")
 
 
 def _shape(path: Path) -> tuple[int, ...]:
     return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+
+
+def _num_bytes(path: Path) -> int:
+    return len(path.read_bytes().decode("utf-8-sig").encode())

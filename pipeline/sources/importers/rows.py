@@ -5,13 +5,14 @@ A file is the member `<modality>.<extension>` of its sample; a file that several
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.decode.config import DecodeConfig
-from pipeline.errors import DataError, InputError, StoreError
+from pipeline.errors import StoreError
 from pipeline.shards.member_checks import LFS_BYTES, is_lfs_pointer
+from pipeline.sources.checks import require
 from pipeline.sources.importers.manifest import Row
 from pipeline.sources.importers.probing import extension
 from pipeline.sources.shard_writer import JsonValue, Progress, Sample, write_shards
@@ -48,17 +49,6 @@ def told(problems: Sequence[Problem], what: str) -> str:
     ]
     more = [f"and {len(problems) - len(named)} more"] if len(problems) > len(named) else []
     return f"{len(problems)} {what} cannot be used ({counts}): {'; '.join(named + more)}"
-
-
-def left_out(
-    problems: Sequence[Problem], what: str, cures: Mapping[str, str], may_lack: Collection[str]
-) -> dict[str, JsonValue]:
-    """The names whose kinds of problem are among `may_lack`, with those kinds (raises DataError where there is any other; `cures` knows every kind)."""
-    if fatal := [problem for problem in problems if problem.kind not in may_lack]:
-        raise DataError(
-            told(fatal, what), "; ".join(dict.fromkeys(cures[problem.kind] for problem in fatal))
-        )
-    return {problem.name: problem.kind for problem in problems}
 
 
 def problem_with(path: Path) -> str:
@@ -116,11 +106,11 @@ def write_rows(
     origin: Mapping[str, JsonValue],
     seed: int,
     num_shards: int | None,
-    samples_per_shard: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
     """Writes the rows as shards, mixed by a hash under the seed, and returns their counts (raises InputError, StoreError)."""
-    num = _num_shards(len(rows), num_shards, samples_per_shard)
+    num = num_shards if num_shards is not None else -(-len(rows) // SAMPLES_PER_SHARD)
+    require(1 <= num <= len(rows), f"shards is {num}", f"give 1 to {len(rows)}, one of each sample")
     mixed = sorted(rows, key=lambda row: (hashed(seed, "order", row.sample_id), row.sample_id))
     return write_shards(
         out,
@@ -131,21 +121,6 @@ def write_rows(
         origin=origin,
         progress=progress,
     )
-
-
-def _num_shards(num_samples: int, num_shards: int | None, samples_per_shard: int | None) -> int:
-    if num_shards is not None and samples_per_shard is not None:
-        raise InputError(
-            f"both {num_shards} shards and {samples_per_shard} samples a shard are asked for",
-            "give one of them",
-        )
-    if num_shards is not None and not 1 <= num_shards <= num_samples:
-        raise InputError(
-            f"shards is {num_shards}", f"give 1 to {num_samples}, the number of samples"
-        )
-    if samples_per_shard is not None and samples_per_shard < 1:
-        raise InputError(f"samples a shard is {samples_per_shard}", "give at least 1")
-    return num_shards or -(-num_samples // (samples_per_shard or SAMPLES_PER_SHARD))
 
 
 def _samples(rows: Sequence[Row]) -> Iterator[Sample]:

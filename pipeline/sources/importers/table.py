@@ -1,15 +1,15 @@
 """Data as people have it on disk, a CSV manifest and files -> shards."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
-from pipeline.errors import DataError, InputError
+from pipeline.errors import DataError
+from pipeline.sources.checks import require
 from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_manifest
-from pipeline.sources.importers.probing import extension, kind_of, spec_of
+from pipeline.sources.importers.probing import extension, fields_of, kind_of
 from pipeline.sources.importers.rows import (
     Problem,
     members_of,
@@ -19,8 +19,6 @@ from pipeline.sources.importers.rows import (
     write_rows,
 )
 from pipeline.sources.shard_writer import JsonValue, Progress, check_vacant
-
-KINDS = ("audio", "image", "tensor", "text", "video")
 
 
 def import_table(
@@ -37,7 +35,6 @@ def import_table(
     split_by: str | None = None,
     validation_share: float = 0.0,
     num_shards: int | None = None,
-    samples_per_shard: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
@@ -70,14 +67,7 @@ def import_table(
         "seed": seed,
     }
     return write_rows(
-        out,
-        rows,
-        decode=decode,
-        origin=origin,
-        seed=seed,
-        num_shards=num_shards,
-        samples_per_shard=samples_per_shard,
-        progress=progress,
+        out, rows, decode=decode, origin=origin, seed=seed, num_shards=num_shards, progress=progress
     )
 
 
@@ -87,35 +77,34 @@ def _check(
     split_by: str | None,
     validation_share: float,
 ) -> None:
-    if not modalities:
-        raise InputError(
-            "no modality is given",
-            "name each with its column of paths: --modality audio=audio_path",
-        )
-    if repeated := [
-        name for name, num in Counter(name.lower() for name in modalities).items() if num > 1
-    ]:
-        raise InputError(
-            f"two modalities are called {repeated[0]!r} but for the size of letters", "rename one"
+    require(
+        len(modalities) > 0,
+        "no modality is given",
+        "name each with its column of paths: --modality audio=audio_path",
+    )
+    for name in modalities:
+        same = [other for other in modalities if other.lower() == name.lower()]
+        require(
+            len(same) == 1,
+            f"modalities {' and '.join(same)} differ in the size of letters alone",
+            "rename one",
         )
     for name, kind in kinds.items():
-        if name not in modalities:
-            raise InputError(
-                f"kind {kind!r} is given for {name!r}, which is no modality",
-                f"choose among {', '.join(modalities)}",
-            )
-        if kind not in KINDS:
-            raise InputError(
-                f"kind {kind!r} of modality {name!r} is unknown", f"choose among {', '.join(KINDS)}"
-            )
-    if not 0 <= validation_share < 1:
-        raise InputError(
-            f"validation share is {validation_share}", "give a number from 0 up to, but not, 1"
+        require(
+            name in modalities,
+            f"kind {kind!r} is given for {name!r}, which is no modality",
+            f"choose among {', '.join(modalities)}",
         )
-    if split_by and not validation_share:
-        raise InputError(
-            f"split by {split_by!r} is given without a validation share", "give one, such as 0.15"
-        )
+    require(
+        0 <= validation_share < 1,
+        f"validation share is {validation_share}",
+        "give a number from 0 up to, but not, 1",
+    )
+    require(
+        not split_by or validation_share > 0,
+        f"split by {split_by!r} is given without a validation share",
+        "give one, such as 0.15",
+    )
 
 
 def _check_files(rows: Sequence[Row]) -> None:
@@ -146,5 +135,6 @@ def _decode_config(
             name, examples[name], any(name in group for group in shared), kinds.get(name)
         )
         files = dict.fromkeys(row.files[name] for row in rows if name in row.files)
-        specs[name] = spec_of(name, kind, members[name], list(files)).model_dump()
+        fields = fields_of(name, kind, list(files))
+        specs[name] = {"kind": kind, "member": members[name], **fields}
     return parse(DecodeConfig, {"modalities": specs}, "modalities")

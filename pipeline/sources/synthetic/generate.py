@@ -16,7 +16,7 @@ from pipeline.decode.config import (
     TextSpec,
     VideoSpec,
 )
-from pipeline.errors import InputError
+from pipeline.sources.checks import require
 from pipeline.sources.shard_writer import JsonValue, Progress, Sample, check_vacant, write_shards
 from pipeline.sources.splits import carve
 from pipeline.sources.synthetic import encoding, patterns
@@ -75,52 +75,48 @@ def _check(
     shares: tuple[float, float, float],
 ) -> None:
     for name in modalities:
-        if name not in SPECS:
-            close = get_close_matches(name, SPECS, n=1)
-            raise InputError(
-                f"modality {name!r} cannot be generated",
-                f"did you mean {close[0]!r}?" if close else f"choose among {', '.join(SPECS)}",
-            )
-    if len(set(modalities)) < 2 or len(set(modalities)) < len(modalities):
-        raise InputError(
-            f"modalities are {', '.join(modalities) or 'none'}",
-            f"give at least two different ones of {', '.join(SPECS)}",
+        close = get_close_matches(name, SPECS, n=1)
+        require(
+            name in SPECS,
+            f"modality {name!r} cannot be generated",
+            f"did you mean {close[0]!r}?" if close else f"choose among {', '.join(SPECS)}",
         )
-    if classes < 2:
-        raise InputError(f"classes is {classes}", "give at least 2")
-    if samples < classes:
-        raise InputError(
-            f"samples is {samples}, fewer than the {classes} classes",
-            "give more samples or fewer classes",
-        )
-    if not 1 <= shards <= samples:
-        raise InputError(f"shards is {shards}", f"give 1 to {samples}, the number of samples")
-    if seed < 0:
-        raise InputError(f"seed is {seed}", "give a number from 0 up")
-    if min(shares) < 0 or shares[0] == 0 or abs(sum(shares) - 1) > 1e-6:
-        raise InputError(
-            f"shares of train, validation and test are {shares}",
-            "give numbers from 0 up, train above 0, that sum to 1",
-        )
+    require(
+        1 < len(modalities) == len(set(modalities)),
+        f"modalities are {', '.join(modalities) or 'none'}",
+        f"give at least two different ones of {', '.join(SPECS)}",
+    )
+    require(classes > 1, f"classes is {classes}", "give at least 2")
+    require(
+        samples >= classes,
+        f"samples is {samples}, fewer than the {classes} classes",
+        "give more samples or fewer classes",
+    )
+    require(
+        1 <= shards <= samples, f"shards is {shards}", f"give 1 to {samples}, the number of samples"
+    )
+    require(seed >= 0, f"seed is {seed}", "give a number from 0 up")
+    require(
+        min(shares) >= 0 and shares[0] > 0 and abs(sum(shares) - 1) <= 1e-6,
+        f"shares of train, validation and test are {shares}",
+        "give numbers from 0 up, train above 0, that sum to 1",
+    )
 
 
 def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int) -> list[str]:
     """The split of each sample: counts exact to the nearest sample, every class in train."""
-    names = [str(number) for number in range(len(labels))]
-    label_of = dict(zip(names, labels, strict=True))
-    splits = dict.fromkeys(names, "train")
+    label_of = {str(number): label for number, label in enumerate(labels)}
+    splits = dict.fromkeys(label_of, "train")
     for split, share in (("test", shares[2]), ("validation", shares[1])):
-        left = [name for name in names if splits[name] == "train"]
-        carved = carve(
-            left, [label_of[name] for name in left], share * len(names) / len(left), seed, split
+        left = {name: label for name, label in label_of.items() if splits[name] == "train"}
+        carved = carve([*left], [*left.values()], share * len(labels) / len(left), seed, split)
+        require(
+            share == 0 or len(carved) > 0,
+            f"{len(labels)} samples leave none for {split} at a share of {share}",
+            "give more samples or a larger share",
         )
-        if share and not carved:
-            raise InputError(
-                f"{len(names)} samples leave none for {split} at a share of {share}",
-                "give more samples or a larger share",
-            )
         splits |= dict.fromkeys(carved, split)
-    return [splits[name] for name in names]
+    return [*splits.values()]
 
 
 def _samples(
