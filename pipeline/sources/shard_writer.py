@@ -39,17 +39,9 @@ class Sample:
 
     def encoded(self) -> dict[str, str | bytes]:
         """The sample as webdataset writes it."""
-        facts = {
-            **self.facts,
-            "sample_id": self.sample_id,
-            "label": self.label,
-            "split": self.split,
-        }
-        return {
-            "__key__": self.key,
-            "json": json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(),
-            **self.members,
-        }
+        own = {"sample_id": self.sample_id, "label": self.label, "split": self.split}
+        facts = json.dumps({**self.facts, **own}, sort_keys=True, ensure_ascii=False)
+        return {"__key__": self.key, "json": facts.encode(), **self.members}
 
 
 def write_shards(
@@ -67,13 +59,10 @@ def write_shards(
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         missing = dict.fromkeys(decode.modalities, 0)
         sizes: dict[str, int] = {}
+        firsts = {-(-shard * num_samples // num_shards) for shard in range(1, num_shards)}
         with _shard_writer(folder, sizes) as writer:
             for number, sample in enumerate(samples):
-                if (
-                    number
-                    and number * num_shards // num_samples
-                    != (number - 1) * num_shards // num_samples
-                ):
+                if number in firsts:
                     writer.next_stream()
                 writer.write(sample.encoded())
                 counts[sample.split][sample.label] += 1
@@ -84,11 +73,8 @@ def write_shards(
         summary: dict[str, JsonValue] = {
             "samples": num_samples,
             "splits": {
-                split: {
-                    "samples": counts[split].total(),
-                    "labels": dict(sorted(counts[split].items())),
-                }
-                for split in sorted(counts)
+                split: {"samples": labels.total(), "labels": dict(sorted(labels.items()))}
+                for split, labels in sorted(counts.items())
             },
             "missing": {**missing},
             "shards": {**sizes},

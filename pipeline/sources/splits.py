@@ -1,7 +1,7 @@
 """Who goes to which split, and in what order: by hashes of (seed, purpose, name), so that it depends on nothing else."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 
@@ -31,9 +31,7 @@ def carve(
 
 def carve_groups(groups: Sequence[str], share: float, seed: int, purpose: str) -> set[str]:
     """The groups, in hashed order, each of which brings the number of their rows nearer to share * N; `groups` names the group of each row."""
-    sizes: dict[str, int] = defaultdict(int)
-    for group in groups:
-        sizes[group] += 1
+    sizes = Counter(groups)
     target = share * len(groups)
     carved: set[str] = set()
     num = 0

@@ -5,6 +5,7 @@ torch and ray are loaded only by the commands that need them.
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 from rich.markup import escape
@@ -49,16 +50,15 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RemixError as error:
-        console.print("[bold red]remix:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         cure = "pip install 'data-remixing[train]'"
-        console.print(
-            f"[bold red]remix:[/] this needs {error.name!r}, which is not installed; {escape(cure)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(2)
+        _fail(f"this needs {error.name!r}, which is not installed; {cure}", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _fail(what: str, exit_code: int) -> NoReturn:
+    console.print("[bold red]remix:[/]", escape(what), highlight=False, soft_wrap=True)
+    sys.exit(exit_code)

@@ -67,31 +67,25 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Make a plan of modality-pure batches from a scores file."""
-    from pipeline.config import parse
     from pipeline.features.feature_set import FeatureSet
-    from pipeline.plans.config import PlanConfig
-    from pipeline.plans.plan import BatchPlan
-    from pipeline.plans.planner import remix_draft, write_plan
     from pipeline.scores.table import Scores
     from pipeline.storage.store_path import Place, without_secrets
+    from remix.api import plan as run
 
     wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
     given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share}
     given |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
     given |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
-    config = parse(PlanConfig, {**given, "locality": locality}, "remix plan")
+    given |= {"locality": locality}
     opened = Scores.open(Place.at(scores))
     if features:
         opened.check_features(FeatureSet.open(Place.at(features)))
     Place.at(out).check_writable()
-    fingerprint = write_plan(
-        Place.at(out), remix_draft(opened, config, batch_size=batch_size, seed=seed, epoch=epoch)
-    )
-    num_steps = len(BatchPlan.open(Place.at(out), trusted=True))
+    made = run(opened, batch_size=batch_size, seed=seed, epoch=epoch, out=out, **given)
     shown = without_secrets(out)
     say(
-        {"steps": num_steps, "fingerprint": fingerprint, "out": shown},
-        f"{num_steps} steps: {shown} (fingerprint {fingerprint[:12]})",
+        {"steps": len(made), "fingerprint": made.fingerprint, "out": shown},
+        f"{len(made)} steps: {shown} (fingerprint {made.fingerprint[:12]})",
         json_,
     )
 

@@ -23,10 +23,9 @@ def serve(
     ] = None,
 ) -> None:
     """Show a store over HTTP and on a page; reads, never writes."""
-    from service.serve import serve as run
-    from service.settings import settings_of
+    from remix.api import serve as run
 
-    run(settings_of(store=store, host=host, port=port))
+    run(store, host, port)
 
 
 def report(

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,19 +64,23 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds, the same everything else; runs that are there are taken up."""
-    from trainer.comparison.compare import compare as run
-    from trainer.comparison.markdown import markdown
     from trainer.comparison.methods import methods_of
     from trainer.config import load_run
 
-    base = load_run(config)
-    result = run(
-        base,
-        methods_of(methods, tables),
-        range(base.seed, base.seed + seeds),
-        lambda each: train_run(each, resume=True),
-    )
-    say(result, f"{markdown(result)}\n{result['place']}", json_)
+    result, text = _compared(load_run(config), methods_of(methods, tables), seeds)
+    say(result, f"{text}\n{result['place']}", json_)
+
+
+def _compared(
+    base: "RunConfig", methods: Sequence[str], num_seeds: int
+) -> tuple[dict[str, Any], str]:
+    """A comparison, and its table."""
+    from trainer.comparison.compare import compare as run
+    from trainer.comparison.markdown import markdown
+
+    seeds = range(base.seed, base.seed + num_seeds)
+    result = run(base, methods, seeds, lambda each: train_run(each, resume=True))
+    return result, markdown(result)
 
 
 def train_run(config: "RunConfig", resume: bool) -> "Run":
@@ -143,22 +148,14 @@ def demo(
         if not shards.exists():
             generate(shards)
         decode([str(shards)], str(features))
-    from trainer.comparison.compare import compare as run
-    from trainer.comparison.markdown import markdown
-
     small = {
         "train": {"epochs": 12, "warmup_epochs": 4, "batch_size": 32},
         "resources": {"cpus_per_worker": 2},
     }
     config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, **small}, "demo")
-    result = run(
-        config,
-        ["joint_heads", "random", "remix"],
-        range(seeds),
-        lambda each: train_run(each, resume=True),
-    )
+    result, text = _compared(config, ["joint_heads", "random", "remix"], seeds)
     where = f"Everything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it."
-    say(result, f"{markdown(result)}\n{where}", json_)
+    say(result, f"{text}\n{where}", json_)
 
 
 def verify_text(result: dict[str, Any]) -> str:

@@ -4,11 +4,10 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline.errors import DataError, MissingError
-from pipeline.sources.checks import require
+from pipeline.sources.checks import one_of, require
 from pipeline.sources.splits import carve, carve_groups
 
 SPLIT_NAMES = {
@@ -74,11 +73,7 @@ def read_cells(path: Path, purposes: Mapping[str, str]) -> Iterator[tuple[int, d
     _, header = next(lines, (0, []))
     for column, purpose in purposes.items():
         if column not in header:
-            close = get_close_matches(column, header, n=1)
-            raise DataError(
-                f"{path} has no column {column!r} ({purpose})",
-                f"did you mean {close[0]!r}?" if close else f"it has {', '.join(header) or 'none'}",
-            )
+            raise DataError(f"{path} has no column {column!r} ({purpose})", one_of(column, header))
     if repeated := [name for name, num in Counter(header).items() if num > 1]:
         raise DataError(f"{path} has two columns {repeated[0]!r}", "rename one")
     for line, cells in lines:

@@ -1,7 +1,6 @@
 """Files -> how to decode them: the kind of a modality by its files' extensions, and parameters that suit some of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from math import ceil
 from pathlib import Path
 from statistics import mode
@@ -14,8 +13,9 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
-from pipeline.errors import DataError, InputError
+from pipeline.errors import DataError
 from pipeline.shards.member_suffixes import DEMUXERS, KINDS_OF
+from pipeline.sources.checks import one_of, require
 
 T = TypeVar("T")
 
@@ -47,30 +47,26 @@ def kind_of(name: str, files: Mapping[str, Path], shared: bool, override: str | 
     """The kind of a modality from one file of each extension that it has; `shared` says whether another modality reads the same files (raises InputError)."""
     possible: tuple[str, ...] = ("video", "audio", "image", "tensor", "text")
     for found, path in files.items():
-        if found not in KINDS_OF:
-            close = get_close_matches(found, KINDS_OF, n=1)
-            cure = (
-                f"did you mean {close[0]!r}?" if close else f"give files of {', '.join(KINDS_OF)}"
-            )
-            raise InputError(
-                f"modality {name!r}: {path} has the extension {found!r}, which is of no known kind",
-                cure,
-            )
+        require(
+            found in KINDS_OF,
+            f"modality {name!r}: {path} has the extension {found!r}, which is of no known kind",
+            one_of(found, KINDS_OF),
+        )
         possible = tuple(kind for kind in possible if kind in KINDS_OF[found])
     wanted = override or name
     if wanted in possible:
         return wanted
     extensions = ", ".join(files)
-    if override or not possible:
-        raise InputError(
-            f"modality {name!r}: files of {extensions} are not all {override or 'of one kind'}",
-            "give another kind, or another column",
-        )
-    if len(possible) > 1 and shared:
-        raise InputError(
-            f"modality {name!r} may be {' or '.join(possible)} in files of {extensions} that another reads too",
-            f"say which: --kind {name}={possible[0]}",
-        )
+    require(
+        len(possible) > 0 and not override,
+        f"modality {name!r}: files of {extensions} are not all {override or 'of one kind'}",
+        "give another kind, or another column",
+    )
+    require(
+        len(possible) == 1 or not shared,
+        f"modality {name!r} may be {' or '.join(possible)} in files of {extensions} that another reads too",
+        f"say which: --kind {name}={possible[0]}",
+    )
     return possible[0]
 
 

@@ -125,16 +125,12 @@ def _decode_config(
     rows: Sequence[Row], modalities: Mapping[str, str], kinds: Mapping[str, str]
 ) -> DecodeConfig:
     members, shared = members_of(rows), shared_groups(rows)
-    examples: dict[str, dict[str, Path]] = {name: {} for name in modalities}
-    for row in rows:
-        for name, path in row.files.items():
-            examples[name].setdefault(extension(path), path)
     specs = {}
     for name in modalities:
-        kind = kind_of(
-            name, examples[name], any(name in group for group in shared), kinds.get(name)
-        )
-        files = dict.fromkeys(row.files[name] for row in rows if name in row.files)
-        fields = fields_of(name, kind, list(files))
+        files = list(dict.fromkeys(row.files[name] for row in rows if name in row.files))
+        examples = {extension(path): path for path in reversed(files)}
+        is_shared = any(name in group for group in shared)
+        kind = kind_of(name, examples, is_shared, kinds.get(name))
+        fields = fields_of(name, kind, files)
         specs[name] = {"kind": kind, "member": members[name], **fields}
     return parse(DecodeConfig, {"modalities": specs}, "modalities")

@@ -1,7 +1,6 @@
 """Generated samples: encoded clips of classes that can be seen and heard, each sample as clean or noisy in one modality as in the other by chance."""
 
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline.decode.config import (
     TextSpec,
     VideoSpec,
 )
-from pipeline.sources.checks import require
+from pipeline.sources.checks import one_of, require
 from pipeline.sources.shard_writer import JsonValue, Progress, Sample, check_vacant, write_shards
 from pipeline.sources.splits import carve
 from pipeline.sources.synthetic import encoding, patterns
@@ -75,12 +74,7 @@ def _check(
     shares: tuple[float, float, float],
 ) -> None:
     for name in modalities:
-        close = get_close_matches(name, SPECS, n=1)
-        require(
-            name in SPECS,
-            f"modality {name!r} cannot be generated",
-            f"did you mean {close[0]!r}?" if close else f"choose among {', '.join(SPECS)}",
-        )
+        require(name in SPECS, f"modality {name!r} cannot be generated", one_of(name, SPECS))
     require(
         1 < len(modalities) == len(set(modalities)),
         f"modalities are {', '.join(modalities) or 'none'}",

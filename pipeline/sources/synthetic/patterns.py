@@ -61,12 +61,8 @@ def _shape_and_texture(label: int, x: Array, y: Array) -> tuple[Array, Array]:
     heights = rng.dirichlet(np.full(len(waves), 0.4)) * 0.45
     phases = rng.uniform(0, 2 * np.pi, len(waves))
     angle, distance = np.arctan2(y, x), np.hypot(x, y)
-    outline = 1 + sum(
-        height * np.cos(wave * angle + phase)
-        for wave, height, phase in zip(
-            waves.tolist(), heights.tolist(), phases.tolist(), strict=True
-        )
-    )
+    ripples = zip(waves.tolist(), heights.tolist(), phases.tolist(), strict=True)
+    outline = 1 + sum(height * np.cos(wave * angle + phase) for wave, height, phase in ripples)
     direction, stripes, rings = rng.uniform(0, np.pi), rng.uniform(0.7, 2.2), rng.uniform(0.0, 1.5)
     along = math.cos(direction) * x + math.sin(direction) * y
     texture = 0.5 + 0.5 * np.sin(2 * np.pi * (stripes * along + rings * distance))
@@ -87,11 +83,8 @@ def _clouds(rng: Generator, num_frames: int) -> Array:
 def sound(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
     """(SAMPLE_RATE,): a second of a tune with its rhythm, in a hiss and between stray tones."""
     onsets, pitches = _tune(label)
-    shift, tempo, detune = (
-        rng.uniform(0, 1),
-        rng.uniform(0.93, 1.07),
-        SEMITONE ** rng.uniform(-1, 1),
-    )
+    shift, tempo = rng.uniform(0, 1), rng.uniform(0.93, 1.07)
+    detune = SEMITONE ** rng.uniform(-1, 1)
     starts = (onsets * tempo + shift) % 1.0
     clean = sum(
         (_tone(start, pitch * detune, rng) for start, pitch in zip(starts, pitches, strict=True)),
@@ -129,11 +122,8 @@ def _tone(start: float, pitch: float, rng: Generator) -> Array:
 def trace(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
     """(6, 64): six channels of a swinging sensor, each with the class's own frequency and phase."""
     own = _class_rng(3, label)
-    frequencies, phases, heights = (
-        own.uniform(1, 6, (6, 2)),
-        own.uniform(0, 2 * np.pi, (6, 2)),
-        own.uniform(0.3, 1, (6, 2)),
-    )
+    frequencies, phases = own.uniform(1, 6, (6, 2)), own.uniform(0, 2 * np.pi, (6, 2))
+    heights = own.uniform(0.3, 1, (6, 2))
     time = np.linspace(0, 1, 64)[:, None, None] * rng.uniform(0.9, 1.1) + rng.uniform(-0.06, 0.06)
     swing = (heights * np.sin(2 * np.pi * frequencies * time + phases)).sum(-1).T * rng.uniform(
         0.7, 1.3, (6, 1)
@@ -163,12 +153,8 @@ def _words(num: int, rng: Generator) -> npt.NDArray[np.str_]:
         "".join(pair)
         for pair in zip(rng.choice(CONSONANTS, 3 * num), rng.choice(VOWELS, 3 * num), strict=True)
     ]
-    return np.array(
-        [
-            "".join(syllables[3 * i : 3 * i + length])
-            for i, length in enumerate(rng.integers(2, 4, num))
-        ]
-    )
+    lengths = enumerate(rng.integers(2, 4, num))
+    return np.array(["".join(syllables[3 * i : 3 * i + length]) for i, length in lengths])
 
 
 PATTERNS: dict[str, Callable[[int, float, Generator], Array]] = {
