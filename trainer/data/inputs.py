@@ -1,6 +1,6 @@
 """From the raw rows of a batch to the model's input, on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,15 @@ from torch import Tensor
 
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import DataError
+from pipeline.features.feature_set import FeatureSet
 from trainer.data.augment import prepare
 from trainer.models.encoders import NUM_IDS
 from trainer.models.model import ModelConfig
+
+
+def by_modality(names: Sequence[str], columns: npt.NDArray[np.bool_]) -> dict[str, Tensor]:
+    """(B, K) bool as (B,) of each modality."""
+    return {name: torch.from_numpy(columns[:, k].copy()) for k, name in enumerate(names)}
 
 
 class Inputs:
@@ -42,32 +48,39 @@ class Inputs:
         training: bool,
     ) -> dict[str, Tensor]:
         """Each modality's rows (B, ...) as stored -> float32 on the device, normalised, and augmented in training; ids as int64 (raises DataError)."""
-        return {
-            name: self._embeddable(name, batch)
-            if name in self._ids
-            else self._prepare(name, batch, rows, epoch, training)
-            for name, batch in raw.items()
-        }
-
-    def _embeddable(self, name: str, batch: Tensor) -> Tensor:
-        """The ids on the device, seen to be ones before: there an embedding would fail without a word of what is wrong."""
-        if ((batch < 0) | (batch >= NUM_IDS)).any():
-            raise DataError(
-                f"the texts of modality {name!r} have an id that is not among the {NUM_IDS} of bytes and padding",
-                "decode again",
+        prepared = {}
+        for name, batch in raw.items():
+            if name in self._ids:
+                _check_ids(name, batch)
+            x = batch.to(self._device, non_blocking=True)
+            prepared[name] = (
+                x.long()
+                if name in self._ids
+                else prepare(
+                    x,
+                    self._facts[name],
+                    self._encoders[name],
+                    rows,
+                    seed=self._seed,
+                    epoch=epoch,
+                    training=training,
+                )
             )
-        return batch.to(self._device, non_blocking=True).long()
+        return prepared
 
-    def _prepare(
-        self, name: str, batch: Tensor, rows: npt.NDArray[np.int64], epoch: int, training: bool
-    ) -> Tensor:
-        batch = batch.to(self._device, non_blocking=True)
-        return prepare(
-            batch,
-            self._facts[name],
-            self._encoders[name],
-            rows,
-            seed=self._seed,
-            epoch=epoch,
-            training=training,
+    def of_rows(
+        self, features: FeatureSet, rows: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The inputs of rows in evaluation, and of each modality which of them have it."""
+        names = features.modalities
+        raw = {name: torch.from_numpy(features.read(name, rows)) for name in names}
+        return self(raw, rows, training=False), by_modality(names, features.has[rows])
+
+
+def _check_ids(name: str, batch: Tensor) -> None:
+    """Raises DataError where a text has an id that is none; on the device an embedding would fail without a word of what is wrong."""
+    if ((batch < 0) | (batch >= NUM_IDS)).any():
+        raise DataError(
+            f"the texts of modality {name!r} have an id that is not among the {NUM_IDS} of bytes and padding",
+            "decode again",
         )

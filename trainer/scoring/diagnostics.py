@@ -1,6 +1,7 @@
 """What an epoch's model shows of imbalance and clash: gradients compared, and each modality left alone; nothing of the model or of a random state moves."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -41,10 +42,8 @@ def gradient_cosines(model: MultimodalModel, batches: Iterable[Examples]) -> Fou
     """
     was_training = model.training
     model.eval()
-    try:
-        sums = _gradients(model, batches)
-    finally:
-        model.train(was_training)
+    sums = _gradients(model, batches)
+    model.train(was_training)
     found: Found = {
         f"gradient_cosine_{name}": _cosine(sums.get(("fused", name)), sums.get(("own", name)))
         for name in model.modalities
@@ -65,14 +64,8 @@ def _gradients(
 
     def add(loss: str, name: str, value: Tensor, parameters: list[nn.Parameter]) -> None:
         given = [each for each in parameters if each.requires_grad]
-        found = torch.autograd.grad(value, given, retain_graph=True, allow_unused=True)
-        flat = torch.cat(
-            [
-                (torch.zeros_like(p) if g is None else g).flatten()
-                for p, g in zip(given, found, strict=True)
-            ]
-        )
-        sums[loss, name] = sums.get((loss, name), 0) + flat
+        found = torch.autograd.grad(value, given, retain_graph=True, materialize_grads=True)
+        sums[loss, name] = sums.get((loss, name), 0) + torch.cat([g.flatten() for g in found])
 
     shared = shared_parameters(model)
     for inputs, has, labels in batches:
@@ -80,30 +73,21 @@ def _gradients(
             outputs = model(inputs, has)
             for name in model.modalities:
                 parameters = list(model.encoder(name).parameters())
-                add(
-                    "fused",
-                    name,
-                    F.cross_entropy(outputs.fused.float(), labels, reduction="sum"),
-                    parameters,
-                )
+                fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
+                add("fused", name, fused, parameters)
                 add("own", name, _loss_of(outputs.unimodal[name], labels, has[name]), parameters)
             del outputs
             for name in model.modalities if shared else []:
-                add(
-                    "alone",
-                    name,
-                    _loss_of(model(inputs, has, train=name).fused, labels, has[name]),
-                    shared,
-                )
+                alone = model(inputs, has, train=name).fused
+                add("alone", name, _loss_of(alone, labels, has[name]), shared)
     return sums
 
 
 def shared_parameters(model: MultimodalModel) -> list[nn.Parameter]:
     """Those of the fusion; where it has none, those of a head that all modalities share."""
-    heads = {id(each): each for each in (model.head(name) for name in model.modalities)}
-    return list(model.fusion.parameters()) or (
-        list(next(iter(heads.values())).parameters()) if len(heads) == 1 else []
-    )
+    heads = {model.head(name) for name in model.modalities}
+    own = list(heads.pop().parameters()) if len(heads) == 1 else []
+    return list(model.fusion.parameters()) or own
 
 
 def _loss_of(logits: Tensor, labels: Tensor, has: Tensor) -> Tensor:
@@ -136,59 +120,36 @@ def zero_mask_accuracies(
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class Diagnostics:
     """The diagnostics of a run in training; every rank finds the same cosines, and its stripe of the accuracies."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        inputs: Inputs,
-        predictor: Predictor,
-        features: FeatureSet,
-        config: RunConfig,
-        world: World,
-    ) -> None:
-        self._model, self._inputs, self._predictor, self._features, self._config, self._world = (
-            model,
-            inputs,
-            predictor,
-            features,
-            config,
-            world,
-        )
-        self._rows = probe_rows(features, config.seed)
+    model: MultimodalModel
+    inputs: Inputs
+    predictor: Predictor
+    features: FeatureSet
+    config: RunConfig
+    world: World
 
     def epoch(self) -> Found:
         """The columns of epochs.arrow that are null without diagnostics."""
         with torch.autocast(
-            self._world.device.type, torch.bfloat16, enabled=self._config.train.amp == "bf16"
+            self.world.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
         ):
-            cosines = gradient_cosines(self._model, self._batches())
+            cosines = gradient_cosines(self.model, self._batches())
         alone = self.zero_mask_accuracy("validation")
         return cosines | {f"zero_mask_accuracy_{name}": value for name, value in alone.items()}
 
     def zero_mask_accuracy(self, split: str) -> Found:
         """zero_mask_accuracies on a split."""
-        return zero_mask_accuracies(
-            self._predictor,
-            self._features,
-            self._features.rows_of(split),
-            self._config.train.score_batch,
-            self._world,
-        )
+        rows, batch_size = self.features.rows_of(split), self.config.train.score_batch
+        return zero_mask_accuracies(self.predictor, self.features, rows, batch_size, self.world)
 
     def _batches(self) -> Iterator[Examples]:
-        features, device = self._features, self._world.device
-        for _, rows in fetching(features, self._rows, self._config.train.score_batch, World()):
-            raw = {
-                name: torch.from_numpy(features.read(name, rows)) for name in features.modalities
-            }
-            has = {
-                name: torch.from_numpy(features.has[rows, k])
-                for k, name in enumerate(features.modalities)
-            }
-            yield (
-                self._inputs(raw, rows, training=False),
-                has,
-                torch.from_numpy(features.labels[rows]).long().to(device),
-            )
+        probe, batch_size = (
+            probe_rows(self.features, self.config.seed),
+            self.config.train.score_batch,
+        )
+        for _, rows in fetching(self.features, probe, batch_size, World()):
+            labels = torch.from_numpy(self.features.labels[rows]).long().to(self.world.device)
+            yield *self.inputs.of_rows(self.features, rows), labels

@@ -19,32 +19,22 @@ from trainer.process_group import World
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class Predictor:
     """A model in evaluation on a feature set: deterministic input, no augmentation, no gradient."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        inputs: Inputs,
-        features: FeatureSet,
-        device: torch.device,
-        amp: bool = False,
-    ) -> None:
-        self.model = model
-        self._inputs = inputs
-        self._features = features
-        self._device = device
-        self._amp = amp
+    model: MultimodalModel
+    inputs: Inputs
+    feature_set: FeatureSet
+    device: torch.device
+    amp: bool = False
 
     @torch.inference_mode()
     def __call__(self, rows: Array) -> dict[str, Array]:
         """rows (B,) -> (B, C) float32 probabilities of each modality's head and of the fused head (key "fused")."""
         outputs = self.evaluate(self.model.predict, rows)
         logits = {**outputs.unimodal, FUSED: outputs.fused}
-        return {
-            name: torch.softmax(value.float(), dim=1).cpu().numpy()
-            for name, value in logits.items()
-        }
+        return {name: _probabilities(value) for name, value in logits.items()}
 
     def alone(self, name: str) -> Callable[[Array], dict[str, Array]]:
         """rows (B,) -> (B, C) float32 probabilities of the fused head (key "fused") when one modality shows and the others are masked."""
@@ -52,7 +42,7 @@ class Predictor:
         @torch.inference_mode()
         def predict(rows: Array) -> dict[str, Array]:
             outputs = self.evaluate(lambda inputs, has: self.model(inputs, has, train=name), rows)
-            return {FUSED: torch.softmax(outputs.fused.float(), dim=1).cpu().numpy()}
+            return {FUSED: _probabilities(outputs.fused)}
 
         return predict
 
@@ -71,18 +61,15 @@ class Predictor:
         """What `call` makes of the inputs of rows (B,) and of which modalities they have, the model in evaluation."""
         was_training = self.model.training
         self.model.eval()
-        raw = {
-            name: torch.from_numpy(self._features.read(name, rows))
-            for name in self._features.modalities
-        }
-        has = {
-            name: torch.from_numpy(self._features.has[rows, k])
-            for k, name in enumerate(self._features.modalities)
-        }
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
-            result = call(self._inputs(raw, rows, training=False), has)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            result = call(*self.inputs.of_rows(self.feature_set, rows))
         self.model.train(was_training)
         return result
+
+
+def _probabilities(logits: torch.Tensor) -> Array:
+    probabilities: Array = torch.softmax(logits.float(), dim=1).cpu().numpy()
+    return probabilities
 
 
 def outcomes(
