@@ -39,14 +39,12 @@ def load(place: Place) -> Checkpoint:
             if members.testzip():
                 raise ValueError("the checksum of a member is wrong")
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
+            raise ValueError("no model, architecture, cursor")
     except Exception as error:
         raise DataError(
             f"{place} is not a checkpoint of Remix ({type(error).__name__}: {error})", CURE
         ) from error
-    if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
-        raise DataError(
-            f"{place} is not a checkpoint of Remix (no model, architecture, cursor)", CURE
-        )
     check_model(
         _State,
         {key: value for key, value in found.items() if key != "optimizer"},
@@ -100,47 +98,37 @@ class _State(_Plain):
 
 def load_weights(place: Place, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Puts the weights of a checkpoint into a model (raises MismatchError that names the first that does not fit)."""
-    cure = "give a checkpoint of this model, or its features"
     own = model.state_dict()
-    for name, tensor in own.items():
-        if name not in weights:
-            raise MismatchError(f"{place} has no weights {name!r}", cure)
-        given = weights[name]
-        if (
-            given.shape != tensor.shape
-            or given.layout != torch.strided
-            or given.is_complex() != tensor.is_complex()
-        ):
+    for name in {**own, **weights}:
+        found, expected = _described(weights.get(name)), _described(own.get(name))
+        if found != expected:
             raise MismatchError(
-                f"{place}: the weights {name!r} are {tuple(given.shape)} of {given.dtype}, not {tuple(tensor.shape)} of {tensor.dtype}",
-                cure,
+                f"{place}: the weights {name!r} are {found}, not {expected}",
+                "give a checkpoint of this model, or its features",
             )
-    for name in weights:
-        if name not in own:
-            raise MismatchError(f"{place} has weights {name!r}, which the model has not", cure)
     model.load_state_dict(weights)
+
+
+def _described(tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return "missing"
+    kind = "complex" if tensor.is_complex() else "real"
+    return f"{tuple(tensor.shape)}, {kind}, {tensor.layout}"
 
 
 def load_optimizer(place: Place, optimizer: torch.optim.Optimizer, state: object) -> None:
     """Puts the state of a checkpoint into an optimizer (raises MismatchError where it is of another)."""
     try:
         optimizer.load_state_dict(cast(dict[str, Any], state))
-        wrong = [
-            key
-            for weights, own in optimizer.state.items()
-            for key, value in own.items()
-            if value.numel() > 1 and value.shape != weights.shape
-        ]
+        for weights, own in optimizer.state.items():
+            for key, value in own.items():
+                if value.numel() > 1 and value.shape != weights.shape:
+                    raise ValueError(f"{key!r} has another shape than the weights")
     except Exception as error:
         raise MismatchError(
             f"{place}: the state of its optimizer does not fit ({type(error).__name__}: {error})",
             "give a checkpoint of this run",
         ) from error
-    if wrong:
-        raise MismatchError(
-            f"{place}: {wrong[0]!r} of its optimizer has another shape than the weights",
-            "give a checkpoint of this run",
-        )
 
 
 def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:

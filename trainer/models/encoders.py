@@ -1,6 +1,6 @@
 """Encoders: one row of a modality to one feature vector; pictures by a ResNet-18 or a small CNN, texts by a CNN over bytes, anything else by an MLP."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from itertools import pairwise
 from math import prod
 from typing import Literal, cast
@@ -47,15 +47,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(
-                x,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                training=False,
-                eps=self.eps,
-            )
+            mean, variance = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
@@ -102,12 +95,6 @@ def _mean(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2) if x.ndim > 2 else x
 
 
-def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer(x)
-    return x
-
-
 def _gated(x: Tensor, gates: Tensor | None) -> Tensor:
     return x if gates is None else x * gates.to(x.dtype).reshape(*gates.shape, *[1] * (x.ndim - 2))
 
@@ -146,7 +133,16 @@ def finish(stages: Stages, gates: Tensor | None) -> Tensor:
     raise AssertionError("the encoder has another stage")
 
 
-class Cnn(Encoder, nn.Sequential):
+class Blocks(Encoder, nn.Sequential):
+    """Stages of three layers each."""
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        for layer in list(self)[3 * number : 3 * number + 3]:
+            x = layer(x)
+        return x
+
+
+class Cnn(Blocks):
     """Four blocks of a 3x3 convolution of stride 2, norm and ReLU, then the mean over positions: (B, C, H, W) -> (B, 8 * width)."""
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
@@ -164,31 +160,23 @@ class Cnn(Encoder, nn.Sequential):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def stage(self, number: int, x: Tensor) -> Tensor:
-        return _through(list(self)[3 * number : 3 * number + 3], x)
 
-
-class Mlp(Encoder, nn.Sequential):
+class Mlp(Blocks):
     """Two layers with LayerNorm, which looks at one row alone, so that a batch of one row trains: (B, ...) -> (B, hidden)."""
 
     def __init__(self, config: EncoderConfig, num_inputs: int) -> None:
         super().__init__()
         self.channels = (config.hidden, config.hidden)
         for before in (num_inputs, config.hidden):
-            self.extend(
-                [
-                    nn.Linear(before, config.hidden),
-                    nn.LayerNorm(config.hidden),
-                    nn.ReLU(inplace=True),
-                ]
-            )
+            linear = nn.Linear(before, config.hidden)
+            self.extend([linear, nn.LayerNorm(config.hidden), nn.ReLU(inplace=True)])
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = super().forward(x.reshape(len(x), -1))  # type: ignore[no-untyped-call]
         return features
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        return _through(list(self)[3 * number : 3 * number + 3], x.flatten(1))
+        return super().stage(number, x.flatten(1))
 
 
 class Text(Encoder):
@@ -215,9 +203,8 @@ class Text(Encoder):
         return total / there.sum(2).clamp_min(1)
 
     def stage(self, number: int, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C', L)
-        return F.relu(self.norms[number](self.convolutions[number](x).transpose(1, 2))).transpose(
-            1, 2
-        )
+        normed = self.norms[number](self.convolutions[number](x).transpose(1, 2))
+        return F.relu(normed).transpose(1, 2)
 
     def stages(self, ids: Tensor) -> Stages:
         x, there = self._embedded(ids)
@@ -228,9 +215,8 @@ class Text(Encoder):
         total: Tensor = x.sum(2)
         return total / num
 
-    def _embedded(
-        self, ids: Tensor
-    ) -> tuple[Tensor, Tensor]:  # (B, C, L), and (B, 1, L): where there is text
+    def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, L), and (B, 1, L): where there is text."""
         return self.embedding(ids).transpose(1, 2), (ids != 0).unsqueeze(1)
 
 
@@ -284,7 +270,6 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
             )
         shape = (config.frames, *shape[1:])
     encoder = ENCODERS[kind](config, shape)
-    folds = len(shape) == 4 and kind != "mlp"
-    whole = PerFrame(encoder) if folds else encoder
+    whole = PerFrame(encoder) if len(shape) == 4 and kind != "mlp" else encoder
     whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return whole, encoder.channels[-1]

@@ -120,19 +120,19 @@ class MultimodalModel(nn.Module):
         """
         names = self.modalities
         assert train == ALL or train in names, f"{train!r} is not one of {names}"
-        features, state = self._features(inputs, has, train, keep)  # K x (B, D_k)
-        logits = [self.head(name)(x) for name, x in zip(names, features, strict=True)]  # K x (B, C)
-        unimodal = {
-            name: _learnt(x, name, learn)
-            for name, x in zip(names, logits, strict=True)
-            if train in (ALL, name)
-        }
-        present = torch.stack([self._shown(name, has[name], train, keep) for name in names])
-        fused = self.fuse(features, logits, present, state)
+        trained = names if train == ALL else [train]
+        kept = {name: keep[name] if keep else torch.ones_like(has[name]) for name in trained}
+        features, state = self._features(inputs, has, kept)  # (B, D_k)
+        logits = {name: self.head(name)(x) for name, x in features.items()}  # (B, C)
+        # what mask `input` shows of a masked modality is what its encoder makes of zeros
+        none = torch.zeros_like(has[names[0]])
+        shown = has if self.mask == "input" else {name: has[name] & kept[name] for name in trained}
+        present = torch.stack([shown.get(name, none) for name in names])
+        fused = self.fuse(list(features.values()), list(logits.values()), present, state)
         return Outputs(
             _learnt(fused, FUSED, learn),
-            unimodal,
-            {name: x.detach() for name, x in zip(names, features, strict=True)},
+            {name: _learnt(logits[name], name, learn) for name in trained},
+            {name: x.detach() for name, x in features.items()},
         )
 
     def fuse(
@@ -153,15 +153,6 @@ class MultimodalModel(nn.Module):
         else:
             fused = self.fusion(features, logits)
         return fused
-
-    def _shown(
-        self, name: str, has: Tensor, train: str, keep: Mapping[str, Tensor] | None
-    ) -> Tensor:
-        """(B,) bool: which rows show a modality to the fusion; mask `input` shows what its encoder makes of zeros."""
-        if self.mask == "input":
-            return has
-        shown = has if train in (ALL, name) else torch.zeros_like(has)
-        return shown & keep[name].to(has.device) if keep else shown
 
     def predict(self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor]) -> Outputs:
         """As `forward`, but each modality's logits are those of when it shows alone, since a mid-fusion's heads would else tell of the others too."""
@@ -185,75 +176,54 @@ class MultimodalModel(nn.Module):
         self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Each modality's features of B rows (B, D_k), as its unimodal head gets them when it shows alone; those of a row without it mean nothing."""
+        every = {name: torch.ones_like(value) for name, value in has.items()}
         if not self._gates:
-            return dict(
-                zip(self.modalities, self._features(inputs, has, ALL, None)[0], strict=True)
-            )
-        found = {}
-        for k, name in enumerate(self.modalities):
-            alone = {
-                each: value if each == name else torch.zeros_like(value)
-                for each, value in has.items()
-            }
-            found[name] = self._features(inputs, alone, ALL, None)[0][k]
-        return found
+            return self._features(inputs, has, every)[0]
+        none = {name: torch.zeros_like(value) for name, value in has.items()}
+        return {
+            name: self._features(inputs, {**none, name: has[name]}, every)[0][name]
+            for name in self.modalities
+        }
 
     @property
     def _gates(self) -> bool:
         return isinstance(self.fusion, MidFusion) and self.fusion.gates
 
     def _features(
-        self,
-        inputs: Mapping[str, Tensor],
-        has: Mapping[str, Tensor],
-        train: str,
-        keep: Mapping[str, Tensor] | None,
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """K features (B, D_k), and what a mid-fusion's meetings left."""
-        names = self.modalities
-        given = [
-            self._given(
-                name,
-                inputs,
-                has[name],
-                keep[name] if keep else None,
-                masked=train not in (ALL, name),
-            )
-            for name in names
-        ]
-        zeros = [self._zeros(name, len(has[name])) for name in names]
-        if not isinstance(self.fusion, MidFusion):
-            return [
-                zero if each is None else each.placed(self.encoder(each.name)(each.x), zero)
-                for each, zero in zip(given, zeros, strict=True)
-            ], None
-        stages = [
-            None if each is None else self._stages(each, zero)
-            for each, zero in zip(given, zeros, strict=True)
-        ]
-        features, state = self.fusion.meet(stages, len(zeros[0]))
-        return [zero if x is None else x for x, zero in zip(features, zeros, strict=True)], state
+        self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor], kept: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Features (B, D_k) by modality, and what a mid-fusion's meetings left; `kept` as for `_given`."""
+        zeros = {name: self._zeros(name, len(has[name])) for name in self.modalities}
+        given = {name: self._given(name, inputs, has[name], kept.get(name)) for name in zeros}
+        running = {name: each for name, each in given.items() if each is not None}
+        if isinstance(self.fusion, MidFusion):
+            num_rows = len(next(iter(has.values())))
+            stages = {name: self._stages(each, zeros[name]) for name, each in running.items()}
+            found, state = self.fusion.meet([stages.get(name) for name in zeros], num_rows)
+            return zeros | {
+                name: x for name, x in zip(zeros, found, strict=True) if x is not None
+            }, state
+        return zeros | {
+            name: each.placed(self.encoder(name)(each.x), zeros[name])
+            for name, each in running.items()
+        }, None
 
     def _given(
-        self,
-        name: str,
-        inputs: Mapping[str, Tensor],
-        has: Tensor,
-        keep: Tensor | None,
-        *,
-        masked: bool,
+        self, name: str, inputs: Mapping[str, Tensor], has: Tensor, kept: Tensor | None
     ) -> "_Given | None":
-        """What the encoder of a modality runs on; None where it does not run."""
-        if masked and self.mask == "skip":
-            return None
-        if keep is None:
-            keep = torch.full_like(has, not masked)
-        rows = has & keep if self.mask == "skip" else has
+        """What the encoder of a modality runs on, None where it does not run; `kept` (B,) bool: the rows that it is not masked in, None of a masked modality."""
+        if self.mask == "skip":
+            if kept is None:
+                return None
+            rows, hidden = has & kept, None
+        else:
+            rows = has
+            hidden = torch.ones_like(has) if kept is None else ~kept
         if not rows.any() and not _synchronised(self.encoder(name)):
             return None
         x = inputs[name]
         where = None if rows.all() else rows.nonzero().squeeze(1).to(x.device)
-        hidden = None if self.mask == "skip" else (~keep).to(x.device)
+        hidden = None if hidden is None else hidden.to(x.device)
         if self.mask == "input" and hidden is not None:
             x, hidden = x.masked_fill(hidden.view(-1, *[1] * (x.ndim - 1)), 0), None
         return _Given(name, x if where is None else x[where], where, hidden)
@@ -268,9 +238,8 @@ class MultimodalModel(nn.Module):
         return given.placed(finish(stages, gates), zeros)
 
     def _zeros(self, name: str, num_rows: int) -> Tensor:
-        weight = self.head(
-            name
-        ).weight  # one dtype for all features, also under autocast, or skip and feature would round differently
+        # one dtype for all features, also under autocast, or skip and feature would round differently
+        weight = self.head(name).weight
         return weight.new_zeros(num_rows, weight.shape[1])
 
 
@@ -279,7 +248,8 @@ def _learnt(logits: Tensor, name: str, learn: Collection[str] | None) -> Tensor:
 
 
 def _key(name: str) -> str:
-    return f"modality-{name}"  # no attribute of a ModuleDict has a hyphen, so that a modality may be called `type` or `values`
+    # no attribute of a ModuleDict has a hyphen, so that a modality may be called `type` or `values`
+    return f"modality-{name}"
 
 
 def _synchronised(encoder: nn.Module) -> bool:
@@ -311,46 +281,34 @@ def build_model(
         )
     encoders: dict[str, Encoder] = {}
     heads: dict[str, nn.Linear] = {}
-    dims: list[int] = []
+    dims: dict[str, int] = {}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for name, shape in shapes.items():
             _seed(seed, "modality", name)
+            own = config.encoder_of(name, shape, ids=name in ids)
             try:
-                encoders[name], dim = build_encoder(
-                    config.encoder_of(name, shape, ids=name in ids), shape, ids=name in ids
-                )
+                encoders[name], dims[name] = build_encoder(own, shape, ids=name in ids)
             except ConfigError as error:
                 raise ConfigError(f"modality {name!r}: {error}") from error
-            heads[name] = nn.Linear(dim, num_classes)
-            dims.append(dim)
+            heads[name] = nn.Linear(dims[name], num_classes)
         if config.heads == "shared":
             _seed(seed, "head")
-            heads = shared_heads(dict(zip(shapes, dims, strict=True)), num_classes)
+            heads = shared_heads(dims, num_classes)
         _seed(seed, "fusion", config.fusion)
         fusion: nn.Module
         if config.fusion in MIDFUSIONS:
-            fusion = MIDFUSIONS[config.fusion](
-                [encoder.channels for encoder in encoders.values()], num_classes, config.hidden
-            )
+            channels = [encoder.channels for encoder in encoders.values()]
+            fusion = MIDFUSIONS[config.fusion](channels, num_classes, config.hidden)
         else:
-            fusion = FUSIONS[config.fusion](dims, num_classes, config.hidden)
+            fusion = FUSIONS[config.fusion](list(dims.values()), num_classes, config.hidden)
     return MultimodalModel(encoders, heads, fusion, config.mask)
 
 
 def model_for(config: ModelConfig, features: FeatureSet, seed: int) -> MultimodalModel:
     """A model on the CPU for the modalities and classes of a feature set (raises ConfigError)."""
-    ids = [
-        name
-        for name in features.modalities
-        if is_ids(features.shape(name), str(features.dtype(name)))
-    ]
-    return build_model(
-        config,
-        {name: features.shape(name) for name in features.modalities},
-        len(features.classes),
-        seed,
-        ids=ids,
-    )
+    shapes = {name: features.shape(name) for name in features.modalities}
+    ids = [name for name, shape in shapes.items() if is_ids(shape, str(features.dtype(name)))]
+    return build_model(config, shapes, len(features.classes), seed, ids=ids)
 
 
 def _seed(*parts: object) -> None:
