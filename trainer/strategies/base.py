@@ -3,7 +3,7 @@
 `Stepper` is the step of Remix and of joint training. Another method's step is a class that overrides a part of it, in trainer/strategies/.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,27 +38,19 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     return builders[config.kind]()
 
 
+@dataclass
 class Stepper:
     """Takes training steps; `wrapped` is the model, or the model under DistributedDataParallel."""
 
     masks = True
     """Whether a batch of one modality's rows sees that modality alone."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        wrapped: nn.Module,
-        inputs: Inputs,
-        optimizer: torch.optim.Optimizer,
-        config: RunConfig,
-        world: World,
-    ) -> None:
-        self.model = model
-        self.wrapped = wrapped
-        self.inputs = inputs
-        self.optimizer = optimizer
-        self.config = config
-        self.world = world
+    model: MultimodalModel
+    wrapped: nn.Module
+    inputs: Inputs
+    optimizer: torch.optim.Optimizer
+    config: RunConfig
+    world: World
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
@@ -83,17 +75,12 @@ class Stepper:
         self, batch: Batch, epoch: int
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """The batch on the device, augmented: the inputs, the labels (B,) and per modality the rows (B,) that train it."""
-        device = self.world.device
-        valid = {
-            name: value & batch.keep[name] if batch.keep else value
-            for name, value in batch.has.items()
-        }
-        has = {name: value.to(device, non_blocking=True) for name, value in valid.items()}
-        return (
-            self.inputs(batch.inputs, batch.rows.numpy(), epoch, training=True),
-            batch.labels.to(device, non_blocking=True),
-            has,
-        )
+        has = {}
+        for name, value in batch.has.items():
+            valid = value & batch.keep[name] if batch.keep else value
+            has[name] = valid.to(self.world.device, non_blocking=True)
+        inputs = self.inputs(batch.inputs, batch.rows.numpy(), epoch, training=True)
+        return inputs, batch.labels.to(self.world.device, non_blocking=True), has
 
     def run(self, inputs: Mapping[str, Tensor], batch: Batch, train: str) -> Outputs:
         """What the model says of a batch of which it trains one modality, or "all"."""
@@ -123,32 +110,27 @@ class Stepper:
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
         """CE(fused) + sum over the trained modalities of w CE(unimodal), each divided by its global count of valid samples (arXiv 2506.11550, section 3)."""
-        total = F.cross_entropy(outputs.fused.float(), labels, reduction="sum") / len(
-            batch.step.rows
+        fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
+        return sum(
+            self.unimodal_losses(outputs, labels, has, batch), start=fused / len(batch.step.rows)
         )
-        for each in self.unimodal_losses(outputs, labels, has, batch).values():
-            total = total + each
-        return total
 
     def unimodal_losses(
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
-    ) -> dict[str, Tensor]:
+    ) -> Iterator[Tensor]:
         """Of each modality that the batch trains, w CE(unimodal); where rows differ in what is masked, a row counts as in a batch of its own kind."""
         train, step, learnt = self.config.train, batch.step, self.learns(batch)
-        losses = {}
         for name, logits in outputs.unimodal.items():
             if name not in learnt:
                 continue
             each = F.cross_entropy(logits.float(), labels, reduction="none") * has[name]
             if step.assigned is None:
-                losses[name] = self.weight(batch) * each.sum() / batch.num_valid[name]
+                yield self.weight(batch) * each.sum() / batch.num_valid[name]
                 continue
-            mine = torch.tensor(
-                step.assigned[step.slice_of(self.world.rank, self.world.size)], device=labels.device
-            )
-            weights = torch.where(mine < 0, train.warmup_weight, train.remix_weight)
-            losses[name] = (weights * each).sum() / len(step.rows)
-        return losses
+            mine = step.assigned[step.slice_of(self.world.rank, self.world.size)]
+            joint = torch.tensor(mine < 0, device=labels.device)
+            weights = torch.where(joint, train.warmup_weight, train.remix_weight)
+            yield (weights * each).sum() / len(step.rows)
 
     def modulate(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
         """Changes the gradients, which are those of all ranks, before the update."""
@@ -161,12 +143,8 @@ class Stepper:
 
     def count(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> Tensor:
         """(1 + K,): the rows predicted right by each head."""
-        counts = [(outputs.fused.detach().argmax(1) == labels).sum()]
-        for name in self.model.modalities:
-            logits = outputs.unimodal.get(name)
-            counts.append(
-                labels.new_zeros(())
-                if logits is None
-                else ((logits.detach().argmax(1) == labels) & has[name]).sum()
-            )
-        return torch.stack(counts)
+        counts = {FUSED: (outputs.fused.argmax(1) == labels).sum()}
+        for name, logits in outputs.unimodal.items():
+            counts[name] = ((logits.argmax(1) == labels) & has[name]).sum()
+        none = labels.new_zeros(())
+        return torch.stack([counts.get(name, none) for name in (FUSED, *self.model.modalities)])

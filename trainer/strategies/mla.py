@@ -60,36 +60,26 @@ class Mla(Stepper):
         self, name: str, outputs: Outputs, labels: Tensor, has: Tensor, batch: Batch
     ) -> Tensor:
         """Moves the encoder of a modality and the shared head; the loss, CE(unimodal) over the global batch, is this rank's share."""
-        loss = (
-            F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none") * has
-        ).sum() / batch.num_valid[name]
+        each = F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none")
+        loss = (each * has).sum() / batch.num_valid[name]
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world.size).backward()
-        mean = (
-            self.world.sum(outputs.features[name][has].sum(0, dtype=torch.float32))
-            / batch.num_valid[name]
-        )
+        total = self.world.sum(outputs.features[name][has].sum(0, dtype=torch.float32))
         # the schedule of the public code, from 0.1 at the start of an epoch to 0.01 at its end
-        cast(SharedHead, self.model.head(name)).project(
-            mean, damping=0.1 ** (1 + batch.step.step / batch.num_steps)
-        )
+        damping = 0.1 ** (1 + batch.step.step / batch.num_steps)
+        cast(SharedHead, self.model.head(name)).project(total / batch.num_valid[name], damping)
         self.update()
         return loss.detach()
 
     @torch.no_grad()
     def merge(self, shown: dict[str, Outputs], has: Mapping[str, Tensor]) -> Outputs:
         """What all modalities said together, each before its own step."""
-        head, names = self.model.head(self.model.modalities[0]), self.model.modalities
-        num_rows = len(has[names[0]])
-        features = dict.fromkeys(
-            self.model.modalities, head.weight.new_zeros(num_rows, head.in_features)
-        )
-        logits = dict.fromkeys(
-            self.model.modalities, head.weight.new_zeros(num_rows, head.out_features)
-        )
+        names = self.model.modalities
+        head, none = self.model.head(names[0]), torch.zeros_like(has[names[0]])
+        features = dict.fromkeys(names, head.weight.new_zeros(len(none), head.in_features))
+        logits = dict.fromkeys(names, head.weight.new_zeros(len(none), head.out_features))
         for name, outputs in shown.items():
-            features[name], logits[name] = outputs.features[name], outputs.unimodal[name].detach()
-        none = torch.zeros_like(has[names[0]])
+            features[name], logits[name] = outputs.features[name], outputs.unimodal[name]
         present = torch.stack([has[name] if name in shown else none for name in names])
         fused = self.model.fuse(list(features.values()), list(logits.values()), present)
         return Outputs(fused, {name: logits[name] for name in shown}, features)

@@ -50,15 +50,10 @@ class OgmGe(Stepper):
         generator = torch.Generator(self.world.device).manual_seed(self._noise_seed)
         for name, coefficient in zip(self.model.modalities, found, strict=True):
             for weights in self.model.encoder(name).parameters():
-                if weights.grad is not None:
-                    noise = torch.randn(
-                        weights.grad.shape,
-                        generator=generator,
-                        device=weights.grad.device,
-                        dtype=weights.grad.dtype,
-                    )
-                    spread = weights.grad.std(correction=min(1, weights.grad.numel() - 1))
-                    weights.grad.mul_(coefficient).add_(noise * spread)
+                if (grad := weights.grad) is not None:
+                    noise = torch.randn(grad.shape, generator=generator, device=grad.device)
+                    spread = grad.std(correction=min(1, grad.numel() - 1))
+                    grad.mul_(coefficient).add_(noise * spread)
 
     def discrepancy(
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]

@@ -20,7 +20,5 @@ class Unimodal(Stepper):
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
         """sum_k CE(unimodal_k)"""
-        return sum(
-            self.unimodal_losses(outputs, labels, has, batch).values(),
-            start=labels.new_zeros((), dtype=outputs.fused.dtype),
-        )
+        zero = labels.new_zeros((), dtype=outputs.fused.dtype)
+        return sum(self.unimodal_losses(outputs, labels, has, batch), start=zero)
