@@ -1,6 +1,7 @@
 """Methods times seeds, the same everything but the method: tables with their spread and their tests, and the curves behind them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -22,18 +23,14 @@ from trainer.launch import check, launch
 from trainer.run_directory import Run
 
 TrainRun = Callable[[RunConfig], Run]
-
-
-def train_or_resume(config: RunConfig) -> Run:
-    """Brings one run to its end, from where it stopped if it exists."""
-    return launch(config, resume=True)
+RESUME: TrainRun = partial(launch, resume=True)
 
 
 def compare(
     config: RunConfig,
     methods: Sequence[str],
     seeds: Sequence[int],
-    train_run: TrainRun = train_or_resume,
+    train_run: TrainRun = RESUME,
 ) -> dict[str, Any]:
     """Trains (or takes up) every run, then saves and returns the comparison; `train_run` brings one run to its end.
 
@@ -64,8 +61,9 @@ def compare(
         "seeds": list(seeds),
         "reference": reference,
         "methods": summarise(outcomes, methods, reference),
+        "tables": tables_of(methods),
+        "tests": paired_tests(outcomes, methods),
     }
-    result |= {"tables": tables_of(methods), "tests": paired_tests(outcomes, methods)}
     place = Place.at(config.store) / "comparisons" / config.name
     _save(place, result, outcomes)
     return {**result, "place": str(place)}
@@ -92,54 +90,50 @@ def summarise(
     base = {outcome.seed: outcome.cost for outcome in outcomes if outcome.method == reference}
     for method in methods:
         own = [outcome for outcome in outcomes if outcome.method == method]
-        mean = {key: float(np.mean([outcome.cost[key] for outcome in own])) for key in own[0].cost}
-        ratios = {
+        costs = [outcome.cost for outcome in own]
+        mean = {key: float(np.mean([cost[key] for cost in costs])) for key in costs[0]}
+        ratio = {
             key: float(np.median([outcome.cost[key] / base[outcome.seed][key] for outcome in own]))
             for key in ("seconds", "flops")
         }
-        row: dict[str, Any] = {
-            "method": method,
-            "accuracy": _spreads([outcome.accuracy for outcome in own]),
-        }
-        row |= {
-            "zero_mask_accuracy": _spreads([outcome.zero_mask for outcome in own]),
-            "num_steps": mean["num_steps"],
-            "time_ratio": ratios["seconds"],
-        }
-        cost = {
-            "expansion": mean["expansion"],
-            "epoch_seconds": mean["epoch_seconds"],
-            "flops": mean["flops"],
-            "flops_ratio": ratios["flops"],
-        }
-        rows.append({**row, "cost": cost})
+        rows.append(
+            {
+                "method": method,
+                "accuracy": _spreads([outcome.accuracy for outcome in own]),
+                "zero_mask_accuracy": _spreads([outcome.zero_mask for outcome in own]),
+                "num_steps": mean["num_steps"],
+                "time_ratio": ratio["seconds"],
+                "cost": {
+                    "expansion": mean["expansion"],
+                    "epoch_seconds": mean["epoch_seconds"],
+                    "flops": mean["flops"],
+                    "flops_ratio": ratio["flops"],
+                },
+            }
+        )
     return rows
 
 
 def _spreads(each: Sequence[dict[str, float | None]]) -> dict[str, dict[str, Any]]:
-    values = {head: [accuracy[head] for accuracy in each] for head in each[0]}
-    return {
-        head: spread([value for value in found if value is not None])
-        for head, found in values.items()
-        if None not in found
-    }
+    """Of each head the spread over seeds, unless a seed has no accuracy of it."""
+    found = {head: [value for a in each if (value := a[head]) is not None] for head in each[0]}
+    return {head: spread(values) for head, values in found.items() if len(values) == len(each)}
 
 
 def _save(place: Place, result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    curves = pa.concat_tables([_labelled(outcome) for outcome in outcomes]).combine_chunks()
+    labelled = [
+        each.epochs.append_column("method", pa.repeat(each.method, len(each.epochs))).append_column(
+            "seed", pa.repeat(each.seed, len(each.epochs))
+        )
+        for each in outcomes
+    ]
+    curves = pa.concat_tables(labelled).combine_chunks()
     write_table(place / "curves.arrow", curves)
     (place / "table.json").write_json(result)
     (place / "table.md").write_bytes(markdown(result).encode())
     shares = [name for name in curves.column_names if name.startswith("share_")]
     (place / "accuracy.png").write_bytes(plot(curves, ["validation_accuracy"]))
     (place / "share.png").write_bytes(plot(curves, shares))
-
-
-def _labelled(outcome: Outcome) -> pa.Table:
-    num = len(outcome.epochs)
-    return outcome.epochs.append_column("method", pa.array([outcome.method] * num)).append_column(
-        "seed", pa.array([outcome.seed] * num)
-    )
 
 
 def plot(curves: pa.Table, columns: Sequence[str]) -> bytes:
@@ -152,17 +146,10 @@ def plot(curves: pa.Table, columns: Sequence[str]) -> bytes:
             each = own.groupby("epoch")[column].agg(["mean", "std"]).dropna(subset="mean")
             if each.empty:
                 continue
-            label = (
-                f"{method}: {column.removeprefix('share_')}" if len(columns) > 1 else str(method)
-            )
-            (line,) = axes.plot(each.index, each["mean"], label=label)
-            axes.fill_between(
-                each.index,
-                each["mean"] - each["std"].fillna(0),
-                each["mean"] + each["std"].fillna(0),
-                alpha=0.15,
-                color=line.get_color(),
-            )
+            mean, sd = each["mean"], each["std"].fillna(0)
+            name = f"{method}: {column.removeprefix('share_')}" if len(columns) > 1 else method
+            (line,) = axes.plot(each.index, mean, label=name)
+            axes.fill_between(each.index, mean - sd, mean + sd, alpha=0.15, color=line.get_color())
     axes.set_xlabel("epoch")
     axes.set_ylabel(columns[0].replace("_", " ") if len(columns) == 1 else "share of samples")
     if axes.lines:

@@ -1,6 +1,6 @@
 """The floating-point operations of a run: counted by taking one step of each kind on the CPU, then multiplied by what the steps' log says was taken."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.arrays import Ints
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import Step
 from pipeline.storage.schemas import ALL
@@ -22,6 +23,8 @@ from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.strategies import strategy_of
 from trainer.strategies.base import build_optimizer
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Meter:
 
     def __init__(self, config: RunConfig, features: FeatureSet) -> None:
         self.config, self.features = config, features
+        self.inputs = Inputs(architecture(config.model, features), config.seed, torch.device("cpu"))
         self.step = cache(self._step)
         self.forward = cache(self._forward)
 
@@ -46,134 +50,96 @@ class Meter:
         for epoch in range(len(run.epochs())):
             for modality, num_rows, encoded in self._taken(run, epoch):
                 rate = self.step(modality)
-                total += (
-                    rate.fixed
-                    + rate.row * num_rows
-                    - sum(
-                        self._spared(modality, name, num_rows - num)
-                        for name, num in encoded.items()
-                    )
-                )
+                total += rate.fixed + rate.row * num_rows
+                for name, num in encoded.items():
+                    if num < num_rows:
+                        spared = 2 * (rate.row - self.step(modality, name).row)
+                        total -= spared * (num_rows - num)
         return total
 
     def _taken(self, run: Run, epoch: int) -> Iterator[tuple[str, int, dict[str, int]]]:
         """Of each step its modality, its rows, and how many of them each encoder that runs in such a step runs on."""
-        names, log = self.features.modalities, run.steps(epoch).to_pylist()
+        names = self.features.modalities
         if self.config.model.mask == "skip" and strategy_of(self.config).masks:
-            for each in log:
-                yield (
-                    each["modality"],
-                    each["num_rows"],
-                    {
-                        name: each[f"num_rows_{name}"]
-                        for name in names
-                        if each["modality"] in (ALL, name)
-                    },
-                )
-            return
-        for step in run.open_plan(epoch).steps():
-            yield (
-                step.modality,
-                len(step.rows),
-                dict(zip(names, self.features.has[step.rows].sum(axis=0).tolist(), strict=True)),
-            )
+            for each in run.steps(epoch).to_pylist():
+                modality = each["modality"]
+                running = [name for name in names if modality in (ALL, name)]
+                encoded = {name: each[f"num_rows_{name}"] for name in running}
+                yield modality, each["num_rows"], encoded
+        else:
+            for step in run.open_plan(epoch).steps():
+                has = self.features.has[step.rows].sum(axis=0).tolist()
+                yield step.modality, len(step.rows), dict(zip(names, has, strict=True))
 
     def evaluate(self, run: Run) -> int:
         """Forward over the train split each time that it was scored, the validation split each epoch, the test split once.
 
         Cross-fitting reads the encoders once more, and so do Shapley values; what is no forward pass of theirs, and diagnostics, do not count.
         """
-        passes = (
-            1
-            + (self.config.train.scores == "cross_fitted")
-            + (self.config.plan.copies == "resample")
-        )
+        train, plan = self.config.train, self.config.plan
+        passes = 1 + (train.scores == "cross_fitted") + (plan.copies == "resample")
         times = {
             "train": passes * len((run.place / "scores").list()),
             "validation": len(run.epochs()),
             "test": 1,
         }
-        total = 0
+        whole, total = self.forward().row, 0
         for split, num in times.items():
-            rows = self.features.rows_of(split)
-            lacking = (~self.features.has[rows]).sum(axis=0)
-            spared = sum(
-                2 * (self.forward().row - self.forward(name).row) * int(n)
-                for name, n in zip(self.features.modalities, lacking, strict=True)
-                if n
-            )
-            total += num * (self.forward().row * len(rows) - spared)
+            has = self.features.has[self.features.rows_of(split)]
+            total += num * whole * len(has)
+            for name, lacking in zip(
+                self.features.modalities, (~has).sum(axis=0).tolist(), strict=True
+            ):
+                if lacking:
+                    total -= num * 2 * (whole - self.forward(name).row) * lacking
         return total
-
-    def _spared(self, modality: str, name: str, num_rows: int) -> int:
-        return (
-            2 * num_rows * (self.step(modality).row - self.step(modality, name).row)
-            if num_rows
-            else 0
-        )
 
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
         """The rate of a step in training; every second row lacks a modality where one is named."""
-        return _rate([self._take(modality, num, lacking) for num in (2, 4)])
+        config = self.config
+        model = model_for(config.model, self.features, config.seed).train()
+        optimizer = build_optimizer(config.optimizer, model)
+        step = strategy_of(config)(model, model, self.inputs, optimizer, config, World())
 
-    def _take(self, modality: str, num_rows: int, lacking: str | None) -> int:
-        config, features, world = self.config, self.features, World()
-        model = model_for(config.model, features, config.seed).train()
-        step = strategy_of(config)(
-            model, model, self._inputs(), build_optimizer(config.optimizer, model), config, world
-        )
-        raw, has = self._rows(num_rows, lacking)
-        rows = np.arange(num_rows)
-        batch = Batch(
-            step=Step(step=0, modality=modality, rows=rows),
-            num_steps=1,
-            rows=torch.from_numpy(rows),
-            labels=torch.zeros(num_rows, dtype=torch.long),
-            inputs=raw,
-            has=has,
-            keep=None,
-            num_valid={name: int(value.sum()) for name, value in has.items()},
-        )
-        with FlopCounterMode(display=False) as counter:
+        def take(rows: Ints, raw: Tensors, has: Tensors) -> None:
+            batch = Batch(
+                step=Step(step=0, modality=modality, rows=rows),
+                num_steps=1,
+                rows=torch.from_numpy(rows),
+                labels=torch.zeros(len(rows), dtype=torch.long),
+                inputs=raw,
+                has=has,
+                keep=None,
+                num_valid={name: int(value.sum()) for name, value in has.items()},
+            )
             step(batch, 0)
-        return int(counter.get_total_flops())
+
+        return self._rate(take, lacking)
 
     def _forward(self, lacking: str | None = None) -> Rate:
         """The rate of a prediction; every second row lacks a modality where one is named."""
-        model, found = model_for(self.config.model, self.features, self.config.seed).eval(), []
+        model = model_for(self.config.model, self.features, self.config.seed).eval()
+
+        @torch.no_grad()
+        def predict(rows: Ints, raw: Tensors, has: Tensors) -> None:
+            model.predict(self.inputs(raw, rows, training=False), has)
+
+        return self._rate(predict, lacking)
+
+    def _rate(self, call: Callable[[Ints, Tensors, Tensors], None], lacking: str | None) -> Rate:
+        """From what a call takes of 2 and of 4 rows."""
+        features, found = self.features, []
         for num_rows in (2, 4):
-            raw, has = self._rows(num_rows, lacking)
-            inputs = self._inputs()(raw, np.arange(num_rows), training=False)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                model.predict(inputs, has)
+            raw, has = {}, {}
+            for name in features.modalities:
+                values = np.zeros((num_rows, *features.shape(name)), features.dtype(name))
+                raw[name] = torch.from_numpy(values)
+                has[name] = (torch.arange(num_rows) % 2 == 0) | (name != lacking)
+            with FlopCounterMode(display=False) as counter:
+                call(np.arange(num_rows), raw, has)
             found.append(int(counter.get_total_flops()))
-        return _rate(found)
-
-    def _inputs(self) -> Inputs:
-        return Inputs(
-            architecture(self.config.model, self.features), self.config.seed, torch.device("cpu")
-        )
-
-    def _rows(
-        self, num_rows: int, lacking: str | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        features = self.features
-        raw = {
-            name: torch.from_numpy(
-                np.zeros((num_rows, *features.shape(name)), features.dtype(name))
-            )
-            for name in features.modalities
-        }
-        return raw, {
-            name: (torch.arange(num_rows) % 2 == 0) | (name != lacking)
-            for name in features.modalities
-        }
-
-
-def _rate(found: list[int]) -> Rate:
-    """From the counts of 2 and of 4 rows."""
-    row = (found[1] - found[0]) // 2
-    return Rate(found[0] - 2 * row, row)
+        row = (found[1] - found[0]) // 2
+        return Rate(found[0] - 2 * row, row)
 
 
 def cost_of(run: Run, meter: Meter, since: int) -> dict[str, Any]:

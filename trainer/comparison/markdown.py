@@ -22,7 +22,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[list[str]]:
     rows = [
         [
             row["method"],
-            *(_percent(row["accuracy"].get(head)) for head in heads),
+            *_percents(row["accuracy"], heads),
             f"{row['num_steps']:.0f}",
             f"{row['time_ratio']:.2f}",
         ]
@@ -30,38 +30,25 @@ def _parts(result: Mapping[str, Any]) -> Iterator[list[str]]:
     ]
     yield _table([f"method ({len(result['seeds'])} seeds)", *heads, "steps", "time"], rows)
     for name, table in result["tables"].items():
-        yield [
-            f"{name}:",
-            "",
-            *_table(
-                ["method", "fused", "gain over", "gain"],
-                [_gain(method, result) for method in table],
-            ),
-        ]
+        rows = [_gain(method, result) for method in table]
+        yield [f"{name}:", "", *_table(["method", "fused", "gain over", "gain"], rows)]
     yield _table(
         ["pair", "difference", "paired t over seeds, p", "McNemar over samples, p of each seed"],
         list(_tests(result)),
     )
     modalities = [head for head in heads if head != "fused"]
-    masked = (
-        [f"{name}, alone in the fused head" for name in modalities]
-        if any(row["zero_mask_accuracy"] for row in methods)
-        else []
-    )
+    masked = modalities if any(row["zero_mask_accuracy"] for row in methods) else []
+    named = [f"{name}, own head" for name in modalities]
+    named += [f"{name}, alone in the fused head" for name in masked]
     rows = [
         [
             row["method"],
-            *(_percent(row["accuracy"].get(name)) for name in modalities),
-            *(_percent(row["zero_mask_accuracy"].get(name)) for name in modalities),
+            *_percents(row["accuracy"], modalities),
+            *_percents(row["zero_mask_accuracy"], masked),
         ]
         for row in methods
     ]
-    named = [f"{name}, own head" for name in modalities] + masked
-    yield [
-        "unimodal prediction:",
-        "",
-        *_table(["method", *named], [row[: 1 + len(named)] for row in rows]),
-    ]
+    yield ["unimodal prediction:", "", *_table(["method", *named], rows)]
     yield ["cost:", "", *_cost(methods, result["reference"])]
 
 
@@ -73,24 +60,19 @@ def _gain(method: str, result: Mapping[str, Any]) -> list[str]:
     own = by[method]
     if base == method or base not in by:
         return [method, _percent(own), "-", "-"]
-    return [
-        method,
-        _percent(own),
-        base,
-        _percent(spread(list(np.subtract(own["each"], by[base]["each"]))), sign="+"),
-    ]
+    gain = spread(list(np.subtract(own["each"], by[base]["each"])))
+    return [method, _percent(own), base, _percent(gain, sign="+")]
 
 
 def _tests(result: Mapping[str, Any]) -> Iterator[list[str]]:
     few = len(result["methods"]) <= MANY
     for test in result["tests"]:
         if few or set(test["pair"].split(" - ")) & {result["reference"], "random"}:
-            p = "-" if test["paired_t_p"] is None else f"{test['paired_t_p']:.3f}"
-            difference = _percent({"mean": test["difference"], "sd": test["sd"]}, sign="+")
+            difference = {"mean": test["difference"], "sd": test["sd"]}
             yield [
                 test["pair"],
-                difference,
-                p,
+                _percent(difference, sign="+"),
+                "-" if test["paired_t_p"] is None else f"{test['paired_t_p']:.3f}",
                 ", ".join(f"{value:.3f}" for value in test["mcnemar_p"]),
             ]
 
@@ -105,18 +87,18 @@ def _cost(methods: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
         "GFLOPs",
         f"FLOPs / {reference}",
     ]
-    rows = []
-    for row in methods:
-        cost = row["cost"]
-        numbers = [
+    rows = [
+        [
+            row["method"],
+            f"{row['cost']['expansion']:.2f}",
             f"{row['num_steps']:.0f}",
-            f"{cost['epoch_seconds']:.2f}",
+            f"{row['cost']['epoch_seconds']:.2f}",
             f"{row['time_ratio']:.2f}",
-            f"{cost['flops'] / 1e9:.4g}",
+            f"{row['cost']['flops'] / 1e9:.4g}",
+            f"{row['cost']['flops_ratio']:.2f}",
         ]
-        rows.append(
-            [row["method"], f"{cost['expansion']:.2f}", *numbers, f"{cost['flops_ratio']:.2f}"]
-        )
+        for row in methods
+    ]
     return _table(columns, rows)
 
 
@@ -128,9 +110,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _percent(found: Mapping[str, Any] | None, sign: str = "") -> str:
-    if found is None:
-        return "-"
-    return f"{100 * found['mean']:{sign}.2f}" + (
-        f" ± {100 * found['sd']:.2f}" if found["sd"] is not None else ""
-    )
+def _percents(by_head: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
+    return [_percent(by_head[head]) if head in by_head else "-" for head in heads]
+
+
+def _percent(found: Mapping[str, Any], sign: str = "") -> str:
+    sd = "" if found["sd"] is None else f" ± {100 * found['sd']:.2f}"
+    return f"{100 * found['mean']:{sign}.2f}{sd}"

@@ -1,7 +1,4 @@
-"""The methods that `remix compare` knows: what each changes in a run, and the tables that it stands in.
-
-The papers that they are from are named in the README.
-"""
+"""The methods that `remix compare` knows: what each changes in a run, who published it, and the tables that it stands in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,55 +14,48 @@ Changes = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """What a method changes in a configuration; `joint`: all modalities of every sample are trained to the end."""
+    """What a method changes in a configuration."""
 
-    changes: Changes = field(default_factory=dict)
     joint: bool = False
-
-    def of(self, config: RunConfig) -> Changes:
-        """The changes to a configuration."""
-        epochs = {"train": {"warmup_epochs": config.train.epochs}} if self.joint else {}
-        return merge(epochs, self.changes)
-
-
-def _fusion(name: str) -> Changes:
-    return {"model": {"fusion": name}}
+    """Whether its plans are joint to the end: all modalities of every sample."""
+    model: Changes = field(default_factory=dict)
+    train: Changes = field(default_factory=dict)
+    plan: Changes = field(default_factory=dict)
 
 
-MLA: Changes = {
-    "model": {"heads": "shared", "fusion": "entropy"},
-    "train": {"strategy": "mla"},
-}
-UNIMODAL: Changes = {
-    "model": {"fusion": "decision"},
-    "train": {"strategy": "unimodal", "warmup_weight": 1.0},
-}
-OGM_GE: Changes = {"train": {"strategy": "ogm_ge", "warmup_weight": 0.0}}
-RESAMPLE: Changes = {"plan": {"copies": "resample", "joint_share": 1.0, "order": "mixed"}}
-
+ALTERNATING: Changes = {"heads": "shared", "fusion": "entropy"}
+"""The model of MLA."""
+# by arXiv 2506.11550 where nothing else is said: its method, its baseline, its ablation and its fusions
 METHODS: Mapping[str, Method] = {
-    "joint": Method(joint=True, changes={"train": {"warmup_weight": 0.0}}),
+    "joint": Method(joint=True, train={"warmup_weight": 0.0}),  # the fused loss alone
     "joint_heads": Method(joint=True),
-    "unimodal": Method(joint=True, changes=UNIMODAL),
-    "decouple": Method(changes={"plan": {"order": "mixed"}}),
-    "reassemble": Method(changes={"train": {"strategy": "reassemble"}}),
-    "random": Method(changes={"plan": {"policy": "random"}}),
+    "unimodal": Method(  # each modality by itself
+        joint=True,
+        model={"fusion": "decision"},
+        train={"strategy": "unimodal", "warmup_weight": 1.0},
+    ),
+    "decouple": Method(plan={"order": "mixed"}),
+    "reassemble": Method(train={"strategy": "reassemble"}),
+    "random": Method(plan={"policy": "random"}),  # control
     "remix": Method(),
-    "ogm_ge": Method(joint=True, changes=OGM_GE),
-    "resample": Method(changes=RESAMPLE),
-    "resample+remix": Method(changes={"plan": {"copies": "resample"}}),
-    "mla": Method(joint=True, changes=MLA),
-    "mla+remix": Method(changes=MLA),
-    "sum": Method(joint=True, changes=_fusion("sum")),
-    "sum+remix": Method(changes=_fusion("sum")),
-    "decision": Method(joint=True, changes=_fusion("decision")),
-    "decision+remix": Method(changes=_fusion("decision")),
-    "film": Method(joint=True, changes=_fusion("film")),
-    "gated": Method(joint=True, changes=_fusion("gated")),
-    "mmtm": Method(joint=True, changes=_fusion("mmtm")),
-    "mmtm+remix": Method(changes=_fusion("mmtm")),
-    "centralnet": Method(joint=True, changes=_fusion("centralnet")),
-    "centralnet+remix": Method(changes=_fusion("centralnet")),
+    # arXiv 2203.15332
+    "ogm_ge": Method(joint=True, train={"strategy": "ogm_ge", "warmup_weight": 0.0}),
+    # arXiv 2309.06255
+    "resample": Method(plan={"copies": "resample", "joint_share": 1.0, "order": "mixed"}),
+    "resample+remix": Method(plan={"copies": "resample"}),
+    # arXiv 2311.10707
+    "mla": Method(joint=True, model=ALTERNATING, train={"strategy": "mla"}),
+    "mla+remix": Method(model=ALTERNATING, train={"strategy": "mla"}),
+    "sum": Method(joint=True, model={"fusion": "sum"}),
+    "sum+remix": Method(model={"fusion": "sum"}),
+    "decision": Method(joint=True, model={"fusion": "decision"}),
+    "decision+remix": Method(model={"fusion": "decision"}),
+    "film": Method(joint=True, model={"fusion": "film"}),  # arXiv 1709.07871
+    "gated": Method(joint=True, model={"fusion": "gated"}),  # arXiv 1802.02892
+    "mmtm": Method(joint=True, model={"fusion": "mmtm"}),  # arXiv 1911.08670
+    "mmtm+remix": Method(model={"fusion": "mmtm"}),
+    "centralnet": Method(joint=True, model={"fusion": "centralnet"}),  # arXiv 1808.07275
+    "centralnet+remix": Method(model={"fusion": "centralnet"}),
 }
 
 
@@ -130,20 +120,24 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
     plain, *policies = method.split(":")
     if plain not in METHODS:
         raise ConfigError(f"method {plain!r} is unknown", f"choose from {', '.join(METHODS)}")
-    changes = {
-        "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
-        "seed": seed,
-        **METHODS[plain].of(config),
-    }
-    found = parse(RunConfig, merge(config.model_dump(mode="json"), changes), f"method {method}")
-    if plain == method:
-        return found
     for policy in policies:
         if policy not in POLICIES:
             raise ConfigError(
                 f"policy {policy!r} of method {method!r} is unknown",
                 f"choose from {', '.join(POLICIES)}",
             )
+    changes = METHODS[plain]
+    joint = {"warmup_epochs": config.train.epochs} if changes.joint else {}
+    asked = {
+        "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
+        "seed": seed,
+        "model": changes.model,
+        "train": {**joint, **changes.train},
+        "plan": changes.plan,
+    }
+    found = parse(RunConfig, merge(config.model_dump(mode="json"), asked), f"method {method}")
+    if not policies:
+        return found
     if (
         found.train.warmup_epochs >= found.train.epochs
         or found.plan.policy == "random"
@@ -153,18 +147,13 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
             f"method {method!r}: {plain!r} assigns nothing that a policy could change",
             f"give it to one that remixes, as in remix:{policies[0]}",
         )
-    return parse(
-        RunConfig,
-        reduce(merge, (POLICIES[policy] for policy in policies), found.model_dump(mode="json")),
-        f"method {method}",
-    )
+    asked = reduce(merge, (POLICIES[policy] for policy in policies), found.model_dump(mode="json"))
+    return parse(RunConfig, asked, f"method {method}")
 
 
 def trains_heads(config: RunConfig) -> bool:
     """Whether a run trains its unimodal heads: by a loss of their own, or through a fusion of their logits."""
-    train, weights = config.train, []
-    if train.warmup_epochs:
-        weights.append(train.warmup_weight)
-    if train.warmup_epochs < train.epochs:
-        weights.append(train.remix_weight)
-    return any(weights) or config.model.fusion in ("decision", "entropy")
+    train = config.train
+    in_warmup = train.warmup_epochs > 0 and train.warmup_weight > 0
+    remixing = train.warmup_epochs < train.epochs and train.remix_weight > 0
+    return in_warmup or remixing or config.model.fusion in ("decision", "entropy")

@@ -37,14 +37,14 @@ class Outcome:
 def outcome_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> Outcome:
     """Reads a finished run of a method; `since` as for cost_of."""
     test, result = run.test(), run.facts["result"]
-    shown = {
-        head: value if head == FUSED or trains_heads(config) else None
-        for head, value in result["test_accuracy"].items()
-    }
+    trained = trains_heads(config)
     return Outcome(
         method=method,
         seed=config.seed,
-        accuracy=shown,
+        accuracy={
+            head: value if trained or head == FUSED else None
+            for head, value in result["test_accuracy"].items()
+        },
         zero_mask=result.get("zero_mask_accuracy", {}),
         correct=test["predicted_fused"].to_numpy() == test["label"].to_numpy(),
         cost=cost_of(run, meter, since),
@@ -67,21 +67,18 @@ def paired_tests(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[di
     seeds = sorted({outcome.seed for outcome in outcomes})
     tests = []
     for first, second in combinations(methods, 2):
-        accuracies = [
-            [outcome.accuracy[FUSED] or 0.0 for outcome in (by[first, seed], by[second, seed])]
-            for seed in seeds
-        ]
-        found = spread([b - a for a, b in accuracies])
+        pairs = [(by[first, seed], by[second, seed]) for seed in seeds]
+        found = spread([(b.accuracy[FUSED] or 0.0) - (a.accuracy[FUSED] or 0.0) for a, b in pairs])
         differs = np.ptp(found["each"]) > TINY
-        p = float(stats.ttest_1samp(found["each"], 0.0).pvalue) if differs else None
-        mcnemar = [mcnemar_p(by[first, seed].correct, by[second, seed].correct) for seed in seeds]
         tests.append(
             {
                 "pair": f"{second} - {first}",
                 "difference": found["mean"],
                 "sd": found["sd"],
-                "paired_t_p": p,
-                "mcnemar_p": mcnemar,
+                "paired_t_p": float(stats.ttest_1samp(found["each"], 0.0).pvalue)
+                if differs
+                else None,
+                "mcnemar_p": [mcnemar_p(a.correct, b.correct) for a, b in pairs],
             }
         )
     return tests
