@@ -10,6 +10,7 @@ because learning rate, augmentation and order are functions of (seed, epoch, ste
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -44,13 +45,8 @@ class Trainer:
     def __init__(
         self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress
     ) -> None:
-        self.config, self.features, self.run, self.world, self.progress = (
-            config,
-            features,
-            run,
-            world,
-            progress,
-        )
+        self.config, self.features, self.run = config, features, run
+        self.world, self.progress = world, progress
         self.model = model_for(config.model, features, config.seed)
         self.architecture = checkpoints.architecture(config.model, features)
         if config.train.sync_batchnorm:
@@ -60,12 +56,10 @@ class Trainer:
         self.cursor = Cursor()
         self._resume()
         inputs = Inputs(self.architecture, config.seed, world.device)
-        self.step = strategy_of(config)(
-            self.model, self._wrap(), inputs, self.optimizer, config, world
-        )
-        self.predictor = Predictor(
-            self.model, inputs, features, world.device, amp=config.train.amp == "bf16"
-        )
+        step = strategy_of(config)
+        self.step = step(self.model, self._wrap(), inputs, self.optimizer, config, world)
+        amp = config.train.amp == "bf16"
+        self.predictor = Predictor(self.model, inputs, features, world.device, amp)
         self.diagnostics = (
             Diagnostics(self.model, inputs, self.predictor, features, config, world)
             if config.train.diagnostics
@@ -91,9 +85,8 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> None:
         began = time.perf_counter()
-        plan, times = epoch_plan(
-            self.config, self.features, self.run, self.world, self.predictor, epoch
-        )
+        config, features, world = self.config, self.features, self.world
+        plan, times = epoch_plan(config, features, self.run, world, self.predictor, epoch)
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, but epoch {epoch} has plan {plan.fingerprint[:12]}",
@@ -101,7 +94,7 @@ class Trainer:
             )
         self._train(epoch, plan)
         validating = time.perf_counter()
-        found = evaluate(self._outcomes("validation"), self.features, self.world)
+        found = evaluate(self._outcomes("validation"), features, world)
         times["validate_seconds"] = time.perf_counter() - validating
         diagnosed = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - began
@@ -109,12 +102,12 @@ class Trainer:
         improved = fused > self.cursor.best_accuracy
         if improved:
             self.cursor.best_epoch, self.cursor.best_accuracy = epoch, fused
-        lr = self.config.optimizer.learning_rate(epoch)
+        lr = config.optimizer.learning_rate(epoch)
         row = self.record.epoch(epoch, plan, found, lr, times, diagnosed)
         self._save("last", epoch + 1, 0, "")
         if improved:
             self._save("best", epoch + 1, 0, "")
-        self.progress({"event": "epoch", "num_epochs": self.config.train.epochs, **row})
+        self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
 
     def _train(self, epoch: int, plan: BatchPlan) -> None:
         """Takes the steps of a plan from the cursor on."""
@@ -133,24 +126,21 @@ class Trainer:
         )
         waiting = time.perf_counter()
         for batch in loader:
-            stepping = time.perf_counter()
+            stepping, step, num_steps = time.perf_counter(), batch.step.step, len(plan)
             # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
-            torch.manual_seed(step_seed(self.config.seed, epoch, batch.step.step, self.world.rank))
+            torch.manual_seed(step_seed(self.config.seed, epoch, step, self.world.rank))
             taken = self.step(batch, epoch)
-            pauses = (
-                batch.step.step + 1
-            ) % resources.checkpoint_every == 0 or batch.step.step + 1 == len(plan)
+            ends = step + 1 == num_steps
+            pauses = ends or (step + 1) % resources.checkpoint_every == 0
             if pauses and self.world.device.type == "cuda":
                 torch.cuda.synchronize()  # so that what is queued counts as the time of steps
             ended = time.perf_counter()
             self.record.step(
                 epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping
             )
-            self.progress(
-                {"event": "step", "epoch": epoch, "step": batch.step.step, "num_steps": len(plan)}
-            )
-            if pauses and batch.step.step + 1 < len(plan):
-                self._save("last", epoch, batch.step.step + 1, plan.fingerprint)
+            self.progress({"event": "step", "epoch": epoch, "step": step, "num_steps": num_steps})
+            if pauses and not ends:
+                self._save("last", epoch, step + 1, plan.fingerprint)
             waiting = time.perf_counter()
         self.world.align(self.model)
         self.cursor.step = 0
@@ -160,25 +150,18 @@ class Trainer:
         self.record.flush()
         if not self.world.leads:
             return
-        cursor = {
-            "epoch": epoch,
-            "step": step,
-            "plan_fingerprint": plan_fingerprint,
-            "best_epoch": self.cursor.best_epoch,
-            "best_accuracy": self.cursor.best_accuracy,
-        }
-        state = {
+        cursor = replace(self.cursor, epoch=epoch, step=step, plan_fingerprint=plan_fingerprint)
+        checkpoint = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "cursor": cursor,
-        }
-        facts: dict[str, Any] = {
+            "cursor": asdict(cursor),
             "architecture": self.architecture,
             "features": self.features.fingerprint,
             "digest": self.run.digest,
+            "seed": self.config.seed,
+            "amp": self.config.train.amp,
         }
-        facts |= {"seed": self.config.seed, "amp": self.config.train.amp}
-        checkpoints.save(self.run.checkpoint(name), {**state, **facts})
+        checkpoints.save(self.run.checkpoint(name), checkpoint)
 
     def _resume(self) -> None:
         """Goes to where the last checkpoint stands, if there is one (raises MismatchError)."""
@@ -200,11 +183,8 @@ class Trainer:
         checkpoints.load_weights(place, self.model, found["model"])
         checkpoints.load_optimizer(place, self.optimizer, found.get("optimizer"))
         self.cursor = Cursor(**found["cursor"])
-        if (
-            self.world.leads
-            and self.cursor.best_epoch + 1 == self.cursor.epoch
-            and not self.cursor.step
-        ):
+        just_ended = self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step
+        if self.world.leads and just_ended:
             # killed after `last` and before `best` was written, which would have been the same
             checkpoints.save(self.run.checkpoint("best"), found)
 

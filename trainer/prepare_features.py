@@ -22,15 +22,13 @@ def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -
     if source is None or (features / MANIFEST).exists():
         return
     store = Place.at(config.store)
+    places: list[str | Place] = [
+        pattern if pattern.startswith("/") or "://" in pattern else store / pattern
+        for pattern in source.shards
+    ]
     if source.generate:
-        shards = find_shards([_generated(source.generate, store / "shards" / config.features)])
-    else:
-        shards = find_shards(
-            [
-                pattern if pattern.startswith("/") or "://" in pattern else store / pattern
-                for pattern in source.shards
-            ]
-        )
+        places = [_generated(source.generate, store / "shards" / config.features)]
+    shards = find_shards(places)
 
     def progress(at: Progress) -> None:
         tell({"event": "source", **asdict(at)})
@@ -52,7 +50,6 @@ def _generated(config: GenerateConfig, out: Place) -> Place:
     with tempfile.TemporaryDirectory(prefix="remix-") as folder:
         made = Path(folder) / "shards"
         generate(made, **config.model_dump())
-        names = sorted(path.name for path in made.iterdir())
-        for name in sorted(names, key=lambda name: name == SUMMARY):
-            (out / name).write_bytes((made / name).read_bytes())
+        for path in sorted(made.iterdir(), key=lambda path: (path.name == SUMMARY, path.name)):
+            (out / path.name).write_bytes(path.read_bytes())
     return out

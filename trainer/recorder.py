@@ -45,27 +45,16 @@ class Recorder:
         self, epoch: int, batch: Batch, taken: Taken, *, wait_seconds: float, step_seconds: float
     ) -> None:
         """Notes a step; its numbers stay on the device until `flush`."""
-        rows = batch.step.rows
-        facts = {
-            "epoch": epoch,
-            "step": batch.step.step,
-            "modality": batch.step.modality,
-            "world_size": self._world.size,
-            "num_rows": len(rows),
-        }
-        seen = (
-            self._features.modalities
-            if batch.step.modality == ALL or not self._masks
-            else [batch.step.modality]
-        )
-        trained = {
-            f"num_rows_{name}": batch.num_valid[name] if name in seen else 0
-            for name in self._features.modalities
-        }
+        modality, names = batch.step.modality, self._features.modalities
+        trained = names if modality == ALL or not self._masks else [modality]
         self._steps.append(
             {
-                **facts,
-                **trained,
+                "epoch": epoch,
+                "step": batch.step.step,
+                "modality": modality,
+                "world_size": self._world.size,
+                "num_rows": len(batch.step.rows),
+                **{f"num_rows_{name}": batch.num_valid[name] * (name in trained) for name in names},
                 "rows_hash": batch.step.rows_hash,
                 "wait_seconds": wait_seconds,
                 "step_seconds": step_seconds,
@@ -77,18 +66,11 @@ class Recorder:
         """Sums the steps' numbers over the ranks and writes them; every rank calls this alike."""
         if not self._steps:
             return
-        losses = self._world.sum(
-            torch.stack([taken.loss.double() for taken in self._taken])
-        ).tolist()
-        correct = self._world.sum(
-            torch.stack([taken.num_correct for taken in self._taken])
-        ).tolist()
-        for step, loss, counts in zip(self._steps, losses, correct, strict=True):
-            step |= {"loss": loss, "num_correct": counts[0]}
-            step |= {
-                f"num_correct_{name}": count
-                for name, count in zip(self._features.modalities, counts[1:], strict=True)
-            }
+        losses = self._world.sum(torch.stack([taken.loss.double() for taken in self._taken]))
+        correct = self._world.sum(torch.stack([taken.num_correct for taken in self._taken]))
+        heads = ["num_correct", *(f"num_correct_{name}" for name in self._features.modalities)]
+        for step, loss, counts in zip(self._steps, losses.tolist(), correct.tolist(), strict=True):
+            step |= {"loss": loss, **dict(zip(heads, counts, strict=True))}
         if self._world.leads:
             self._run.write_steps(self._steps, self._features.modalities)
         self._steps, self._taken = [], []
@@ -107,41 +89,39 @@ class Recorder:
         if not self._world.leads:
             return {}
         steps = self._run.steps(epoch)
+        numbers = steps.drop_columns(["modality", "rows_hash"])
+        sums = {name: numbers[name].to_numpy().sum().item() for name in numbers.column_names}
         stats = self._run.plan_stats(epoch).read_json()
-        num_rows = _sum(steps, "num_rows")
         row: dict[str, Any] = {
             "epoch": epoch,
             "policy": plan.metadata["policy"],
             "num_steps": steps.num_rows,
-            "num_rows": num_rows,
+            "num_rows": sums["num_rows"],
             "learning_rate": lr,
+            "train_loss": float(
+                np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
+            ),
+            "train_accuracy": sums["num_correct"] / sums["num_rows"],
+            "validation_loss": found.loss,
+            "validation_accuracy": found.accuracy[FUSED],
         }
-        row["train_loss"] = float(
-            np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
-        )
-        row["train_accuracy"] = _sum(steps, "num_correct") / num_rows
-        row["validation_loss"] = found.loss
-        row["validation_accuracy"] = found.accuracy[FUSED]
         for name in self._features.modalities:
-            trained = _sum(steps, f"num_rows_{name}")
-            row[f"train_accuracy_{name}"] = (
-                _sum(steps, f"num_correct_{name}") / trained if trained else None
-            )
-            row[f"validation_accuracy_{name}"] = found.accuracy[name]
-            row[f"share_{name}"] = stats["modalities"].get(name, {}).get("share")
-        load_seconds, step_seconds = (
-            float(np.sum(steps["wait_seconds"].to_numpy())),
-            float(np.sum(steps["step_seconds"].to_numpy())),
-        )
+            right, trained = sums[f"num_correct_{name}"], sums[f"num_rows_{name}"]
+            row |= {
+                f"train_accuracy_{name}": right / trained if trained else None,
+                f"validation_accuracy_{name}": found.accuracy[name],
+                f"share_{name}": stats["modalities"].get(name, {}).get("share"),
+            }
+        seconds = sums["wait_seconds"] + sums["step_seconds"]
         row |= {
             "churn": stats["churn"],
             "rho": found.rho,
-            "load_seconds": load_seconds,
-            "step_seconds": step_seconds,
+            "load_seconds": sums["wait_seconds"],
+            "step_seconds": sums["step_seconds"],
             **times,
             **diagnosed,
+            "samples_per_second": sums["num_rows"] / max(seconds, 1e-9),
         }
-        row["samples_per_second"] = num_rows / max(load_seconds + step_seconds, 1e-9)
         self._run.write_epoch(row, self._features.modalities)
         if self._board:
             for key, value in row.items():
@@ -156,15 +136,9 @@ class Recorder:
             self._board.close()
 
 
-def _sum(steps: pa.Table, column: str) -> int:
-    return int(np.sum(steps[column].to_numpy()))
-
-
 def write_test(run: Run, features: FeatureSet, found: pa.Table) -> None:
     """Writes test.arrow: one row a test sample, what each head predicted and the probability it gave the label."""
-    samples = (
-        features.samples.select(["row", "sample_id", "label"]).take(found["row"]).combine_chunks()
-    )
+    samples = features.samples.select(["row", "sample_id", "label"]).take(found["row"])
     for name in found.column_names[1:]:
         samples = samples.append_column(name, found[name])
-    run.write_test(samples)
+    run.write_test(samples.combine_chunks())

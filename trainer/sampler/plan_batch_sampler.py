@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,14 +121,16 @@ class PlanBatchSampler(Sampler[Batch]):
         self._start = self._step = self._checked(state["step"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        asked = {
+        asked: dict[str, Any] = {
             "rank": self.rank,
             "world_size": self.world_size,
             "with_modality": self.with_modality,
             "fingerprint": self.fingerprint,
+            "num_rows": self._num_rows,
+            **self._fetching,
         }
-        asked |= {"num_rows": self._num_rows, **self._fetching}
-        return _reopen, (self._source, asked, self._start, self._step)
+        state = {"_start": self._start, "_step": self._step}
+        return partial(PlanBatchSampler, self._source, **asked), (), state
 
     def _checked(self, step: object) -> int:
         if not (isinstance(step, int) and 0 <= step <= self.num_steps):
@@ -153,12 +156,8 @@ class PlanBatchSampler(Sampler[Batch]):
         if step.assigned is None:
             return [(row, step.modality) for row in rows]
         names = [*self._file.metadata["modalities"], step.modality]  # -1, all of them, is the last
-        return [
-            (row, names[owner])
-            for row, owner in zip(
-                rows, step.assigned[step.slice_of(self.rank, self.world_size)].tolist(), strict=True
-            )
-        ]
+        owners = step.assigned[step.slice_of(self.rank, self.world_size)].tolist()
+        return [(row, names[owner]) for row, owner in zip(rows, owners, strict=True)]
 
 
 class _Pass(Iterator[Batch]):
@@ -206,9 +205,3 @@ def _check_steps(file: BatchFile, name: str, world_size: int, num_rows: int | No
             "use fewer ranks, or a plan of a larger batch size",
         )
     return ends
-
-
-def _reopen(source: str | Place, asked: dict[str, Any], start: int, step: int) -> PlanBatchSampler:
-    sampler = PlanBatchSampler(source, **asked)
-    sampler._start, sampler._step = start, step
-    return sampler

@@ -5,7 +5,6 @@ do not depend on how rows are cut into batches and shared among processes. Memor
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,10 +84,8 @@ class Heads:
             mine = folds == fold
             logits[mine] = (whole[mine] @ self.weights[fold]) * self.units[fold] + self.bias[fold]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: npt.NDArray[np.float32] = (odds / odds.sum(axis=1, keepdims=True)).astype(
-            np.float32
-        )
-        return probabilities
+        probabilities: Floats = odds / odds.sum(axis=1, keepdims=True)
+        return probabilities.astype(np.float32)
 
 
 def fit(statistics: Statistics) -> Heads:
@@ -97,29 +94,17 @@ def fit(statistics: Statistics) -> Heads:
     Linear discriminant analysis: classes are Gaussian with one covariance, which is shrunk to a multiple of the identity by the Oracle
     Approximating Shrinkage (Chen et al., IEEE Trans. Signal Processing 58, 2010). Where no covariance can be had, priors alone decide.
     """
-    heads = [
-        _fit(
-            *(
-                part.sum(axis=0) - part[fold]
-                for part in (statistics.counts, statistics.sums, statistics.products)
-            )
-        )
-        for fold in range(FOLDS)
-    ]
-    return Heads(*(np.stack(parts) for parts in _transpose(heads)))
-
-
-def _transpose(heads: Iterable[tuple[Floats, Floats, Floats]]) -> Iterable[tuple[Floats, ...]]:
-    return zip(*heads, strict=True)
+    parts = (statistics.counts, statistics.sums, statistics.products)
+    heads = [_fit(*(part.sum(axis=0) - part[fold] for part in parts)) for fold in range(FOLDS)]
+    weights, units, bias = zip(*heads, strict=True)
+    return Heads(np.stack(weights), np.stack(units), np.stack(bias))
 
 
 def _fit(counts: Floats, sums: Floats, products: Floats) -> tuple[Floats, Floats, Floats]:
     """(C,), (C, D) and (D, D) -> whole weights (D, C), their unit and bias (C,)."""
     num, (num_classes, dim), seen = float(counts.sum()), sums.shape, counts > 0
-    prior = np.full(num_classes, -math.inf)
+    prior = np.full(num_classes, -math.inf if num else 0.0)
     prior[seen] = log(counts[seen] / num)
-    if not num:
-        prior[:] = 0.0
     freedom = num - int(seen.sum())
     scatter = products.copy()
     for total, count in zip(sums[seen], counts[seen], strict=True):
@@ -139,10 +124,8 @@ def _shrunk(covariance: Floats, num: float) -> Floats:
     """A covariance (D, D) of `num` samples, shrunk (Chen et al. 2010, equation 23)."""
     dim, trace = len(covariance), float(np.trace(covariance))
     squares = float((covariance * covariance).sum())
-    above, below = (
-        (1 - 2 / dim) * squares + trace**2,
-        (num + 1 - 2 / dim) * (squares - trace**2 / dim),
-    )
+    above = (1 - 2 / dim) * squares + trace**2
+    below = (num + 1 - 2 / dim) * (squares - trace**2 / dim)
     share = min(1.0, above / below) if below > 0 else 1.0
     return (1 - share) * covariance + share * trace / dim * np.eye(dim)
 

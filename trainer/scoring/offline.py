@@ -30,19 +30,17 @@ def score_checkpoint(
         there = ", ".join(name for name, num in features.manifest["splits"].items() if num)
         raise InputError(f"split {split!r} of {features.place} is empty", f"choose from {there}")
     _, found = checkpoints.model_of(checkpoint, features)
-    parents = {"checkpoint": checkpoint.sha256()}
-    make = partial(load, checkpoint)
-    epoch = found["cursor"]["epoch"]
-    facts = {"epoch": epoch, "seed": found["seed"], "parents": parents}
     return score(
         features,
         split,
-        make,
+        partial(load, checkpoint),
         batch_size=batch_size,
         workers=workers,
         num_gpus=num_gpus,
         progress=progress,
-        **facts,
+        epoch=found["cursor"]["epoch"],
+        seed=found["seed"],
+        parents={"checkpoint": checkpoint.sha256()},
     )
 
 
@@ -50,10 +48,5 @@ def load(checkpoint: Place, features: FeatureSet) -> Predict:
     """The model of a checkpoint, ready to predict rows of the features."""
     model, found = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(
-        model.to(device),
-        Inputs(found["architecture"], 0, device),
-        features,
-        device,
-        amp=found["amp"] == "bf16",
-    )
+    inputs = Inputs(found["architecture"], 0, device)
+    return Predictor(model.to(device), inputs, features, device, amp=found["amp"] == "bf16")
