@@ -14,7 +14,7 @@ import yaml
 from webdataset import ShardWriter
 
 from pipeline.decode.config import DecodeConfig
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError
 from pipeline.storage.locks import writing
 from pipeline.storage.store_path import Place, unwritable
 
@@ -98,10 +98,7 @@ def check_vacant(out: Path) -> None:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"OUT {out} is not empty", "give a new folder, or remove this one")
     except OSError as error:
-        raise StoreError(
-            f"OUT {out} cannot be looked into ({error})",
-            "give a folder in a place that you may write to",
-        ) from error
+        raise unwritable(Place.at(out), error) from error
 
 
 @contextmanager

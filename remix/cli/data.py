@@ -74,11 +74,8 @@ def decode(
 
     asked = given or infer_config(found)
     if max_rejected_share is not None:
-        asked = parse(
-            DecodeConfig,
-            {**asked.model_dump(), "max_rejected_share": max_rejected_share},
-            "--max-rejected-share",
-        )
+        fields = {**asked.model_dump(), "max_rejected_share": max_rejected_share}
+        asked = parse(DecodeConfig, fields, "--max-rejected-share")
 
     with progress("scan") as update:
 
@@ -90,11 +87,9 @@ def decode(
             )
 
         result = run(found, Place.at(out), asked, address=address, progress=tell)
-    kept = (
-        "was there already"
-        if result.unchanged
-        else f"{result.num_reused} of {result.num_shards} shards were decoded before"
-    )
+    kept = f"{result.num_reused} of {result.num_shards} shards were decoded before"
+    if result.unchanged:
+        kept = "was there already"
     line = f"{result.text}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
     say(asdict(result), "\n".join([*result.notes, line]), json_)
 

@@ -103,9 +103,5 @@ def stats(
     from pipeline.scores.table import Scores
     from pipeline.storage.store_path import Place
 
-    show(
-        statistics_at(Place.at(plan), Scores.open(Place.at(scores)) if scores else None),
-        json_,
-        kind="statistics of",
-        path=plan,
-    )
+    opened = Scores.open(Place.at(scores)) if scores else None
+    show(statistics_at(Place.at(plan), opened), json_, kind="statistics of", path=plan)

@@ -10,17 +10,10 @@ from remix.cli.output import Json, say
 def serve(
     store: Annotated[
         str | None,
-        Option(
-            help="A folder or any pyarrow.fs URI.  [default: $REMIX_STORE or store]",
-            show_default=False,
-        ),
+        Option(help="A folder or any pyarrow.fs URI.", show_default="$REMIX_STORE or store"),
     ] = None,
-    host: Annotated[
-        str | None, Option(help="[default: $REMIX_HOST or 127.0.0.1]", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None, Option(help="[default: $REMIX_PORT or 8000]", show_default=False)
-    ] = None,
+    host: Annotated[str | None, Option(show_default="$REMIX_HOST or 127.0.0.1")] = None,
+    port: Annotated[int | None, Option(show_default="$REMIX_PORT or 8000")] = None,
 ) -> None:
     """Show a store over HTTP and on a page; reads, never writes."""
     from remix.api import serve as run

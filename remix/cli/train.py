@@ -42,19 +42,15 @@ def train(
 
 def summary(result: dict[str, Any]) -> str:
     """The result of a run in words."""
-    return (
-        f"best epoch {result['best_epoch']}, test accuracy {result['test_accuracy']['fused']:.4f}"
-    )
+    accuracy = result["test_accuracy"]["fused"]
+    return f"best epoch {result['best_epoch']}, test accuracy {accuracy:.4f}"
 
 
 def compare(
     config: Path,
     methods: Annotated[
         str | None,
-        Option(
-            help="METHOD or METHOD:POLICY, by commas.  [default: joint_heads,random,remix]",
-            show_default=False,
-        ),
+        Option(help="METHOD or METHOD:POLICY, by commas.", show_default="joint_heads,random,remix"),
     ] = None,
     tables: Annotated[
         str | None,

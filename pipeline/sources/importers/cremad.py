@@ -131,9 +131,8 @@ def _find(src: Path, video: str | None) -> tuple[Clips, list[Problem]]:
             name = clip_name(path.stem)
             first = clips.setdefault(name, {}).setdefault(kind, path)
             if first != path:
-                problems.append(
-                    Problem(name=name, kind="there twice", detail=f" ({first} and {path})")
-                )
+                detail = f" ({first} and {path})"
+                problems.append(Problem(name=name, kind="there twice", detail=detail))
     return clips, problems
 
 

@@ -218,20 +218,15 @@ def _entries(file: Path) -> Iterator[tuple[_Key, str, str, str]]:
 
 def _check_classes(src: Path, rows: Sequence[Row], allow_missing: bool) -> None:
     lost = sorted(set(CLASSES) - {row.label for row in rows})
-    others = sorted(
-        {class_of(path.name) for path in src.rglob("*") if path.is_dir()} - {*CLASSES, *SPLIT_NAMES}
-    )
     if lost and not (allow_missing and len(lost) <= len(CLASSES) - 2):
+        folders = {class_of(path.name) for path in src.rglob("*") if path.is_dir()}
+        others = sorted(folders - {*CLASSES, *SPLIT_NAMES})
         close = [
             f"did you mean the folder {match[0]!r} for {name!r}?"
             for name in lost
             if (match := get_close_matches(name, others, n=1, cutoff=0.8))
         ]
-        cure = (
-            "have clips of two at least"
-            if allow_missing
-            else "--allow-missing-classes goes on without"
-        )
+        cure = "have clips of two" if allow_missing else "--allow-missing-classes goes on without"
         raise DataError(
             f"{len(lost)} of the {len(CLASSES)} classes have no clip in {src}: {', '.join(lost)}",
             " ".join([*close, cure]),
@@ -240,13 +235,7 @@ def _check_classes(src: Path, rows: Sequence[Row], allow_missing: bool) -> None:
 
 def _carve(rows: list[Row], shares: Mapping[str, float], seed: int) -> list[Row]:
     """The rows with the splits of `shares` that there are not yet, of every class its part; one clip speaks for all of its video."""
-    heads = list({(row.cells["youtube_id"], row.split): row for row in rows}.values())
-    carved = {
-        row.cells["youtube_id"]: row.split
-        for head, row in zip(heads, carve_splits(heads, shares, None, seed), strict=True)
-        if head.split == "train"
-    }
-    return [
-        replace(row, split=carved[row.cells["youtube_id"]]) if row.split == "train" else row
-        for row in rows
-    ]
+    heads = {(row.cells["youtube_id"], row.split): row for row in rows}
+    carved = carve_splits([*heads.values()], shares, None, seed)
+    splits = {video: row.split for video, row in zip(heads, carved, strict=True)}
+    return [replace(row, split=splits[row.cells["youtube_id"], row.split]) for row in rows]

@@ -77,24 +77,29 @@ def groups_of(row: Row) -> list[Group]:
     return [tuple(group) for group in names.values()]
 
 
-def suffix_of(group: Group, path: Path, shared: Sequence[Group]) -> str:
-    """The member that a group's file becomes."""
-    if len(group) == 1:
-        return f"{group[0].lower()}.{extension(path)}"
-    # Where now these share a file and now those, a bare extension would offer one pair's file to a third that lacks its own.
-    return (
-        extension(path) if len(shared) == 1 else f"shared-{shared.index(group)}.{extension(path)}"
-    )
+def member_groups(rows: Sequence[Row]) -> Iterator[dict[str, Group]]:
+    """For each row the members that its files become, with the modalities that read them."""
+    shared = shared_groups(rows)
+    for row in rows:
+        members = {}
+        for group in groups_of(row):
+            suffix = extension(row.files[group[0]])
+            if len(group) == 1:
+                suffix = f"{group[0].lower()}.{suffix}"
+            elif len(shared) > 1:
+                # Where now these share a file and now those, a bare extension would offer one pair's file to a third that lacks its own.
+                suffix = f"shared-{shared.index(group)}.{suffix}"
+            members[suffix] = group
+        yield members
 
 
 def members_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     """The members that each modality reads, sorted."""
-    shared = shared_groups(rows)
     found: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        for group in groups_of(row):
+    for members in member_groups(rows):
+        for suffix, group in members.items():
             for name in group:
-                found[name].add(suffix_of(group, row.files[name], shared))
+                found[name].add(suffix)
     return {name: tuple(sorted(suffixes)) for name, suffixes in found.items()}
 
 
@@ -124,15 +129,9 @@ def write_rows(
 
 
 def _samples(rows: Sequence[Row]) -> Iterator[Sample]:
-    shared = shared_groups(rows)
     fit = all(_KEY.fullmatch(row.sample_id) for row in rows)
     digits = len(str(max(row.line for row in rows)))
-    for row in rows:
-        paths = {
-            suffix_of(group, row.files[group[0]], shared): row.files[group[0]]
-            for group in groups_of(row)
-        }
-        members = {suffix: _read(path) for suffix, path in paths.items()}
+    for row, members in zip(rows, member_groups(rows), strict=True):
         # One id that is no key makes every key a line number: a number among ids could be another sample's id.
         key = row.sample_id if fit else f"{row.line:0{digits}d}"
         yield Sample(
@@ -141,7 +140,7 @@ def _samples(rows: Sequence[Row]) -> Iterator[Sample]:
             label=row.label,
             split=row.split,
             facts={"columns": {**row.cells}},
-            members=members,
+            members={suffix: _read(row.files[group[0]]) for suffix, group in members.items()},
         )
 
 

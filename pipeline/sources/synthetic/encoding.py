@@ -19,16 +19,12 @@ def mp4(
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         # Every stream has to be there before the first packet is muxed, for then the header is written.
-        video = (
-            None
-            if frames is None
-            else _video_stream(container, fps, frames.shape[2], frames.shape[1])
-        )
-        audio = (
-            None
-            if sound is None
-            else container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=48_000)
-        )
+        video: av.VideoStream | None = None
+        audio: av.AudioStream | None = None
+        if frames is not None:
+            video = _video_stream(container, fps, frames.shape[2], frames.shape[1])
+        if sound is not None:
+            audio = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=48_000)
         if video is not None and frames is not None:
             for number, pixels in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -36,9 +32,7 @@ def mp4(
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
         if audio is not None and sound is not None:
-            block = av.AudioFrame.from_ndarray(
-                sound[None].astype(np.float32), format="fltp", layout="mono"
-            )
+            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
             block.sample_rate, block.pts, block.time_base = sample_rate, 0, Fraction(1, sample_rate)
             container.mux(audio.encode(block))
             container.mux(audio.encode(None))
