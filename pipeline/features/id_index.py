@@ -1,4 +1,4 @@
-"""Indexes that find one sample without a scan: the row of an id in a feature set, the step of a row in a plan."""
+"""The index of a feature set: the rows of a sample id, found without a scan."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

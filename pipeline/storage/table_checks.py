@@ -1,6 +1,6 @@
-"""What tables from outside say of themselves, held against what they hold: their metadata, their fingerprint, and the steps of a plan.
+"""What tables from outside say of themselves, held against what they hold: their metadata, their fingerprint and their parents.
 
-Memory is that of a record batch, and for the rows of a plan a byte a row, of at most WINDOW_ROWS rows at a time.
+Memory is that of a record batch.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,6 +1,5 @@
-"""Tables with edits under a right or a wrong fingerprint, and whether a message names what it has to."""
+"""Tables with edits under a right or a wrong fingerprint."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,38 +23,28 @@ Edit = Callable[[pa.Table], pa.Table]
 
 
 def sealed(table: pa.Table, **changes: Any) -> pa.Table:
-    """The table under metadata with these entries changed, None removes one, and a right fingerprint."""
-    facts = {
-        **read_metadata(SCORES.schema if "kl_ears" in table.column_names else PLAN.schema),
-        **changes,
-    }
-    if any(
-        column.null_count or (name == "rows" and pc.list_flatten(column).null_count)
-        for name, column in zip(table.column_names, table.columns, strict=True)
+    """The table under metadata with these entries changed and a right fingerprint; one with nulls, which have no hash, under those that it had."""
+    is_plan = "rows" in table.column_names
+    old = (PLAN if is_plan else SCORES).schema
+    if any(column.null_count for column in table.columns) or (
+        is_plan and pc.list_flatten(table["rows"]).null_count
     ):
-        return table.replace_schema_metadata(
-            PLAN.schema.metadata if "rows" in table.column_names else SCORES.schema.metadata
-        )  # nulls have no hash
-    return with_metadata(
-        table,
-        {key: value for key, value in facts.items() if value is not None and key != "fingerprint"},
-    )
+        return table.replace_schema_metadata(old.metadata)
+    known = {key: entry for key, entry in read_metadata(old).items() if key != "fingerprint"}
+    return with_metadata(table, known | changes)
+
+
+def with_value(table: pa.Table, name: str, row: int, new: object) -> pa.Table:
+    """The table with another value in a column."""
+    at, values = table.column_names.index(name), table[name].to_pylist()
+    values[row] = new
+    field = table.schema.field(name)
+    return table.set_column(at, field, pa.array(values, field.type))
 
 
 def value(name: str, row: int, new: object) -> Edit:
     """Another value in a column; the table is sealed again."""
-
-    def change(table: pa.Table) -> pa.Table:
-        values = table[name].to_pylist()
-        values[row] = new
-        at = table.column_names.index(name)
-        return sealed(
-            table.set_column(
-                at, table.schema.field(name), pa.array(values, table.schema.field(name).type)
-            )
-        )
-
-    return change
+    return lambda table: sealed(with_value(table, name, row, new))
 
 
 def facts(**changes: Any) -> Edit:
@@ -65,11 +54,3 @@ def facts(**changes: Any) -> Edit:
 def lying(edit: Edit) -> Edit:
     """The edit under the fingerprint that was there before."""
     return lambda table: edit(table).replace_schema_metadata(table.schema.metadata)
-
-
-def names(text: str, words: str, path: object = "") -> bool:
-    """Whether a message, but for its path, names each of the words."""
-    rest = text.replace(str(path), "") if path else text
-    return all(
-        re.search(rf"(?<![\w.])(?<!\w-){re.escape(word)}(?!\w)", rest) for word in words.split()
-    )

@@ -8,10 +8,22 @@ import pytest
 
 
 @contextmanager
-def refused(kind: type[Exception], *words: object) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Expects an error of this class in whose message each of the words stands by itself."""
+def refused(
+    kind: type[Exception], *words: object, file: object = ""
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expects an error of this class that names the file, and in whose other words each of these stands by itself."""
     with pytest.raises(kind) as caught:
         yield caught
-    for word in words:
-        pattern = rf"(?<![\w.])(?<!\w-){re.escape(str(word))}(?!\w)"
-        assert re.search(pattern, str(caught.value)), (word, caught.value)
+    text = str(caught.value)
+    assert str(file) in text
+    assert not unnamed(text, *words, file=file), text
+
+
+def unnamed(text: str, *words: object, file: object = "") -> list[object]:
+    """Those of the words that do not stand by themselves in a text without the path of the file."""
+    rest = text.replace(str(file), "") if file else text
+    return [
+        word
+        for word in words
+        if not re.search(rf"(?<![\w.])(?<!\w-){re.escape(str(word))}(?!\w)", rest)
+    ]

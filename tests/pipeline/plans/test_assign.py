@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +18,9 @@ from pipeline.scores.difficulty import ability
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import TABLE_ROWS, write_table
 from pipeline.storage.store_path import Place
-from tests.support.hostile_files import names
+from tests.support.hostile_files import with_value
 from tests.support.plan_tables import arithmetic_costs, scores_table
+from tests.support.refusals import refused
 from tests.support.stores import make_features
 
 
@@ -44,20 +44,10 @@ def test_equals_an_independent_argmin_over_minus_entropy() -> None:
     assert (chosen[2::50] == 2).all()
 
 
-@pytest.mark.parametrize("policy", ["kl", "loss", "random"])
-def test_a_missing_modality_is_never_assigned(policy: str) -> None:
-    costs = arithmetic_costs(5000, 4, missing=True)
-    chosen = choose(costs, policy=policy)
-    assert not np.isnan(costs[np.arange(len(costs)), chosen]).any()
-    assert len(np.unique(chosen)) == 4
-
-
-def test_loss_reads_the_probability_of_the_label() -> None:
-    table = scores_table(np.array([[0.1, 0.9], [0.4, 0.4], [0.9, 0.1]]))
-    table = table.set_column(
-        table.column_names.index("kl_m0"), "kl_m0", pa.array([1, 1, 1], pa.float32())
-    )
-    assert assign(Scores(table), PlanConfig(policy="loss"), 0, 0).tolist() == [0, 1, 1]
+def test_loss_reads_the_probability_of_the_label_among_what_is_there() -> None:
+    table = scores_table(np.array([[0.1, 0.9], [0.4, 0.4], [0.9, 0.1], [np.nan, 0.9]]))
+    table = with_value(table, "kl_m0", 0, 1.0)
+    assert assign(Scores(table), PlanConfig(policy="loss"), 0, 0).tolist() == [0, 1, 1, 1]
 
 
 def test_random_is_uniform_among_what_is_there_and_changes_with_seed_and_epoch() -> None:
@@ -66,8 +56,9 @@ def test_random_is_uniform_among_what_is_there_and_changes_with_seed_and_epoch()
     chosen = assign(scores, PlanConfig(policy="random"), 1, 2)
     for pattern in np.unique(np.isnan(costs), axis=0):
         among = chosen[(np.isnan(costs) == pattern).all(axis=1)]
-        shares = np.bincount(among, minlength=3)[~pattern] / len(among)
-        np.testing.assert_allclose(shares, 1 / (~pattern).sum(), atol=0.02)
+        shares = np.bincount(among, minlength=3) / len(among)
+        assert not shares[pattern].any()
+        np.testing.assert_allclose(shares[~pattern], 1 / (~pattern).sum(), atol=0.02)
     for other in [(2, 2), (1, 3)]:
         assert 0.3 < (chosen != assign(scores, PlanConfig(policy="random"), *other)).mean() < 0.6
 
@@ -79,6 +70,7 @@ def test_any_slice_gives_the_same_as_the_whole() -> None:
         PlanConfig(policy="random"),
         PlanConfig(shares="equal"),
         PlanConfig(policy="random", min_share=0.3),
+        PlanConfig(temperature=1.0),
     ]:
         assignment = find_assignment(scores, config, 3, 4)
         parts = [assignment.choose(scores.table.slice(start, 77)) for start in range(0, 3000, 77)]
@@ -148,120 +140,82 @@ def test_shares_and_floors_are_met_at_the_least_cost(
         np.testing.assert_array_equal(chosen, choose(costs))
 
 
-def test_kl_shares_for_two_are_a_quantile_of_the_margin() -> None:
-    costs = np.random.default_rng(0).random((30_000, 2)).astype(np.float32) * 3
-    chosen = choose(costs, shares={"m0": 0.8, "m1": 0.2})
-    margin = costs[:, 0].astype(np.float64) - costs[:, 1]
-    assert (chosen == 0).sum() == 24_000
-    assert margin[chosen == 0].max() <= margin[chosen == 1].min()
-
-
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "named"),
     [
-        ({"shares": {"m0": 0.5, "m2": 0.5}}, r"\bm2\b"),
-        ({"shares": {"m0": 1.0}}, r"\bm1\b"),
-        ({"shares": {"m0": 0.5, "m1": 0.6}}, r"\b1\.1\b"),
-        ({"shares": "equal", "min_share": 0.1}, r"\bmin_share\b"),
+        ({"shares": {"m0": 0.5, "m3": 0.5}}, "m3"),
+        ({"shares": {"m0": 1.0}}, "m1"),
+        ({"shares": {"m0": 0.5, "m1": 0.6, "m2": 0}}, "1.1"),
+        ({"shares": "equal", "min_share": 0.1}, "min_share"),
+        ({"min_share": 0.4}, "0.3333"),
     ],
 )
-def test_shares_that_make_no_sense(config: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        choose(arithmetic_costs(10, 2), **config)
-
-
-def test_a_floor_above_what_there_is_to_share() -> None:
-    with pytest.raises(ConfigError, match=r"\b0\.3333\b"):
-        choose(arithmetic_costs(10, 3), min_share=0.4)
+def test_shares_that_make_no_sense(config: dict[str, object], named: str) -> None:
+    with refused(ConfigError, named):
+        choose(arithmetic_costs(10, 3), **config)
 
 
 def test_shares_that_missing_modalities_forbid() -> None:
     costs = arithmetic_costs(100, 2)
     costs[:60, 1] = np.nan
-    with pytest.raises(
-        DataError, match=r"(?s)(?=.*\bm1\b)(?=.*\b70\b)(?=.*\b100\b)(?=.*\b40\b)(?=.*\b0\.4\b)"
-    ):
+    with refused(DataError, "m1", 70, 100, 40, 0.4):
         choose(costs, shares={"m0": 0.3, "m1": 0.7})
     assert np.bincount(choose(costs, shares={"m0": 0.6, "m1": 0.4})).tolist() == [60, 40]
-
-
-def with_value(table: pa.Table, name: str, index: int, value: object) -> pa.Table:
-    values = table[name].to_pylist()
-    values[index] = value
-    return table.set_column(
-        table.column_names.index(name), name, pa.array(values, table.schema.field(name).type)
-    )
 
 
 @pytest.mark.parametrize("at", [1, TABLE_ROWS])
 def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
     rows = np.arange(TABLE_ROWS + 10)
     rows[at] = at - 1
-    with pytest.raises(DataError, match=rf"\b{at - 1}\b"):
+    with refused(DataError, at - 1):
         Scores(scores_table(arithmetic_costs(len(rows), 2), rows=rows))
 
 
 TABLE = scores_table(arithmetic_costs(20, 2), rows=np.arange(20) * 3)
-
-
 NO_MODALITY = with_value(with_value(TABLE, "kl_m0", 5, np.nan), "kl_m1", 5, np.nan)
 BAD_SCORES: list[tuple[pa.Table, str]] = [
     (with_value(TABLE, "kl_m1", 4, np.inf), "12 kl_m1 inf"),
     (with_value(TABLE, "row", 4, 57), "57"),
     (with_value(TABLE, "row", 0, -1), "-1"),
-    (with_value(TABLE, "label", 4, None), "label 4"),
     (NO_MODALITY, "15 kl_m0 kl_m1"),
     (TABLE.drop_columns(["label"]), "label"),
     (TABLE.drop_columns(["kl_m0"]), "1"),
-    (scores_table(arithmetic_costs(3, 2), modalities=["m0", "m1", "m2"]), "kl_m2"),
-    (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), "['m1', 'm0']"),
-    (TABLE.set_column(2, "label", pa.array(["x"] * 20)), "label string int32"),
+    (scores_table(arithmetic_costs(3, 2), modalities=["m1", "m0"]), "['m1' 'm0']"),
     (TABLE.slice(0, 0), ""),
 ]
 
 
 @pytest.mark.parametrize(("table", "words"), BAD_SCORES)
 def test_bad_scores(table: pa.Table, words: str) -> None:
-    with pytest.raises(DataError) as error:
+    with refused(DataError, *words.split()):
         Scores(table)
-    assert names(str(error.value), words)
 
 
 def test_scores_of_other_features(tmp_path: Path) -> None:
     features = make_features(tmp_path)
-    with pytest.raises(
-        MismatchError, match=rf"(?s)(?=.*\baaaa\b)(?=.*\b{features.fingerprint[:12]})"
-    ):
-        Scores(scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"})).check_features(
-            features
-        )
+    scores = Scores(scores_table(arithmetic_costs(3, 2), parents={"features": "aaaa"}))
+    with refused(MismatchError, "aaaa", features.fingerprint[:12]):
+        scores.check_features(features)
 
 
 @pytest.mark.parametrize(("column", "value"), [("label", 2), ("sample_id", "other")])
 def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> None:
     features = make_features(tmp_path)
     rows = features.rows_of("train")
-    table = score_rows(
-        features, rows, {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities}
-    )
+    uniform = dict.fromkeys(features.modalities, np.full((len(rows), 3), 1 / 3))
+    table = score_rows(features, rows, uniform)
     Scores(table).check_features(features)
     at = int(np.flatnonzero(features.labels[rows] != 2)[5])
-    with pytest.raises(
-        MismatchError, match=rf"(?s)(?=.*\b{rows[at]}\b)(?=.*\b{column}\b)(?=.*\b{value}\b)"
-    ):
+    with refused(MismatchError, rows[at], column, value):
         Scores(with_value(table, column, at, value)).check_features(features)
 
 
 def test_policy_loss_needs_its_columns() -> None:
-    with pytest.raises(DataError, match=r"\bp_label_m1\b"):
-        assign(Scores(TABLE.drop_columns(["p_label_m1"])), PlanConfig(policy="loss"), 0, 0)
-    with pytest.raises(DataError, match=r"(?s)(?=.*\b6\b)(?=.*\bp_label_m0\b)(?=.*\bnan\b)"):
-        assign(
-            Scores(with_value(TABLE, "p_label_m0", 2, float("nan"))),
-            PlanConfig(policy="loss"),
-            0,
-            0,
-        )
+    loss = PlanConfig(policy="loss")
+    with refused(DataError, "p_label_m1"):
+        assign(Scores(TABLE.drop_columns(["p_label_m1"])), loss, 0, 0)
+    with refused(DataError, 6, "p_label_m0", "nan"):
+        assign(Scores(with_value(TABLE, "p_label_m0", 2, np.nan)), loss, 0, 0)
 
 
 def test_scores_are_compared_with_what_samples_have() -> None:
@@ -270,27 +224,26 @@ def test_scores_are_compared_with_what_samples_have() -> None:
     has[12, 1] = False
     scores.check_has(has)
     has[12, 1] = True
-    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b12\b)(?=.*\bkl_m1\b)"):
+    with refused(MismatchError, 12, "kl_m1"):
         scores.check_has(has)
     has[12, 1] = has[0, 0] = False
-    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b0\b)(?=.*\bkl_m0\b)"):
+    with refused(MismatchError, 0, "kl_m0"):
         scores.check_has(has)
-    with pytest.raises(MismatchError, match=r"(?s)(?=.*\b57\b)(?=.*\b50\b)"):
+    with refused(MismatchError, 57, 50):
         scores.check_has(np.ones((50, 2), bool))
 
 
 def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> None:
     table = TABLE.select(["row", "sample_id", "label", "kl_m0", "kl_m1"])
-    foreign = table.cast(
-        pa.schema(
-            [(f.name, pa.float64() if f.name.startswith("kl") else f.type) for f in table.schema]
-        )
-    )
+    schema = table.schema
+    for name in ("kl_m0", "kl_m1"):
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.float64()))
+    foreign = table.cast(schema)
     foreign = pa.concat_tables([foreign.slice(11), foreign.slice(0, 11)])
     place = Place.at(str(tmp_path)) / "scores.arrow"
     write_table(place, foreign)
     opened = Scores.open(place)
-    assert pc.all(pc.equal(opened.table["row"], table["row"])).as_py()
+    assert opened.rows.tolist() == table["row"].to_pylist()
     np.testing.assert_array_equal(
         assign(opened, PlanConfig(), 0, 0), assign(Scores(table), PlanConfig(), 0, 0)
     )

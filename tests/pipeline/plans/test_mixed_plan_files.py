@@ -20,8 +20,8 @@ from pipeline.storage.arrow_files import write_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
 from pipeline.storage.store_path import Place
-from tests.support.hostile_files import names
 from tests.support.mixed_plans import Change, Steps, mixed, rewrite, trained, valued
+from tests.support.refusals import refused
 from tests.support.stores import Command
 
 
@@ -52,31 +52,28 @@ def test_a_mixed_plan_that_lies_is_refused(
     rewrite(place, lambda steps: None)
     BatchPlan.open(place)
     rewrite(place, change, MIXED_PLAN, plain=plain)  # nothing with nulls has a fingerprint
-    with pytest.raises(DataError) as error:
+    with refused(DataError, *words.split(), file=place):
         BatchPlan.open(place)
-    assert names(str(error.value), words, place)
 
 
 def test_what_rows_train_has_its_type(tmp_path: Path) -> None:
     place = Place.at(tmp_path / "p.arrow")
     write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
     rewrite(place, lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))))
-    with pytest.raises(DataError) as error:
+    with refused(DataError, "assigned", "int16", "int8", file=place):
         BatchPlan.open(place)
-    assert names(str(error.value), "assigned int16 int8", place)
 
 
 @pytest.mark.parametrize("order", ["sequential", "mixed"])
 def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any) -> None:
     place = Place.at(tmp_path / "p.arrow")
-    write_plan(
-        place, remix_draft(valued(64, 3), PlanConfig(order=order, copies="resample"), 8, 0, 0)
-    )
+    config = PlanConfig(order=order, copies="resample")
+    write_plan(place, remix_draft(valued(64, 3), config, 8, 0, 0))
     BatchPlan.open(place, num_rows=200)
-    with pytest.raises(DataError, match=r"(?s)(?=.*\brows\b)(?=.*(?<![\w-])100\b)"):
+    with refused(DataError, "rows", 100, file=place):
         BatchPlan.open(place, num_rows=100)
     rewrite(place, lambda steps: None, without="copies")
-    with pytest.raises(DataError, match=r"\brows\b"):
+    with refused(DataError, "rows", file=place):
         BatchPlan.open(place)
 
 
@@ -85,9 +82,8 @@ def test_the_index_has_the_first_step_of_a_row(
 ) -> None:
     monkeypatch.setattr(draft, "CHUNK_ROWS", 64)
     for order in ("interleaved", "mixed"):
-        plan = build(
-            remix_draft(valued(300, 3), PlanConfig(order=order, copies="resample"), 8, 0, 0)
-        )
+        config = PlanConfig(order=order, copies="resample")
+        plan = build(remix_draft(valued(300, 3), config, 8, 0, 0))
         place = Place.at(tmp_path / "i.arrow")
         write_step_index(place, plan, 1000)
         first: dict[int, int] = {}
@@ -95,9 +91,8 @@ def test_the_index_has_the_first_step_of_a_row(
             for row in step.rows.tolist():
                 first.setdefault(row, step.step)
         index = BatchFile(place, STEPS_SCHEMA)
-        assert [step_of(index, row) for row in range(1000)] == [
-            first.get(row) for row in range(1000)
-        ]
+        for row in range(1000):
+            assert step_of(index, row) == first.get(row)
 
 
 def test_statistics_count_what_rows_train() -> None:
@@ -105,31 +100,24 @@ def test_statistics_count_what_rows_train() -> None:
     for asked in ({}, {"joint_share": 0.3}, {"copies": "resample", "joint_share": 1.0}):
         config = mixed(**asked)
         plan = build(remix_draft(scores, config, 16, 0, 1))
-        told = plan_statistics(
-            plan, scores=scores, previous=build(remix_draft(scores, config, 16, 0, 0))
-        )
+        previous = build(remix_draft(scores, config, 16, 0, 0))
+        told = plan_statistics(plan, scores=scores, previous=previous)
         counts: Counter[int] = Counter()
         for (_, owner), num in trained(plan, scores.modalities).items():
             counts[owner] += num
         assert list(told["modalities"]) == ["m0", "m1", "m2", "all"]
         for k, name in zip((0, 1, 2, -1), told["modalities"], strict=True):
             each = told["modalities"][name]
-            assert (each["num_rows"], each["num_steps"]) == (counts[k], len(plan) if k < 0 else 0)
+            assert each["num_rows"] == counts[k]
+            assert each["num_steps"] == (len(plan) if k < 0 else 0)
             assert each["share"] == pytest.approx(counts[k] / counts.total())
+            if "copies" not in asked:
+                owners = dict(trained(plan, scores.modalities).keys())
+                mine = scores.labels[[owners[row] == k for row in scores.rows.tolist()]]
+                assert each["class_counts"] == np.bincount(mine, minlength=5).tolist()
         assert told["num_rows"] == counts.total() == sum(len(step.rows) for step in plan.steps())
-        assert (told["num_switches"], told["churn"]) == (0, None if "joint_share" in asked else 0.0)
-        if "copies" not in asked:
-            owners = dict(trained(plan, scores.modalities).keys())
-            for k, name in zip((0, 1, 2, -1), told["modalities"], strict=True):
-                mine = [
-                    label
-                    for row, label in zip(scores.rows.tolist(), scores.labels.tolist(), strict=True)
-                    if owners[row] == k
-                ]
-                assert (
-                    told["modalities"][name]["class_counts"]
-                    == np.bincount(mine, minlength=5).tolist()
-                )
+        assert told["num_switches"] == 0
+        assert told["churn"] == (None if "joint_share" in asked else 0.0)
 
 
 def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> None:
@@ -141,11 +129,8 @@ def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> N
     code, told, err = command("plan", source, "--out", out, *options, "--json")
     assert code == 0, err
     wanted = build(remix_draft(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))
-    assert (
-        json.loads(told)["fingerprint"]
-        == wanted.fingerprint
-        == BatchPlan.open(Place.at(out)).fingerprint
-    )
+    assert json.loads(told)["fingerprint"] == wanted.fingerprint
+    assert BatchPlan.open(out).fingerprint == wanted.fingerprint
     assert command("stats", out, "--scores", source)[0] == 0
     write_table(Place.at(source), scores.table.drop_columns(["shapley_m2"]))
     code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", *options)

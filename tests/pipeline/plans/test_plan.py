@@ -24,6 +24,7 @@ from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
 from tests.support.plan_tables import arithmetic_costs, scores_table
+from tests.support.refusals import refused
 
 GOLDEN = Path(__file__).parents[2] / "support" / "golden_plans.json"
 
@@ -108,29 +109,18 @@ def test_golden_plans() -> None:
     assert golden_plans() == json.loads(GOLDEN.read_text())
 
 
-def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
+def test_another_process_makes_the_same_bytes() -> None:
     code = "import json, sys; from tests.pipeline.plans.test_plan import golden_plans; json.dump(golden_plans(), sys.stdout)"
     root = Path(__file__).parents[3]
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        env={"PYTHONHASHSEED": "77", "PYTHONPATH": str(root)},
-    )
-    assert json.loads(found.stdout) == golden_plans()
+    environment = {"PYTHONHASHSEED": "77", "PYTHONPATH": str(root)}
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=root, env=environment)
+    assert json.loads(found) == json.loads(GOLDEN.read_text())
 
 
 def test_the_hash_is_splitmix64() -> None:
     # first outputs of the reference implementation for seed 1234567
-    expected = [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-        4593380528125082431,
-        16408922859458223821,
-    ]
-    assert hashes(1234567, np.arange(1, 6)).tolist() == expected
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert hashes(1234567, np.arange(1, 4)).tolist() == expected
     assert len({key_of(a, b, c) for a, b, c in product(range(20), repeat=3)}) == 8000
 
 
@@ -153,10 +143,9 @@ def test_sort_positions_orders_groups_and_loses_nothing(pairs: list[tuple[int, i
     groups, keys = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs], np.uint64)
     position = sort_positions(keys.copy(), groups, 5)
     assert sorted(position.tolist()) == list(range(len(pairs)))
-    dropped = np.uint64(3 + max(len(pairs) - 1, 1).bit_length())
-    assert [
-        (g, k) for g, k in zip(groups[position], keys[position] >> dropped, strict=True)
-    ] == sorted(zip(groups, keys >> dropped, strict=True))
+    kept = keys >> np.uint64(3 + max(len(pairs) - 1, 1).bit_length())
+    found = list(zip(groups[position], kept[position], strict=True))
+    assert found == sorted(zip(groups, kept, strict=True))
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.integers(1, 100))
@@ -179,40 +168,28 @@ def test_sequential_visits_modalities_in_order_and_interleaved_mixes() -> None:
 
 
 def test_each_batch_has_the_class_mix_of_its_subset() -> None:
-    num_classes = 6
-    table = scores_table(arithmetic_costs(12_000, 2), num_classes=num_classes)
-    label = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5], np.int32)[
-        table["row"].to_numpy() * 5 % 12
-    ]
-    scores = Scores(table.set_column(2, "label", pa.array(label)))
-    plan = build(remix_draft(scores, PlanConfig(stratify=True, order="interleaved"), 48, 0, 0))
-    for name in scores.modalities:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 5], np.int32)[np.arange(12_000) * 5 % 12]
+    table = scores_table(arithmetic_costs(12_000, 2))
+    scores = Scores(table.set_column(2, "label", pa.array(labels)))
+
+    def most_off(name: str, stratify: bool) -> float:
+        """By how many samples a class of a batch departs from its share in the subset."""
+        config = PlanConfig(stratify=stratify, order="interleaved")
+        steps = build(remix_draft(scores, config, 48, 0, 0)).steps()
         batches = [
-            np.bincount(scores.labels[step.rows], minlength=num_classes)
-            for step in plan.steps()
-            if step.modality == name
+            np.bincount(labels[step.rows], minlength=6) for step in steps if step.modality == name
         ]
         mix = np.sum(batches, axis=0) / np.sum(batches)
-        assert max(np.abs(batch - batch.sum() * mix).max() for batch in batches) <= 2
-    unsorted = build(remix_draft(scores, PlanConfig(order="interleaved"), 48, 0, 0))
-    assert (
-        max(
-            np.abs(np.bincount(scores.labels[step.rows], minlength=6) - 48 * mix).max()
-            for step in unsorted.steps()
-        )
-        > 4
-    )
+        return max(float(np.abs(batch - batch.sum() * mix).max()) for batch in batches)
+
+    for name in scores.modalities:
+        assert most_off(name, True) <= 2 < 4 < most_off(name, False)
 
 
 def test_locality_reads_window_after_window() -> None:
     scores = Scores(scores_table(arithmetic_costs(10_000, 2)))
-    rows = np.concatenate(
-        [
-            step.rows
-            for step in build(remix_draft(scores, PlanConfig(locality=500), 64, 0, 0)).steps()
-            if step.modality == "m1"
-        ]
-    )
+    plan = build(remix_draft(scores, PlanConfig(locality=500), 64, 0, 0))
+    rows = np.concatenate([step.rows for step in plan.steps() if step.modality == "m1"])
     visits = rows[np.flatnonzero(np.diff(rows // 500, prepend=-1))] // 500
     assert len(visits) == 20 and visits.tolist() != sorted(visits)
     within = rows[rows // 500 == 3]
@@ -223,7 +200,6 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
     num = 2_000_000
     place = Place.at(tmp_path / "scores.arrow")
     write_table(place, scores_table(arithmetic_costs(num, 2)))
-    draft = None
     pool = pa.default_memory_pool()
     arrow_before = pool.bytes_allocated()
     tracemalloc.start()
@@ -245,9 +221,8 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
 
 
 def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
-    scores = Scores(
-        scores_table(arithmetic_costs(30_000, 3), parents={"features": "f00"}, fingerprint="5c0")
-    )
+    costs = arithmetic_costs(30_000, 3)
+    scores = Scores(scores_table(costs, parents={"features": "f00"}, fingerprint="5c0"))
     config = PlanConfig(locality=1000, order="interleaved")
     streamed, built = Place.at(tmp_path / "a.arrow"), Place.at(tmp_path / "b.arrow")
     written = write_plan(streamed, remix_draft(scores, config, 32, 1, 2, num_classes=5))
@@ -256,47 +231,33 @@ def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
     assert plan.table.equals(BatchPlan.open(built).table, check_metadata=True)
     assert fingerprint(plan.table, plan.metadata) == plan.fingerprint == written
     assert plan.table.schema.equals(PLAN)
-    expected = {
-        "epoch": 2,
-        "seed": 1,
-        "batch_size": 32,
-        "policy": "kl",
-        "order": "interleaved",
-        "modalities": ["m0", "m1", "m2"],
-        "num_classes": 5,
-    }
-    assert plan.metadata | expected == plan.metadata
     assert plan.metadata["parents"] == {"features": "f00", "scores": "5c0"}
-    assert {
-        "shares": "natural",
-        "min_share": 0.0,
-        "stratify": False,
-        "locality": 1000,
-    }.items() <= plan.metadata.items()
+    expected = {"epoch": 2, "seed": 1, "batch_size": 32, "num_classes": 5}
+    expected |= {"policy": "kl", "order": "interleaved", "modalities": ["m0", "m1", "m2"]}
+    expected |= {"shares": "natural", "min_share": 0.0, "stratify": False, "locality": 1000}
+    assert plan.metadata | expected == plan.metadata
 
 
 def test_the_order_of_the_given_rows_does_not_matter() -> None:
     rows = np.arange(500) * 2
-    assert (
-        build(joint_draft(rows[::-1], 8, 0, 0)).fingerprint
-        == build(joint_draft(rows, 8, 0, 0)).fingerprint
-    )
+    plan, other = (build(joint_draft(each, 8, 0, 0)) for each in (rows, rows[::-1]))
+    assert plan.fingerprint == other.fingerprint
     table = scores_table(arithmetic_costs(500, 2))
     shuffled = table.take(pa.array(hashes(0, np.arange(500)).argsort()))
-    assert (
-        build(remix_draft(Scores(shuffled), PlanConfig(), 8, 0, 0)).fingerprint
-        == build(remix_draft(Scores(table), PlanConfig(), 8, 0, 0)).fingerprint
+    plan, other = (
+        build(remix_draft(Scores(each), PlanConfig(), 8, 0, 0)) for each in (table, shuffled)
     )
+    assert plan.fingerprint == other.fingerprint
 
 
 def test_plans_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         build(joint_draft(np.empty(0, np.int64), 8, 0, 0))
-    with pytest.raises(DataError, match=r"\b4\b"):
+    with refused(DataError, 4):
         build(joint_draft(np.array([1, 4, 2, 4]), 8, 0, 0))
-    with pytest.raises(ConfigError, match=r"\b0\b"):
+    with refused(ConfigError, 0):
         build(joint_draft(np.arange(4), 0, 0, 0))
-    with pytest.raises(ConfigError, match=r"\bstratify\b"):
+    with refused(ConfigError, "stratify"):
         build(joint_draft(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True)))
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):

@@ -22,26 +22,13 @@ NUM_CLASSES = 5
 
 
 def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
-    return Scores(
-        scores_table(
-            arithmetic_costs(num, num_modalities, missing=True),
-            rows=np.arange(num) * 2 + 1,
-            num_classes=NUM_CLASSES,
-        )
-    )
+    costs = arithmetic_costs(num, num_modalities, missing=True)
+    return Scores(scores_table(costs, rows=np.arange(num) * 2 + 1, num_classes=NUM_CLASSES))
 
 
 def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
-    return build(
-        remix_draft(
-            scores,
-            PlanConfig.model_validate({"order": "interleaved", **config}),
-            32,
-            0,
-            epoch,
-            num_classes=NUM_CLASSES,
-        )
-    )
+    asked = PlanConfig.model_validate({"order": "interleaved", **config})
+    return build(remix_draft(scores, asked, 32, 0, epoch, num_classes=NUM_CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -57,23 +44,17 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
     label = dict(zip(scores.rows.tolist(), scores.labels.tolist(), strict=True))
     assert found["num_steps"] == len(steps) and found["num_rows"] == len(scores)
     for name in scores.modalities:
-        own, rows = (
-            [step for step in steps if step.modality == name],
-            [row for step in steps if step.modality == name for row in step.rows.tolist()],
-        )
+        own = [step.rows.tolist() for step in steps if step.modality == name]
+        rows = [row for batch in own for row in batch]
+        num_read = sum(len({row // batch_rows for row in batch}) for batch in own) * batch_rows
         classes = Counter(label[row] for row in rows)
-        expected = {
+        assert found["modalities"][name] == {
             "num_steps": len(own),
             "num_rows": len(rows),
             "share": pytest.approx(len(rows) / len(scores)),
-            "read_amplification": pytest.approx(
-                sum(len({row // batch_rows for row in step.rows.tolist()}) for step in own)
-                * batch_rows
-                / len(rows)
-            ),
+            "read_amplification": pytest.approx(num_read / len(rows)),
             "class_counts": [classes[c] for c in range(NUM_CLASSES)],
         }
-        assert found["modalities"][name] == expected
     sizes = Counter(len(step.rows) for step in steps)
     assert found["batch_sizes"] == {
         "min": min(sizes),
@@ -86,12 +67,6 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
         a: {b: moves[a, b] for b in scores.modalities} for a in scores.modalities
     }
     assert found["num_switches"] == sum(a != b for a, b in moves.elements())
-    assert found["order"] == {
-        "edges": list(range(len(steps) + 1)),
-        "num_steps": {
-            name: [int(step.modality == name) for step in steps] for name in scores.modalities
-        },
-    }
     before, now = (
         {row: step.modality for step in p.steps() for row in step.rows.tolist()}
         for p in (previous, plan)
@@ -151,15 +126,14 @@ def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     joint = build(joint_draft(scores.rows, 32, 0, 0, modalities=scores.modalities))
     found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
     assert found["churn"] is None and found["histograms"] is None
-    assert list(found["modalities"]) == ["all"] and found["modalities"]["all"]["class_counts"] == [
-        200
-    ]
+    assert list(found["modalities"]) == ["all"]
+    assert found["modalities"]["all"]["class_counts"] == [200]
     assert plan_statistics(plan_of(scores), previous=joint)["churn"] is None
     assert plan_statistics(plan_of(scores), previous=plan_of(scores, 5))["churn"] == 0
     assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
 
 
-@pytest.mark.parametrize("num_steps", [1, 513, 1024])
+@pytest.mark.parametrize("num_steps", [100, 513, 1024])
 def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
     scores = scores_of(num_steps, 2)
     plan = build(remix_draft(scores, PlanConfig(order="interleaved"), 1, 0, 0))
@@ -174,12 +148,8 @@ def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
         name: [modalities[a:b].count(name) for a, b in pairwise(edges)] for name in ("m0", "m1")
     }
     cut = len(plan) // 3
-    chunked = BatchPlan(
-        pa.concat_tables(
-            [plan.table.slice(0, cut), plan.table.slice(cut, 1), plan.table.slice(cut + 1)]
-        )
-    )
-    assert plan_statistics(chunked)["order"] == order
+    parts = [plan.table.slice(0, cut), plan.table.slice(cut, 1), plan.table.slice(cut + 1)]
+    assert plan_statistics(BatchPlan(pa.concat_tables(parts)))["order"] == order
 
 
 def test_a_plan_without_steps_has_statistics() -> None:
@@ -193,11 +163,12 @@ def test_labels_of_all_rows_and_of_the_scored_rows_count_alike() -> None:
     scores = scores_of(150_000)
     labels = np.full(scores.rows[-1] + 100, NUM_CLASSES - 1, np.int32)
     labels[scores.rows] = scores.labels
+    plan = plan_of(scores)
     by_scores, by_labels = (
-        plan_statistics(plan_of(scores), **given)["modalities"]
-        for given in ({"scores": scores}, {"labels": labels})
+        plan_statistics(plan, scores=scores),
+        plan_statistics(plan, labels=labels),
     )
-    assert by_labels == by_scores
+    assert by_labels["modalities"] == by_scores["modalities"]
 
 
 def test_churn_goes_by_name_and_by_common_rows() -> None:
@@ -217,9 +188,8 @@ def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(
     plans = sorted(trained_store.glob("runs/*/plans/epoch-????.arrow"))
     assert len(plans) == 8
     for plan in plans:
-        assert json.loads(json.dumps(statistics_at(Place.at(plan)))) == json.loads(
-            plan.with_suffix(".stats.json").read_text()
-        )
+        stored = json.loads(plan.with_suffix(".stats.json").read_text())
+        assert json.loads(json.dumps(statistics_at(Place.at(plan)))) == stored
     alone = tmp_path / "plan.arrow"
     shutil.copy(plans[-1], alone)
     assert statistics_at(Place.at(alone))["churn"] is None

@@ -1,30 +1,12 @@
-"""The command line in this process, and a small feature set to be harmed."""
+"""A small feature set to be harmed."""
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.features.feature_set import FeatureSet
-from remix.cli import app as command_line
 from tests.support.stores import SHAPES, make_features
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """Runs `remix ...` in this process and returns its exit code and errors."""
-
-    def run(*args: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["remix", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main()
-        return int(ended.value.code or 0), " ".join(capsys.readouterr().err.split())
-
-    return run
 
 
 @pytest.fixture(scope="module")

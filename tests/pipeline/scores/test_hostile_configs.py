@@ -1,6 +1,5 @@
 """YAML that is no configuration: refused with the file and the field named, however deep or circular it is."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ import pytest
 from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError
-from tests.support.hostile_files import names
+from tests.support.refusals import refused
+from tests.support.stores import Command
 
 BAD_YAML: dict[str, tuple[bytes, str]] = {
     "a circle": (b"modalities: &a {x: *a}\n", ""),
@@ -24,14 +24,9 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
         b"max_rejected_share: 0.1\nmax_rejected_share: 0.9\n",
         "max_rejected_share line 2",
     ),
-    "a key twice in a mapping": (
-        b"limits:\n  seconds: 1\n  pixels: 4096\n  seconds: 2\n",
-        "seconds line 4",
-    ),
     "a key twice in a list": (b"classes:\n- a\n- {b: 1, c: 2,\n   b: 3}\n", "b line 4"),
     "a key that is a list": (b"? [a]\n: b\n", ""),
     "NaN": (b"limits: {seconds: .nan}\n", "limits.seconds nan"),
-    "infinite": (b"limits: {seconds: .inf}\n", "limits.seconds inf"),
     "a long value": (b"modalities: '" + b"x" * 10**6 + b"'\n", "modalities"),
     "many errors": (b"".join(b"f%d: 1\n" % i for i in range(5000)), "f0 f1 f2"),
     "a list": (b"[1, 2]\n", "[1, 2]"),
@@ -39,21 +34,14 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_YAML)
-def test_yaml_that_is_no_configuration(
-    tmp_path: Path, command: Callable[..., tuple[int, str]], name: str
-) -> None:
+def test_yaml_that_is_no_configuration(tmp_path: Path, command: Command, name: str) -> None:
     data, words = BAD_YAML[name]
     path = tmp_path / "decode.yaml"
     path.write_bytes(data)
-    with pytest.raises(ConfigError) as error:
+    with refused(ConfigError, *words.split(), file=path) as error:
         load(DecodeConfig, path)
-    assert (
-        str(path) in str(error.value)
-        and names(str(error.value), words, path)
-        and len(str(error.value)) < 10_000
-    )
-    code, _ = command("train", path)
-    assert code == 2
+    assert len(str(error.value)) < 10_000
+    assert command("train", path)[0] == 2
 
 
 def test_anchors_and_merged_mappings_may_be_overridden(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +29,11 @@ from tests.support.hostile_files import (
     Edit,
     facts,
     lying,
-    names,
     sealed,
     value,
 )
+from tests.support.refusals import refused, unnamed
+from tests.support.stores import Command
 from trainer.sampler.plan_batch_sampler import PlanBatchSampler
 
 BAD_SCORES: dict[str, tuple[Edit, str]] = {
@@ -45,7 +45,6 @@ BAD_SCORES: dict[str, tuple[Edit, str]] = {
         value("predicted_ears", LACKING, 2),
         f"{LACKING} predicted_ears 2 kl_ears",
     ),
-    "predicted null": (value("predicted_eyes", 7, None), "predicted_eyes 1 7"),
     "probability above 1": (value("p_label_ears", HAVING, 1.5), f"{HAVING} p_label_ears 1.5"),
     "probability missing": (
         value("p_label_ears", HAVING, NAN),
@@ -78,83 +77,68 @@ BAD_SCORES: dict[str, tuple[Edit, str]] = {
         "remix.fingerprinu remix.fingerprint",
     ),
     "classes as text": (facts(num_classes="5"), "remix.num_classes '5'"),
-    "seed as a fraction": (facts(seed=0.5), "remix.seed 0.5"),
     "epoch below 0": (facts(epoch=-1), "remix.epoch -1"),
     "a modality twice": (facts(modalities=["ears", "ears"]), "remix.modalities ears"),
-    "modalities as text": (facts(modalities="ears"), "remix.modalities 'ears'"),
     "a parent that is no text": (facts(parents={"features": 7}), "remix.parents.features 7"),
     "other modalities": (facts(modalities=["ears", "nose"]), "kl_nose nose"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_SCORES)
-def test_scores_that_lie(
-    tmp_path: Path, command: Callable[..., tuple[int, str]], name: str
-) -> None:
+def test_scores_that_lie(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_SCORES[name]
     path = tmp_path / "scores.arrow"
     write_table(Place.at(path), edit(SCORES))
-    with pytest.raises(DataError) as error:
+    with refused(DataError, *words.split(), file=path):
         Scores.open(Place.at(path))
-    assert str(path) in str(error.value) and names(str(error.value), words, path)
-    code, said = command("plan", path, "--out", tmp_path / "plan.arrow")
-    assert code == 2 and names(said, words, path)
+    code, _, said = command("plan", path, "--out", tmp_path / "plan.arrow")
+    assert code == 2 and not unnamed(said, *words.split(), file=path)
     assert not (tmp_path / "plan.arrow").exists()
 
 
 def test_scores_that_are_as_they_should_be(tmp_path: Path) -> None:
-    bare = SCORES.select(
-        ["row", "sample_id", "label", "kl_ears", "kl_eyes"]
-    ).replace_schema_metadata(None)
+    bare = SCORES.select(["row", "sample_id", "label", "kl_ears", "kl_eyes"])
     same = SCORES.set_column(1, "sample_id", pa.array(["same"] * 150))
-    for table in (SCORES, bare, sealed(same), SCORES.replace_schema_metadata({"by": "hand"})):
+    for table in (
+        SCORES,
+        bare.replace_schema_metadata(None),
+        sealed(same),
+        SCORES.replace_schema_metadata({"by": "hand"}),
+    ):
         for compression in (None, "zstd", "lz4"):
-            with pa.ipc.new_file(
-                str(tmp_path / "s.arrow"),
-                table.schema,
-                options=pa.ipc.IpcWriteOptions(compression=compression),
-            ) as writer:
+            options = pa.ipc.IpcWriteOptions(compression=compression)
+            path = tmp_path / "s.arrow"
+            with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
                 writer.write_table(table)
-            assert Scores.open(Place.at(tmp_path / "s.arrow")).table["kl_ears"].num_chunks
-            assert inspect(tmp_path / "s.arrow")["num_rows"] == 150
+            assert Scores.open(Place.at(path)).table["kl_ears"].num_chunks
+            assert inspect(path)["num_rows"] == 150
 
 
-def steps(change: Callable[[list[dict[str, Any]]], object]) -> Edit:
-    """Changes the steps of a plan, which is sealed again."""
+def step(number: int, **new: object) -> Edit:
+    """Another step of a plan, which is sealed again."""
 
     def edit(table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        change(rows)
-        return sealed(pa.Table.from_pylist(rows, table.schema.remove_metadata()))
+        steps = table.to_pylist()
+        steps[number].update(new)
+        return sealed(pa.Table.from_pylist(steps, table.schema.remove_metadata()))
 
     return edit
 
 
+ROW = STEPS[2]["rows"][1]
 BAD_PLANS: dict[str, tuple[Edit, str]] = {
-    "step numbers": (steps(lambda all_: all_[3].update(step=7)), "7 3"),
-    "unknown modality": (
-        steps(lambda all_: all_[4].update(modality="nose")),
-        "modality 4 nose all ears eyes",
-    ),
-    "modality null": (steps(lambda all_: all_[4].update(modality=None)), "modality"),
-    "row twice in a step": (
-        steps(lambda all_: all_[2]["rows"].__setitem__(0, STEPS[2]["rows"][1])),
-        f"rows {STEPS[2]['rows'][1]} 2",
-    ),
-    "row twice": (
-        steps(lambda all_: all_[9]["rows"].__setitem__(0, STEPS[2]["rows"][1])),
-        f"rows {STEPS[2]['rows'][1]} 2 9",
-    ),
-    "row below 0": (steps(lambda all_: all_[5]["rows"].__setitem__(1, -7)), "rows 5 -7"),
-    "row past any": (steps(lambda all_: all_[5]["rows"].__setitem__(1, 2**62)), f"rows 5 {2**62}"),
-    "row null": (steps(lambda all_: all_[5]["rows"].__setitem__(1, None)), "rows"),
-    "no rows": (steps(lambda all_: all_[5].update(rows=[])), "5 0"),
-    "a large batch": (
-        steps(lambda all_: all_[5]["rows"].extend([900, 901, 902])),
-        "5 batch_size 8",
-    ),
+    "step numbers": (step(3, step=7), "7 3"),
+    "unknown modality": (step(4, modality="nose"), "modality 4 nose all ears eyes"),
+    "modality null": (step(4, modality=None), "modality"),
+    "row twice in a step": (step(2, rows=[ROW, ROW]), f"rows {ROW} 2"),
+    "row twice": (step(9, rows=[ROW]), f"rows {ROW} 2 9"),
+    "row below 0": (step(5, rows=[-7]), "rows 5 -7"),
+    "row past any": (step(5, rows=[2**62]), f"rows 5 {2**62}"),
+    "row null": (step(5, rows=[None]), "rows"),
+    "no rows": (step(5, rows=[]), "5 0"),
+    "a large batch": (step(5, rows=list(range(900, 909))), "5 batch_size 8"),
     "rows swapped under its fingerprint": (
-        lying(steps(lambda all_: all_[0]["rows"].reverse())),
+        lying(step(0, rows=STEPS[0]["rows"][::-1])),
         f"fingerprint {read_metadata(PLAN.schema)['fingerprint']}",
     ),
     "batch size as text": (facts(batch_size="8"), "remix.batch_size '8'"),
@@ -167,7 +151,7 @@ BAD_PLANS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_PLANS)
-def test_plans_that_lie(tmp_path: Path, command: Callable[..., tuple[int, str]], name: str) -> None:
+def test_plans_that_lie(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_PLANS[name]
     path = tmp_path / "plan.arrow"
     write_table(Place.at(path), edit(PLAN))
@@ -177,32 +161,22 @@ def test_plans_that_lie(tmp_path: Path, command: Callable[..., tuple[int, str]],
         lambda: statistics_at(Place.at(path)),
     ]
     for work in opened:
-        with pytest.raises(DataError) as error:
+        with refused(DataError, *words.split(), file=path):
             work()
-        assert str(path) in str(error.value) and names(str(error.value), words, path)
-    for args in (["stats", path], ["inspect", path]):
-        code, said = command(*args)
-        assert code == 2 and names(said, words, path)
+    for asked in ("stats", "inspect"):
+        code, _, said = command(asked, path)
+        assert code == 2 and not unnamed(said, *words.split(), file=path)
 
 
 def test_rows_are_those_of_the_features_where_they_are_known(tmp_path: Path) -> None:
     place = Place.at(tmp_path / "plan.arrow")
     write_table(place, PLAN)
-    assert (
-        len(BatchPlan.open(place, num_rows=150))
-        == len(PLAN)
-        == PlanBatchSampler(place, num_rows=150).num_steps
-    )
-    step = next(step["step"] for step in STEPS if 149 in step["rows"])
-    for work in (
-        lambda: BatchPlan.open(place, num_rows=149),
-        lambda: PlanBatchSampler(place, num_rows=149),
-    ):
-        with pytest.raises(
-            DataError,
-            match=rf"(?s)(?=.*plan\.arrow\b)(?=.*\brows\b)(?=.*(?<![\w-]){step}\b)(?=.*(?<![\w-])149\b)",
-        ):
-            work()
+    assert len(BatchPlan.open(place, num_rows=150)) == len(PLAN)
+    assert PlanBatchSampler(place, num_rows=150).num_steps == len(PLAN)
+    at = next(step["step"] for step in STEPS if 149 in step["rows"])
+    for opened in (BatchPlan.open, PlanBatchSampler):
+        with refused(DataError, "rows", at, 149, file=place):
+            opened(place, num_rows=149)
 
 
 @pytest.mark.parametrize("window", [7, 64])
@@ -216,21 +190,12 @@ def test_repeated_rows_are_found_window_by_window(
     assert len(BatchPlan.open(place)) == len(table)
     rng = np.random.default_rng(window)
     for _ in range(2):
-        all_ = table.to_pylist()
-        one, other = rng.choice(len(all_), 2, replace=False)
-        row = all_[one]["rows"][0]
-        all_[other]["rows"][3] = row
-        write_table(
-            place,
-            with_metadata(
-                pa.Table.from_pylist(all_, table.schema.remove_metadata()), {"batch_size": 16}
-            ),
-        )
-        first, second = sorted([one, other])
-        with pytest.raises(
-            DataError,
-            match=rf"(?s)(?=.*(?<![\w-]){row}\b)(?=.*(?<![\w-]){first}\b)(?=.*(?<![\w-]){second}\b)",
-        ):
+        steps = table.to_pylist()
+        one, other = rng.choice(len(steps), 2, replace=False)
+        row = steps[other]["rows"][3] = steps[one]["rows"][0]
+        repeated = pa.Table.from_pylist(steps, table.schema.remove_metadata())
+        write_table(place, with_metadata(repeated, {"batch_size": 16}))
+        with refused(DataError, row, one, other, file=place):
             BatchPlan.open(place)
 
 
@@ -238,19 +203,13 @@ def test_the_fingerprint_is_what_it_was() -> None:
     """Strings are hashed from their buffers: the hash is that of their bytes one by one, sliced, chunked or empty."""
     words = ["x", "", "yz", "é", "\0", "x" * 300]
     table = pa.table({"s": words})
-    column = [
-        "s",
-        "string",
-        hashlib.sha256(np.array([len(w.encode()) for w in words], np.int64)).hexdigest(),
-    ]
-    column.append(hashlib.sha256("".join(words).encode()).hexdigest())
-    expected = hashlib.sha256(
-        json.dumps([{}, len(words), [column]], separators=(",", ":")).encode()
-    ).hexdigest()
+    lengths = hashlib.sha256(np.array([len(w.encode()) for w in words], np.int64)).hexdigest()
+    content = hashlib.sha256("".join(words).encode()).hexdigest()
+    text = json.dumps([{}, len(words), [["s", "string", lengths, content]]], separators=(",", ":"))
+    expected = hashlib.sha256(text.encode()).hexdigest()
     assert fingerprint(table, {}) == expected
     padded = pa.table({"s": ["junk", *words, "more"]}).slice(1, len(words))
     assert fingerprint(padded, {}) == expected
-    assert fingerprint(table.slice(0, 0), {}) == fingerprint(
-        pa.table({"s": pa.array([], pa.string())}), {}
-    )
+    empty = pa.table({"s": pa.array([], pa.string())})
+    assert fingerprint(table.slice(0, 0), {}) == fingerprint(empty, {})
     assert encode_metadata({}) == {}

@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from pipeline.errors import DataError, MissingError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.planner import joint_draft, write_plan
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile, locate
 from pipeline.storage.metadata import encode_metadata
 from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import Place
+from tests.support.refusals import refused
 
 TABLE = pa.table(
     {
@@ -36,9 +39,8 @@ def written(place: Place, table: pa.Table = TABLE, *, batch_rows: int = 7) -> Pl
 def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: int) -> None:
     file = BatchFile(written(Place.at(tmp_path / "t.arrow"), batch_rows=batch_rows), PLAN)
     assert pa.Table.from_batches(file.batches()).equals(TABLE)
-    assert pa.Table.from_batches(file.batches(["rows", "step"])).equals(
-        TABLE.select(["step", "rows"])
-    )
+    some = pa.Table.from_batches(file.batches(["rows", "step"]))
+    assert some.equals(TABLE.select(["step", "rows"]))
     assert file.metadata == {"epoch": 3, "fingerprint": "f"}
     assert file.ends() == [*range(batch_rows, 40, batch_rows), 40]
     for row in range(40):
@@ -47,9 +49,8 @@ def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: 
 
 
 def test_a_place_that_is_not_local_is_read_the_same(tmp_path: Path) -> None:
-    place = written(
-        Place(pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem()), "deep/t.arrow")
-    )
+    store = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
+    place = written(Place(store, "deep/t.arrow"))
     assert place.local is None
     assert pa.Table.from_batches(BatchFile(place, PLAN).batches()).equals(TABLE)
 
@@ -69,99 +70,77 @@ def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
     assert file.ends() == [] == list(file.batches())
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
 @pytest.mark.parametrize(
-    ("make", "error", "words"),
+    ("make", "error"),
     [
-        (lambda path: None, MissingError, r"x\.arrow"),
-        (make_fifo, DataError, r"x\.arrow"),
-        (lambda path: path.mkdir(), DataError, r"x\.arrow"),
-        (lambda path: path.symlink_to("/dev/zero"), DataError, r"x\.arrow"),
-        (lambda path: path.symlink_to("nowhere"), MissingError, r"x\.arrow"),
-        (lambda path: path.write_bytes(b""), DataError, r"x\.arrow"),
-        (
-            lambda path: path.write_bytes(written(Place.at(path)).read_bytes()[:-1]),
-            DataError,
-            r"x\.arrow",
-        ),
-        (
-            lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"),
-            DataError,
-            r"x\.arrow",
-        ),
-        (
-            lambda path: path.write_bytes(
-                written(Place.at(path)).read_bytes().replace(b"modality", b"modalit\x80")
-            ),
-            DataError,
-            r"x\.arrow",
-        ),
-        (
-            lambda path: written(Place.at(path), TABLE.replace_schema_metadata({"remix.x": "{"})),
-            DataError,
-            r"remix\.x\b",
-        ),
-        (
-            lambda path: written(
-                Place.at(path), TABLE.replace_schema_metadata({b"remix.\xff": b"{"})
-            ),
-            DataError,
-            r"remix\.\ufffd",
-        ),
-        (
-            lambda path: written(
-                Place.at(path), TABLE.replace_schema_metadata({"remix.deep": "[" * 100_000})
-            ),
-            DataError,
-            r"remix\.deep\b",
-        ),
+        (lambda path: None, MissingError),
+        (os.mkfifo, DataError),
+        (lambda path: path.mkdir(), DataError),
+        (lambda path: path.symlink_to("/dev/zero"), DataError),
+        (lambda path: path.write_bytes(b""), DataError),
+        (lambda path: path.write_bytes(written(Place.at(path)).read_bytes()[:-1]), DataError),
+        (lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"), DataError),
     ],
 )
 def test_what_is_no_such_file_is_named(
-    tmp_path: Path, make: object, error: type[Exception], words: str
+    tmp_path: Path, make: Callable[[Path], object], error: type[Exception]
 ) -> None:
-    make(tmp_path / "x.arrow")  # type: ignore[operator]
-    with pytest.raises(error, match=words) as caught:
+    make(tmp_path / "x.arrow")
+    with refused(error, file=tmp_path / "x.arrow"):
         BatchFile(Place.at(tmp_path / "x.arrow"), PLAN)
-    assert "x.arrow" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        (b"remix.x", b"{", "remix.x"),
+        (b"remix.\xff", b"{", "remix.\ufffd"),
+        (b"remix.deep", b"[" * 100_000, "remix.deep"),
+    ],
+)
+def test_metadata_that_is_no_json_is_named(
+    tmp_path: Path, key: bytes, value: bytes, named: str
+) -> None:
+    place = written(Place.at(tmp_path / "x.arrow"), TABLE.replace_schema_metadata({key: value}))
+    with refused(DataError, f"'{named}'", file=place):
+        BatchFile(place, PLAN)
 
 
 def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path: Path) -> None:
     nested = TABLE.set_column(2, "rows", pa.array([[None]] * 40, pa.list_(pa.int64())))
-    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*\brows\b)"):
-        BatchFile(written(Place.at(tmp_path / "t.arrow"), nested), PLAN).batch(0)
+    place = written(Place.at(tmp_path / "t.arrow"), nested)
+    with refused(DataError, "rows", file=place):
+        BatchFile(place, PLAN).batch(0)
     losses = pa.table({"loss": pa.array([0.5, None])})
-    assert BatchFile(written(Place.at(tmp_path / "l.arrow"), losses), losses.schema).batch(
-        0
-    ).column("loss").to_pylist() == [0.5, None]
+    file = BatchFile(written(Place.at(tmp_path / "l.arrow"), losses), losses.schema)
+    assert file.batch(0).column("loss").to_pylist() == [0.5, None]
 
 
 def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
-    offsets = np.array([0, 777, 1000], np.int32)
+    offsets, place = np.array([0, 777, 1000], np.int32), Place.at(tmp_path / "t.arrow")
     rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.arange(1000)))
-    data = written(
-        Place.at(tmp_path / "t.arrow"),
-        pa.table({"step": pa.array([0, 1], pa.int32()), "modality": ["a", "b"], "rows": rows}),
-    ).read_bytes()
+    steps = {"step": pa.array([0, 1], pa.int32()), "modality": ["a", "b"], "rows": rows}
+    data = written(place, pa.table(steps)).read_bytes()
     assert data.count(offsets.tobytes()) == 1
     for lie in ([0, 777, 2**30], [0, -5, 1000], [0, 1000, 777], [2**30, 2**30, 2**30]):
-        (tmp_path / "t.arrow").write_bytes(
-            data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes())
-        )
-        file = BatchFile(Place.at(tmp_path / "t.arrow"), PLAN)
+        place.write_bytes(data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes()))
+        file = BatchFile(place, PLAN)
         assert file.batch(0, ["step"]).num_rows == 2
-        with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
+        with refused(DataError, 0, file=place):
             file.batch(0)
+        with refused(DataError, file=place):
+            read_table(place, trusted=False)
 
 
 def test_names_that_are_not_text_are_an_error(tmp_path: Path) -> None:
     place = written(Place.at(tmp_path / "t.arrow"))
-    place.write_bytes(place.read_bytes().replace("m0é".encode(), b"m0\xff\xfe"))
-    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b0\b)"):
+    data = place.read_bytes()
+    place.write_bytes(data.replace("m0é".encode(), b"m0\xff\xfe"))
+    with refused(DataError, 0, file=place):
         BatchFile(place, PLAN).batch(0)
+    place.write_bytes(data.replace(b"modality", b"modalit\x80"))
+    with refused(DataError, file=place):
+        BatchFile(place, PLAN)
 
 
 def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
@@ -171,7 +150,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
     assert file.num_batches == 16 and file.batch(15).num_rows == 2**16
     os.truncate(path, path.stat().st_size // 2)
     assert file.batch(0).column(0).to_pylist() == list(range(2**16))
-    with pytest.raises(DataError, match=r"(?=.*t\.arrow)(?=.*(?<!-)\b15\b)"):
+    with refused(DataError, 15, file=path):
         file.batch(15)
 
 

@@ -3,10 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -17,8 +17,11 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.plans.planner import build, remix_draft
 from pipeline.scores.table import Scores
 from pipeline.storage.node_cache import NodeCache
+from pipeline.storage.store_path import Place
 from tests.support.cached_features import damaged, downloads, part_bytes, remote, wait_for
-from tests.support.stores import make_features, run_config, same_weights
+from tests.support.plan_tables import scores_table
+from tests.support.refusals import refused
+from tests.support.stores import bytes_at_once, make_features, run_config, same_weights
 from tests.system.test_s3 import upload
 from trainer.data.part_prefetcher import Ahead
 from trainer.data.plan_loader import Batch, PlanLoader
@@ -40,19 +43,9 @@ def same(first: Batch, second: Batch) -> bool:
 
 def local_plan(features: FeatureSet, locality: int | None) -> BatchPlan:
     """A plan of all rows, each assigned to some modality, by modality in turn."""
-    rng = np.random.default_rng(0)
-    kl = {
-        f"kl_{name}": rng.random(features.num_rows).astype(np.float32)
-        for name in features.modalities
-    }
-    ids = {
-        "row": np.arange(features.num_rows),
-        "sample_id": features.samples["sample_id"],
-        "label": features.labels,
-    }
-    return build(
-        remix_draft(Scores(pa.table({**ids, **kl})), PlanConfig(locality=locality), 16, 0, 0)
-    )
+    costs = np.random.default_rng(0).random((features.num_rows, len(features.modalities)))
+    scores = Scores(scores_table(costs, names=features.modalities))
+    return build(remix_draft(scores, PlanConfig(locality=locality), 16, 0, 0))
 
 
 @pytest.mark.parametrize("locality", [None, 128])
@@ -82,23 +75,16 @@ def test_a_plan_without_locality_that_does_not_fit_evicts_nothing(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 10 * part_bytes(features), keep=True))
-    first = set(consume(cached, None))
+    plan = local_plan(features, None)
+    assert sum(1 for _ in loaded(cached, plan)) == len(plan)
+    first = {path.name for path in (tmp_path / "cache").iterdir()}
     assert len(first) >= 10
-    assert set(consume(cached, None)) == first
-    assert all(downloads(cached)[f"{name}/part-{part:05d}.arrow"] == 1 for name, part in first)
-
-
-def consume(features: FeatureSet, locality: int | None) -> list[tuple[str, int]]:
-    """The parts in the cache after an epoch."""
-    assert features.cache
-    assert sum(1 for _ in loaded(features, local_plan(features, locality)))
-    there = {path.name for path in features.cache.folder.iterdir()}
-    return [
-        (name, part)
-        for name in features.modalities
-        for part in range(12)
-        if features.file_of(name, part).sha256 in there
-    ]
+    assert sum(1 for _ in loaded(cached, plan)) == len(plan)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == first
+    num = downloads(cached)
+    for name, part in product(features.modalities, range(12)):
+        if features.file_of(name, part).sha256 in first:
+            assert num[f"{name}/part-{part:05d}.arrow"] == 1
 
 
 def fetchers() -> list[threading.Thread]:
@@ -111,9 +97,8 @@ def test_parts_are_fetched_in_order_and_at_most_half_of_the_cache_ahead(
     cached = remote(features, NodeCache(tmp_path / "cache", 8 * part_bytes(features)))
     order = np.random.default_rng(0).permutation(12).tolist()
     names = [f"sight/part-{part:05d}.arrow" for part in order]
-    with Ahead(
-        cached, [[("sight", np.arange(64 * part, 64 * part + 64))] for part in order]
-    ) as ahead:
+    steps = [[("sight", np.arange(64 * part, 64 * part + 64))] for part in order]
+    with Ahead(cached, steps) as ahead:
         for num_ahead in range(4, 16):
             wait_for(lambda num=num_ahead: len(downloads(cached)) >= min(num, 12))
             time.sleep(0.02)  # what it should not do would take no longer
@@ -146,16 +131,11 @@ def test_the_fetching_thread_ends_with_a_loader_that_is_left_early(
     assert not fetchers()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    make_features(tmp_path / "store" / "features" / "made", missing=0.2)
-    return tmp_path / "store"
-
-
-def test_a_run_on_s3_gives_the_same_weights_with_and_without_a_cache(
-    store: Path, s3: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_runs_on_s3_have_the_same_weights_whatever_the_cache_and_none_starts_where_it_is_refused(
+    s3: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri = s3()
+    uri, store = s3(), tmp_path / "store"
+    make_features(store / "features" / "made", missing=0.2)
     upload(store, uri)
     short, sizes = {"epochs": 2, "warmup_epochs": 1}, (2**30, 60_000, 0)
     local = launch(run_config(store, train=short))
@@ -164,32 +144,15 @@ def test_a_run_on_s3_gives_the_same_weights_with_and_without_a_cache(
         run = launch(run_config(uri, name=f"run-{size}", train=short, resources=resources))
         assert same_weights(local, run)
     total = sum(path.stat().st_size for path in store.rglob("part-*"))
-    found = {
-        size: sum(path.stat().st_size for path in (tmp_path / f"cache-{size}").iterdir())
-        for size in sizes
-    }
-    assert found[2**30] == total and 0 < found[60_000] <= 60_000 and found[0] == 0
+    large, small, none = (bytes_at_once(tmp_path / f"cache-{size}") for size in sizes)
+    assert large == total and 0 < small <= 60_000 and none == 0
     warnings = [record.getMessage() for record in caplog.records if record.name == "remix.cache"]
     assert len(warnings) == 2
-    assert all(
-        named in warnings[0]
-        for named in (
-            f"{total / 1e9:.3g}",
-            "plan.locality",
-            "null",
-            "resources.cache_size",
-            "6e-05",
-        )
-    )
-
-
-def test_a_cache_folder_that_is_refused_stops_a_run_before_it_is_made(
-    store: Path, s3: Callable[[], str], tmp_path: Path
-) -> None:
-    uri = s3()
-    place = upload(store, uri)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match=r"thesis\.tex"):
-        launch(run_config(uri, resources={"cache_dir": str(tmp_path / "cache")}))
-    assert not (place / "runs").exists()
+    for named in (f"{total / 1e9:.3g}", "plan.locality", "null", "resources.cache_size", "6e-05"):
+        assert named in warnings[0]
+    (tmp_path / "cache-0" / "thesis.tex").write_text("mine")
+    resources = {"cache_dir": str(tmp_path / "cache-0")}
+    with refused(ConfigError, file="thesis.tex"):
+        launch(run_config(uri, name="refused", train=short, resources=resources))
+    names = {entry.name for entry in (Place.at(uri) / "runs").list()}
+    assert names == {f"run-{size}" for size in sizes}

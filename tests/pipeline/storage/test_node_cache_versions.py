@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +62,13 @@ def test_another_version_is_another_copy(remote: Remote, cache: NodeCache) -> No
     new = put(remote, "a", b"new")
     assert (read(cache, old), read(cache, new)) == (b"old", b"new")
     with pytest.raises(StoreError, match=r"://a\b"):
-        cache.map(RemoteFile(place=new.place, sha256=None, num_bytes=3, mtime_ns=1))
+        cache.map(replace(new, mtime_ns=1))
     assert copies(cache) == {b"old", b"new"}
 
 
 def test_what_cannot_be_copied_is_left_to_the_caller(remote: Remote, cache: NodeCache) -> None:
-    large, empty, known = (
-        put(remote, "a", b"x" * 101),
-        put(remote, "b", b""),
-        put(remote, "c", b"x"),
-    )
-    unknown = RemoteFile(place=known.place, sha256=None, num_bytes=1)
+    large, empty = put(remote, "a", b"x" * 101), put(remote, "b", b"")
+    unknown = replace(put(remote, "c", b"x"), mtime_ns=None)
     assert [read(cache, file) for file in (large, empty, unknown)] == [None, None, None]
     assert opened(remote) == []
 
