@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 
 from pipeline.config import parse
@@ -27,6 +28,7 @@ from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import samples_schema
 from pipeline.storage.store_path import MANIFEST, Place
 from trainer.config import RunConfig, merge
+from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 
@@ -86,7 +88,16 @@ def make_features(
         "splits": {name: int((split == name).sum()) for name in ("train", "validation", "test")},
         "parts": parts,
     }
-    _write_manifest(place, described, num_rows, fingerprint(samples, {}))
+    manifest = described | {
+        "kind": "features",
+        "version": VERSION,
+        "num_rows": num_rows,
+        "num_rejected": 0,
+        "batch_rows": BATCH_ROWS,
+        "parents": {},
+    }
+    manifest["fingerprint"] = features_fingerprint(manifest, fingerprint(samples, {}))
+    (place / MANIFEST).write_json(manifest)
     return FeatureSet.open(place)
 
 
@@ -139,21 +150,6 @@ def _write_samples(
     return samples
 
 
-def _write_manifest(
-    place: Place, described: dict[str, Any], num_rows: int, fingerprint_of_samples: str
-) -> None:
-    manifest = {"kind": "features", **described}
-    manifest |= {
-        "version": VERSION,
-        "num_rows": num_rows,
-        "num_rejected": 0,
-        "batch_rows": BATCH_ROWS,
-        "parents": {},
-    }
-    manifest["fingerprint"] = features_fingerprint(manifest, fingerprint_of_samples)
-    (place / MANIFEST).write_json(manifest)
-
-
 def run_config(store: Path, **changes: object) -> RunConfig:
     """A run of seconds on the features `made` in a store."""
     small = {"kind": "cnn", "width": 4, "norm": "group"}
@@ -181,6 +177,18 @@ def same_weights(first: Run, second: Run) -> bool:
     return all(
         a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in pairs
     )
+
+
+def interrupt(config: RunConfig, epoch: int, step: int = 0) -> Run:
+    """A run that is interrupted as it tells of a step."""
+
+    def stop(event: dict[str, object]) -> None:
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch(config, progress=stop)
+    return Run.open(config.run_place)
 
 
 def check_coverage(run: Run, num_epochs: int) -> None:

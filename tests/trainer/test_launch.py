@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import MismatchError
-from tests.support.stores import make_features, run_config, same_weights
+from tests.support.stores import interrupt, make_features, run_config, same_weights
 from trainer.config import RunConfig
 from trainer.launch import launch
 from trainer.run_directory import Run
@@ -19,13 +19,7 @@ def stopped(tmp_path: Path) -> Run:
     """A run that stopped in its first epoch after warm-up."""
     make_features(tmp_path / "features" / "made", num_rows=100)
 
-    def stop(event: dict[str, object]) -> None:
-        if event["event"] == "step" and event["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        launch(run_config(tmp_path), progress=stop)
-    return Run.open(run_config(tmp_path).run_place)
+    return interrupt(run_config(tmp_path), epoch=2)
 
 
 def test_a_run_from_before_a_field_existed_is_continued(stopped: Run, tmp_path: Path) -> None:

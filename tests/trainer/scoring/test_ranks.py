@@ -1,17 +1,16 @@
 """Scores, evaluation and test outcomes of two ranks: those of one, and rows do not go through the backend."""
 
 import json
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from pipeline.features.feature_set import FeatureSet
+from tests.support.ranks import on_two_ranks
 from tests.support.stores import make_features, run_config
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
@@ -57,15 +56,12 @@ def counted(exchange: Callable[..., None], sizes: list[int]) -> Callable[..., No
     return call
 
 
-def assess_as(rank: int, rendezvous: str, configs: list[RunConfig]) -> None:
-    torch.set_num_threads(1)
+def assess_all(world: World, configs: list[RunConfig]) -> None:
     sizes: list[int] = []
     for name in ("all_gather_object", "broadcast_object_list"):
         setattr(dist, name, counted(getattr(dist, name), sizes))
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     for config in configs:
-        assess(config, World(rank=rank, size=2))
-    dist.destroy_process_group()
+        assess(config, world)
     assert sizes and max(sizes) < 1000
 
 
@@ -85,19 +81,7 @@ def test_two_ranks_score_and_test_what_one_does(tmp_path: Path) -> None:
         for name in ("epoch-0000", "test"):
             for rank in (0, 2):  # what a run on more ranks left when it was killed
                 (Run(config.run_place).parts(name) / f"rank-{rank}.arrow").write_bytes(b"cut")
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
-    both = [
-        processes.Process(target=assess_as, args=(rank, str(tmp_path / "rendezvous"), twos))
-        for rank in range(2)
-    ]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-        if process.exitcode is None:
-            process.kill()
-        assert process.exitcode == 0
+    on_two_ranks(tmp_path, assess_all, twos)
     for two, kind in zip(twos, kinds, strict=True):
         one = asked("one", *kind)
         Run.create(one, features)

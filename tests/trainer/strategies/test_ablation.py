@@ -16,43 +16,23 @@ from pipeline.scores.table import Scores
 from pipeline.storage.schemas import ALL
 from tests.support.plan_tables import scores_table
 from tests.support.stores import run_config
-from trainer.data.inputs import Inputs
-from trainer.data.plan_loader import Batch, PlanLoader
-from trainer.models import checkpoint as checkpoints
+from tests.support.strategy_runs import NAMES, Harness
 from trainer.models.midfusion import MIDFUSIONS
-from trainer.models.model import MultimodalModel, model_for
-from trainer.process_group import World
-from trainer.strategies import STRATEGIES
-from trainer.strategies.base import Stepper, Taken, build_optimizer
+from trainer.strategies.base import Taken
 
-NAMES = ["sound", "sight", "touch"]
 WEIGHTS = {"warmup_weight": 0.3, "remix_weight": 0.7}
 
 
-class Trained:
+class Trained(Harness):
     """A model that takes the steps it is given."""
 
     def __init__(self, store: Path, *, skip_masked: bool = True, **changes: Any) -> None:
-        config = run_config(store, **{"train": WEIGHTS, **changes})
-        self.features = FeatureSet.open(config.features_place)
-        self.model: MultimodalModel = model_for(config.model, self.features, seed=0)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
-        inputs = Inputs(
-            checkpoints.architecture(config.model, self.features), 0, torch.device("cpu")
+        super().__init__(
+            run_config(store, **{"train": WEIGHTS, **changes}), skip_masked=skip_masked
         )
-        self.stepper: Stepper = STRATEGIES[config.train.strategy](
-            self.model, self.model, inputs, self.optimizer, config, World()
-        )
-        self._skip_masked = skip_masked and config.model.mask == "skip"
-
-    def load(self, step: Step) -> Batch:
-        plan = BatchPlan(remix_of(self.features).table)
-        return PlanLoader(
-            self.features, plan, start=0, world=World(), skip_masked=self._skip_masked, prefetch=1
-        ).load(step)
 
     def take(self, step: Step) -> Taken:
-        return self.stepper(self.load(step), epoch=1)
+        return self.step(self.load(step), epoch=1)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Weights, buffers, gradients and the optimizer's moments."""
@@ -68,18 +48,11 @@ class Trained:
         return {name: value.clone() for name, value in found.items()}
 
 
-def remix_of(features: FeatureSet, batch_size: int = 16) -> BatchPlan:
+def remix_of(features: FeatureSet) -> BatchPlan:
     rows = features.rows_of("train")
     costs = np.where(features.has[rows], np.random.default_rng(5).random((len(rows), 3)), np.nan)
-    return build(
-        remix_draft(
-            Scores(scores_table(costs, rows, num_classes=3, names=NAMES)),
-            PlanConfig(order="interleaved"),
-            batch_size,
-            0,
-            1,
-        )
-    )
+    scores = Scores(scores_table(costs, rows, num_classes=3, names=NAMES))
+    return build(remix_draft(scores, PlanConfig(order="interleaved"), 16, 0, 1))
 
 
 def unlike(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:
@@ -178,7 +151,7 @@ def test_the_loss_of_a_mixed_batch_is_its_rows_losses_over_their_number(
     assert step.assigned is not None
     labels, owners = features.labels[step.rows], step.assigned
     raw = {name: torch.from_numpy(features.read(name, step.rows)) for name in NAMES}
-    inputs = taken.stepper.inputs(raw, step.rows, 1, training=True)
+    inputs = taken.step.inputs(raw, step.rows, 1, training=True)
     total, shown = 0.0, []
     with torch.no_grad():
         for k, name in enumerate(NAMES):
@@ -208,7 +181,7 @@ def test_a_mixed_batch_loads_what_any_of_its_rows_may_show(store: Path) -> None:
     step = mixed_step(taken.features)
     batch = taken.load(step)
     assert step.assigned is not None and batch.keep is not None
-    assert list(batch.inputs) == NAMES
+    assert tuple(batch.inputs) == NAMES
     for k, name in enumerate(NAMES):
         kept = np.isin(step.assigned, (-1, k))
         assert batch.keep[name].tolist() == kept.tolist()

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pipeline.features.feature_set import FeatureSet
+from pipeline.plans.plan import Step
 from pipeline.storage.schemas import ALL
 from tests.support.stores import run_config
-from tests.support.strategy_runs import EQUAL, NAMES, Harness
+from tests.support.strategy_runs import EQUAL, NAMES, SGD, Harness, asked
 from trainer.data.inputs import Inputs
 from trainer.models import checkpoint as checkpoints
 from trainer.models.fusion import FUSIONS, Additive
@@ -80,9 +81,9 @@ def test_two_modalities_have_the_ratio_and_the_coefficients_of_the_paper() -> No
 def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
     store: Path, fusion: str
 ) -> None:
-    harness = Harness(store, "ogm_ge", model={**EQUAL, "fusion": fusion})
+    harness = Harness(asked(store, "ogm_ge", optimizer=SGD, model={**EQUAL, "fusion": fusion}))
     model, step = harness.model, harness.step
-    batch = harness.batch(harness.features.rows_of("train")[:32])
+    batch = harness.load(Step(step=0, modality=ALL, rows=harness.features.rows_of("train")[:32]))
     outputs, labels, has = step.forward(batch, 0)
     step.loss(outputs, labels, has, batch).backward()
     before = gradients(model)
@@ -179,21 +180,23 @@ def same_encoders(first: MultimodalModel, second: MultimodalModel, name: str) ->
 
 @pytest.mark.parametrize("kind", ["joint", "pure", "mixed", "one at a time"])
 def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -> None:
-    harness = Harness(store, "mla")
+    config = asked(store, "mla", optimizer=SGD)
+    harness = Harness(config)
     features, model = harness.features, harness.model
     rows = (
         np.flatnonzero(features.has[:, 0])[:16]
         if kind != "one at a time"
         else rows_with(features, 6, [True, False, True])
     )
-    assigned = [int(i % 4) - 1 for i in range(len(rows))] if kind == "mixed" else None
-    rng, previous = np.random.default_rng(0), Harness(store, "mla").model
+    assigned = (np.arange(len(rows)) % 4 - 1).astype(np.int8) if kind == "mixed" else None
+    rng, previous = np.random.default_rng(0), Harness(config).model
     head = model.head("sound")
     assert isinstance(head, SharedHead) and all(model.head(name) is head for name in NAMES)
     u = torch.from_numpy(rng.normal(size=(32, 4))).float()
     head.projection.copy_(torch.eye(32) - 0.1 * u @ u.T / 32)
     previous.load_state_dict(model.state_dict())
-    batch = harness.batch(rows, "sight" if kind == "pure" else ALL, assigned, num_steps=4, number=2)
+    modality = "sight" if kind == "pure" else ALL
+    batch = harness.load(Step(step=2, modality=modality, rows=rows, assigned=assigned))
     taken = harness.step(batch, 0)
 
     inputs, labels, has = harness.step.prepare(batch, 0)

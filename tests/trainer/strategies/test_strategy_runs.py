@@ -1,26 +1,31 @@
 """Every strategy through the loop: refused where it does not suit, on one rank and two, killed and resumed, and scored for resampling."""
 
 import math
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import read_table
-from tests.support.stores import check_coverage, make_features, run_config, same_weights, weights
+from tests.support.ranks import on_two_ranks
+from tests.support.stores import (
+    check_coverage,
+    interrupt,
+    make_features,
+    run_config,
+    same_weights,
+    weights,
+)
 from tests.support.strategy_runs import EQUAL, NAMES, asked
 from trainer import loop
 from trainer.comparison.methods import with_method
 from trainer.config import RunConfig
 from trainer.data.part_prefetcher import open_features
 from trainer.launch import launch
-from trainer.models import checkpoint as checkpoints
 from trainer.process_group import World
 from trainer.run_directory import Run
 
@@ -54,14 +59,6 @@ def test_mla_needs_one_head_and_a_fusion_without_weights(store: Path) -> None:
             )
 
 
-def stop_at(step: int) -> Any:
-    def stop(event: dict[str, object]) -> None:
-        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, step):
-            raise KeyboardInterrupt
-
-    return stop
-
-
 @pytest.mark.parametrize("method", ["ogm_ge", "mla", "mla+remix"])
 def test_a_strategy_runs_and_resumes_to_the_same_bits(store: Path, method: str) -> None:
     straight = launch(asked(store, method))
@@ -72,19 +69,13 @@ def test_a_strategy_runs_and_resumes_to_the_same_bits(store: Path, method: str) 
         assert losses[-1] < losses[0]
         assert not torch.equal(weights(straight)["heads.modality-sound.projection"], torch.eye(32))
     config = asked(store, method, name="stopped")
-    with pytest.raises(KeyboardInterrupt):
-        launch(config, progress=stop_at(2))
-    assert checkpoints.load(Run(config.run_place).checkpoint("last"))["cursor"]["epoch"] <= 1
+    interrupt(config, epoch=1, step=2)
     assert same_weights(straight, launch(config, resume=True))
 
 
-def train_as(rank: int, rendezvous: str, configs: list[RunConfig]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+def train_all(world: World, configs: list[RunConfig]) -> None:
     for config in configs:
-        world = World(rank=rank, size=2)
         loop.train(config, Run.open(config.run_place), open_features(config), world)
-    dist.destroy_process_group()
 
 
 def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
@@ -99,22 +90,8 @@ def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
     ]
     for _, two in pairs:
         Run.create(two, FeatureSet.open(two.features_place))
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
-    both = [
-        processes.Process(
-            target=train_as, args=(rank, str(tmp_path / "rendezvous"), [two for _, two in pairs])
-        )
-        for rank in range(2)
-    ]
-    for process in both:
-        process.start()
+    on_two_ranks(tmp_path, train_all, [two for _, two in pairs])
     alone = [launch(one) for one, _ in pairs]
-    for process in both:
-        process.join(120)
-        if process.exitcode is None:
-            process.kill()
-        assert process.exitcode == 0
     for run, (_, two) in zip(alone, pairs, strict=True):
         first, second = weights(run), weights(Run.open(two.run_place))
         assert first.keys() == second.keys()
