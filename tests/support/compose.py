@@ -25,17 +25,12 @@ assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key 
 
 def no_engine() -> str | None:
     """Why there is no Docker Engine with Compose to talk to, or None where there is one."""
+    command = ["docker", "compose", "ls"]
     try:
-        found = subprocess.run(
-            ["docker", "compose", "ls"], capture_output=True, text=True, timeout=30
-        )
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"docker does not answer ({error})"
-    return (
-        None
-        if found.returncode == 0
-        else f"docker compose does not answer ({found.stderr.strip()})"
-    )
+    return found.stderr.strip() or "docker compose does not answer" if found.returncode else None
 
 
 class Cluster:
@@ -48,7 +43,6 @@ class Cluster:
             "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_FILE": ":".join(map(str, [ROOT / "docker-compose.yml", *files])),
         }
-        # without a token of this machine: it comes from the cluster
         self._environment = {
             **os.environ,
             **ports,
@@ -56,28 +50,21 @@ class Cluster:
             **settings,
             "RAY_API_SERVER_ADDRESS": self.dashboard,
         }
-        for name in (
+        # without a token of this machine: it comes from the cluster
+        for name in [
             "RAY_AUTH_TOKEN",
             "RAY_AUTH_TOKEN_PATH",
             "RAY_AUTH_MODE",
             "RAY_ADDRESS",
             "REMIX_TOKEN",
-        ):
+        ]:
             self._environment.pop(name, None)
 
     def up(self, workers: int = WORKERS) -> None:
         self.compose("up", "-d", "--build", "--scale", f"worker={workers}")
-        self.wait(
-            lambda: (
-                self.health().items()
-                >= {
-                    "head": ["healthy"],
-                    "service": ["healthy"],
-                    "worker": ["healthy"] * workers,
-                }.items()
-            ),
-            120,
-        )
+        due = {"head": 1, "service": 1, "worker": workers}
+        due = {service: ["healthy"] * num for service, num in due.items()}
+        self.wait(lambda: self.health().items() >= due.items(), 120)
         self._environment["RAY_AUTH_TOKEN"] = self.run("head", "cat", "/auth/token").strip()
 
     def down(self) -> None:
@@ -98,10 +85,8 @@ class Cluster:
         return found.stdout
 
     def containers(self) -> list[dict[str, Any]]:
-        return [
-            json.loads(line)
-            for line in self.compose("ps", "--all", "--format", "json").splitlines()
-        ]
+        lines = self.compose("ps", "--all", "--format", "json").splitlines()
+        return [json.loads(line) for line in lines]
 
     def health(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -113,31 +98,24 @@ class Cluster:
         """The output of a command in a container."""
         return self.compose("exec", "-T", "--index", str(index), service, *command, check=check)
 
+    def shell(self, service: str, script: str) -> str:
+        return self.run(service, "sh", "-c", script)
+
+    def json(self, *command: str) -> Any:
+        """What a command in the head's container prints, as JSON."""
+        return json.loads(self.run("head", *command))
+
     def names(self, folder: str) -> list[str]:
         """What is visible in a folder of the store, [] where there is none."""
-        return self.run("head", "sh", "-c", f"ls /store/{folder} 2>/dev/null || true").split()
+        return self.shell("head", f"ls /store/{folder} 2>/dev/null || true").split()
 
     def start(self, config: dict[str, Any], folder: Path) -> "subprocess.Popen[str]":
         """`remix submit --follow --json` under way."""
         path = folder / f"{config['name']}.yaml"
         path.write_text(yaml.safe_dump(config))
-        command = [
-            sys.executable,
-            "-m",
-            "remix",
-            "submit",
-            str(path),
-            "--follow",
-            "--json",
-        ]
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "remix", "submit", str(path), "--follow", "--json"]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=self._environment, **pipes)
 
     def submit(self, config: dict[str, Any], folder: Path) -> tuple[int, str]:
         """Exit code and log of a job that is followed to its end."""
@@ -161,43 +139,29 @@ class Cluster:
 
     def kill(self, service: str, index: int = 1, when: str = "true") -> None:
         """Ends all processes of a container at once, as soon as a shell's test in it is true; Docker starts it again."""
-        self.run(
-            service,
-            "timeout",
-            "180",
-            "sh",
-            "-c",
-            f"until {when}; do sleep 0.1; done 2>/dev/null; kill -9 -1",
-            check=False,
-            index=index,
-        )
+        script = f"until {when}; do sleep 0.1; done 2>/dev/null; kill -9 -1"
+        self.run(service, "timeout", "180", "sh", "-c", script, check=False, index=index)
 
     def check_same(self, run: str, reference: str, *, features: bool = False) -> None:
         """The run is whole by `remix verify`, and its scores, plans and weights are the reference's; with `features` on ones of its own."""
-        found = json.loads(self.run("head", "remix", "verify", f"/store/runs/{run}", "--json"))
-        assert found["ok"], found
-        assert found["status"] == "finished"
-        for kind in (
-            () if features else ("plans", "scores")
-        ):  # which name the features, by their name too
-            sums = [
-                self.run(
-                    "head",
-                    "sh",
-                    "-c",
-                    f"cd /store/runs/{name}/{kind} && sha256sum epoch-????.arrow",
-                )
-                for name in (run, reference)
-            ]
+        self.verify(f"/store/runs/{run}")
+        # plans and scores name the features, by their name too
+        for kind in () if features else ("plans", "scores"):
+            script = "cd /store/runs/{}/{} && sha256sum epoch-????.arrow"
+            sums = [self.shell("head", script.format(name, kind)) for name in (run, reference)]
             assert sums[0] == sums[1]
             assert "epoch-" in sums[0]
         self.run("head", "python3", "-c", SAME, run, reference)
         if features:
-            manifests = [
-                json.loads(self.run("head", "cat", f"/store/features/{name}/manifest.json"))
+            first, second = (
+                self.json("cat", f"/store/features/{name}/manifest.json")["fingerprint"]
                 for name in (run, reference)
-            ]
-            assert manifests[0]["fingerprint"] == manifests[1]["fingerprint"]
+            )
+            assert first == second
+
+    def verify(self, place: str, *options: str) -> None:
+        found = self.json("remix", "verify", place, "--json", *options)
+        assert (found["ok"], found["status"]) == (True, "finished"), found
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:

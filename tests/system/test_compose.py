@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+from service.http.responses import ARROW
 from tests.support.compose import ROOT, WORKERS, Cluster, ended, no_engine
 from trainer.config import merge
 from trainer.sampler.plan_batch_sampler import PlanBatchSampler
@@ -60,52 +61,53 @@ def reference(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str
     return REFERENCE
 
 
+def check_end(
+    cluster: Cluster, following: "subprocess.Popen[str]", run: str, reference: str, **asked: bool
+) -> None:
+    """Asserts that a job that is followed ends well, and its run as the reference."""
+    code, log = ended(following)
+    assert code == 0, log
+    cluster.check_same(run, reference, **asked)
+
+
+def check_demo(cluster: Cluster, store: str, folder: Path) -> str:
+    """Asserts that the demo is trained, told over HTTP and whole, and returns what its job said."""
+    name = "demo-s3" if "://" in store else "demo"
+    config = yaml.safe_load((ROOT / "deploy" / "jobs" / f"{name}.yaml").read_text())
+    code, log = cluster.submit(config, folder)
+    assert code == 0, log
+    told = httpx.get(f"{cluster.service}/v1/runs/demo/plans/12/stats").json()
+    plan = f"{store}/runs/demo/plans/epoch-0012.arrow"
+    assert told == cluster.json("remix", "stats", plan, "--json")
+    sampler = PlanBatchSampler(f"{cluster.service}/v1/runs/demo/plans/12")
+    assert told["num_steps"] == len(list(sampler))
+    cluster.verify(f"{store}/runs/demo", "--parts")
+    return log
+
+
 def test_the_demo_is_trained_on_two_containers_and_told_over_http(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    code, log = cluster.submit(
-        yaml.safe_load((ROOT / "deploy" / "jobs" / "demo.yaml").read_text()), tmp_path
-    )
-    assert code == 0, log
+    log = check_demo(cluster, "/store", tmp_path)
     assert json.loads(log.splitlines()[0])["run"] == "demo"
-    facts = json.loads(cluster.run("head", "cat", "/store/runs/demo/run.json"))
+    facts = cluster.json("cat", "/store/runs/demo/run.json")
     assert len(set(facts["nodes"])) == WORKERS
-    told = httpx.get(f"{cluster.service}/v1/runs/demo/plans/12/stats").json()
-    assert told == json.loads(
-        cluster.run("head", "remix", "stats", "/store/runs/demo/plans/epoch-0012.arrow", "--json")
-    )
-    assert told["num_steps"] == len(
-        list(PlanBatchSampler(f"{cluster.service}/v1/runs/demo/plans/12"))
-    )
-    assert json.loads(
-        cluster.run("head", "remix", "verify", "/store/runs/demo", "--parts", "--json")
-    )["ok"]
 
 
 def test_who_has_no_token_is_not_let_in(cluster: Cluster) -> None:
     # the dashboard's own page and its scripts are public and hold nothing: they ask their reader for the token
-    for path in (
-        "/api/jobs/",
-        "/nodes?view=summary",
-        "/api/v0/tasks",
-        "/api/v0/logs",
-        "/api/cluster_status",
-        "/api/prometheus_health",
-    ):
-        assert httpx.get(f"{cluster.dashboard}{path}").status_code == 401, path
-        assert httpx.get(
-            f"{cluster.dashboard}{path}", headers={"Authorization": "Bearer wrong"}
-        ).status_code in (401, 403), path
-    assert (
-        httpx.post(f"{cluster.dashboard}/api/jobs/", json={"entrypoint": "id"}).status_code == 401
-    )
-    token = cluster.run("head", "cat", "/auth/token")
-    assert (
-        httpx.get(
-            f"{cluster.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-        ).status_code
-        == 200
-    )
+    def asked(path: str, token: str) -> int:
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.get(f"{cluster.dashboard}{path}", headers=bearer).status_code
+
+    private = """/api/jobs/ /nodes?view=summary /api/v0/tasks /api/v0/logs /api/cluster_status
+        /api/prometheus_health"""
+    for path in private.split():
+        assert asked(path, "") == 401, path
+        assert asked(path, "wrong") in (401, 403), path
+    sent = httpx.post(f"{cluster.dashboard}/api/jobs/", json={"entrypoint": "id"})
+    assert sent.status_code == 401
+    assert asked("/api/jobs/", cluster.run("head", "cat", "/auth/token")) == 200
 
 
 def test_nothing_listens_beyond_loopback_and_nobody_is_root(cluster: Cluster) -> None:
@@ -118,31 +120,23 @@ def test_nothing_listens_beyond_loopback_and_nobody_is_root(cluster: Cluster) ->
     assert {each["URL"] for each in published} == {"127.0.0.1"}
     for service in ("head", "worker", "service"):
         assert cluster.run(service, "id", "-u").strip() == "10001"
-        assert "Read-only file system" in cluster.run(
-            service, "sh", "-c", "touch /opt/remix/x 2>&1 || true"
-        )
-        assert (
-            int(cluster.run(service, "sh", "-c", "grep CapEff /proc/self/status | cut -f2"), 16)
-            == 0
-        )
-        assert "gcc" not in cluster.run(service, "sh", "-c", "ls /usr/bin /usr/local/bin")
-    assert "ModuleNotFoundError" in cluster.run(
-        "service",
-        "sh",
-        "-c",
-        "python3 -c 'import torch' 2>&1; python3 -c 'import ray' 2>&1 || true",
-    )
+        touched = cluster.shell(service, "touch /opt/remix/x 2>&1 || true")
+        assert "Read-only file system" in touched
+        assert int(cluster.shell(service, "grep CapEff /proc/self/status | cut -f2"), 16) == 0
+        assert "gcc" not in cluster.shell(service, "ls /usr/bin /usr/local/bin")
+    for name in ("torch", "ray"):
+        imported = cluster.shell("service", f"python3 -c 'import {name}' 2>&1 || true")
+        assert "ModuleNotFoundError" in imported
 
 
 def test_the_service_has_what_light_commands_need(cluster: Cluster, reference: str) -> None:
     place = f"/store/runs/{reference}/plans/epoch-0004.arrow"
-    assert cluster.run("service", "remix", "stats", place, "--json") == cluster.run(
-        "head", "remix", "stats", place, "--json"
+    light, heavy = (
+        cluster.run(service, "remix", "stats", place, "--json") for service in ("service", "head")
     )
+    assert light == heavy
     assert "finished" in cluster.run("service", "remix", "inspect", f"/store/runs/{reference}")
-    assert "data-remixing[train]" in cluster.run(
-        "service", "sh", "-c", "remix train /x.yaml 2>&1 || true"
-    )
+    assert "data-remixing[train]" in cluster.shell("service", "remix train /x.yaml 2>&1 || true")
 
 
 def test_a_worker_that_dies_while_it_decodes(
@@ -152,9 +146,7 @@ def test_a_worker_that_dies_while_it_decodes(
     following = cluster.start(config, tmp_path)
     cluster.kill("worker", when="ls /store/features/decode/.parts/*.json")
     assert not cluster.names("features/decode/manifest.json")
-    code, log = ended(following)
-    assert code == 0, log
-    cluster.check_same("decode", reference, features=True)
+    check_end(cluster, following, "decode", reference, features=True)
 
 
 def test_a_worker_that_dies_while_it_scores(
@@ -168,9 +160,7 @@ def test_a_worker_that_dies_while_it_scores(
             break
     else:
         pytest.fail("no kill came before scores were written")
-    code, log = ended(following)
-    assert code == 0, log
-    cluster.check_same("score", reference)
+    check_end(cluster, following, "score", reference)
 
 
 def test_a_worker_that_dies_in_the_middle_of_an_epoch(
@@ -179,9 +169,7 @@ def test_a_worker_that_dies_in_the_middle_of_an_epoch(
     following = cluster.start(job("epoch"), tmp_path)
     cluster.kill("worker", when="ls /store/runs/epoch/steps/epoch-0001-step-0000000[1-9].arrow")
     assert cluster.epochs("epoch") < 2
-    code, log = ended(following)
-    assert code == 0, log
-    cluster.check_same("epoch", reference)
+    check_end(cluster, following, "epoch", reference)
 
 
 def test_the_head_is_started_anew_and_the_job_submitted_again(
@@ -210,11 +198,9 @@ def nodes(cluster: Cluster) -> int:
         )
     except httpx.HTTPError:
         return 0
-    return (
-        sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
-        if answer.is_success
-        else 0
-    )
+    if not answer.is_success:
+        return 0
+    return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
 
 
 @pytest.mark.skipif(
@@ -231,27 +217,13 @@ def test_the_network_between_a_worker_and_the_head_is_cut(
         for service in ("head", "worker")
     )
     address = inspect(head, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
-    cut = [
-        "nsenter",
-        "-t",
-        inspect(worker, "{{.State.Pid}}"),
-        "-n",
-        "iptables",
-        "-I",
-        "INPUT",
-        "-s",
-        address,
-        "-j",
-        "DROP",
-    ]
+    pid = inspect(worker, "{{.State.Pid}}")
+    cut = ["nsenter", "-t", pid, "-n", "iptables", "-I", "INPUT", "-s", address, "-j", "DROP"]
     subprocess.run(cut, check=True)
     time.sleep(CUT_SECONDS)
-    subprocess.run(
-        ["-D" if word == "-I" else word for word in cut], check=False
-    )  # the container may be gone
-    code, log = ended(following)
-    assert code == 0, log
-    cluster.check_same("network", reference)
+    # the container may be gone
+    subprocess.run(["-D" if word == "-I" else word for word in cut], check=False)
+    check_end(cluster, following, "network", reference)
 
 
 def inspect(container: str, template: str) -> str:
@@ -264,9 +236,8 @@ def test_the_service_dies_while_it_streams(cluster: Cluster, reference: str) -> 
     url = f"{cluster.service}/v1/runs/{reference}/plans/4"
     whole = list(PlanBatchSampler(url))
     with socket.create_connection(("127.0.0.1", int(cluster.service.rpartition(":")[2]))) as client:
-        client.sendall(
-            f"GET /v1/runs/{reference}/plans/4/steps HTTP/1.1\r\nHost: x\r\nAccept: application/vnd.apache.arrow.stream\r\n\r\n".encode()
-        )
+        asked = f"GET /v1/runs/{reference}/plans/4/steps HTTP/1.1\r\nHost: x\r\nAccept: {ARROW}"
+        client.sendall(f"{asked}\r\n\r\n".encode())
         assert client.recv(100)
         cluster.kill("service")
     assert list(PlanBatchSampler(url)) == whole  # it asks again until the service is back
@@ -276,36 +247,21 @@ def test_the_service_dies_while_it_streams(cluster: Cluster, reference: str) -> 
 def test_the_disk_fills(moment: str, tmp_path: Path) -> None:
     """A store of 96 MB on a file system of its own, with a ballast that leaves too little at one moment."""
     small = tmp_path / "small.yaml"
-    small.write_text(
-        yaml.safe_dump(
-            {
-                "volumes": {
-                    "store": {
-                        "driver_opts": {
-                            "type": "tmpfs",
-                            "device": "tmpfs",
-                            "o": "size=96m,uid=10001,gid=10001,mode=0750",
-                        }
-                    }
-                }
-            }
-        )
-    )
+    options = "size=96m,uid=10001,gid=10001,mode=0750"
+    driver = {"type": "tmpfs", "device": "tmpfs", "o": options}
+    small.write_text(yaml.safe_dump({"volumes": {"store": {"driver_opts": driver}}}))
     cluster = Cluster(f"remix-small-{moment}", [small])
     try:
         cluster.up(1)
         config = job("full", features="full", resources={"workers": 1})
+        fill = "dd if=/dev/zero of=/store/ballast"
         if moment == "features":
-            cluster.run(
-                "head", "sh", "-c", "dd if=/dev/zero of=/store/ballast bs=1M count=90 2>/dev/null"
-            )
+            cluster.shell("head", f"{fill} bs=1M count=90 2>/dev/null")
             code, log = cluster.submit(config, tmp_path)
         else:
             following = cluster.start(config, tmp_path)
             cluster.wait(lambda: cluster.epochs("full") >= 1, 180)
-            cluster.run(
-                "head", "sh", "-c", "dd if=/dev/zero of=/store/ballast bs=64k 2>/dev/null || true"
-            )
+            cluster.shell("head", f"{fill} bs=64k 2>/dev/null || true")
             code, log = ended(following)
         assert code == 1, log
         assert "/store/" in log
@@ -313,9 +269,7 @@ def test_the_disk_fills(moment: str, tmp_path: Path) -> None:
         cluster.run("head", "rm", "/store/ballast")
         code, log = cluster.submit(config, tmp_path)
         assert code == 0, log
-        assert json.loads(
-            cluster.run("head", "remix", "verify", "/store/runs/full", "--parts", "--json")
-        )["ok"]
+        cluster.verify("/store/runs/full", "--parts")
     finally:
         cluster.down()
 
@@ -324,33 +278,11 @@ def test_the_store_is_on_s3_and_nodes_keep_its_parts(tmp_path: Path) -> None:
     cluster = Cluster("remix-s3", [ROOT / "docker-compose.s3.yml"])
     try:
         cluster.up()
-        code, log = cluster.submit(
-            yaml.safe_load((ROOT / "deploy" / "jobs" / "demo-s3.yaml").read_text()), tmp_path
-        )
-        assert code == 0, log
-        told = httpx.get(f"{cluster.service}/v1/runs/demo/plans/12/stats").json()
-        assert told == json.loads(
-            cluster.run(
-                "head",
-                "remix",
-                "stats",
-                "s3://remix/store/runs/demo/plans/epoch-0012.arrow",
-                "--json",
-            )
-        )
-        assert json.loads(
-            cluster.run(
-                "head", "remix", "verify", "s3://remix/store/runs/demo", "--parts", "--json"
-            )
-        )["ok"]
+        check_demo(cluster, "s3://remix/store", tmp_path)
         copies = cluster.run("worker", "ls", "/cache/remix-cache").split()
         manifest = httpx.get(f"{cluster.service}/v1/features/demo").json()
         assert len(copies) == 8 * len(manifest["modalities"])
-        assert not cluster.run(
-            "worker",
-            "sh",
-            "-c",
-            "cd /cache/remix-cache && sha256sum * | while read sum name; do [ $sum = $name ] || echo $name; done",
-        )
+        script = "sha256sum * | while read sum name; do [ $sum = $name ] || echo $name; done"
+        assert not cluster.shell("worker", f"cd /cache/remix-cache && {script}")
     finally:
         cluster.down()
