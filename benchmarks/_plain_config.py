@@ -99,7 +99,7 @@ def _dumped(value: Any, mode: str) -> Any:
 STAND_INS: list[str] = []
 """What could not be imported."""
 _YAML = module_from_spec(ModuleSpec("yaml", None))
-vars(_YAML).update(SafeLoader=object, Node=object)
+vars(_YAML).update(SafeLoader=object, MappingNode=object)
 for name, module in {"pydantic": sys.modules[__name__], "yaml": _YAML}.items():
     try:
         import_module(name)
