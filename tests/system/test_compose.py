@@ -46,6 +46,7 @@ def job(name: str, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     cluster = Cluster("remix-test")
+    cluster.down()  # what a run of these tests that was killed has left
     try:
         cluster.up()
         yield cluster

@@ -28,6 +28,7 @@ class EpochCheck:
         self, run: Run, config: RunConfig, features: FeatureSet, problems: Problems
     ) -> None:
         self._run, self._config, self._features, self._problems = run, config, features, problems
+        self._digest = str(run.facts.get("digest"))
 
     def plan(self, epoch: int) -> BatchPlan | None:
         """The plan of an epoch, compared with the one that is made again; None where it cannot be read."""
@@ -50,7 +51,7 @@ class EpochCheck:
         config, features = self._config, self._features
         since = epoch - config.train.warmup_epochs
         if since < 0:
-            return draft_plan(config, features, epoch, None, config.digest)
+            return draft_plan(config, features, epoch, None, self._digest)
         scored = epoch - since % config.train.rescore_every
         place = self._run.scores(scored)
         with self._problems.reading(place):
@@ -60,10 +61,10 @@ class EpochCheck:
                 "seed": config.seed,
                 "modalities": features.modalities,
                 "num_classes": len(features.classes),
-                "parents": {"features": features.fingerprint, "config": config.digest},
+                "parents": {"features": features.fingerprint, "config": self._digest},
             }
             self._problems.expect(place, "metadata", scores.metadata, made_for)
-            return draft_plan(config, features, epoch, scores, config.digest)
+            return draft_plan(config, features, epoch, scores, self._digest)
         return None
 
     def _check_origin(self, place: Place, plan: BatchPlan, draft: Draft) -> None:

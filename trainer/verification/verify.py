@@ -116,7 +116,7 @@ class _Check:
             if not place.exists():
                 return None
             found = checkpoints.load(place)
-            parents = {"features": self._features.fingerprint, "digest": self._config.digest}
+            parents = {"features": self._features.fingerprint, "digest": self._facts.get("digest")}
             made_for = {**parents, "seed": self._config.seed}
             self._problems.expect(place, "checkpoint", found, made_for)
             return Cursor(**found["cursor"])
