@@ -222,8 +222,7 @@ def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -
         expected = {
             key: value.detach().clone() for key, value in previous.encoder(name).named_parameters()
         }
-        for value in previous.encoder(name).parameters():
-            value.grad = None
+        previous.encoder(name).zero_grad()
         encoded.backward(torch.from_numpy((delta @ w)[own]).float())
         for key, value in previous.encoder(name).named_parameters():
             expected[key] -= 0.05 * value.grad
