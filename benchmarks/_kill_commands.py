@@ -27,7 +27,7 @@ class Command:
     """A command under way, in a session of its own, which ends with the block; its Ray is `cluster`, or one of its own."""
 
     def __init__(
-        self, arguments: list[str], log: Path, cluster: "Cluster | None" = None, **more: str
+        self, arguments: list[str], log: Path, cluster: "ComposeCluster | None" = None, **more: str
     ) -> None:
         self.log, self._cluster = log, cluster
         # Ray's sockets lie there, whose paths must be short; nothing of another Ray does
@@ -86,7 +86,7 @@ class Command:
         return found
 
 
-class Cluster(Command):
+class ComposeCluster(Command):
     """A Ray of one machine that outlives the commands that join it."""
 
     def __init__(self, log: Path) -> None:
@@ -112,7 +112,7 @@ class Cluster(Command):
             **self.secrets,
         )
 
-    def ready(self) -> "Cluster":
+    def ready(self) -> "ComposeCluster":
         """Itself, once it runs."""
         deadline = time.monotonic() + 120
         while "Ray runtime started" not in self.log.read_text():

@@ -10,7 +10,7 @@ from typing import Any
 import _report  # noqa: F401, before pipeline
 
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
@@ -20,7 +20,7 @@ CLOCKS = ("_seconds", "samples_per_second")
 
 def finished(out: Path) -> bool:
     """Whether it is a run that has ended."""
-    return (out / "run.json").exists() and Run(Place.at(out)).facts["status"] == "finished"
+    return (out / "run.json").exists() and Run(StorePath.at(out)).facts["status"] == "finished"
 
 
 def names(out: Path) -> set[str]:
@@ -63,7 +63,7 @@ def read(path: Path) -> list[bytes]:
 
 def read_arrow(path: Path) -> list[bytes]:
     """The file, or of one with clocks the other columns."""
-    table = read_table(Place.at(path), trusted=False)
+    table = read_table(StorePath.at(path), trusted=False)
     clocks = [name for name in table.column_names if name.endswith(CLOCKS)]
     return [json.dumps(table.drop_columns(clocks).to_pylist()).encode()] if clocks else read(path)
 
@@ -82,7 +82,7 @@ def read_json(path: Path) -> list[bytes]:
 
 def read_checkpoint(path: Path) -> list[bytes]:
     """All values of a checkpoint, whose file depends on how its tensors lay in memory."""
-    return list(values(checkpoints.load(Place.at(path))))
+    return list(values(checkpoints.load(StorePath.at(path))))
 
 
 def values(value: Any) -> Iterator[bytes]:
@@ -124,5 +124,5 @@ def check_same(found: dict[str, str], expected: dict[str, str]) -> None:
 def check_run(out: Path, stage: str) -> None:
     """Raises AssertionError where a run's artifacts contradict each other."""
     if stage == "train" and (out / "run.json").exists():
-        told = verify(Run(Place.at(out)))
+        told = verify(Run(StorePath.at(out)))
         assert told["ok"], told["problems"]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import yaml
-from _kill_commands import Cluster, Command
+from _kill_commands import Command, ComposeCluster
 from _kill_content import check_run, check_same, content, finished, is_begun, names
 
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import encode_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 RAY = ("decode", "score")
 AGAIN, JOINS = 0.25, 0.75
@@ -58,7 +58,7 @@ class Stages:
             features,
             folder / "store" / "features" / "made",
         )
-        self.cluster: Cluster | None = None
+        self.cluster: ComposeCluster | None = None
         self.undisturbed: dict[str, Undisturbed] = {}
         self.run = folder / "store" / "runs" / "run"
 
@@ -146,7 +146,7 @@ class Stages:
                 f"p_label_{name}": rng.random(num, np.float32),
             }
         write_table(
-            Place.at(self.folder / "scores.arrow"),
+            StorePath.at(self.folder / "scores.arrow"),
             pa.table(columns).replace_schema_metadata(encode_metadata({})),
         )
 
@@ -227,7 +227,7 @@ class Stages:
         log: Path,
         rng: np.random.Generator,
         left: ExitStack,
-        cluster: Cluster | None,
+        cluster: ComposeCluster | None,
     ) -> int:
         """Starts the command and kills it at a random moment; 0 where it ended before."""
         whole, how, and_others = (

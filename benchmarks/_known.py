@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
-from pipeline.sources.shard_writer import Sample, write_shards
+from pipeline.sources.shard_writer import NewSample, write_shards
 
 Array = npt.NDArray[Any]
 NUM_CLASSES, WIDTH = 6, 48
@@ -126,7 +126,7 @@ def write_known(name: str, out: Path) -> None:
     )
 
 
-def _samples(known: KnownSet) -> Iterator[Sample]:
+def _samples(known: KnownSet) -> Iterator[NewSample]:
     for i, (label, split) in enumerate(
         zip(known.labels.tolist(), known.splits.tolist(), strict=True)
     ):
@@ -136,6 +136,6 @@ def _samples(known: KnownSet) -> Iterator[Sample]:
             np.save(buffer, rows[i])
             members[f"{key}.npy"] = buffer.getvalue()
         key = f"known-{i:04d}"
-        yield Sample(
+        yield NewSample(
             key=key, sample_id=key, label=f"class-{label}", split=split, facts={}, members=members
         )

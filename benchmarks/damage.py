@@ -22,9 +22,9 @@ from pathlib import Path
 
 import _report  # noqa: F401 - makes this checkout the Remix that is measured
 
-from pipeline.shards.reader import settled
-from pipeline.shards.samples import Lost, Sample
-from pipeline.storage.store_path import Place
+from pipeline.shards.reader import read_twice
+from pipeline.shards.samples import RejectedSample, Sample
+from pipeline.storage.store_path import StorePath
 from tests.support.damage import Case, catalogue, make_shard, samples_of
 from tests.support.media_files import facts
 
@@ -167,10 +167,12 @@ def sums(members: Mapping[str, object]) -> dict[str, int]:
 
 def by_remix(path: Path, case: Case) -> str:
     """What Remix kept and named; raises where that is not all that can be saved."""
-    items, reader = settled(Place.at(path), list)
+    items, reader = read_twice(StorePath.at(path), list)
     assert {item.key: item.members for item in items if isinstance(item, Sample)} == case.kept
     losses = [
-        loss for item in items for loss in (item.losses if isinstance(item, Lost) else item.ignored)
+        loss
+        for item in items
+        for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
     ]
     account = reader.account
     assert account.members == account.kept + account.lost + account.ignored

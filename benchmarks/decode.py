@@ -29,8 +29,8 @@ from torchaudio.transforms import MelSpectrogram
 from pipeline.decode.config import AudioSpec, DecodeConfig, VideoSpec
 from pipeline.decode.job import decode
 from pipeline.decode.summary import Progress
-from pipeline.shards.discover import find_shards
-from pipeline.storage.store_path import Place
+from pipeline.shards.discover import discover_shards
+from pipeline.storage.store_path import StorePath
 
 PROCESSES = 2
 ROUNDS = int(os.environ.get("REMIX_BENCH_ROUNDS", "3"))
@@ -100,7 +100,7 @@ def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return pixels.shape, spectrogram.shape
 
 
-def remix(shards: list[Place], out: Path) -> tuple[float, float]:
+def remix(shards: list[StorePath], out: Path) -> tuple[float, float]:
     """Seconds of a whole decode job, and of its decode stage alone."""
     scanned = start = time.perf_counter()
 
@@ -109,7 +109,7 @@ def remix(shards: list[Place], out: Path) -> tuple[float, float]:
         if progress.stage == "scan":
             scanned = time.perf_counter()
 
-    summary = decode(shards, Place.at(out), CONFIG, progress=watch)
+    summary = decode(shards, StorePath.at(out), CONFIG, progress=watch)
     assert summary.num_rejected == 0, summary
     end = time.perf_counter()
     return end - start, end - scanned
@@ -121,14 +121,14 @@ import ray
 from pathlib import Path
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from pipeline.shards.discover import find_shards
 ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 shards, config = find_shards([sys.argv[1]]), DecodeConfig.model_validate({CONFIG.model_dump(mode="json", include={"modalities"})!r})
 with tempfile.TemporaryDirectory() as out:
-    decode(shards, Place.at(Path(out) / "warm"), config)
+    decode(shards, StorePath.at(Path(out) / "warm"), config)
     start = time.perf_counter()
-    decode(shards, Place.at(Path(out) / "timed"), config)
+    decode(shards, StorePath.at(Path(out) / "timed"), config)
     print(time.perf_counter() - start)
 """
 """A second decode job in a process of its own, by whatever Remix is there: the first has started the workers."""
@@ -167,7 +167,7 @@ def main() -> None:
     ):
         folder = Path(name)
         clips = unpack(folder)
-        shards = find_shards([str(folder / "shards")])
+        shards = discover_shards([str(folder / "shards")])
         ray.init(
             num_cpus=PROCESSES,
             include_dashboard=False,

@@ -26,7 +26,7 @@ from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.schemas import samples_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig, merge
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
@@ -36,20 +36,20 @@ from trainer.models.model import build_model
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.predictor import Predictor
-from trainer.strategies.base import Stepper, build_optimizer
+from trainer.strategies.base import TrainStep, build_optimizer
 
 SHAPES = {"video": ((2, 3, 112, 112), "uint8"), "audio": ((1, 128, 128), "float16")}
 NUM_CLASSES = 6
 
 
-def write_features(place: Place, num_rows: int) -> FeatureSet:
+def write_features(path: StorePath, num_rows: int) -> FeatureSet:
     """Rows that show their class through noise, in each modality by an amount of its own, so that either is the harder one of some."""
     rng = np.random.default_rng(0)
     labels = rng.integers(NUM_CLASSES, size=num_rows).astype(np.int32)
     facts = {}
     for name, (shape, dtype) in SHAPES.items():
         patterns, strength = rng.normal(size=(NUM_CLASSES, *shape)), rng.random(num_rows)
-        with (place / name / part_name(0)).create() as file:
+        with (path / name / part_name(0)).create() as file:
             writer = PartWriter(file, shape, dtype)
             for label, amount in zip(labels, strength, strict=True):
                 values = 128 + 32 * (amount * patterns[label] + rng.normal(size=shape))
@@ -75,7 +75,7 @@ def write_features(place: Place, num_rows: int) -> FeatureSet:
     columns += [np.ones(num_rows, bool)] * len(SHAPES)
     schema = samples_schema(list(SHAPES))
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    write_table(place / "samples.arrow", pa.table(arrays, schema=schema))
+    write_table(path / "samples.arrow", pa.table(arrays, schema=schema))
     manifest = {
         "modalities": facts,
         "classes": [str(c) for c in range(NUM_CLASSES)],
@@ -83,14 +83,14 @@ def write_features(place: Place, num_rows: int) -> FeatureSet:
         "num_rows": num_rows,
     }
     manifest |= {"batch_rows": BATCH_ROWS}
-    (place / MANIFEST).write_json(
+    (path / MANIFEST).write_json(
         {
             **manifest,
             "parts": [{"index": 0, "rows": num_rows}],
             "fingerprint": fingerprint_of(manifest),
         }
     )
-    return FeatureSet.open(place)
+    return FeatureSet.open(path)
 
 
 class Epochs:
@@ -98,11 +98,11 @@ class Epochs:
 
     def __init__(self, config: RunConfig, features: FeatureSet, device: torch.device) -> None:
         self.config, self.features, self.world = config, features, World(device=device)
-        (config.run_place / "run.json").write_json({"digest": ""})  # what artifacts name
+        (config.run_path / "run.json").write_json({"digest": ""})  # what artifacts name
         shapes = {name: features.shape(name) for name in features.modalities}
         self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
         inputs = Inputs(architecture(config.model, features), config.seed, device)
-        self.step = Stepper(
+        self.step = TrainStep(
             self.model,
             self.model,
             inputs,
@@ -129,7 +129,7 @@ class Epochs:
         self.synchronize()
         began, busy = time.perf_counter(), time.process_time()
         plan, times = epoch_plan(
-            config, self.features, Run(config.run_place), self.world, self.predictor, epoch
+            config, self.features, Run(config.run_path), self.world, self.predictor, epoch
         )
         training = time.perf_counter()
         self.model.train()
@@ -199,7 +199,7 @@ def main() -> None:
         )
         epochs = Epochs(
             config,
-            write_features(Place.at(Path(folder) / "features" / "synthetic"), asked.rows),
+            write_features(StorePath.at(Path(folder) / "features" / "synthetic"), asked.rows),
             device,
         )
         epochs.run("joint"), epochs.run("remix")  # allocations, kernels' choices, page cache

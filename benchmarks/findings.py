@@ -28,7 +28,7 @@ from pipeline.errors import InputError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.sources.importers.table import import_table
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.comparison.compare import compare
 from trainer.comparison.markdown import markdown
 from trainer.comparison.methods import methods_of, with_method
@@ -120,7 +120,7 @@ def main() -> None:
         )
     minutes = (time.monotonic() - began) / 60
     text = "\n".join([*parts, f"{minutes:.0f} minutes; {machine()}\n"])
-    (Place.at(given.store) / "findings.md").write_bytes(text.encode())
+    (StorePath.at(given.store) / "findings.md").write_bytes(text.encode())
     print(text)
 
 
@@ -143,7 +143,7 @@ def prepare(name: str, store: str, small: bool) -> RunConfig:
     config = parse(
         RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), asked), name
     )
-    if not (config.features_place / MANIFEST).exists():
+    if not (config.features_path / MANIFEST).exists():
         if not shards.exists() and name in KNOWN:
             write_known(name, shards)
         elif not shards.exists():
@@ -205,7 +205,7 @@ def train(config: dict[str, Any]) -> None:
 
 def agreement(config: RunConfig, result: dict[str, Any]) -> str:
     """How many of the training samples go to the modality that ought to be trained, per method over epochs and seeds."""
-    known, features = known_set(config.features), FeatureSet.open(config.features_place)
+    known, features = known_set(config.features), FeatureSet.open(config.features_path)
     by_id = dict(
         zip((f"known-{i:04d}" for i in range(len(known.labels))), known.ideal.tolist(), strict=True)
     )
@@ -241,7 +241,7 @@ def agreement(config: RunConfig, result: dict[str, Any]) -> str:
 def _agreements(
     config: RunConfig, modalities: list[str], ideal: np.ndarray[Any, Any]
 ) -> list[float]:
-    found, run = [], Run.open(config.run_place)
+    found, run = [], Run.open(config.run_path)
     for epoch in range(config.train.warmup_epochs, config.train.epochs):
         pure = [
             step for step in BatchPlan.open(run.plan(epoch)).steps() if step.modality in modalities

@@ -45,7 +45,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class FuzzJob:
     """What every worker does: of each kind the cases `worker`, `worker` + `num_workers` and so on, for `seconds`, or up to `num_cases`, or `case` alone."""
 
     kinds: tuple[str, ...]
@@ -81,7 +81,7 @@ class Found:
         return self
 
 
-class Progress:
+class FuzzProgress:
     """What a worker does now, in shared memory that outlives it: the cases of each kind that it has begun, the kind (-1: none), since when, and its end."""
 
     def __init__(self, num_kinds: int) -> None:
@@ -109,7 +109,7 @@ class Worker:
 
     process: SpawnProcess
     pipe: Connection
-    progress: Progress
+    progress: FuzzProgress
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     limited = asked.cases is not None or asked.case is not None
     kinds = tuple(asked.kinds.split(","))
-    work = Work(
+    work = FuzzJob(
         kinds=kinds,
         seed=asked.seed,
         num_workers=1 if asked.case is not None else asked.processes,
@@ -146,7 +146,7 @@ def main() -> None:
     sys.exit(1 if found.failures else 0)
 
 
-def tell(found: Found, work: Work, seconds: float) -> None:
+def tell(found: Found, work: FuzzJob, seconds: float) -> None:
     """Prints the JSON line."""
     num = {
         kind: sum(n for (of, _), n in found.outcomes.items() if of == kind) for kind in work.kinds
@@ -177,11 +177,12 @@ def tell(found: Found, work: Work, seconds: float) -> None:
     )
 
 
-def drive(work: Work) -> Found:
+def drive(work: FuzzJob) -> Found:
     """Starts the workers, and another one wherever one died or hung, which goes on behind that case."""
     found = Found()
     workers = {
-        number: start(work, number, Progress(len(work.kinds))) for number in range(work.num_workers)
+        number: start(work, number, FuzzProgress(len(work.kinds)))
+        for number in range(work.num_workers)
     }
     while workers:
         wait([worker.pipe for worker in workers.values()], timeout=TELL_SECONDS)
@@ -219,7 +220,7 @@ def listen(worker: Worker, found: Found) -> bool:
     return False
 
 
-def ended(work: Work, number: int, worker: Worker, how: str) -> Failure:
+def ended(work: FuzzJob, number: int, worker: Worker, how: str) -> Failure:
     """A case that a worker did not outlive (raises SystemExit where there is none)."""
     kind = worker.progress.kind.value
     if kind < 0:
@@ -239,7 +240,9 @@ def _end_of(code: int) -> str:
     )
 
 
-def start(work: Work, number: int, progress: Progress, failure: Failure | None = None) -> Worker:
+def start(
+    work: FuzzJob, number: int, progress: FuzzProgress, failure: Failure | None = None
+) -> Worker:
     """A worker that goes on behind what has been begun; it keeps the bytes of the case that ended the one before."""
     ours, theirs = _CONTEXT.Pipe(duplex=False)
     progress.begin(-1)
@@ -249,13 +252,13 @@ def start(work: Work, number: int, progress: Progress, failure: Failure | None =
     return Worker(process, ours, progress)
 
 
-def number_of(work: Work, worker: int, i: int) -> int:
+def number_of(work: FuzzJob, worker: int, i: int) -> int:
     """The number of the case that a worker's case `i` of a kind is."""
     return work.case if work.case is not None else worker + i * work.num_workers
 
 
 def labour(
-    work: Work, number: int, progress: Progress, pipe: Connection, failure: Failure | None
+    work: FuzzJob, number: int, progress: FuzzProgress, pipe: Connection, failure: Failure | None
 ) -> None:
     """A worker: one case after the other, of the kind that is most behind its share of the time."""
     with tempfile.TemporaryDirectory(prefix="remix-fuzz-") as folder:
@@ -305,7 +308,7 @@ def cases_of(kind: str, folder: Path) -> Cases:
     return getattr(import_module(module), name)(own)
 
 
-def attempt(work: Work, kind: str, number: int, cases: Cases, found: Found) -> None:
+def attempt(work: FuzzJob, kind: str, number: int, cases: Cases, found: Found) -> None:
     """One case; its bytes are kept where it fails, or where the sandbox named what is worth a look."""
     case = cases(work.seed, number)
     began, what, trace = time.monotonic(), "", ""
@@ -323,7 +326,7 @@ def attempt(work: Work, kind: str, number: int, cases: Cases, found: Found) -> N
     found.outcomes[kind, outcome] += 1
 
 
-def keep(work: Work, kind: str, number: int, case: Case, trace: str = "") -> None:
+def keep(work: FuzzJob, kind: str, number: int, case: Case, trace: str = "") -> None:
     """Writes the bytes of a case, and what was raised."""
     path = work.keep / f"{kind.replace(':', '.')}-{work.seed}-{number}-{case.name}"
     path.write_bytes(case.data)

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from _kill_commands import Cluster
+from _kill_commands import ComposeCluster
 from _kill_stages import RAY, Case, Stages
 from _report import report
 
@@ -82,7 +82,7 @@ def main() -> None:
     work = Stages(folder, asked.features)
     with ExitStack() as stack:
         if {*RAY} & {*stages} or not asked.features:
-            work.cluster = stack.enter_context(Cluster(folder / "cluster")).ready()
+            work.cluster = stack.enter_context(ComposeCluster(folder / "cluster")).ready()
         work.prepare([stage for stage in WEIGHTS if any(case.stage == stage for case in cases)])
         prepared = time.monotonic()
         for case in cases:

@@ -22,8 +22,8 @@ from _report import report
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import PartWriter, part_name
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft
-from pipeline.storage.store_path import Place
+from pipeline.plans.planner import build, joint_plan_builder
+from pipeline.storage.store_path import StorePath
 from trainer.data.plan_loader import PlanLoader
 from trainer.process_group import World
 
@@ -40,12 +40,12 @@ def sample(row: int) -> dict[str, np.ndarray]:
     }
 
 
-def write_tables(place: Place, num_rows: int, parts: int = 8) -> FeatureSet:
+def write_tables(path: StorePath, num_rows: int, parts: int = 8) -> FeatureSet:
     """The samples as a feature set."""
     cuts = [num_rows * i // parts for i in range(parts + 1)]
     for name, (shape, dtype) in SHAPES.items():
         for part in range(parts):
-            with (place / name / part_name(part)).create() as file:
+            with (path / name / part_name(part)).create() as file:
                 writer = PartWriter(file, shape, dtype)
                 for row in range(cuts[part], cuts[part + 1]):
                     writer.append(sample(row)[name])
@@ -59,7 +59,7 @@ def write_tables(place: Place, num_rows: int, parts: int = 8) -> FeatureSet:
         "batch_rows": 64,
     }
     features = FeatureSet(
-        place,
+        path,
         {**facts, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]},
     )
     features.__dict__["labels"] = np.zeros(num_rows, np.int32)
@@ -133,9 +133,9 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        features = write_tables(Place.at(folder / "tables"), args.rows)
+        features = write_tables(StorePath.at(folder / "tables"), args.rows)
         plan = build(
-            joint_draft(
+            joint_plan_builder(
                 np.arange(args.rows),
                 batch_size=BATCH,
                 seed=0,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from _report import report
 
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 
 
@@ -25,11 +25,11 @@ def main() -> None:
     scores = Scores(_table(arguments.rows))
 
     def plan() -> list[pa.RecordBatch]:
-        return list(remix_draft(scores, PlanConfig(), 64, 0, 10).batches())
+        return list(remix_plan_builder(scores, PlanConfig(), 64, 0, 10).batches())
 
     sides: dict[str, Callable[[], object]] = {
         "plan": plan,
-        "plan_with_fingerprint": lambda: build(remix_draft(scores, PlanConfig(), 64, 0, 10)),
+        "plan_with_fingerprint": lambda: build(remix_plan_builder(scores, PlanConfig(), 64, 0, 10)),
         "permutation": lambda: np.random.default_rng(0).permutation(arguments.rows),
     }
     before = _peak_gib()

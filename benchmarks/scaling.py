@@ -27,8 +27,8 @@ from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
 from pipeline.decode.summary import Progress
-from pipeline.shards.discover import find_shards
-from pipeline.storage.store_path import Place
+from pipeline.shards.discover import discover_shards
+from pipeline.storage.store_path import StorePath
 from trainer.config import RunConfig
 from trainer.launch import launch
 
@@ -69,7 +69,7 @@ def _is_busy(process: psutil.Process) -> bool:
     return False
 
 
-def decoding(shards: list[Place], out: Path, workers: int) -> float:
+def decoding(shards: list[StorePath], out: Path, workers: int) -> float:
     """Clips/s behind the scan."""
     scanned = time.perf_counter()
 
@@ -78,7 +78,7 @@ def decoding(shards: list[Place], out: Path, workers: int) -> float:
         if progress.stage == "scan":
             scanned = time.perf_counter()
 
-    summary = decode(shards, Place.at(out), CONFIG, progress=watch, concurrency=workers)
+    summary = decode(shards, StorePath.at(out), CONFIG, progress=watch, concurrency=workers)
     return summary.num_rows / (time.perf_counter() - scanned)
 
 
@@ -129,7 +129,7 @@ def main() -> None:
         shards = []
         if data:
             unpack(folder)
-            shards = find_shards([str(folder / "shards")])
+            shards = discover_shards([str(folder / "shards")])
             decoding(shards, folder / "warm", numbers[-1])
         for i in range(asked.repeats):
             for number in numbers if i % 2 == 0 else reversed(numbers):

@@ -28,11 +28,11 @@ ALONE = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from pipeline.shards.reader import ShardReader, ShardFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 def scan(hashed):
     start, num = time.perf_counter(), 0
     for path in sys.argv[2:]:
-        with ShardFile(Place.at(path)) as file:
+        with ShardFile(StorePath.at(path)) as file:
             num += sum(1 for _ in ShardReader(file, load=lambda suffix: False, hashed=hashed))
     return num / (time.perf_counter() - start)
 print(json.dumps({name: sorted(scan(hashed) for _ in range(5))[2] for name, hashed in (("bare", False), ("hashed", True))}))

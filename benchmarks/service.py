@@ -20,13 +20,13 @@ from _report import report
 
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import joint_draft, remix_draft, write_plan
+from pipeline.plans.planner import joint_plan_builder, remix_plan_builder, write_plan
 from pipeline.plans.stats import plan_statistics
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import with_metadata
 from pipeline.storage.schemas import ALL, scores_schema
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 ARROW = "application/vnd.apache.arrow.stream"
 MODALITIES = ["audio", "video"]
@@ -66,7 +66,7 @@ def main() -> None:
     arguments = _asked_for()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
-        _make(Place.at(store) / "runs" / "bench", arguments.rows, arguments.streamed_rows)
+        _make(StorePath.at(store) / "runs" / "bench", arguments.rows, arguments.streamed_rows)
         command = [
             sys.executable,
             "-m",
@@ -225,7 +225,7 @@ def _mib(process: psutil.Process) -> float:
     return round(process.memory_info().rss / 2**20, 1)
 
 
-def _make(run: Place, num_rows: int, num_streamed: int) -> None:
+def _make(run: StorePath, num_rows: int, num_streamed: int) -> None:
     """A run with a joint plan of `num_streamed` rows (epoch 0) and a remixed one of `num_rows` (epoch 1), and their statistics."""
     facts: dict[str, Any] = {
         "kind": "run",
@@ -259,13 +259,15 @@ def _make(run: Place, num_rows: int, num_streamed: int) -> None:
     )
     scores = Scores.open(scores_place)
     drafts = [
-        joint_draft(np.arange(num_streamed), 64, 0, 0, modalities=MODALITIES, num_classes=10),
-        remix_draft(scores, PlanConfig(), 64, 0, 1),
+        joint_plan_builder(
+            np.arange(num_streamed), 64, 0, 0, modalities=MODALITIES, num_classes=10
+        ),
+        remix_plan_builder(scores, PlanConfig(), 64, 0, 1),
     ]
     for epoch, draft in enumerate(drafts):
-        place = run / "plans" / f"epoch-{epoch:04d}.arrow"
-        write_plan(place, draft)
-        plan = BatchPlan.open(place, trusted=True)
+        path = run / "plans" / f"epoch-{epoch:04d}.arrow"
+        write_plan(path, draft)
+        plan = BatchPlan.open(path, trusted=True)
         assert (ALL in plan.table["modality"][0].as_py()) == (epoch == 0)
         statistics_ = plan_statistics(plan, scores=scores if epoch else None)
         (run / "plans" / f"epoch-{epoch:04d}.stats.json").write_json(

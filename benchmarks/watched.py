@@ -21,7 +21,7 @@ import yaml
 from _report import report
 
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 ARROW = "application/vnd.apache.arrow.stream"
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +75,7 @@ def main() -> None:
         finally:
             serving.terminate()
             training.terminate()
-            Place.at(run).delete()
+            StorePath.at(run).delete()
     watched, alone = (
         [value for epoch, values in seconds.items() if epoch % 2 == odd for value in values]
         for odd in (1, 0)
@@ -148,7 +148,7 @@ def _ask(client: httpx.Client, name: str, epoch: int, number: int) -> str:
 
 def _seconds(run: Path, epoch: int) -> list[float]:
     tables = [
-        read_table(Place.at(path))
+        read_table(StorePath.at(path))
         for path in sorted((run / "steps").glob(f"epoch-{epoch:04d}-*.arrow"))
     ]
     return [value for table in tables for value in table["step_seconds"].to_pylist()]

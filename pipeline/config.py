@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ConfigError, MissingError, StoreError
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A modality, run or feature set: it becomes a file name, a column name and a part of a URL."""
@@ -22,7 +22,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
 
 
-class Config(BaseModel):
+class StrictModel(BaseModel):
     """A frozen part of a configuration; a field that it does not have is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,12 +47,12 @@ def parse(model: type[M], value: Any, what: str) -> M:
         ) from error
 
 
-def load(model: type[M], path: str | Path | Place) -> M:
+def load(model: type[M], path: str | Path | StorePath) -> M:
     """Reads a YAML file into a model (raises ConfigError, MissingError, StoreError)."""
-    place = Place.at(path)
+    store_path = StorePath.at(path)
     try:
         # a local path may be a pipe, which pyarrow cannot read
-        data = place.local.read_bytes() if place.local else place.read_bytes()
+        data = store_path.local.read_bytes() if store_path.local else store_path.read_bytes()
     except FileNotFoundError as error:
         raise MissingError(
             f"config {path} does not exist", "give the path of a YAML file"

@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Floats, Hashes, Ints
+from pipeline.arrays import FloatArray, Int64Array, UInt64Array
 from pipeline.portable_log import log
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -49,7 +49,7 @@ def key_of(*numbers: int) -> int:
     return key
 
 
-def hashes(key: int, counters: Ints) -> Hashes:
+def hashes(key: int, counters: Int64Array) -> UInt64Array:
     """(n,) integers to (n,) hashes; different integers have different hashes."""
     out = np.empty(len(counters), np.uint64)
     for start in range(0, len(out), BLOCK):
@@ -63,12 +63,12 @@ def hashes(key: int, counters: Ints) -> Hashes:
     return out
 
 
-def uniform(values: Hashes) -> npt.NDArray[np.float64]:
+def uniform(values: UInt64Array) -> npt.NDArray[np.float64]:
     """Hashes to numbers in [0, 1) of 53 bits."""
     return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def gumbel(values: Hashes) -> Floats:
+def gumbel(values: UInt64Array) -> FloatArray:
     """Hashes to draws from the standard Gumbel distribution, -log(-log u) with u of 52 bits inside (0, 1)."""
     uniform = ((values >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return -log(-log(uniform))

@@ -18,71 +18,73 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.errors import DataError, MissingError, SampleError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.shards.discover import ENDINGS, find_shards, shard_names
-from pipeline.shards.reader import ShardReader, only_text, settled
-from pipeline.shards.sample_metadata import Facts, facts_of
-from pipeline.shards.samples import Lost
+from pipeline.shards.discover import ENDINGS, discover_shards, shard_names
+from pipeline.shards.reader import ShardReader, only_text, read_twice
+from pipeline.shards.sample_metadata import SampleMetadata, parse_metadata
+from pipeline.shards.samples import RejectedSample
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import PLAN, check_columns
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from pipeline.storage.table_checks import check_fingerprint, check_metadata
 
 Found = dict[str, Any]
 KNOWN = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
 
 
-def inspect(path: str | PathLike[str] | Place) -> Found:
+def inspect(path: str | PathLike[str] | StorePath) -> Found:
     """Tells what is there, `kind` first, with counts, sizes in bytes, fingerprints and parents (raises MissingError, DataError, StoreError)."""
-    place = Place.at(path)
-    found = _look(place)
+    store_path = StorePath.at(path)
+    found = _look(store_path)
     num_bytes = found.pop("bytes", None)
     return {
         "kind": found.pop("kind"),
-        "path": str(place),
-        "bytes": _num_bytes(place) if num_bytes is None else num_bytes,
+        "path": str(store_path),
+        "bytes": _num_bytes(store_path) if num_bytes is None else num_bytes,
         **found,
     }
 
 
-def _look(place: Place) -> Found:
-    kind = place.info().type
+def _look(store_path: StorePath) -> Found:
+    kind = store_path.info().type
     if kind == pafs.FileType.NotFound:
-        if any(sign in place.name for sign in "*?["):
-            return _shards(find_shards([place]), None)
-        raise MissingError(f"{place} does not exist", KNOWN)
+        if any(sign in store_path.name for sign in "*?["):
+            return _shards(discover_shards([store_path]), None)
+        raise MissingError(f"{store_path} does not exist", KNOWN)
     if kind == pafs.FileType.File:
         return (
-            _shards([place], place.parent / "decode.yaml")
-            if place.name.endswith(ENDINGS)
-            else _file(place)
+            _shards([store_path], store_path.parent / "decode.yaml")
+            if store_path.name.endswith(ENDINGS)
+            else _file(store_path)
         )
-    names = {entry.name for entry in place.list()}
+    names = {entry.name for entry in store_path.list()}
     if MANIFEST in names:
-        return _features(FeatureSet.open(place))
+        return _features(FeatureSet.open(store_path))
     if "run.json" in names:
-        return _run(place)
+        return _run(store_path)
     if any(name.endswith(ENDINGS) for name in names):
-        return _shards(find_shards([place]), place / "decode.yaml")
+        return _shards(discover_shards([store_path]), store_path / "decode.yaml")
     if names & {"features", "runs"}:
         return {
             "kind": "store",
             **{
-                part: [entry.name for entry in (place / part).list()]
+                part: [entry.name for entry in (store_path / part).list()]
                 for part in ("features", "runs")
             },
         }
     raise DataError(
-        f"{place} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})",
+        f"{store_path} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})",
         f"{KNOWN}; unfinished work has no manifest yet",
     )
 
 
-def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
+def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Found:
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     suffixes, kept, reasons, parts = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
-    for place, name in zip(shards, shard_names(shards), strict=True):
-        told, reader = settled(place, partial(_Facts, place), load=only_text, hashed=False)
+    for store_path, name in zip(shards, shard_names(shards), strict=True):
+        told, reader = read_twice(
+            store_path, partial(_Summary, store_path), load=only_text, hashed=False
+        )
         for fact in told.facts:
             splits[fact.split or "none"][fact.label] += 1
         kept.update(told.kept)
@@ -91,7 +93,7 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
         parts.append(
             {
                 "shard": name,
-                "bytes": int(place.info().size),
+                "bytes": int(store_path.info().size),
                 "samples": len(told.facts),
                 "rejected": len(told.rejected),
                 "account": account,
@@ -124,19 +126,19 @@ def _shards(shards: Sequence[Place], decode: Place | None) -> Found:
     return found
 
 
-class _Facts:
+class _Summary:
     """What the usable samples of a shard say of themselves, how many have which suffixes, and the reasons of all that is lost or says too little."""
 
-    def __init__(self, shard: Place, reader: ShardReader) -> None:
-        self.facts: list[Facts] = []
+    def __init__(self, shard: StorePath, reader: ShardReader) -> None:
+        self.facts: list[SampleMetadata] = []
         self.kept: Counter[frozenset[str]] = Counter()
         self.rejected: list[str] = []
         for item in reader:
-            if isinstance(item, Lost):
+            if isinstance(item, RejectedSample):
                 self.rejected.append(item.reason)
                 continue
             try:
-                self.facts.append(facts_of(item, shard.path))
+                self.facts.append(parse_metadata(item, shard.path))
             except SampleError as error:
                 self.rejected.append(error.reason)
             else:
@@ -175,12 +177,12 @@ def _sums(accounts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return dict(sums)
 
 
-def _file(place: Place) -> Found:
-    table, what = read_table(place, trusted=False), str(place)
+def _file(store_path: StorePath) -> Found:
+    table, what = read_table(store_path, trusted=False), str(store_path)
     metadata = read_metadata(table.schema, what)
     names = table.column_names
     if set(PLAN.names) <= set(names):
-        told = _plan(BatchPlan.open(place))
+        told = _plan(BatchPlan.open(store_path))
     else:
         check_metadata(metadata, what)
         check_fingerprint(table.to_batches(), table.schema, metadata, what)
@@ -252,10 +254,10 @@ def _scores(table: pa.Table, what: str) -> Found:
     }
 
 
-def _run(place: Place) -> Found:
-    found: Found = {**(place / "run.json").read_json(), "kind": "run"}
-    if (place / "epochs.arrow").exists():
-        epochs = read_table(place / "epochs.arrow", trusted=False)
+def _run(store_path: StorePath) -> Found:
+    found: Found = {**(store_path / "run.json").read_json(), "kind": "run"}
+    if (store_path / "epochs.arrow").exists():
+        epochs = read_table(store_path / "epochs.arrow", trusted=False)
         try:
             last = [
                 {key: _finite(value) for key, value in row.items()}
@@ -263,12 +265,14 @@ def _run(place: Place) -> Found:
             ]
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise DataError(
-                f"{place / 'epochs.arrow'} is damaged ({error})", "train again"
+                f"{store_path / 'epochs.arrow'} is damaged ({error})", "train again"
             ) from error
         found["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
     for part in ("scores", "plans", "checkpoints"):
-        found[part] = {entry.name: int(entry.info().size or 0) for entry in (place / part).list()}
-    found["num_step_files"] = len((place / "steps").list())
+        found[part] = {
+            entry.name: int(entry.info().size or 0) for entry in (store_path / part).list()
+        }
+    found["num_step_files"] = len((store_path / "steps").list())
     return found
 
 
@@ -288,10 +292,10 @@ def _counts(splits: Mapping[str, Counter[str]]) -> Found:
     }
 
 
-def _num_bytes(place: Place) -> int:
-    if place.info().type == pafs.FileType.File:
-        return int(place.info().size)
+def _num_bytes(store_path: StorePath) -> int:
+    if store_path.info().type == pafs.FileType.File:
+        return int(store_path.info().size)
     return sum(
         int(entry.size or 0)
-        for entry in place.fs.get_file_info(pafs.FileSelector(place.path, recursive=True))
+        for entry in store_path.fs.get_file_info(pafs.FileSelector(store_path.path, recursive=True))
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import load, parse
 from pipeline.plans.config import PlanConfig
 from pipeline.scores.table import Scores
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 if TYPE_CHECKING:
     from pipeline.decode.config import DecodeConfig
@@ -50,9 +50,9 @@ def decode(
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.job import decode as run
     from pipeline.decode.preflight import infer_config
-    from pipeline.shards.discover import find_shards
+    from pipeline.shards.discover import discover_shards
 
-    found = find_shards([os.fspath(shard) for shard in shards])
+    found = discover_shards([os.fspath(shard) for shard in shards])
     if config is None:
         asked = infer_config(found)
     elif isinstance(config, str | os.PathLike):
@@ -61,7 +61,7 @@ def decode(
         asked = (
             config if isinstance(config, DecodeConfig) else parse(DecodeConfig, config, "decode")
         )
-    return run(found, Place.at(out), asked, address=address, progress=progress)
+    return run(found, StorePath.at(out), asked, address=address, progress=progress)
 
 
 def plan(
@@ -91,14 +91,14 @@ def plan(
             print(step.modality, step.rows)
     """
     from pipeline.plans.plan import BatchPlan
-    from pipeline.plans.planner import build, remix_draft, write_plan
+    from pipeline.plans.planner import build, remix_plan_builder, write_plan
 
     asked = parse(PlanConfig, config, "remix.plan")
     opened = scores if isinstance(scores, Scores) else Scores.open(scores)
-    draft = remix_draft(opened, asked, batch_size=batch_size, seed=seed, epoch=epoch)
+    draft = remix_plan_builder(opened, asked, batch_size=batch_size, seed=seed, epoch=epoch)
     if out is None:
         return build(draft)
-    write_plan(Place.at(out), draft)
+    write_plan(StorePath.at(out), draft)
     return BatchPlan.open(out, trusted=True)
 
 

@@ -11,24 +11,24 @@ from prometheus_client import CollectorRegistry
 
 from service.http import problems
 from service.http.auth import guards
-from service.http.middleware import Observed
+from service.http.middleware import RequestObserver
 from service.routes import comparisons, features, plans, process, runs
-from service.schemas import Problem
+from service.schemas import ProblemDetails
 from service.settings import Settings
 from service.store.metrics import StoreCollector
-from service.store.reader import Shelf
+from service.store.reader import StoreReader
 
 ABOUT = "Batch plans and their statistics, read from a store. Read only. Errors are RFC 9457 problem details; lists are pages with `next`."
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The service over one store (raises StoreError where the store's name makes no sense)."""
-    shelf = Shelf(settings.store, settings.cache_dir, int(settings.cache_size))
+    reader = StoreReader(settings.store, settings.cache_dir, int(settings.cache_size))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        shelf.close()
+        reader.close()
 
     app = FastAPIOffline(
         title="Remix",
@@ -39,10 +39,10 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url="/docs",
         redirect_slashes=False,
     )
-    app.state.settings, app.state.shelf = settings, shelf
+    app.state.settings, app.state.reader = settings, reader
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(StoreCollector(shelf))
-    app.add_middleware(Observed, registry=app.state.registry)
+    app.state.registry.register(StoreCollector(reader))
+    app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
     shown = guards(settings)
     routers = (features.router, plans.router, plans.by_fingerprint, runs.router)
@@ -60,7 +60,7 @@ def _describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = described()
-            document["components"]["schemas"]["Problem"] = Problem.model_json_schema(
+            document["components"]["schemas"]["ProblemDetails"] = ProblemDetails.model_json_schema(
                 mode="serialization"
             )
             for name in ("HTTPValidationError", "ValidationError"):

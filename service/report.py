@@ -11,7 +11,7 @@ import httpx
 from pydantic import JsonValue
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.storage.store_path import Place, without_secrets
+from pipeline.storage.store_path import StorePath, without_secrets
 from service.app import create_app
 from service.settings import Settings
 
@@ -30,7 +30,7 @@ IN_PAGE = "!'()*~"
 """What encodeURIComponent leaves as it is, beside what quote() does."""
 
 
-def write_report(run: str, out: Place) -> dict[str, int]:
+def write_report(run: str, out: StorePath) -> dict[str, int]:
     """Writes the report of STORE/runs/NAME; the same run gives the same bytes (raises InputError where the run cannot be read, StoreError)."""
     store, name = _split(run)
     out.check_writable()
@@ -48,7 +48,7 @@ def _split(run: str) -> tuple[str, str]:
     return parts[0] + mark + query, parts[2]
 
 
-async def _write(store: str, name: str, out: Place) -> dict[str, int]:
+async def _write(store: str, name: str, out: StorePath) -> dict[str, int]:
     app = create_app(Settings(store=store, token=None))
     try:
         async with httpx.AsyncClient(
@@ -57,7 +57,7 @@ async def _write(store: str, name: str, out: Place) -> dict[str, int]:
             answers = await _answers(client, name)
             html = await _page(client, {"run": name, "responses": answers})
     finally:
-        app.state.shelf.close()
+        app.state.reader.close()
     data = html.encode()
     out.write_bytes(data)
     return {"answers": len(answers), "bytes": len(data)}

@@ -17,7 +17,7 @@ class Schema(BaseModel):
     )
 
 
-class Problem(BaseModel):
+class ProblemDetails(BaseModel):
     """RFC 9457 problem details: the one shape of every error."""
 
     type: str = "about:blank"
@@ -50,7 +50,7 @@ class Parent(Schema):
     fingerprint: str
 
 
-class Modality(Schema):
+class FeatureModality(Schema):
     """What one row of a modality is."""
 
     kind: str
@@ -70,7 +70,7 @@ class FeatureSummary(Schema):
     num_rejected: int
     num_classes: int
     splits: dict[str, int]
-    modalities: dict[str, Modality]
+    modalities: dict[str, FeatureModality]
 
 
 class FeatureDetail(FeatureSummary):
@@ -336,7 +336,7 @@ class SampleEpoch(Schema):
     """Null where the epoch has no scores of the sample."""
 
 
-class Sample(Schema):
+class SampleHistory(Schema):
     """A sample's story: how hard it was for each modality, and what it trained, epoch by epoch."""
 
     sample_id: str

@@ -18,7 +18,7 @@ SHUTDOWN_SECONDS = 10
 def serve(settings: Settings) -> None:
     """Serves a store until the process is told to stop (raises StoreError where the store is not there, ConfigError where it cannot listen)."""
     app = create_app(settings)
-    app.state.shelf.check()
+    app.state.reader.check()
     _log_as_json()
     logger = logging.getLogger("remix.service")
     if settings.token is None:

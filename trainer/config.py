@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
-from pipeline.config import Config, Name, load
+from pipeline.config import Name, StrictModel, load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError
 from pipeline.plans.config import PlanConfig
 from pipeline.storage.metadata import fingerprint_of
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.models.model import ModelConfig
 
 
-class OptimizerConfig(Config):
+class OptimizerConfig(StrictModel):
     """The optimizer and its learning rate, which falls by `decay` every `decay_every` epochs."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
@@ -32,7 +32,7 @@ class OptimizerConfig(Config):
         return float(self.lr * self.decay ** (epoch // self.decay_every))
 
 
-class TrainConfig(Config):
+class TrainConfig(StrictModel):
     """The loop: `warmup_epochs` of joint plans, then score, plan, train; batches are global, over all workers."""
 
     epochs: int = Field(default=30, ge=1)
@@ -58,7 +58,7 @@ class TrainConfig(Config):
     sync_batchnorm: bool = False
 
 
-class ResourcesConfig(Config):
+class ResourcesConfig(StrictModel):
     """Circumstances: they may change between a run and its resumption."""
 
     workers: int = Field(default=0, ge=0)
@@ -81,7 +81,7 @@ class ResourcesConfig(Config):
     """How many bytes all copies on a node may take together."""
 
 
-class GenerateConfig(Config):
+class GenerateConfig(StrictModel):
     """Generated samples, as `remix generate` makes them, in <store>/shards/<features>."""
 
     samples: int = Field(default=480, ge=1)
@@ -91,7 +91,7 @@ class GenerateConfig(Config):
     modalities: tuple[Name, ...] = ("audio", "video")
 
 
-class SourceConfig(Config):
+class SourceConfig(StrictModel):
     """What the features are made from where they are not there yet: either generated samples or shards."""
 
     generate: GenerateConfig | None = None
@@ -146,7 +146,7 @@ CIRCUMSTANCES = {"name", "preset", "store", "source", "resources"}
 """Fields of a run that do not decide its result; what a preset fills in stands in the others."""
 
 
-class RunConfig(Config):
+class RunConfig(StrictModel):
     """A run: its name, its data, its model, its plans and its loop."""
 
     name: Name
@@ -183,14 +183,14 @@ class RunConfig(Config):
         return list(_differing(own, others))
 
     @property
-    def features_place(self) -> Place:
+    def features_path(self) -> StorePath:
         """<store>/features/<features>"""
-        return Place.at(self.store) / "features" / self.features
+        return StorePath.at(self.store) / "features" / self.features
 
     @property
-    def run_place(self) -> Place:
+    def run_path(self) -> StorePath:
         """<store>/runs/<name>"""
-        return Place.at(self.store) / "runs" / self.name
+        return StorePath.at(self.store) / "runs" / self.name
 
 
 def check_world(config: RunConfig) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.builder import Draft
+from pipeline.plans.builder import PlanBuilder
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import joint_draft, remix_draft, write_plan
+from pipeline.plans.planner import joint_plan_builder, remix_plan_builder, write_plan
 from pipeline.plans.stats import plan_statistics
 from pipeline.plans.step_index import write_step_index
 from pipeline.scores.table import Scores
@@ -60,7 +60,7 @@ def epoch_plan(
         if epoch >= config.train.warmup_epochs:
             scored = score_epoch(config, features, run, world, predictor, epoch)
         planning = time.perf_counter()
-        if world.leads:
+        if world.is_rank_zero:
             _commit(config, features, run, epoch, scored)
             seconds = {"score_seconds": planning - began}
             seconds["plan_seconds"] = time.perf_counter() - planning
@@ -82,7 +82,7 @@ def _commit(
     """
     scores = None if scored is None else run.open_scores(scored)
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
-    write_plan(staged, draft_plan(config, features, epoch, scores, run.digest))
+    write_plan(staged, plan_builder_of(config, features, epoch, scores, run.digest))
     plan = BatchPlan.open(staged, trusted=True)
     previous = run.open_plan(epoch - 1) if epoch else None
     statistics = plan_statistics(
@@ -97,9 +97,9 @@ def _commit(
     staged.move(run.plan(epoch))
 
 
-def draft_plan(
+def plan_builder_of(
     config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None, digest: str
-) -> Draft:
+) -> PlanBuilder:
     """The plan of an epoch in the making, of the run with this digest: from scores of the split 'train', or for warm-up (raises MismatchError)."""
     num_classes, batch_size = len(features.classes), config.train.batch_size
     parents = {"features": features.fingerprint, "config": digest}
@@ -110,7 +110,7 @@ def draft_plan(
                 f"{scores.what} has {len(scores)} rows, which are not those of the split 'train'",
                 "score that split",
             )
-        return remix_draft(
+        return remix_plan_builder(
             scores,
             config.plan,
             batch_size,
@@ -121,7 +121,7 @@ def draft_plan(
         )
     rows, names = features.rows_of("train"), features.modalities
     labels = features.labels[rows]
-    return joint_draft(
+    return joint_plan_builder(
         rows,
         batch_size,
         config.seed,

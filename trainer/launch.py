@@ -32,8 +32,8 @@ def launch(
     use_gpu = _reserve(config)
     features = _open(config, progress)
     check(config, features)
-    if resume and (config.run_place / "run.json").exists():
-        run = Run.open(config.run_place)
+    if resume and (config.run_path / "run.json").exists():
+        run = Run.open(config.run_path)
         check_same(run, config, features)
         if run.facts["status"] == "finished":
             return run
@@ -92,7 +92,7 @@ def _open(config: RunConfig, progress: loop.Progress) -> FeatureSet:
 
         ensure_features(config, progress)
     if config.resources.workers:
-        return FeatureSet.open(config.features_place)
+        return FeatureSet.open(config.features_path)
     return open_features(config)
 
 
@@ -143,7 +143,7 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
             "choose another name, or restore its features",
         )
     # not by the digest: one of an older version has other fields
-    recorded = parse(RunConfig, facts["config"], str(run.place / "run.json"))
+    recorded = parse(RunConfig, facts["config"], str(run.path / "run.json"))
     if changed := recorded.differences(config):
         raise MismatchError(
             f"run {config.name!r} was started with another configuration of {', '.join(changed)}",

@@ -142,13 +142,13 @@ class Trainer:
             if pauses and not ends:
                 self._save("last", epoch, step + 1, plan.fingerprint)
             waiting = time.perf_counter()
-        self.world.align(self.model)
+        self.world.broadcast_buffers(self.model)
         self.cursor.step = 0
 
     def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
         """Writes the steps taken so far, then a checkpoint that stands behind them."""
         self.record.flush()
-        if not self.world.leads:
+        if not self.world.is_rank_zero:
             return
         cursor = replace(self.cursor, epoch=epoch, step=step, plan_fingerprint=plan_fingerprint)
         checkpoint = {
@@ -165,26 +165,26 @@ class Trainer:
 
     def _resume(self) -> None:
         """Goes to where the last checkpoint stands, if there is one (raises MismatchError)."""
-        place = self.run.checkpoint("last")
-        if not self.world.broadcast(place.exists()):
+        path = self.run.checkpoint("last")
+        if not self.world.broadcast(path.exists()):
             return
-        found = checkpoints.load(place)
-        checkpoints.check_architecture(place, found["architecture"], self.architecture)
+        found = checkpoints.load(path)
+        checkpoints.check_architecture(path, found["architecture"], self.architecture)
         if found["features"] != self.features.fingerprint:
             raise MismatchError(
-                f"{place} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}",
+                f"{path} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}",
                 "give the features that it was trained on",
             )
         if found["digest"] != self.run.digest:
             raise MismatchError(
-                f"{place} was trained under another configuration",
+                f"{path} was trained under another configuration",
                 "restore the configuration, or choose another name; only `source` and `resources` may change",
             )
-        checkpoints.load_weights(place, self.model, found["model"])
-        checkpoints.load_optimizer(place, self.optimizer, found.get("optimizer"))
+        checkpoints.load_weights(path, self.model, found["model"])
+        checkpoints.load_optimizer(path, self.optimizer, found.get("optimizer"))
         self.cursor = Cursor(**found["cursor"])
         just_ended = self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step
-        if self.world.leads and just_ended:
+        if self.world.is_rank_zero and just_ended:
             # killed after `last` and before `best` was written, which would have been the same
             checkpoints.save(self.run.checkpoint("best"), found)
 
@@ -233,6 +233,6 @@ def train(
         # sums in another number of threads are other sums
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     nodes = world.gather(platform.node())
-    if world.leads:
+    if world.is_rank_zero:
         run.update(status="running", nodes=nodes, error=None)
     return Trainer(config, features, run, world, progress).train()

@@ -9,26 +9,26 @@ from typing import Any
 from pipeline.decode.job import decode
 from pipeline.decode.preflight import infer_config
 from pipeline.decode.summary import Progress
-from pipeline.shards.discover import find_shards
+from pipeline.shards.discover import discover_shards
 from pipeline.sources.shard_writer import SUMMARY
 from pipeline.sources.synthetic.generate import generate
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import GenerateConfig, RunConfig
 
 
 def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -> None:
     """Makes the run's feature set from its source where there is none; a call that was cut short is taken up (raises InputError, BudgetError, StoreError)."""
-    source, features = config.source, config.features_place
+    source, features = config.source, config.features_path
     if source is None or (features / MANIFEST).exists():
         return
-    store = Place.at(config.store)
-    places: list[str | Place] = [
+    store = StorePath.at(config.store)
+    places: list[str | StorePath] = [
         pattern if pattern.startswith("/") or "://" in pattern else store / pattern
         for pattern in source.shards
     ]
     if source.generate:
         places = [_generated(source.generate, store / "shards" / config.features)]
-    shards = find_shards(places)
+    shards = discover_shards(places)
 
     def progress(at: Progress) -> None:
         tell({"event": "source", **asdict(at)})
@@ -43,7 +43,7 @@ def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -
     tell({"event": "decoded", "text": "; ".join([f"{features}: {summary.text}", *summary.notes])})
 
 
-def _generated(config: GenerateConfig, out: Place) -> Place:
+def _generated(config: GenerateConfig, out: StorePath) -> StorePath:
     """The folder of shards, made before or now; its summary is its last file."""
     if (out / SUMMARY).exists():
         return out

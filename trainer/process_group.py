@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipeline.storage.arrow_files import read_table, write_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the artifacts."""
         return self.rank == 0
 
@@ -43,7 +43,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def join_rows(self, folder: Place, mine: list[pa.Table]) -> pa.Table | None:
+    def join_rows(self, folder: StorePath, mine: list[pa.Table]) -> pa.Table | None:
         """The rows of all ranks' tables, in the order of their column `row`, on rank 0; None elsewhere.
 
         Each rank writes its rows to a file of `folder`, which is removed once they are joined:
@@ -54,7 +54,7 @@ class World:
         if mine:
             write_table(folder / f"rank-{self.rank}.arrow", pa.concat_tables(mine))
         written = self.gather(bool(mine))
-        if not self.leads:
+        if not self.is_rank_zero:
             return None
         parts = [
             read_table(folder / f"rank-{rank}.arrow") for rank, has in enumerate(written) if has
@@ -63,7 +63,7 @@ class World:
         folder.delete()
         return joined
 
-    def align(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Gives every rank the buffers of rank 0, such as BatchNorm's running statistics, which differ where ranks saw other rows."""
         if self.size > 1:
             for buffer in model.buffers():

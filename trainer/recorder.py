@@ -15,7 +15,7 @@ from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.predictor import Evaluation
-from trainer.strategies.base import Taken
+from trainer.strategies.base import StepOutput
 
 
 class Recorder:
@@ -34,15 +34,21 @@ class Recorder:
         self._run, self._features, self._world = run, features, world
         self._masks = masks
         self._steps: list[dict[str, Any]] = []
-        self._taken: list[Taken] = []
+        self._taken: list[StepOutput] = []
         self._board: SummaryWriter | None = None
-        if world.leads:
+        if world.is_rank_zero:
             run.rewind(epoch, step)
-            if run.place.local:
-                self._board = SummaryWriter(str(run.place.local / "tensorboard"), purge_step=epoch)
+            if run.path.local:
+                self._board = SummaryWriter(str(run.path.local / "tensorboard"), purge_step=epoch)
 
     def step(
-        self, epoch: int, batch: Batch, taken: Taken, *, wait_seconds: float, step_seconds: float
+        self,
+        epoch: int,
+        batch: Batch,
+        taken: StepOutput,
+        *,
+        wait_seconds: float,
+        step_seconds: float,
     ) -> None:
         """Notes a step; its numbers stay on the device until `flush`."""
         modality, names = batch.step.modality, self._features.modalities
@@ -71,7 +77,7 @@ class Recorder:
         heads = ["num_correct", *(f"num_correct_{name}" for name in self._features.modalities)]
         for step, loss, counts in zip(self._steps, losses.tolist(), correct.tolist(), strict=True):
             step |= {"loss": loss, **dict(zip(heads, counts, strict=True))}
-        if self._world.leads:
+        if self._world.is_rank_zero:
             self._run.write_steps(self._steps, self._features.modalities)
         self._steps, self._taken = [], []
 
@@ -86,7 +92,7 @@ class Recorder:
     ) -> dict[str, Any]:
         """Adds the epoch's row to epochs.arrow; all of it follows from the steps' log, the plan's statistics and the validation."""
         self.flush()
-        if not self._world.leads:
+        if not self._world.is_rank_zero:
             return {}
         steps = self._run.steps(epoch)
         numbers = steps.drop_columns(["modality", "rows_hash"])

@@ -16,7 +16,7 @@ from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.locks import Owner
 from pipeline.storage.schemas import epochs_schema, steps_schema
-from pipeline.storage.store_path import Place, encode_json, without_secrets
+from pipeline.storage.store_path import StorePath, encode_json, without_secrets
 from trainer.config import RunConfig
 
 
@@ -24,12 +24,12 @@ from trainer.config import RunConfig
 class Run:
     """<store>/runs/<run>"""
 
-    place: Place
+    path: StorePath
 
     @classmethod
     def create(cls, config: RunConfig, features: FeatureSet) -> "Run":
         """Claims the run's name and writes run.json (raises InputError where the name is taken, StoreError)."""
-        run = cls(config.run_place)
+        run = cls(config.run_path)
         parents = {"name": config.features, "fingerprint": features.fingerprint}
         asked = {**config.model_dump(mode="json"), "store": without_secrets(config.store)}
         facts = {
@@ -44,7 +44,7 @@ class Run:
             "code_version": version("data-remixing"),
             "status": "created",
         }
-        if not (run.place / "run.json").claim(encode_json(facts)):
+        if not (run.path / "run.json").claim(encode_json(facts)):
             raise InputError(
                 f"run {config.name!r} exists in {without_secrets(config.store)}",
                 "continue it with --resume or choose another name",
@@ -52,27 +52,27 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, place: Place) -> "Run":
+    def open(cls, path: StorePath) -> "Run":
         """Opens a run that exists (raises MissingError)."""
-        if not (place / "run.json").exists():
+        if not (path / "run.json").exists():
             raise MissingError(
-                f"{place} holds no run", "check the name, or start it with `remix train`"
+                f"{path} holds no run", "check the name, or start it with `remix train`"
             )
-        return cls(place)
+        return cls(path)
 
     def held(self) -> AbstractContextManager[Owner | None]:
         """Keeps other processes of this machine from training the run, and tells which of them died at it (raises InputError)."""
-        return (self.place / ".lock").held(f"run {self.place.name!r} is being trained")
+        return (self.path / ".lock").held(f"run {self.path.name!r} is being trained")
 
     def sweep(self) -> None:
         """Removes what a process that died left of files that it was writing."""
         for folder in ("", "scores", "plans", "steps", "checkpoints"):
-            (self.place / folder if folder else self.place).sweep()
+            (self.path / folder if folder else self.path).sweep()
 
     @property
     def facts(self) -> dict[str, Any]:
         """run.json"""
-        return (self.place / "run.json").read_json()
+        return (self.path / "run.json").read_json()
 
     @property
     def digest(self) -> str:
@@ -81,33 +81,33 @@ class Run:
 
     def update(self, **changes: Any) -> None:
         """Rewrites run.json with these entries changed; None removes one."""
-        (self.place / "run.json").write_json(
+        (self.path / "run.json").write_json(
             {key: value for key, value in {**self.facts, **changes}.items() if value is not None}
         )
 
-    def plan(self, epoch: int) -> Place:
+    def plan(self, epoch: int) -> StorePath:
         """The plan of an epoch."""
-        return self.place / "plans" / f"epoch-{epoch:04d}.arrow"
+        return self.path / "plans" / f"epoch-{epoch:04d}.arrow"
 
     def open_plan(self, epoch: int) -> BatchPlan:
         """The plan of an epoch, as this run wrote it (raises MissingError, DataError)."""
         return BatchPlan.open(self.plan(epoch), trusted=True)
 
-    def plan_stats(self, epoch: int) -> Place:
+    def plan_stats(self, epoch: int) -> StorePath:
         """The statistics of an epoch's plan."""
-        return self.place / "plans" / f"epoch-{epoch:04d}.stats.json"
+        return self.path / "plans" / f"epoch-{epoch:04d}.stats.json"
 
-    def plan_index(self, epoch: int) -> Place:
+    def plan_index(self, epoch: int) -> StorePath:
         """The step of each row of the features in an epoch's plan."""
-        return self.place / "plans" / f"epoch-{epoch:04d}.index.arrow"
+        return self.path / "plans" / f"epoch-{epoch:04d}.index.arrow"
 
-    def times(self, epoch: int) -> Place:
+    def times(self, epoch: int) -> StorePath:
         """The seconds that the epoch's scores and plan took."""
-        return self.place / "plans" / f"epoch-{epoch:04d}.times.json"
+        return self.path / "plans" / f"epoch-{epoch:04d}.times.json"
 
-    def scores(self, epoch: int) -> Place:
+    def scores(self, epoch: int) -> StorePath:
         """The scores of an epoch."""
-        return self.place / "scores" / f"epoch-{epoch:04d}.arrow"
+        return self.path / "scores" / f"epoch-{epoch:04d}.arrow"
 
     def open_scores(self, epoch: int) -> Scores:
         """The scores of an epoch, checked in full (raises MissingError, DataError)."""
@@ -117,55 +117,55 @@ class Run:
         """Writes the scores of an epoch."""
         write_table(self.scores(epoch), table)
 
-    def parts(self, name: str) -> Place:
+    def parts(self, name: str) -> StorePath:
         """Where ranks leave their parts of a table until they are joined; hidden from listings."""
-        return self.place / "scores" / f".parts-{name}"
+        return self.path / "scores" / f".parts-{name}"
 
-    def checkpoint(self, name: str) -> Place:
+    def checkpoint(self, name: str) -> StorePath:
         """The checkpoint called `last` or `best`."""
-        return self.place / "checkpoints" / f"{name}.pt"
+        return self.path / "checkpoints" / f"{name}.pt"
 
     def write_steps(self, steps: list[dict[str, Any]], modalities: list[str]) -> None:
         """Writes the steps taken since the last checkpoint as one file, named after the first of them."""
         if steps:
             name = f"epoch-{steps[0]['epoch']:04d}-step-{steps[0]['step']:08d}.arrow"
             write_table(
-                self.place / "steps" / name,
+                self.path / "steps" / name,
                 pa.Table.from_pylist(steps, schema=steps_schema(modalities)),
             )
 
     def steps(self, epoch: int) -> pa.Table:
         """The steps that were taken in an epoch, in order."""
         files = [
-            place
-            for place in (self.place / "steps").list()
-            if place.name.startswith(f"epoch-{epoch:04d}-")
+            path
+            for path in (self.path / "steps").list()
+            if path.name.startswith(f"epoch-{epoch:04d}-")
         ]
-        return pa.concat_tables([read_table(place) for place in files])
+        return pa.concat_tables([read_table(path) for path in files])
 
     def write_epoch(self, row: dict[str, Any], modalities: list[str]) -> None:
         """Adds an epoch's row to epochs.arrow; an older row of that epoch, and any of a later one, goes."""
         table = pa.Table.from_pylist([row], schema=epochs_schema(modalities))
-        if (self.place / "epochs.arrow").exists():
+        if (self.path / "epochs.arrow").exists():
             before = self.epochs()
             table = pa.concat_tables([before.filter(pc.less(before["epoch"], row["epoch"])), table])
-        write_table(self.place / "epochs.arrow", table.combine_chunks())
+        write_table(self.path / "epochs.arrow", table.combine_chunks())
 
     def epochs(self) -> pa.Table:
         """epochs.arrow, one row an epoch (raises MissingError before the first has ended)."""
-        return read_table(self.place / "epochs.arrow")
+        return read_table(self.path / "epochs.arrow")
 
     def write_test(self, table: pa.Table) -> None:
         """Writes test.arrow."""
-        write_table(self.place / "test.arrow", table)
+        write_table(self.path / "test.arrow", table)
 
     def test(self) -> pa.Table:
         """test.arrow: one row a test sample, what each head predicted (raises MissingError)."""
-        return read_table(self.place / "test.arrow")
+        return read_table(self.path / "test.arrow")
 
     def rewind(self, epoch: int, step: int) -> None:
         """Removes the step files at or after the cursor: the steps that a dead process took and that will be taken again."""
-        for place in (self.place / "steps").list():
-            found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.arrow", place.name)
+        for path in (self.path / "steps").list():
+            found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.arrow", path.name)
             if found and (int(found[1]), int(found[2])) >= (epoch, step):
-                place.delete()
+                path.delete()

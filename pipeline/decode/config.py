@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Config, Name
+from pipeline.config import Name, StrictModel
 from pipeline.shards.limits import Limits
 from pipeline.storage.schemas import ALL
 
 
-class Spec(Config):
+class Spec(StrictModel):
     """What every modality says: the members of a sample that it reads, by suffix; the first one present counts."""
 
     member: tuple[str, ...]
@@ -71,7 +71,7 @@ ModalitySpec = Annotated[
 ]
 
 
-class DecodeConfig(Config):
+class DecodeConfig(StrictModel):
     """How shards become a feature set."""
 
     modalities: dict[Name, ModalitySpec] = Field(min_length=1)

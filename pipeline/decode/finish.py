@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.arrays import Hashes
+from pipeline.arrays import UInt64Array
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.moments import Moments
-from pipeline.decode.shard_task import VERSION, Job
+from pipeline.decode.shard_task import VERSION, ShardJob
 from pipeline.errors import DataError
 from pipeline.features.id_index import IDS, hash_ids, write_ids
 from pipeline.features.manifest import features_fingerprint
@@ -17,7 +17,7 @@ from pipeline.features.part_writer import BATCH_ROWS
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import Fingerprinter
 from pipeline.storage.schemas import REJECTED, SPLITS, samples_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 
 
 class _Totals:
@@ -30,10 +30,10 @@ class _Totals:
         self.splits, self.ignored = Counter[str](), Counter[str]()
         self.parts: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str]] = []
-        self.id_hashes: list[Hashes] = []
+        self.id_hashes: list[UInt64Array] = []
         self.num_rows = 0
 
-    def add(self, job: Job, account: dict[str, Any]) -> None:
+    def add(self, job: ShardJob, account: dict[str, Any]) -> None:
         """Adds a shard."""
         self.id_hashes.append(hash_ids(account["samples"]["sample_id"]))
         self.num_rows += account["rows"]
@@ -63,8 +63,8 @@ class _Totals:
 
 
 def finish(
-    out: Place,
-    jobs: Sequence[Job],
+    out: StorePath,
+    jobs: Sequence[ShardJob],
     config: DecodeConfig,
     classes: Sequence[str],
     specs: dict[str, Any],
@@ -110,7 +110,7 @@ def finish(
     return manifest
 
 
-def rejected_rows(job: Job, account: dict[str, Any]) -> list[dict[str, str]]:
+def rejected_rows(job: ShardJob, account: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of rejected.arrow that the account of a shard has."""
     return [{"shard": job.name, **row} for row in account["rejected"]]
 

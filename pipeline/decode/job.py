@@ -17,7 +17,7 @@ from pipeline.decode.finish import finish, rejected_rows
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check
 from pipeline.decode.reuse import lifted, lowered, same
-from pipeline.decode.shard_task import VERSION, Job, ShardScan, ingest, scan_shard
+from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, ingest, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
 from pipeline.ray_cluster import connect, require
@@ -25,12 +25,12 @@ from pipeline.shards.discover import shard_names
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.schemas import REJECTED
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 
 
 def decode(
-    shards: Sequence[Place],
-    out: Place,
+    shards: Sequence[StorePath],
+    out: StorePath,
     config: DecodeConfig,
     *,
     progress: Callable[[Progress], None] | None = None,
@@ -70,7 +70,7 @@ def decode(
         (out / MANIFEST).delete()
         _started(out).write_bytes(b"")
         jobs = [
-            Job(
+            ShardJob(
                 shard=shard,
                 name=scan.name,
                 digest=scan.digest,
@@ -88,7 +88,7 @@ def decode(
 
 
 def _scan(
-    shards: Sequence[Place],
+    shards: Sequence[StorePath],
     names: Sequence[str],
     config: DecodeConfig,
     tell: Callable[[Progress], None],
@@ -114,7 +114,7 @@ def _scan(
 
 
 def _ingest(
-    jobs: Sequence[Job],
+    jobs: Sequence[ShardJob],
     scans: Sequence[ShardScan],
     config: DecodeConfig,
     tell: Callable[[Progress], None],
@@ -161,7 +161,7 @@ def _ingest(
     return num_reused
 
 
-def _outcome(job: Job) -> tuple[int, bool, list[str]]:
+def _outcome(job: ShardJob) -> tuple[int, bool, list[str]]:
     if not _started(job.out).exists():
         raise StoreError(
             f"{job.out} is not seen from the node {platform.node()}",
@@ -171,7 +171,7 @@ def _outcome(job: Job) -> tuple[int, bool, list[str]]:
     return account["rows"], account["reused"], [row["reason"] for row in account["rejected"]]
 
 
-def _started(out: Place) -> Place:
+def _started(out: StorePath) -> StorePath:
     return out / ".parts" / "started"
 
 
@@ -194,7 +194,7 @@ def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterat
 
 
 def _finished(
-    out: Place,
+    out: StorePath,
     scans: Sequence[ShardScan],
     parents: dict[str, str],
     config: DecodeConfig,

@@ -26,12 +26,12 @@ from pipeline.shards.member_suffixes import CLIPS, IMAGES, SOUNDS
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.storage.schemas import SPLITS
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 CONFIG = "decode.yaml"
 
 
-def infer_config(shards: Sequence[Place]) -> DecodeConfig:
+def infer_config(shards: Sequence[StorePath]) -> DecodeConfig:
     """The decode.yaml beside the first shard, or else modalities by the suffixes of the first sample (raises InputError)."""
     beside = config_beside(shards)
     if beside is not None:
@@ -46,13 +46,13 @@ def infer_config(shards: Sequence[Place]) -> DecodeConfig:
     )
 
 
-def config_beside(shards: Sequence[Place]) -> DecodeConfig | None:
+def config_beside(shards: Sequence[StorePath]) -> DecodeConfig | None:
     """The decode.yaml beside the first shard, where there is one (raises ConfigError)."""
     beside = shards[0].parent / CONFIG
     return load(DecodeConfig, beside) if beside.exists() else None
 
 
-def _modalities(sample: Sample, shard: Place) -> dict[str, AnySpec]:
+def _modalities(sample: Sample, shard: StorePath) -> dict[str, AnySpec]:
     found: dict[str, AnySpec] = {}
     try:
         for suffix, data in sorted(sample.members.items()):
@@ -167,9 +167,9 @@ def _classes(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...
         )
     for label in labels:
         if label not in classes:
-            place = _places(scans, "label", label)[0]
+            path = _places(scans, "label", label)[0]
             raise DataError(
-                f"{place} has the label {label!r}, which is not among the classes {', '.join(classes)}",
+                f"{path} has the label {label!r}, which is not among the classes {', '.join(classes)}",
                 "add it to classes, or leave such samples out",
             )
     if len(classes) < 2:

@@ -7,7 +7,7 @@ all stays as it is but for the samples that they rejected.
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import StrictModel
 from pipeline.errors import REASONS
 from pipeline.shards.limits import Limits
 
@@ -21,7 +21,7 @@ _REASONS_OF = {
 }
 
 
-def same(config: Config, recorded: Mapping[str, Any]) -> bool:
+def same(config: StrictModel, recorded: Mapping[str, Any]) -> bool:
     """Whether a recorded configuration is this one; a field added since is at its default there."""
     given = config.model_dump(mode="json", exclude_defaults=True)
     told = config.model_dump(mode="json")

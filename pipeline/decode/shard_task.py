@@ -20,13 +20,13 @@ from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.shards.discover import ShardFile
-from pipeline.shards.reader import ShardReader, only_text, settled
-from pipeline.shards.sample_metadata import facts_of
-from pipeline.shards.samples import Lost, Sample
+from pipeline.shards.reader import ShardReader, only_text, read_twice
+from pipeline.shards.sample_metadata import parse_metadata
+from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.atomic_files import HashingFile
 from pipeline.storage.schemas import REJECTED
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 VERSION = 3
 """Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
@@ -60,19 +60,19 @@ class ShardScan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class ShardJob:
     """One shard to turn into the parts of this index below `out`."""
 
-    shard: Place
+    shard: StorePath
     name: str
     digest: str
     torn: Mapping[str, int]
     index: int
-    out: Place
+    out: StorePath
     config: DecodeConfig
 
     @property
-    def account(self) -> Place:
+    def account(self) -> StorePath:
         """Where the account of the parts lies."""
         return self.out / ".parts" / f"part-{self.index:05d}.json"
 
@@ -104,9 +104,9 @@ class Job:
         )
 
 
-def scan_shard(shard: Place, name: str, config: DecodeConfig) -> ShardScan:
+def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
     """Reads a shard without decoding its media (raises StoreError, MissingError)."""
-    scan, reader = settled(
+    scan, reader = read_twice(
         shard,
         lambda reader: _Scan(reader, name),
         load=only_text,
@@ -133,12 +133,12 @@ class _Scan:
         self.num_lost = 0
         self.losses: list[str] = []
         for item in reader:
-            if isinstance(item, Lost):
+            if isinstance(item, RejectedSample):
                 self._lose(f"{item.reason}: {item.error}")
                 continue
             self.suffixes.update(item.suffixes)
             try:
-                row = {"index": item.index, **asdict(facts_of(item, name))}
+                row = {"index": item.index, **asdict(parse_metadata(item, name))}
             except SampleError as error:
                 self._lose(str(error))
                 continue
@@ -151,7 +151,7 @@ class _Scan:
             self.losses.append(text)
 
 
-def ingest(job: Job) -> dict[str, Any]:
+def ingest(job: ShardJob) -> dict[str, Any]:
     """Makes the parts of a shard, or finds them finished; returns their account (raises StoreError where the shard changed meanwhile)."""
     done = _finished(job)
     if done:
@@ -196,7 +196,7 @@ def ingest(job: Job) -> dict[str, Any]:
     return {**account, "reused": False}
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
+def _finished(job: ShardJob) -> dict[str, Any] | None:
     if not job.account.exists():
         return None
     account = job.account.read_json()
@@ -210,7 +210,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
 class _Rows:
     """The growing parts of one shard, with the columns and the moments of their rows."""
 
-    def __init__(self, job: Job, sandbox: Sandbox) -> None:
+    def __init__(self, job: ShardJob, sandbox: Sandbox) -> None:
         self._job = job
         self._sandbox = sandbox
         self._wanted = job.config.members
@@ -249,15 +249,15 @@ class _Rows:
             for writer in self._writers.values():
                 writer.close()
 
-    def add(self, item: Sample | Lost) -> None:
+    def add(self, item: Sample | RejectedSample) -> None:
         """Decodes a sample into a row, or rejects it (raises BudgetError where too many in a row are rejected)."""
-        if isinstance(item, Lost):
+        if isinstance(item, RejectedSample):
             self._reject(item.key, "shard", item.reason, item.error)
             return
         self.ignored.update(loss.member.rpartition(".")[2].lower() for loss in item.ignored)
         sample_id = item.key
         try:
-            facts = facts_of(item, self._job.name)
+            facts = parse_metadata(item, self._job.name)
             sample_id = facts.sample_id
             arrays = self._sandbox.decode(
                 {suffix: data for suffix, data in item.members.items() if suffix in self._wanted}

@@ -21,7 +21,7 @@ from pipeline.features.part_reader import Expected, PartReader
 from pipeline.features.part_writer import part_name
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.node_cache import NodeCache, RemoteFile
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 
 _TRUSTED: set[tuple[object, ...]] = set()
 """Versions of samples.arrow that this process has checked."""
@@ -38,52 +38,54 @@ class FeatureSet:
     """
 
     def __init__(
-        self, place: Place, manifest: dict[str, Any], cache: NodeCache | None = None
+        self, store_path: StorePath, manifest: dict[str, Any], cache: NodeCache | None = None
     ) -> None:
-        self.place = place
+        self.path = store_path
         self.manifest = manifest
         self.modalities: list[str] = list(manifest["modalities"])
         self.classes: list[str] = manifest["classes"]
         self.fingerprint: str = manifest["fingerprint"]
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
-        self.cache = None if place.local else cache
+        self.cache = None if store_path.local else cache
         self._parts = PartReader(
-            partial(_file_of, place, manifest["parts"]), partial(_expected, manifest), self.cache
+            partial(_file_of, store_path, manifest["parts"]),
+            partial(_expected, manifest),
+            self.cache,
         )
 
     @classmethod
     def open(
-        cls, path: "str | os.PathLike[str] | Place", cache: NodeCache | None = None
+        cls, path: "str | os.PathLike[str] | StorePath", cache: NodeCache | None = None
     ) -> "FeatureSet":
         """Opens STORE/features/NAME, whose manifest is checked.
 
         Samples and parts are checked when they are first read.
         Raises MissingError, DataError, StoreError.
         """
-        place = Place.at(path)
-        if not (place / MANIFEST).exists():
+        store_path = StorePath.at(path)
+        if not (store_path / MANIFEST).exists():
             raise MissingError(
-                f"{place} holds no finished feature set",
-                f"run `remix decode SHARDS --out {place}` to the end",
+                f"{store_path} holds no finished feature set",
+                f"run `remix decode SHARDS --out {store_path}` to the end",
             )
-        manifest = (place / MANIFEST).read_json()
-        check_manifest(manifest, str(place / MANIFEST))
-        return cls(place, manifest, cache)
+        manifest = (store_path / MANIFEST).read_json()
+        check_manifest(manifest, str(store_path / MANIFEST))
+        return cls(store_path, manifest, cache)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureSet, (self.place, self.manifest, self.cache)
+        return FeatureSet, (self.path, self.manifest, self.cache)
 
     @cached_property
     def samples(self) -> pa.Table:
         """samples.arrow, one row a sample, checked in full once a process (raises DataError)."""
-        place = self.place / "samples.arrow"
-        info = place.info()
-        version = (str(place), info.size, info.mtime_ns, self.fingerprint)
+        store_path = self.path / "samples.arrow"
+        info = store_path.info()
+        version = (str(store_path), info.size, info.mtime_ns, self.fingerprint)
         trusted = version in _TRUSTED and info.mtime_ns is not None
-        table = read_table(place, trusted=trusted)
+        table = read_table(store_path, trusted=trusted)
         if not trusted:
-            check_samples(table, self.manifest, str(place))
+            check_samples(table, self.manifest, str(store_path))
             _TRUSTED.add(version)
         return table
 
@@ -126,7 +128,7 @@ class FeatureSet:
 
     def file_of(self, modality: str, part: int) -> RemoteFile:
         """The file of a part, by its position in the manifest."""
-        return _file_of(self.place, self.manifest["parts"], modality, part)
+        return _file_of(self.path, self.manifest["parts"], modality, part)
 
     def parts_of(self, rows: Array) -> list[int]:
         """The parts, ascending, that hold any of the rows."""
@@ -138,10 +140,12 @@ class FeatureSet:
         return self.cache is not None and self.cache.fetch(self.file_of(modality, part))
 
 
-def _file_of(place: Place, parts: Sequence[dict[str, Any]], modality: str, part: int) -> RemoteFile:
+def _file_of(
+    store_path: StorePath, parts: Sequence[dict[str, Any]], modality: str, part: int
+) -> RemoteFile:
     known = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
     return RemoteFile(
-        place=place / modality / part_name(parts[part]["index"]),
+        path=store_path / modality / part_name(parts[part]["index"]),
         sha256=known["sha256"],
         num_bytes=known["bytes"],
     )

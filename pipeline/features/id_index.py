@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import DataError
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 IDS = "ids.arrow"
 IDS_SCHEMA = pa.schema([("hash", pa.uint64()), ("row", pa.int64())])
@@ -28,11 +28,11 @@ def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
     )
 
 
-def write_ids(place: Place, hashes: Sequence[npt.NDArray[np.uint64]]) -> None:
+def write_ids(path: StorePath, hashes: Sequence[npt.NDArray[np.uint64]]) -> None:
     """Writes the index of all sample ids of a feature set, given their hashes in the order of the rows; 24 bytes a row of memory (raises StoreError)."""
     values = np.concatenate([np.empty(0, np.uint64), *hashes])
     order = np.argsort(values, kind="stable")
-    with place.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
+    with path.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
         for start in range(0, len(order), INDEX_ROWS):
             rows = order[start : start + INDEX_ROWS]
             writer.write_batch(

@@ -30,7 +30,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class File(_Strict):
+class ManifestFile(_Strict):
     """A file of a part."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -43,10 +43,10 @@ class Part(_Strict):
     index: Count
     shard: str = ""
     rows: Count
-    files: dict[str, File] = {}
+    files: dict[str, ManifestFile] = {}
 
 
-class Modality(_Strict):
+class FeatureTable(_Strict):
     """The rows of a modality."""
 
     kind: str
@@ -76,7 +76,7 @@ class Manifest(_Strict):
     """The whole file, as far as Remix reads it."""
 
     version: int = 0
-    modalities: Annotated[dict[Name, Modality], Field(min_length=1, max_length=MAX_MODALITIES)]
+    modalities: Annotated[dict[Name, FeatureTable], Field(min_length=1, max_length=MAX_MODALITIES)]
     classes: Annotated[list[str], Field(min_length=1, max_length=MAX_CLASSES)]
     splits: dict[str, Count]
     num_rows: Annotated[int, Field(ge=0, le=MAX_ROWS)]

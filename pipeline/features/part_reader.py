@@ -16,7 +16,7 @@ from pipeline.arrays import Array
 from pipeline.errors import DataError, StoreError
 from pipeline.storage.arrow_files import DAMAGED, open_reader, open_source
 from pipeline.storage.node_cache import NodeCache, RemoteFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 OPEN_PARTS = 256
 """Parts that a process has open at once; a copy takes a file descriptor."""
@@ -44,46 +44,46 @@ class Expected:
 
 
 def open_part(
-    place: Place, expected: Expected, copy: pa.Buffer | None = None
+    path: StorePath, expected: Expected, copy: pa.Buffer | None = None
 ) -> pa.ipc.RecordBatchFileReader:
     """A part as it is expected, from its copy where there is one, or mapped where it is local.
 
     Raises MissingError, DataError, StoreError.
     """
-    source = open_source(place, mapped=True) if copy is None else pa.BufferReader(copy)
+    source = open_source(path, mapped=True) if copy is None else pa.BufferReader(copy)
     if expected.num_bytes not in (0, source.size()):
         raise DataError(
-            f"{place} has {source.size()} bytes, but its manifest says {expected.num_bytes}",
+            f"{path} has {source.size()} bytes, but its manifest says {expected.num_bytes}",
             "decode again",
         )
-    reader = open_reader(source, place)
+    reader = open_reader(source, path)
     columns = [(field.name, field.type) for field in reader.schema]
     if columns != [("feature", expected.type)]:
         found = ", ".join(f"{name!r} of {kind}" for name, kind in columns[:5])
         raise DataError(
-            f"{place} has the columns {found or 'nothing'}, not 'feature' of {expected.type}",
+            f"{path} has the columns {found or 'nothing'}, not 'feature' of {expected.type}",
             "decode again",
         )
     num_batches = -(-expected.num_rows // expected.batch_rows)
     if reader.num_record_batches != num_batches:
         raise DataError(
-            f"{place} has {reader.num_record_batches} record batches, but its manifest says {expected.num_rows} rows, which are {num_batches}",
+            f"{path} has {reader.num_record_batches} record batches, but its manifest says {expected.num_rows} rows, which are {num_batches}",
             "decode again",
         )
     return reader
 
 
-def _features(batch: pa.RecordBatch, number: int, expected: Expected, place: Place) -> Array:
+def _features(batch: pa.RecordBatch, number: int, expected: Expected, path: StorePath) -> Array:
     """(B, *shape): the features of a record batch of a part (raises DataError where it is not as expected)."""
     column = batch.column(0)
     if len(column) != expected.rows_of(number):
         raise DataError(
-            f"{place}: record batch {number} has {len(column)} rows, not {expected.rows_of(number)}",
+            f"{path}: record batch {number} has {len(column)} rows, not {expected.rows_of(number)}",
             "decode again",
         )
     if column.null_count or column.storage.flatten().null_count:
         raise DataError(
-            f"{place}: column 'feature' has nulls in record batch {number}", "decode again"
+            f"{path}: column 'feature' has nulls in record batch {number}", "decode again"
         )
     rows: Array = column.to_numpy_ndarray()
     return rows
@@ -140,8 +140,8 @@ class PartReader:
 
     def _add(self, key: tuple[str, int]) -> None:
         file = self._find(*key)
-        if file.place.local:  # maps of local files cost nothing, so they stay
-            part = open_part(file.place, self._expect(*key))
+        if file.path.local:  # maps of local files cost nothing, so they stay
+            part = open_part(file.path, self._expect(*key))
             self._open[key] = _Part(reader=part, mapped=True, num_bytes=0, views=self._local_views)
             return
         mapped = self._cache.map(file) if self._cache else None
@@ -150,7 +150,7 @@ class PartReader:
                 self._close_oldest()
             mapped = self._cache.map(file)
         self._open[key] = _Part(
-            reader=open_part(file.place, self._expect(*key), mapped),
+            reader=open_part(file.path, self._expect(*key), mapped),
             mapped=mapped is not None,
             num_bytes=0 if mapped is None else file.num_bytes,
             views={},
@@ -167,19 +167,19 @@ class PartReader:
 
     def _read(self, key: tuple[str, int], number: int) -> tuple[Array, bool]:
         """A record batch, and whether it is a view of the mapped file."""
-        part, place = self._open[key], self._find(*key).place
+        part, path = self._open[key], self._find(*key).path
         try:
             batch = part.reader.get_batch(number)
             batch.validate()
         except DAMAGED as error:
             if isinstance(error, OSError) and not part.mapped:
                 raise StoreError(
-                    f"{place} cannot be read ({error})",
+                    f"{path} cannot be read ({error})",
                     "check that the store is there and may be read",
                 ) from error
             raise DataError(
-                f"{place} is damaged in record batch {number} ({error})", "decode again"
+                f"{path} is damaged in record batch {number} ({error})", "decode again"
             ) from error
         # a buffer that was unpacked is memory of its own, which could be written to
         is_view = part.mapped and not batch.column(0).buffers()[-1].is_mutable
-        return _features(batch, number, self._expect(*key), place), is_view
+        return _features(batch, number, self._expect(*key), path), is_view

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Hashes, Ints
+from pipeline.arrays import Int64Array, UInt64Array
 from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
 from pipeline.errors import DataError, MismatchError
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.normalize import Measure, above_chance, measures_of
+from pipeline.plans.normalize import CostScale, above_chance, cost_scales
 from pipeline.plans.target_shares import Choice, lowest, meet, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
@@ -34,9 +34,9 @@ class Assignment:
     epoch: int
     source: str = "kl"
     """What is read of each modality: its column <source>_<m>."""
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[CostScale, ...] = ()
     temperature: float = 0.0
-    met: tuple[Ints, Choice] | None = None
+    met: tuple[Int64Array, Choice] | None = None
     """Where the target shares are not the natural ones: the rows (N,), ascending, and the modality of each."""
 
     def choose(self, block: pa.Table) -> Choice:
@@ -84,7 +84,7 @@ class Assignment:
         lacking: npt.NDArray[np.bool_] = np.isnan(column(block, f"kl_{name}"))
         return lacking
 
-    def _drawn(self, block: pa.Table, purpose: Purpose) -> Iterator[Hashes]:
+    def _drawn(self, block: pa.Table, purpose: Purpose) -> Iterator[UInt64Array]:
         """Per modality (n,) hashes of the rows."""
         for k in range(len(self.modalities)):
             yield hashes(key_of(self.seed, self.epoch, purpose, k), column(block, "row"))
@@ -100,7 +100,7 @@ def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         seed=seed,
         epoch=epoch,
         source=source,
-        measures=measures_of(scores, config, source),
+        measures=cost_scales(scores, config, source),
         temperature=config.temperature,
     )
     target = target_of(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Ints
+from pipeline.arrays import Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
@@ -34,7 +34,7 @@ OWNER_BITS = 8
 """Of a mixed plan, the bits behind a row that say which modality it trains, from 1 up; 0: all."""
 
 
-class Draft:
+class PlanBuilder:
     """A plan that is made while it is read: `table` has the eligible rows in ascending order, `choose` gives any slice's index into `names`.
 
     With `owners`, any slice's modalities (-1: all), batches are mixed, and each of their rows says which it trains.
@@ -121,7 +121,7 @@ class Draft:
             encode_metadata({**self.metadata, "fingerprint": content.hexdigest(self.metadata)})
         )
 
-    def _step_blocks(self, num_steps: Ints) -> Iterator[Ints]:
+    def _step_blocks(self, num_steps: Int64Array) -> Iterator[Int64Array]:
         num_per_block = max(1, CHUNK_ROWS // self._batch_size)
         if self._config.order == "interleaved":
             yield from (
@@ -145,7 +145,7 @@ class Draft:
         table = self._slice(group)
         return np.concatenate([self._choose(block) for block in blocks(table)])
 
-    def _order_group(self, group: int) -> list[Ints]:
+    def _order_group(self, group: int) -> list[Int64Array]:
         """The rows of each modality in a group of windows, window by window."""
         table, windows, choice = self._slice(group), self._groups[group], self._chosen(group)
         rows = column(table, "row")
@@ -184,11 +184,13 @@ class Draft:
 class _Stream:
     """The rows of one modality in the order in which its batches take them."""
 
-    def __init__(self, ordered: Callable[[int], list[Ints]], num_groups: int, index: int) -> None:
+    def __init__(
+        self, ordered: Callable[[int], list[Int64Array]], num_groups: int, index: int
+    ) -> None:
         self._parts = (ordered(group)[index] for group in range(num_groups))
         self._left = np.empty(0, np.int64)
 
-    def take(self, num_rows: int) -> Ints:
+    def take(self, num_rows: int) -> Int64Array:
         """The next rows."""
         taken = []
         while len(self._left) < num_rows:
@@ -200,7 +202,7 @@ class _Stream:
         return np.concatenate(taken) if len(taken) > 1 else taken[0]
 
 
-def _weave(parts: list[Ints], owners: Ints) -> Ints:
+def _weave(parts: list[Int64Array], owners: Int64Array) -> Int64Array:
     """The values of several sequences, put where `owners` names them."""
     present = [k for k, part in enumerate(parts) if len(part)]
     if len(present) == 1:
@@ -211,7 +213,7 @@ def _weave(parts: list[Ints], owners: Ints) -> Ints:
     return out
 
 
-def _groups(table: pa.Table, locality: int | None, key: int) -> list[Ints]:
+def _groups(table: pa.Table, locality: int | None, key: int) -> list[Int64Array]:
     """Groups of windows in the order of their visit; a window is (start, stop), positions in the table."""
     num_rows = table.num_rows
     if locality is None:

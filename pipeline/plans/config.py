@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Config, Name
+from pipeline.config import Name, StrictModel
 
 
-class PlanConfig(Config):
+class PlanConfig(StrictModel):
     """How scores become a plan."""
 
     policy: Literal["kl", "loss", "easy", "random"] = "kl"

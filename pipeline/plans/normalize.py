@@ -19,7 +19,7 @@ SMALLEST_WORTH = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measure:
+class CostScale:
     """Where the costs of a modality have their zero, and their unit."""
 
     zero: float = 0.0
@@ -31,19 +31,19 @@ class Measure:
         return measured
 
 
-def measures_of(scores: Scores, config: PlanConfig, source: str) -> tuple[Measure, ...]:
+def cost_scales(scores: Scores, config: PlanConfig, source: str) -> tuple[CostScale, ...]:
     """The measure of each modality's column `<source>_<m>` that `relative` asks for, none where it asks for none (raises DataError)."""
     if config.relative == "none" or config.policy == "random":
         return ()
     if config.relative == "validation":
         num_classes = num_classes_of(scores)
         return tuple(
-            Measure(unit=worth(accuracy, num_classes)) for accuracy in accuracies_of(scores)
+            CostScale(unit=worth(accuracy, num_classes)) for accuracy in accuracies_of(scores)
         )
     return tuple(_spread(scores, f"{source}_{name}") for name in scores.modalities)
 
 
-def _spread(scores: Scores, name: str) -> Measure:
+def _spread(scores: Scores, name: str) -> CostScale:
     """Mean and population SD of the rows that have the modality, both sums rounded once, so that no order of the rows matters; an SD of 0 counts as 1."""
 
     def values() -> Iterator[npt.NDArray[np.float64]]:
@@ -53,12 +53,12 @@ def _spread(scores: Scores, name: str) -> Measure:
 
     num = sum(len(each) for each in values())
     if not num:
-        return Measure()
+        return CostScale()
     mean = math.fsum(chain.from_iterable(each.tolist() for each in values())) / num
     variance = (
         math.fsum(chain.from_iterable(((each - mean) ** 2).tolist() for each in values())) / num
     )
-    return Measure(zero=mean, unit=math.sqrt(variance) or 1.0)
+    return CostScale(zero=mean, unit=math.sqrt(variance) or 1.0)
 
 
 def worth(accuracy: float, num_classes: int) -> float:

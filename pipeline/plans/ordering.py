@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Hashes, Ints
+from pipeline.arrays import Int64Array, UInt64Array
 from pipeline.counter_rng import BLOCK, MASK, hashes, key_of, uniform
 
 
-def sort_positions(keys: Hashes, groups: npt.NDArray[np.integer] | None, num_groups: int) -> Ints:
+def sort_positions(
+    keys: UInt64Array, groups: npt.NDArray[np.integer] | None, num_groups: int
+) -> Int64Array:
     """The positions (n,) ordered by group in [0, num_groups), then by key, then by position; `keys` is used up.
 
     A key loses its last bits to the group and the position, 64 - log2(num_groups) - log2(n) of them count.
@@ -32,8 +34,13 @@ def sort_positions(keys: Hashes, groups: npt.NDArray[np.integer] | None, num_gro
 
 
 def spread_positions(
-    groups: Ints, num_groups: int, classes: Ints, keys: Hashes, rows: Ints, class_key: int
-) -> Ints:
+    groups: Int64Array,
+    num_groups: int,
+    classes: Int64Array,
+    keys: UInt64Array,
+    rows: Int64Array,
+    class_key: int,
+) -> Int64Array:
     """Like sort_positions, but every stretch of a group has the group's class mix: row j of class c comes at (j + u) / n_c."""
     num_classes = int(classes.max()) + 1
     cells = groups * num_classes + classes
@@ -42,9 +49,9 @@ def spread_positions(
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
     sizes = np.diff(starts, append=len(cells))
     offset = uniform(hashes(class_key, rows[by_cell[starts]]))
-    place = (np.arange(len(cells)) - np.repeat(starts - offset, sizes)) / np.repeat(sizes, sizes)
-    spread = np.minimum(place * 2.0**53, 2.0**53 - 1).astype(np.uint64) << np.uint64(11)
-    order: Ints = by_cell[sort_positions(spread, groups[by_cell], num_groups)]
+    path = (np.arange(len(cells)) - np.repeat(starts - offset, sizes)) / np.repeat(sizes, sizes)
+    spread = np.minimum(path * 2.0**53, 2.0**53 - 1).astype(np.uint64) << np.uint64(11)
+    order: Int64Array = by_cell[sort_positions(spread, groups[by_cell], num_groups)]
     return order
 
 
@@ -66,8 +73,8 @@ def merge(lengths: Sequence[int], key: int, num_per_block: int) -> Iterator[npt.
                 min(length, int(min(high, 1.0) * length) + 2),
             )
             items = np.arange(first, last)
-            place = (items + uniform(hashes(key_of(key, name), items))) / max(length, 1)
-            place = place[(place >= low) & (place < high)]
-            places.append(place)
-            names.append(np.full(len(place), name))
+            path = (items + uniform(hashes(key_of(key, name), items))) / max(length, 1)
+            path = path[(path >= low) & (path < high)]
+            places.append(path)
+            names.append(np.full(len(path), name))
         yield np.concatenate(names)[np.argsort(np.concatenate(places), kind="stable")]

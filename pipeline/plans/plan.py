@@ -15,7 +15,7 @@ from pipeline.plans.validation import check_plan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import PLAN, check_columns
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class BatchPlan:
     @classmethod
     def open(
         cls,
-        path: "str | os.PathLike[str] | Place",
+        path: "str | os.PathLike[str] | StorePath",
         *,
         trusted: bool = False,
         num_rows: int | None = None,
@@ -77,15 +77,15 @@ class BatchPlan:
         Unless this run wrote it, it is checked in full, against the `num_rows` of the features too.
         Raises MissingError, DataError, StoreError.
         """
-        place = Place.at(path)
-        table = read_table(place, trusted=trusted)
-        check_columns(table.schema, PLAN, str(place))
+        store_path = StorePath.at(path)
+        table = read_table(store_path, trusted=trusted)
+        check_columns(table.schema, PLAN, str(store_path))
         if not trusted:
             check_plan(
                 table.to_batches,
                 table.schema,
-                read_metadata(table.schema, str(place)),
-                str(place),
+                read_metadata(table.schema, str(store_path)),
+                str(store_path),
                 num_rows,
             )
         return cls(table)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.assign import find_assignment
-from pipeline.plans.builder import Choose, Draft
+from pipeline.plans.builder import Choose, PlanBuilder
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.resample import with_copies
@@ -18,13 +18,13 @@ from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column, write_table
 from pipeline.storage.metadata import read_metadata, with_metadata
 from pipeline.storage.schemas import ALL
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 STATED = {"order", "shares", "min_share", "stratify", "locality"}
 """Fields that a plan's metadata always have; the others only where they differ from their defaults, so that a new field changes no plan."""
 
 
-def joint_draft(
+def joint_plan_builder(
     rows: npt.NDArray[np.int64],
     batch_size: int,
     seed: int,
@@ -35,7 +35,7 @@ def joint_draft(
     labels: npt.NDArray[np.integer] | None = None,
     num_classes: int | None = None,
     parents: Mapping[str, str] | None = None,
-) -> Draft:
+) -> PlanBuilder:
     """A warm-up plan in the making: all modalities of the (n,) rows; `labels` (n,) are needed to stratify (raises ConfigError, DataError)."""
     config = config or PlanConfig()
     table = {"row": np.asarray(rows, np.int64)}
@@ -55,7 +55,7 @@ def joint_draft(
                 "give each row once",
             )
     metadata = _metadata(config, modalities, num_classes, parents, policy="joint")
-    return Draft(
+    return PlanBuilder(
         ordered,
         [ALL],
         lambda part: np.zeros(part.num_rows, np.int8),
@@ -67,7 +67,7 @@ def joint_draft(
     )
 
 
-def remix_draft(
+def remix_plan_builder(
     scores: Scores,
     config: PlanConfig,
     batch_size: int,
@@ -76,7 +76,7 @@ def remix_draft(
     *,
     num_classes: int | None = None,
     parents: Mapping[str, str] | None = None,
-) -> Draft:
+) -> PlanBuilder:
     """A remixed plan in the making; parents not given are those that the scores name (raises ConfigError, DataError)."""
     known = {
         "scores": scores.fingerprint,
@@ -102,12 +102,12 @@ def remix_draft(
         table = with_copies(scores, np.concatenate([choose(block) for block in scores.blocks()]))
         choose = _chosen
     if config.order == "mixed":
-        return Draft(
+        return PlanBuilder(
             table, [ALL], lambda part: np.zeros(part.num_rows, np.int8), owners=choose, **asked
         )
     # the index of "all" is -1 in an assignment, and the last of the names in a draft
     joint = [ALL] if config.joint_share else []
-    return Draft(
+    return PlanBuilder(
         table,
         [*names, *joint],
         lambda part: np.where((chosen := choose(part)) < 0, np.int8(len(names)), chosen),
@@ -137,19 +137,19 @@ def _chosen(part: pa.Table) -> npt.NDArray[np.int8]:
     return chosen
 
 
-def build(draft: Draft) -> BatchPlan:
+def build(draft: PlanBuilder) -> BatchPlan:
     """The whole plan in memory."""
     table = pa.Table.from_batches(draft.batches())
     return BatchPlan(with_metadata(table, draft.metadata))
 
 
-def write_plan(place: Place, plan: BatchPlan | Draft) -> str:
+def write_plan(path: StorePath, plan: BatchPlan | PlanBuilder) -> str:
     """Writes a plan atomically and returns its fingerprint; a draft is made twice, to hash and to write, and never held whole (raises StoreError)."""
     if isinstance(plan, BatchPlan):
-        write_table(place, plan.table)
+        write_table(path, plan.table)
         return plan.fingerprint
     schema = plan.schema()
-    with place.create() as file, pa.ipc.new_file(file, schema) as writer:
+    with path.create() as file, pa.ipc.new_file(file, schema) as writer:
         for batch in plan.batches():
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     return str(read_metadata(schema)["fingerprint"])

@@ -18,7 +18,7 @@ from pipeline.scores.histograms import score_histograms
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import TABLE_ROWS, column
 from pipeline.storage.schemas import ALL
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import check_parent
 
 Json = dict[str, Any]
@@ -65,29 +65,29 @@ def plan_statistics(
     return statistics
 
 
-def statistics_at(place: Place, scores: Scores | None = None) -> Json:
+def statistics_at(path: StorePath, scores: Scores | None = None) -> Json:
     """The statistics of a plan file, as a run stores them where it lies in a run's folder, beside its scores, the plan before it and its features.
 
     Raises MissingError, DataError, MismatchError.
     """
-    run = place.parent.parent
-    within = place.parent.name == "plans" and (run / "run.json").exists()
+    run = path.parent.parent
+    within = path.parent.name == "plans" and (run / "run.json").exists()
     features = _features_of(run) if within else None
-    plan = BatchPlan.open(place, num_rows=features.num_rows if features else None)
+    plan = BatchPlan.open(path, num_rows=features.num_rows if features else None)
     parents = plan.metadata.get("parents", {})
     if scores and scores.fingerprint:
-        check_parent(str(place), parents.get("scores"), "scores", scores.fingerprint)
+        check_parent(str(path), parents.get("scores"), "scores", scores.fingerprint)
     if features is None:
         return plan_statistics(plan, scores=scores)
     if "epoch" not in plan.metadata:
         raise DataError(
-            f"{place}: metadata 'remix.epoch' is missing", "give a plan that Remix wrote"
+            f"{path}: metadata 'remix.epoch' is missing", "give a plan that Remix wrote"
         )
     epoch = plan.metadata["epoch"]
-    before = place.parent / f"epoch-{epoch - 1:04d}.arrow"
+    before = path.parent / f"epoch-{epoch - 1:04d}.arrow"
     if scores is None and "scores" in parents:
         scores = _scores_of(run, epoch, parents["scores"])
-    check_parent(str(place), parents.get("features"), "features", features.fingerprint)
+    check_parent(str(path), parents.get("features"), "features", features.fingerprint)
     previous = BatchPlan.open(before) if before.exists() else None
     return plan_statistics(
         plan,
@@ -98,7 +98,7 @@ def statistics_at(place: Place, scores: Scores | None = None) -> Json:
     )
 
 
-def _features_of(run: Place) -> FeatureSet:
+def _features_of(run: StorePath) -> FeatureSet:
     features = (run / "run.json").read_json().get("features")
     name = features.get("name") if isinstance(features, dict) else None
     if not isinstance(name, str):
@@ -108,12 +108,12 @@ def _features_of(run: Place) -> FeatureSet:
     return FeatureSet.open(run.parent.parent / "features" / name)
 
 
-def _scores_of(run: Place, epoch: int, fingerprint: str) -> Scores:
+def _scores_of(run: StorePath, epoch: int, fingerprint: str) -> Scores:
     """The scores that a plan was made from: those of its epoch, or of the last one before it that was scored."""
     for number in range(epoch, -1, -1):
-        place = run / "scores" / f"epoch-{number:04d}.arrow"
-        if place.exists():
-            scores = Scores.open(place)
+        path = run / "scores" / f"epoch-{number:04d}.arrow"
+        if path.exists():
+            scores = Scores.open(path)
             check_parent(f"plan {epoch} of {run}", fingerprint, "scores", str(scores.fingerprint))
             return scores
     raise MissingError(

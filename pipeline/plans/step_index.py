@@ -10,14 +10,14 @@ from pipeline.features.id_index import INDEX_ROWS
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.metadata import encode_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 STEPS_SCHEMA = pa.schema([("step", pa.int32())])
 
 UNPLANNED = -1
 
 
-def write_step_index(place: Place, plan: BatchPlan, num_rows: int) -> None:
+def write_step_index(path: StorePath, plan: BatchPlan, num_rows: int) -> None:
     """Writes the first step of each of the `num_rows` rows of the features, -1 where the plan does not have it (raises MismatchError, StoreError).
 
     The memory is that of a record batch; 4 bytes a row of disk beside the file, or where Python keeps temporary files if the store is remote.
@@ -28,8 +28,8 @@ def write_step_index(place: Place, plan: BatchPlan, num_rows: int) -> None:
         )
     )
     with (
-        place.create() as file,
-        tempfile.TemporaryFile(dir=place.parent.local, prefix=".") as scratch,
+        path.create() as file,
+        tempfile.TemporaryFile(dir=path.parent.local, prefix=".") as scratch,
         pa.ipc.new_file(file, schema) as writer,
     ):
         blocks = [

@@ -16,7 +16,7 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Floats, Hashes, Ints
+from pipeline.arrays import FloatArray, Int64Array, UInt64Array
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
 
@@ -37,7 +37,7 @@ class Target:
     counts: tuple[int, ...]
     floor: bool = False
 
-    def met(self, counts: Ints) -> bool:
+    def met(self, counts: Int64Array) -> bool:
         """Whether these counts do."""
         return bool((counts >= self.counts).all() and (self.floor or (counts <= self.counts).all()))
 
@@ -78,7 +78,7 @@ def target_of(
     return Target(counts=_largest_remainder([shares[name] / total for name in names], num_rows))
 
 
-def meet(target: Target, names: Sequence[str], costs: Floats, keys: Hashes) -> Choice:
+def meet(target: Target, names: Sequence[str], costs: FloatArray, keys: UInt64Array) -> Choice:
     """(n,) int8: the modality of each row under the target, at the least total cost (raises DataError where missing modalities forbid it).
 
     `costs` are (K, n), of any unit, NaN where the row lacks the modality; they are rounded in place.
@@ -111,7 +111,7 @@ def meet(target: Target, names: Sequence[str], costs: Floats, keys: Hashes) -> C
         scarce += below
 
 
-def lowest(costs: Sequence[npt.NDArray[np.floating]] | Floats) -> Choice:
+def lowest(costs: Sequence[npt.NDArray[np.floating]] | FloatArray) -> Choice:
     """(n,) int8: the last of the modalities of lowest cost; NaN where the row lacks the modality."""
     best, choice = costs[0], np.zeros(len(costs[0]), np.int8)
     for k, cost in enumerate(costs[1:], 1):
@@ -121,7 +121,9 @@ def lowest(costs: Sequence[npt.NDArray[np.floating]] | Floats) -> Choice:
     return choice
 
 
-def _meet_exactly(counts: Ints, names: Sequence[str], costs: Floats, keys: Hashes) -> Choice:
+def _meet_exactly(
+    counts: Int64Array, names: Sequence[str], costs: FloatArray, keys: UInt64Array
+) -> Choice:
     num, num_rows = costs.shape
     prices, first, step = np.zeros(num), COST_BITS, num_rows // SAMPLE_ROWS
     if num == 2:
@@ -149,8 +151,12 @@ def _meet_exactly(counts: Ints, names: Sequence[str], costs: Floats, keys: Hashe
 
 
 def _scale(
-    counts: Ints, costs: Floats, keys: Hashes, prices: Floats, bits: Iterable[int]
-) -> tuple[Choice, Floats, list[int]]:
+    counts: Int64Array,
+    costs: FloatArray,
+    keys: UInt64Array,
+    prices: FloatArray,
+    bits: Iterable[int],
+) -> tuple[Choice, FloatArray, list[int]]:
     """The assignment for costs without their last `bits`, one after the other, and the prices for the bit after those.
 
     Instead, of the first bit, the modalities that cannot get as many rows as they should.
@@ -174,7 +180,7 @@ def _scale(
     return choice, prices, []
 
 
-def _move(counts: Ints, costs: Floats, choice: Choice, keys: Hashes) -> list[int]:
+def _move(counts: Int64Array, costs: FloatArray, choice: Choice, keys: UInt64Array) -> list[int]:
     """Moves rows along cheapest paths until each modality has its count; those that cannot have it where there is no path."""
     excess = np.bincount(choice, minlength=len(counts)) - counts
     while excess.any():
@@ -198,7 +204,7 @@ def _move(counts: Ints, costs: Floats, choice: Choice, keys: Hashes) -> list[int
     return []
 
 
-def _margins(costs: Floats, choice: Choice) -> Floats:
+def _margins(costs: FloatArray, choice: Choice) -> FloatArray:
     """(K, K): the least cost of moving a row from one modality to another, infinite where none can."""
     margins = np.full((len(costs), len(costs)), np.inf)
     for k in range(len(costs)):
@@ -208,7 +214,7 @@ def _margins(costs: Floats, choice: Choice) -> Floats:
     return margins
 
 
-def _distances(start: Floats, margins: Floats) -> tuple[Floats, Ints]:
+def _distances(start: FloatArray, margins: FloatArray) -> tuple[FloatArray, Int64Array]:
     """The length of the shortest path to each modality, and the modality before it on that path, -1 at its start (Bellman-Ford)."""
     distances, before = start, np.full(len(start), -1)
     for _ in range(len(start) - 1):

@@ -72,7 +72,7 @@ def join_scores(
         facts["validation_accuracy"] = dict(accuracy)
     if smoothing:
         joined, facts["smoothing"] = (
-            with_smoothing(joined, features.modalities, smoothing, previous),
+            with_moving_average(joined, features.modalities, smoothing, previous),
             smoothing,
         )
     return with_metadata(
@@ -80,7 +80,7 @@ def join_scores(
     )
 
 
-def with_smoothing(
+def with_moving_average(
     table: pa.Table, modalities: list[str], smoothing: float, previous: Scores | None
 ) -> pa.Table:
     """The scores with smooth_<m> float32: smoothing * that of `previous` + (1 - smoothing) * kl_<m>, the first ones kl_<m> itself (raises MismatchError)."""

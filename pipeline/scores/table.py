@@ -17,7 +17,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import scores_schema, smooth_schema
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import (
     MAX_CLASSES,
     MAX_MODALITIES,
@@ -55,14 +55,14 @@ class Scores:
             last = self._check(block, last)
 
     @classmethod
-    def open(cls, path: "str | os.PathLike[str] | Place", *, hashed: bool = True) -> "Scores":
+    def open(cls, path: "str | os.PathLike[str] | StorePath", *, hashed: bool = True) -> "Scores":
         """Memory-maps and checks a scores file.
 
         `hashed`: its fingerprint too, unless the caller has done that.
         Raises MissingError, DataError, StoreError.
         """
-        place = Place.at(path)
-        table, what = read_table(place, trusted=False), str(place)
+        store_path = StorePath.at(path)
+        table, what = read_table(store_path, trusted=False), str(store_path)
         check_metadata(read_metadata(table.schema, what), what)
         scores = cls(table, what)
         for block in scores.blocks():

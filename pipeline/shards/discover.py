@@ -13,15 +13,15 @@ import pyarrow.fs as pafs
 
 from pipeline.errors import InputError, MissingError, StoreError
 from pipeline.shards.decompress import WINDOW
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 """The names of shards in a folder."""
 
 
-def find_shards(patterns: Sequence[str | Place]) -> list[Place]:
+def discover_shards(patterns: Sequence[str | StorePath]) -> list[StorePath]:
     """The shards of files, folders (what in them ends as ENDINGS say) and globs, each once, by path (raises InputError where a pattern has none)."""
-    found: dict[str, Place] = {}
+    found: dict[str, StorePath] = {}
     for pattern in patterns:
         matches = _match(pattern)
         if not matches:
@@ -29,7 +29,7 @@ def find_shards(patterns: Sequence[str | Place]) -> list[Place]:
                 f"no shards match {str(pattern)!r}",
                 "give tar files, folders that hold *.tar, or quoted globs",
             )
-        found |= {str(place): place for place in matches}
+        found |= {str(store_path): store_path for store_path in matches}
     if not found:
         raise InputError(
             "no shards match: none were given",
@@ -38,38 +38,43 @@ def find_shards(patterns: Sequence[str | Place]) -> list[Place]:
     return [found[path] for path in sorted(found)]
 
 
-def _match(pattern: str | Place) -> list[Place]:
-    place = Place.at(pattern)
-    kind = place.info().type
+def _match(pattern: str | StorePath) -> list[StorePath]:
+    store_path = StorePath.at(pattern)
+    kind = store_path.info().type
     if kind == pafs.FileType.File:
-        return [place]
+        return [store_path]
     if kind == pafs.FileType.Directory:
-        return [entry for entry in place.list() if entry.name.endswith(ENDINGS)]
-    if place.local:
-        paths = glob.glob(place.path, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        return [Place.at(path) for path in paths if Path(path).is_file()]
-    return [entry for entry in place.parent.list() if fnmatch(entry.name, place.name)]
+        return [entry for entry in store_path.list() if entry.name.endswith(ENDINGS)]
+    if store_path.local:
+        paths = glob.glob(store_path.path, recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        return [StorePath.at(path) for path in paths if Path(path).is_file()]
+    return [entry for entry in store_path.parent.list() if fnmatch(entry.name, store_path.name)]
 
 
-def shard_names(shards: Sequence[Place]) -> list[str]:
+def shard_names(shards: Sequence[StorePath]) -> list[str]:
     """The shards' names in tables: their paths below the folder that all have in common, wherever that folder lies."""
-    common = posixpath.commonpath([posixpath.dirname(place.path) for place in shards])
-    return [posixpath.relpath(place.path, common) if common else place.path for place in shards]
+    common = posixpath.commonpath([posixpath.dirname(store_path.path) for store_path in shards])
+    return [
+        posixpath.relpath(store_path.path, common) if common else store_path.path
+        for store_path in shards
+    ]
 
 
 class ShardFile:
     """A shard for reading, whose errors name it, and no other file that is in use meanwhile."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, store_path: StorePath) -> None:
+        self._path = store_path
         try:
-            if place.local:
-                self._file: Any = place.local.open("rb", 0)
+            if store_path.local:
+                self._file: Any = store_path.local.open("rb", 0)
             else:
-                self._file = io.BufferedReader(place.fs.open_input_file(place.path), WINDOW)
+                self._file = io.BufferedReader(
+                    store_path.fs.open_input_file(store_path.path), WINDOW
+                )
         except FileNotFoundError as error:
             cure = "give the shards that are there"
-            raise MissingError(f"shard {place} does not exist", cure) from error
+            raise MissingError(f"shard {store_path} does not exist", cure) from error
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
@@ -89,6 +94,6 @@ class ShardFile:
 
     def _unreadable(self, error: Exception) -> StoreError:
         return StoreError(
-            f"shard {self._place} cannot be read ({error})",
+            f"shard {self._path} cannot be read ({error})",
             "check that it is there and may be read",
         )

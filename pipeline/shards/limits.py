@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from pipeline.config import Config
+from pipeline.config import StrictModel
 
 
-class Limits(Config):
+class Limits(StrictModel):
     """The most that a sample may be or take; one that is more is rejected as `oversize`, or as `timeout`."""
 
     member_bytes: int = Field(default=2**28, ge=1)

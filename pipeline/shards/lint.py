@@ -12,18 +12,18 @@ from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
 from pipeline.shards.member_suffixes import TEXT
-from pipeline.shards.reader import ShardReader, settled
-from pipeline.shards.sample_metadata import facts_of
-from pipeline.shards.samples import Lost, Sample
+from pipeline.shards.reader import ShardReader, read_twice
+from pipeline.shards.sample_metadata import parse_metadata
+from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.atomic_files import HashingFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 Found = dict[str, Any]
 Progress = Callable[[int, int], None]
 
 
 def lint(
-    shards: Sequence[Place],
+    shards: Sequence[StorePath],
     *,
     limits: Limits | None = None,
     known: frozenset[str] = frozenset(),
@@ -31,8 +31,8 @@ def lint(
 ) -> Found:
     """Of each shard the account, the members that are lost by key, name, offset and reason, and the samples that decoding will reject."""
     found = []
-    for i, (place, name) in enumerate(zip(shards, shard_names(shards), strict=True)):
-        report, reader = settled(place, _Report, limits=limits, known=known, hashed=False)
+    for i, (path, name) in enumerate(zip(shards, shard_names(shards), strict=True)):
+        report, reader = read_twice(path, _Report, limits=limits, known=known, hashed=False)
         found.append({"shard": name, **report.found(reader)})
         if progress:
             progress(i + 1, len(shards))
@@ -47,14 +47,15 @@ class _Report:
         self.unusable: list[Found] = []
         for item in reader:
             self.lost += [
-                asdict(loss) for loss in (item.losses if isinstance(item, Lost) else item.ignored)
+                asdict(loss)
+                for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
             ]
             if isinstance(item, Sample):
                 self._look(item)
 
     def _look(self, sample: Sample) -> None:
         try:
-            facts_of(sample, "")
+            parse_metadata(sample, "")
             for suffix, data in sample.members.items():
                 if suffix not in TEXT:
                     check_member(data, suffix)
@@ -77,8 +78,8 @@ class _Report:
 
 
 def repair(
-    shards: Sequence[Place],
-    out: Place,
+    shards: Sequence[StorePath],
+    out: StorePath,
     *,
     limits: Limits | None = None,
     known: frozenset[str] = frozenset(),
@@ -86,22 +87,22 @@ def repair(
 ) -> Found:
     """Writes below `out` a clean shard of each one's whole samples, and tells what they lack (raises InputError where another is there already)."""
     names = [_plain(name) for name in shard_names(shards)]
-    for place, name in zip(shards, names, strict=True):
+    for path, name in zip(shards, names, strict=True):
         if names.count(name) > 1:
             raise InputError(
-                f"two shards would become {out / name}, one of them {place}",
+                f"two shards would become {out / name}, one of them {path}",
                 "repair them into two folders",
             )
     out.sweep()
     found = []
-    for i, (place, name) in enumerate(zip(shards, names, strict=True)):
-        report, first = settled(place, _Report, limits=limits, known=known)
-        with ShardFile(place) as source, (out / name).create() as file:
+    for i, (path, name) in enumerate(zip(shards, names, strict=True)):
+        report, first = read_twice(path, _Report, limits=limits, known=known)
+        with ShardFile(path) as source, (out / name).create() as file:
             reader = ShardReader(source, limits=limits, known=known, torn=first.apart)
             _write(reader.samples(), file)
             if reader.digest != first.digest:
                 raise StoreError(
-                    f"shard {place} changed while it was read",
+                    f"shard {path} changed while it was read",
                     "run the command again when nobody writes the shard",
                 )
             if (out / name).exists() and (out / name).sha256() != file.hexdigest():

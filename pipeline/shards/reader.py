@@ -13,10 +13,16 @@ from pipeline.shards.decompress import Readable, Stream
 from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_suffixes import MEDIA, TEXT
-from pipeline.shards.samples import Account, Loss, Lost, Sample, split_name
+from pipeline.shards.samples import (
+    ByteAccounting,
+    DamagedMember,
+    RejectedSample,
+    Sample,
+    split_name,
+)
 from pipeline.shards.tar import read_members
-from pipeline.shards.tar_items import Damage, Framing, Member
-from pipeline.storage.store_path import Place
+from pipeline.shards.tar_items import Framing, Member, TarDamage
+from pipeline.storage.store_path import StorePath
 
 T = TypeVar("T")
 
@@ -36,13 +42,13 @@ class _Group:
         "suspect",
     )
 
-    def __init__(self, key: str, suspect: bool = False, near: Sequence[Loss] = ()) -> None:
+    def __init__(self, key: str, suspect: bool = False, near: Sequence[DamagedMember] = ()) -> None:
         self.key, self.suspect, self.near = key, suspect, [*near]
         self.num_bytes = self.num_bytes_ignored = 0
         self.members: dict[str, Member] = {}
         self.data: dict[str, bytes] = {}
-        self.losses: list[Loss] = []
-        self.ignored: list[Loss] = []
+        self.losses: list[DamagedMember] = []
+        self.ignored: list[DamagedMember] = []
 
 
 def everything(suffix: str) -> bool:
@@ -91,7 +97,7 @@ class ShardReader:
         self._usual: frozenset[str] = frozenset()
         self._index = 0
         self._places: dict[str, int] = {}
-        self.account = Account()
+        self.account = ByteAccounting()
 
     @property
     def digest(self) -> str:
@@ -114,9 +120,9 @@ class ShardReader:
         """The whole samples alone."""
         return (item for item in self if isinstance(item, Sample))
 
-    def __iter__(self) -> Iterator[Sample | Lost]:
+    def __iter__(self) -> Iterator[Sample | RejectedSample]:
         group: _Group | None = None
-        loose: list[Loss] = []
+        loose: list[DamagedMember] = []
         damaged = False
         for item in read_members(self._stream, self._limits.member_bytes):
             if isinstance(item, Framing):
@@ -126,7 +132,7 @@ class ShardReader:
             key, suffix = split_name(item.name)
             if self._hash:
                 self._observe(item)
-            if isinstance(item, Damage) and not item.named:
+            if isinstance(item, TarDamage) and not item.named:
                 self.account.bytes_lost += item.num_bytes
                 damaged = True
                 self._hurt.add(key)
@@ -151,7 +157,7 @@ class ShardReader:
                     key, damaged, [loss for loss in loose if loss.key == key] if loose else ()
                 )
                 loose, damaged = [], False
-            damaged |= isinstance(item, Damage)
+            damaged |= isinstance(item, TarDamage)
             self._add(group, suffix, item)
         if group:
             yield from self._close(group)
@@ -162,18 +168,18 @@ class ShardReader:
         yield from self._tell(loose)
         self.account.bytes = self._stream.offset
 
-    def _observe(self, item: Member | Damage) -> None:
+    def _observe(self, item: Member | TarDamage) -> None:
         assert self._hash is not None
-        if isinstance(item, Damage):
+        if isinstance(item, TarDamage):
             self._hash.update(f"{item.name}\0{item.offset}\0{item.reason}\0".encode())
         else:
             self._hash.update(f"{item.name}\0{item.size}\0".encode())
             self._hash.update(memoryview(self._stream.data)[item.start : item.start + item.size])
 
-    def _add(self, group: _Group, suffix: str, item: Member | Damage) -> None:
+    def _add(self, group: _Group, suffix: str, item: Member | TarDamage) -> None:
         reads, loads = self._fates.get(suffix) or self._fate(suffix)
         num_bytes = item.num_bytes
-        if isinstance(item, Damage):
+        if isinstance(item, TarDamage):
             group.losses.append(_loss(item, group.key))
         elif not reads:
             group.ignored.append(
@@ -214,7 +220,7 @@ class ShardReader:
         )
         return self._fates[suffix]
 
-    def _close(self, group: _Group) -> Iterable[Sample | Lost]:
+    def _close(self, group: _Group) -> Iterable[Sample | RejectedSample]:
         """Ends a run of members of one key."""
         suffixes = frozenset(group.members)
         before = self._runs.get(group.key)
@@ -234,7 +240,7 @@ class ShardReader:
             self._usual |= suffixes
         return (self._keep(group),)
 
-    def _close_torn(self, run: _Group) -> Iterator[Sample | Lost]:
+    def _close_torn(self, run: _Group) -> Iterator[Sample | RejectedSample]:
         if self._asked[run.key] == 0:
             yield self._lose(
                 run,
@@ -272,7 +278,7 @@ class ShardReader:
             whole.data |= run.data
         return whole
 
-    def _judge(self, group: _Group) -> Iterator[Sample | Lost]:
+    def _judge(self, group: _Group) -> Iterator[Sample | RejectedSample]:
         unclear = group.suspect and not group.losses and not self._usual
         if (
             unclear
@@ -287,14 +293,14 @@ class ShardReader:
         yield from self._release()
         yield from self._decide(group)
 
-    def _release(self) -> Iterator[Sample | Lost]:
+    def _release(self) -> Iterator[Sample | RejectedSample]:
         waiting, self._waiting = self._waiting, []
         if self._final and waiting:
             self._usual = frozenset[str]().union(*(group.members for group in waiting))
         for group in waiting:
             yield from self._decide(group)
 
-    def _decide(self, group: _Group) -> Iterator[Sample | Lost]:
+    def _decide(self, group: _Group) -> Iterator[Sample | RejectedSample]:
         lacking = self._lacking(group) if group.suspect else []
         if group.key in self._kept:
             yield self._lose(
@@ -340,33 +346,33 @@ class ShardReader:
             group.key, self._index - 1, frozenset(group.members), group.data, tuple(group.ignored)
         )
 
-    def _lose(self, group: _Group, reason: str, detail: str) -> Lost:
+    def _lose(self, group: _Group, reason: str, detail: str) -> RejectedSample:
         collateral = [_loss(member, group.key, reason, detail) for member in group.members.values()]
         losses = sorted(
             [*group.near, *group.losses, *collateral, *group.ignored], key=lambda loss: loss.offset
         )
         self.account.bytes_lost += group.num_bytes + group.num_bytes_ignored
         self._index += 1
-        return self._told(Lost(key=group.key, reason=reason, losses=tuple(losses)))
+        return self._told(RejectedSample(key=group.key, reason=reason, losses=tuple(losses)))
 
-    def _tell(self, losses: Iterable[Loss]) -> Iterator[Lost]:
+    def _tell(self, losses: Iterable[DamagedMember]) -> Iterator[RejectedSample]:
         """Tells of damage and of members that belong to no sample that is known."""
         for loss in losses:
-            yield self._told(Lost(key=loss.key, reason=loss.reason, losses=(loss,)))
+            yield self._told(RejectedSample(key=loss.key, reason=loss.reason, losses=(loss,)))
 
-    def _told(self, lost: Lost) -> Lost:
+    def _told(self, lost: RejectedSample) -> RejectedSample:
         self.account.lost += len(lost.losses)
         self.account.samples_lost += 1
         return lost
 
 
-def settled(
-    place: Place, read: Callable[[ShardReader], T], **options: object
+def read_twice(
+    path: StorePath, read: Callable[[ShardReader], T], **options: object
 ) -> tuple[T, ShardReader]:
     """What `read` makes of a shard, and the reader; it is read twice where samples lie apart (raises MissingError, StoreError)."""
     torn: dict[str, int] = {}
     while True:
-        with ShardFile(place) as file:
+        with ShardFile(path) as file:
             reader = ShardReader(file, torn=torn, **options)  # type: ignore[arg-type]
             result = read(reader)
         if torn or not reader.apart:
@@ -374,7 +380,9 @@ def settled(
         torn = reader.apart
 
 
-def _loss(item: Member | Damage, key: str, reason: str = "", detail: str = "") -> Loss:
-    if isinstance(item, Damage):
+def _loss(item: Member | TarDamage, key: str, reason: str = "", detail: str = "") -> DamagedMember:
+    if isinstance(item, TarDamage):
         reason, detail = item.reason, item.detail
-    return Loss(key=key, member=item.name, offset=item.offset, reason=reason, detail=detail)
+    return DamagedMember(
+        key=key, member=item.name, offset=item.offset, reason=reason, detail=detail
+    )

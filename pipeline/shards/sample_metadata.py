@@ -12,7 +12,7 @@ _SPLIT_OF_NAME = re.compile(r"(train|validation|val|test)[-_]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class SampleMetadata:
     """What a sample says of itself; `split` is None where neither it nor the shard's name tells."""
 
     sample_id: str
@@ -20,7 +20,7 @@ class Facts:
     split: str | None
 
 
-def facts_of(sample: Sample, shard: str) -> Facts:
+def parse_metadata(sample: Sample, shard: str) -> SampleMetadata:
     """What the sample's .json (or .cls and the shard's name) says of it (raises SampleError)."""
     value = _json_of(sample)
     label = value.get("label")
@@ -41,7 +41,7 @@ def facts_of(sample: Sample, shard: str) -> Facts:
         raise SampleError("wrong_type", f"{sample.key}.json: split is {split!r}, not text")
     if split is None and (match := _SPLIT_OF_NAME.match(posixpath.basename(shard))):
         split = {"val": "validation"}.get(match[1], match[1])
-    return Facts(sample_id=str(sample_id), label=str(label), split=split)
+    return SampleMetadata(sample_id=str(sample_id), label=str(label), split=split)
 
 
 def _json_of(sample: Sample) -> dict[str, object]:

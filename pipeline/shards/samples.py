@@ -6,7 +6,7 @@ MAX_TOLD = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
+class DamagedMember:
     """One member, or stretch of a shard, that is not part of any sample; `reason` is one of errors.REASONS."""
 
     key: str
@@ -24,16 +24,16 @@ class Sample:
     index: int
     suffixes: frozenset[str]
     members: dict[str, bytes]
-    ignored: tuple[Loss, ...] = ()
+    ignored: tuple[DamagedMember, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lost:
+class RejectedSample:
     """A sample, or a stretch of a shard whose samples are not known, that is lost with all of these members."""
 
     key: str
     reason: str
-    losses: tuple[Loss, ...]
+    losses: tuple[DamagedMember, ...]
 
     @property
     def error(self) -> str:
@@ -49,7 +49,7 @@ class Lost:
 
 
 @dataclass(kw_only=True, slots=True)
-class Account:
+class ByteAccounting:
     """Of a shard: members = kept + lost + ignored, bytes = those of the kept, the lost, the ignored and of what holds no file; `regrouped` lay apart."""
 
     samples: int = 0

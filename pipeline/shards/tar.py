@@ -22,7 +22,7 @@ from pipeline.shards.tar_header import (
     parse_header,
     text_of,
 )
-from pipeline.shards.tar_items import Damage, Framing, Item, Member
+from pipeline.shards.tar_items import Framing, Item, Member, TarDamage
 
 MAX_EXTENSION_BYTES = 2**20
 
@@ -116,7 +116,7 @@ class _Tar:
         zeros, self._zeros = self._zeros, 0
         if zeros > 1:
             return Framing(zeros * BLOCK)
-        return Damage(
+        return TarDamage(
             "",
             self._stream.offset - BLOCK,
             BLOCK,
@@ -202,7 +202,7 @@ class _Tar:
         if self._pending:
             num_bytes = self._with_pending(num_bytes)
         if problem:
-            return Damage(name, offset, num_bytes, *problem, not guessed)
+            return TarDamage(name, offset, num_bytes, *problem, not guessed)
         if kind == DIRECTORY:
             return Framing(num_bytes)
         return Member(name, offset, num_bytes, start, size)
@@ -247,7 +247,7 @@ class _Tar:
             self._stream.at
         )
 
-    def _oversize(self, name: str, offset: int, size: int) -> Damage:
+    def _oversize(self, name: str, offset: int, size: int) -> TarDamage:
         """A member whose size is not believed: its end is where the next header is found."""
         self._stream.at += BLOCK
         self._skip()
@@ -260,7 +260,7 @@ class _Tar:
             name, offset, BLOCK + there, "oversize" if there >= size else "truncated", detail
         )
 
-    def _extend(self, kind: bytes, size: int) -> Iterator[Damage]:
+    def _extend(self, kind: bytes, size: int) -> Iterator[TarDamage]:
         stream, offset = self._stream, self._stream.offset
         if size > MAX_EXTENSION_BYTES:
             stream.at += BLOCK
@@ -364,8 +364,8 @@ class _Tar:
         detail: str,
         *,
         named: bool = True,
-    ) -> Damage:
-        return Damage(name, offset, self._with_pending(num_bytes), reason, detail, named)
+    ) -> TarDamage:
+        return TarDamage(name, offset, self._with_pending(num_bytes), reason, detail, named)
 
     def _with_pending(self, num_bytes: int) -> int:
         pending, self._pending = self._pending, 0

@@ -13,7 +13,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Damage(NamedTuple):
+class TarDamage(NamedTuple):
     """A stretch of the archive that gives no member; `named` says that a valid header gave the name, else it is a guess or empty."""
 
     name: str
@@ -30,4 +30,4 @@ class Framing(NamedTuple):
     num_bytes: int
 
 
-Item = Member | Damage | Framing
+Item = Member | TarDamage | Framing

@@ -16,7 +16,7 @@ from webdataset import ShardWriter
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError
 from pipeline.storage.locks import writing
-from pipeline.storage.store_path import Place, unwritable
+from pipeline.storage.store_path import StorePath, unwritable
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 Progress = Callable[[int, int], None]
@@ -27,7 +27,7 @@ SUMMARY = "shards.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class NewSample:
     """What becomes `<key>.json` and one member `<key>.<suffix>` per entry of `members`."""
 
     key: str
@@ -46,7 +46,7 @@ class Sample:
 
 def write_shards(
     out: Path,
-    samples: Iterable[Sample],
+    samples: Iterable[NewSample],
     *,
     num_samples: int,
     num_shards: int,
@@ -98,7 +98,7 @@ def check_vacant(out: Path) -> None:
         if out.exists() and any(out.iterdir()):
             raise InputError(f"OUT {out} is not empty", "give a new folder, or remove this one")
     except OSError as error:
-        raise unwritable(Place.at(out), error) from error
+        raise unwritable(StorePath.at(out), error) from error
 
 
 @contextmanager
@@ -109,11 +109,11 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         with writing(temporary):
-            Place.at(out.parent).sweep(out.name)
+            StorePath.at(out.parent).sweep(out.name)
             yield temporary
             os.replace(temporary, out)
     except OSError as error:
-        raise unwritable(Place.at(out), error) from error
+        raise unwritable(StorePath.at(out), error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,7 +8,7 @@ import pyarrow.fs as pafs
 
 from pipeline.arrays import Array
 from pipeline.errors import DataError, MissingError
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 TABLE_ROWS = 2**16
 """Rows of a record batch of a table that Remix writes: what a reader of one batch holds."""
@@ -17,27 +17,27 @@ DAMAGED = (pa.ArrowException, OSError, ValueError)
 """What pyarrow raises for a damaged file."""
 
 
-def open_source(place: Place, *, mapped: bool = False) -> Any:
+def open_source(path: StorePath, *, mapped: bool = False) -> Any:
     """The bytes of a file, read by ranges, or with `mapped` memory-mapped where the file is local.
 
     A map outlives its file object and takes no descriptor (raises MissingError, DataError, StoreError).
     """
-    kind = place.info().type
+    kind = path.info().type
     if kind == pafs.FileType.NotFound:
-        raise MissingError(f"{place} does not exist")
+        raise MissingError(f"{path} does not exist")
     if kind != pafs.FileType.File:
-        raise DataError(f"{place} is not a file", CURE)
-    with place.accessing("read"):
-        if not place.local:
-            return place.fs.open_input_file(place.path)
+        raise DataError(f"{path} is not a file", CURE)
+    with path.accessing("read"):
+        if not path.local:
+            return path.fs.open_input_file(path.path)
         if not mapped:
-            return pa.OSFile(str(place.local))
-        with pa.memory_map(str(place.local)) as file:
+            return pa.OSFile(str(path.local))
+        with pa.memory_map(str(path.local)) as file:
             return pa.BufferReader(file.read_buffer())
 
 
 def open_reader(
-    source: Any, place: Place, options: pa.ipc.IpcReadOptions | None = None
+    source: Any, path: StorePath, options: pa.ipc.IpcReadOptions | None = None
 ) -> pa.ipc.RecordBatchFileReader:
     """The record batches of an Arrow IPC file, whose bytes are `source`.
 
@@ -49,34 +49,34 @@ def open_reader(
         _ = [(field.name, str(field.type)) for field in reader.schema]
         return reader
     except DAMAGED as error:
-        place.info()
-        raise DataError(f"{place} is not an Arrow IPC file ({error})", CURE) from error
+        path.info()
+        raise DataError(f"{path} is not an Arrow IPC file ({error})", CURE) from error
 
 
-def read_table(place: Place, *, trusted: bool = True) -> pa.Table:
+def read_table(path: StorePath, *, trusted: bool = True) -> pa.Table:
     """An Arrow IPC file as a table, memory-mapped where it is local and not compressed.
 
     Unless trusted it is checked in full: every offset, name and string (raises MissingError,
     DataError, StoreError).
     """
-    source = open_source(place, mapped=True)
-    reader = open_reader(source, place)
+    source = open_source(path, mapped=True)
+    reader = open_reader(source, path)
     try:
         table = reader.read_all()
         if not trusted:
             # offsets that point out of their buffers would crash the process that follows them
             table.validate(full=True)
     except DAMAGED as error:
-        raise DataError(f"{place} is damaged ({error})", CURE) from error
+        raise DataError(f"{path} is damaged ({error})", CURE) from error
     return table
 
 
-def write_table(place: Place, table: pa.Table) -> str:
+def write_table(path: StorePath, table: pa.Table) -> str:
     """Writes a table as record batches of at most TABLE_ROWS rows, atomically.
 
     Returns the file's SHA-256.
     """
-    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+    with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=TABLE_ROWS)
     return file.hexdigest()
 

@@ -16,7 +16,7 @@ from pipeline.errors import DataError
 from pipeline.storage.arrow_files import CURE, DAMAGED, open_reader, open_source
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import check_columns
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 
 class BatchFile:
@@ -27,11 +27,11 @@ class BatchFile:
     """
 
     def __init__(
-        self, place: Place, expected: pa.Schema | None = None, *, copy: pa.Buffer | None = None
+        self, path: StorePath, expected: pa.Schema | None = None, *, copy: pa.Buffer | None = None
     ) -> None:
-        self.what = str(place)
-        self._place = place
-        self._source = open_source(place) if copy is None else pa.BufferReader(copy)
+        self.what = str(path)
+        self._path = path
+        self._source = open_source(path) if copy is None else pa.BufferReader(copy)
         self._lock = Lock()
         self._readers: dict[tuple[str, ...] | None, Any] = {}
         reader = self._reader(None)
@@ -52,7 +52,7 @@ class BatchFile:
                 batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
             batch.validate(full=True)
         except DAMAGED as error:
-            self._place.info()  # a store that does not answer raises its own error
+            self._path.info()  # a store that does not answer raises its own error
             raise DataError(
                 f"{self.what} is damaged in record batch {number} ({error})", CURE
             ) from error
@@ -97,7 +97,7 @@ class BatchFile:
                 [] if columns is None else [self.schema.names.index(name) for name in columns]
             )
             options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
-            self._readers[columns] = open_reader(self._source, self._place, options)
+            self._readers[columns] = open_reader(self._source, self._path, options)
         return self._readers[columns]
 
 

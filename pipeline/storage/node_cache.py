@@ -26,7 +26,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.errors import ConfigError, DataError, StoreError
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 LOG = logging.getLogger("remix.cache")
 PAUSE_SECONDS = 60.0
@@ -42,7 +42,7 @@ class RemoteFile:
     Without either it is not copied.
     """
 
-    place: Place
+    path: StorePath
     sha256: str | None
     num_bytes: int
     mtime_ns: int | None = None
@@ -53,12 +53,12 @@ class RemoteFile:
         if self.sha256 is not None:
             if not SHA256.fullmatch(self.sha256):
                 raise DataError(
-                    f"the SHA-256 of {self.place} is given as {self.sha256!r}", "decode again"
+                    f"the SHA-256 of {self.path} is given as {self.sha256!r}", "decode again"
                 )
             return self.sha256
         if self.mtime_ns is None:
             return None
-        version = f"{self.place}\0{self.num_bytes}\0{self.mtime_ns}"
+        version = f"{self.path}\0{self.num_bytes}\0{self.mtime_ns}"
         return hashlib.sha256(version.encode(errors="surrogateescape")).hexdigest()
 
 
@@ -257,13 +257,13 @@ def _fill(file: RemoteFile, held: int) -> None:
     """Writes the content of the file that was asked for (raises DataError, StoreError)."""
     if file.sha256 is None:
         _, num_bytes = _write(file, held)
-        if num_bytes != file.num_bytes or file.place.info().mtime_ns != file.mtime_ns:
-            raise StoreError(f"{file.place} changed while it was copied", "ask again")
+        if num_bytes != file.num_bytes or file.path.info().mtime_ns != file.mtime_ns:
+            raise StoreError(f"{file.path} changed while it was copied", "ask again")
         return
     wanted = (file.sha256, file.num_bytes)
     if _write(file, held) != wanted and (found := _write(file, held)) != wanted:
         raise DataError(
-            f"{file.place} has the SHA-256 {found[0]} and {found[1]} bytes, "
+            f"{file.path} has the SHA-256 {found[0]} and {found[1]} bytes, "
             f"but its manifest says {file.sha256} and {file.num_bytes} bytes",
             "restore the file, or decode again",
         )
@@ -274,7 +274,7 @@ def _write(file: RemoteFile, held: int) -> tuple[str, int]:
     sha256, num_bytes = hashlib.sha256(), 0
     os.lseek(held, 0, os.SEEK_SET)
     with open(held, "wb", closefd=False) as out:
-        for piece in file.place.read_pieces():
+        for piece in file.path.read_pieces():
             sha256.update(piece)
             num_bytes += len(piece)
             if num_bytes <= file.num_bytes:

@@ -32,16 +32,16 @@ S3_SECONDS, S3_ATTEMPTS = 2, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorePath:
     """A file or folder of a file system; `place / "name"` is a place inside it."""
 
     fs: pafs.FileSystem
     path: str
 
     @classmethod
-    def at(cls, uri: "str | os.PathLike[str] | Place", *, patient: bool = True) -> "Place":
+    def at(cls, uri: "str | os.PathLike[str] | StorePath", *, patient: bool = True) -> "StorePath":
         """Opens a local path or a URI such as s3://bucket/prefix; S3 that is silent fails after minutes, without patience after 5 s (raises StoreError)."""
-        if isinstance(uri, Place):
+        if isinstance(uri, StorePath):
             return uri
         text = os.fspath(uri)
         if "://" not in text:
@@ -57,8 +57,8 @@ class Place:
                 "give a local path or a pyarrow.fs URI",
             ) from None
 
-    def __truediv__(self, name: str) -> "Place":
-        return Place(self.fs, posixpath.join(self.path, name))
+    def __truediv__(self, name: str) -> "StorePath":
+        return StorePath(self.fs, posixpath.join(self.path, name))
 
     def __str__(self) -> str:
         return self.path if self.local else f"{self.fs.type_name}://{self.path}"
@@ -69,9 +69,9 @@ class Place:
         return posixpath.basename(self.path.rstrip("/"))
 
     @property
-    def parent(self) -> "Place":
+    def parent(self) -> "StorePath":
         """The folder that holds this place."""
-        return Place(self.fs, posixpath.dirname(self.path.rstrip("/")))
+        return StorePath(self.fs, posixpath.dirname(self.path.rstrip("/")))
 
     @property
     def local(self) -> Path | None:
@@ -100,11 +100,13 @@ class Place:
         """Whether a file or folder is there."""
         return bool(self.info().type != pafs.FileType.NotFound)
 
-    def list(self) -> list["Place"]:
+    def list(self) -> list["StorePath"]:
         """The visible entries of a folder by name, [] where there is none; names that start with a dot are work in progress."""
         entries = sorted(self._entries(), key=lambda entry: entry.path)
         return [
-            Place(self.fs, entry.path) for entry in entries if not entry.base_name.startswith(".")
+            StorePath(self.fs, entry.path)
+            for entry in entries
+            if not entry.base_name.startswith(".")
         ]
 
     def _entries(self) -> Iterator[pafs.FileInfo]:
@@ -172,7 +174,7 @@ class Place:
                     raise unwritable(self, file.failed) from file.failed
                 raise
 
-    def _temporary(self) -> "Place":
+    def _temporary(self) -> "StorePath":
         return self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp"
 
     def write_bytes(self, data: bytes) -> str:
@@ -181,7 +183,7 @@ class Place:
             file.write(data)
         return file.hexdigest()
 
-    def move(self, to: "Place") -> None:
+    def move(self, to: "StorePath") -> None:
         """Gives a file another name in its file system, in place of what has that name; on a local disk in one step."""
         if self.local:
             os.replace(self.path, to.path)
@@ -191,13 +193,13 @@ class Place:
     def sweep(self, name: str | None = None) -> None:
         """Removes what writers that died left of the files in this folder, or of one; in an object store nobody may be writing them (raises StoreError)."""
         for entry in self._entries():
-            found, place = TEMPORARY.fullmatch(entry.base_name), Place(self.fs, entry.path)
+            found, path = TEMPORARY.fullmatch(entry.base_name), StorePath(self.fs, entry.path)
             if (
                 found
                 and name in (None, found[1])
-                and not (place.local and is_being_written(place.local))
+                and not (path.local and is_being_written(path.local))
             ):
-                place.delete()
+                path.delete()
 
     @contextlib.contextmanager
     def held(self, busy: str) -> Iterator[Owner | None]:
@@ -282,16 +284,14 @@ class _ProbedError(Exception):
     """Ends a file that was only to be begun."""
 
 
-def unwritable(place: Place, error: Exception) -> StoreError:
+def unwritable(path: StorePath, error: Exception) -> StoreError:
     """That a place cannot be written; a FullError where its disk is full."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return FullError(
-            f"{place} cannot be written ({error})",
+            f"{path} cannot be written ({error})",
             "free space and run the command again, or choose another place",
         )
-    return StoreError(
-        f"{place} cannot be written ({error})", "choose a place that you may write to"
-    )
+    return StoreError(f"{path} cannot be written ({error})", "choose a place that you may write to")
 
 
 def without_secrets(uri: str) -> str:

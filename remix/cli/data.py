@@ -63,10 +63,10 @@ def decode(
     """Decode shards into per-modality feature tables (Ray Data)."""
     from pipeline.config import load, parse
     from pipeline.decode.config import DecodeConfig
-    from pipeline.shards.discover import find_shards
-    from pipeline.storage.store_path import Place, without_secrets
+    from pipeline.shards.discover import discover_shards
+    from pipeline.storage.store_path import StorePath, without_secrets
 
-    found = find_shards(shards)
+    found = discover_shards(shards)
     given = load(DecodeConfig, config) if config else None
     from pipeline.decode.job import decode as run
     from pipeline.decode.preflight import infer_config
@@ -86,7 +86,7 @@ def decode(
                 description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards",
             )
 
-        result = run(found, Place.at(out), asked, address=address, progress=tell)
+        result = run(found, StorePath.at(out), asked, address=address, progress=tell)
     kept = f"{result.num_reused} of {result.num_shards} shards were decoded before"
     if result.unchanged:
         kept = "was there already"
@@ -96,10 +96,10 @@ def decode(
 
 def lint(shards: Shards, config: ReadConfig = None, json_: Json = False) -> None:
     """Read shards without decoding and name all that is lost in them; exit code 1 where anything is."""
-    from pipeline.shards.discover import find_shards
+    from pipeline.shards.discover import discover_shards
     from pipeline.shards.lint import lint as run
 
-    found = find_shards(shards)
+    found = discover_shards(shards)
     with progress("lint") as update:
         result = run(found, progress=update, **reading(config, found))
     say(result, lint_text(result), json_)
@@ -114,13 +114,13 @@ def repair(
     json_: Json = False,
 ) -> None:
     """Write clean shards of all samples that are whole, and name what they lack."""
-    from pipeline.shards.discover import find_shards
+    from pipeline.shards.discover import discover_shards
     from pipeline.shards.lint import repair as run
-    from pipeline.storage.store_path import Place
+    from pipeline.storage.store_path import StorePath
 
-    found = find_shards(shards)
+    found = discover_shards(shards)
     with progress("repair") as update:
-        result = run(found, Place.at(out), progress=update, **reading(config, found))
+        result = run(found, StorePath.at(out), progress=update, **reading(config, found))
     say(result, lint_text(result), json_)
 
 

@@ -20,23 +20,23 @@ def score(
     """Score the difficulty of every sample with a checkpoint (Ray Data)."""
     from pipeline.features.feature_set import FeatureSet
     from pipeline.storage.arrow_files import write_table
-    from pipeline.storage.store_path import Place, without_secrets
+    from pipeline.storage.store_path import StorePath, without_secrets
 
-    feature_set, place = FeatureSet.open(Place.at(features)), Place.at(checkpoint)
-    Place.at(out).check_writable()
+    feature_set, path = FeatureSet.open(StorePath.at(features)), StorePath.at(checkpoint)
+    StorePath.at(out).check_writable()
     from trainer.scoring.offline import score_checkpoint
 
     with progress("score") as update:
         table = score_checkpoint(
             feature_set,
-            place,
+            path,
             split,
             batch_size=batch,
             workers=workers,
             num_gpus=gpus,
             progress=update,
         )
-    write_table(Place.at(out), table)
+    write_table(StorePath.at(out), table)
     shown = without_secrets(out)
     say({"rows": table.num_rows, "out": shown}, f"{table.num_rows} rows: {shown}", json_)
 
@@ -69,7 +69,7 @@ def plan(
     """Make a plan of modality-pure batches from a scores file."""
     from pipeline.features.feature_set import FeatureSet
     from pipeline.scores.table import Scores
-    from pipeline.storage.store_path import Place, without_secrets
+    from pipeline.storage.store_path import StorePath, without_secrets
     from remix.api import plan as run
 
     wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
@@ -77,10 +77,10 @@ def plan(
     given |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
     given |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
     given |= {"locality": locality}
-    opened = Scores.open(Place.at(scores))
+    opened = Scores.open(StorePath.at(scores))
     if features:
-        opened.check_features(FeatureSet.open(Place.at(features)))
-    Place.at(out).check_writable()
+        opened.check_features(FeatureSet.open(StorePath.at(features)))
+    StorePath.at(out).check_writable()
     made = run(opened, batch_size=batch_size, seed=seed, epoch=epoch, out=out, **given)
     shown = without_secrets(out)
     say(
@@ -101,7 +101,7 @@ def stats(
     """Show the statistics of a plan."""
     from pipeline.plans.stats import statistics_at
     from pipeline.scores.table import Scores
-    from pipeline.storage.store_path import Place
+    from pipeline.storage.store_path import StorePath
 
-    opened = Scores.open(Place.at(scores)) if scores else None
-    show(statistics_at(Place.at(plan), opened), json_, kind="statistics of", path=plan)
+    opened = Scores.open(StorePath.at(scores)) if scores else None
+    show(statistics_at(StorePath.at(plan), opened), json_, kind="statistics of", path=plan)

@@ -27,10 +27,10 @@ def report(
     json_: Json = False,
 ) -> None:
     """Write the page of one run as one HTML file that needs no network."""
-    from pipeline.storage.store_path import Place, without_secrets
+    from pipeline.storage.store_path import StorePath, without_secrets
     from service.report import write_report
 
-    result, shown = write_report(run, Place.at(out)), without_secrets(out)
+    result, shown = write_report(run, StorePath.at(out)), without_secrets(out)
     say(
         {"out": shown, **result},
         f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service",

@@ -37,7 +37,7 @@ def train(
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
     result = run.facts["result"]
-    say({"run": run.place.name, **result}, f"{run.place}: {summary(result)}", json_)
+    say({"run": run.path.name, **result}, f"{run.path}: {summary(result)}", json_)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -64,7 +64,7 @@ def compare(
     from trainer.config import load_run
 
     result, text = _compared(load_run(config), methods_of(methods, tables), seeds)
-    say(result, f"{text}\n{result['place']}", json_)
+    say(result, f"{text}\n{result['path']}", json_)
 
 
 def _compared(
@@ -114,11 +114,11 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Prove from a run's artifacts that every planned row was trained exactly once; exit code 1 where something does not hold."""
-    from pipeline.storage.store_path import Place
+    from pipeline.storage.store_path import StorePath
     from trainer.run_directory import Run
     from trainer.verification.verify import verify as check
 
-    opened = Run.open(Place.at(run))
+    opened = Run.open(StorePath.at(run))
     with progress("verify") as update:
         result = check(opened, parts=parts, progress=update)
     say(result, verify_text(result), json_)

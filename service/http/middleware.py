@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(facts)
 
 
-class Observed:
+class RequestObserver:
     """ASGI middleware around everything, errors included."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
@@ -85,7 +85,7 @@ class _Exchange:
         if self._method == "HEAD":
             scope["method"] = "GET"
 
-    async def run(self, app: ASGIApp, receive: Receive, observed: Observed) -> None:
+    async def run(self, app: ASGIApp, receive: Receive, observed: RequestObserver) -> None:
         try:
             await app(self._scope, receive, self._forward)
         except Exception:
@@ -114,7 +114,7 @@ class _Exchange:
         self._num_bytes += len(message.get("body", b""))
         await self._send(message)
 
-    def _tell(self, observed: Observed) -> None:
+    def _tell(self, observed: RequestObserver) -> None:
         seconds = time.perf_counter() - self._began
         route = getattr(self._scope.get("route"), "path", "unmatched")
         method = self._method if self._method in ("GET", "HEAD") else "other"

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from pipeline.errors import DataError, RemixError
-from service.schemas import Problem
+from service.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 DESCRIPTIONS = {
@@ -25,7 +25,7 @@ DESCRIPTIONS = {
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for OpenAPI."""
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
         status: {"description": DESCRIPTIONS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
         for status in statuses
@@ -41,7 +41,7 @@ def problem(
 ) -> Response:
     """The response for an error; `kind` holds `type` and `title` where the status alone does not tell."""
     path = request.scope["path"]
-    body = Problem(
+    body = ProblemDetails(
         **{"title": HTTPStatus(status).phrase, **kind},
         status=status,
         detail=detail,
@@ -59,7 +59,7 @@ def of_remix(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": "2"} if error.http_status == 503 else None
     damaged = {"type": "urn:remix:damaged", "title": "Damaged artifact"}
     kind = damaged if isinstance(error, DataError) else {}
-    detail = request.app.state.shelf.public(str(error))
+    detail = request.app.state.reader.public(str(error))
     return problem(request, error.http_status, detail, headers, **kind)
 
 

@@ -24,7 +24,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {**NOT_MODIFIED, **documented(401, 404
 
 
 def _catalog(request: Request) -> Catalog:
-    return Catalog(request.app.state.shelf.view())
+    return Catalog(request.app.state.reader.view())
 
 
 Store = Annotated[Catalog, Depends(_catalog)]
@@ -49,7 +49,7 @@ def summaries(store: Catalog, names: Sequence[str], read: Callable[[str], T]) ->
         try:
             found.append(read(name))
         except InputError as error:
-            found.append(Damage(name=name, error=store.shelf.public(str(error))))
+            found.append(Damage(name=name, error=store.reader.public(str(error))))
     return found
 
 

@@ -48,7 +48,7 @@ def list_plans(
         try:
             items.append(api.PlanSummary.model_validate(store.plan(run, epoch).model_dump()))
         except InputError as error:
-            items.append(api.DamagedPlan(epoch=epoch, error=store.shelf.public(str(error))))
+            items.append(api.DamagedPlan(epoch=epoch, error=store.reader.public(str(error))))
     return page(request, items, after(start, limit, len(epochs)))
 
 

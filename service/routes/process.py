@@ -45,7 +45,7 @@ async def get_health() -> Ready:
 )
 def get_readiness(request: Request) -> Ready:
     """The store can be read; if not, why."""
-    request.app.state.shelf.check()
+    request.app.state.reader.check()
     return Ready()
 
 
@@ -97,8 +97,8 @@ def asset_names() -> frozenset[str]:
 
 @cache
 def _read(name: str) -> Body:
-    place = resources.files("plotly") / "package_data" if name == "plotly.min.js" else _folder()
-    return Body((place / name).read_bytes())
+    path = resources.files("plotly") / "package_data" if name == "plotly.min.js" else _folder()
+    return Body((path / name).read_bytes())
 
 
 def _folder() -> Traversable:

@@ -64,7 +64,7 @@ def get_histogram(
 @router.get(
     "/{run}/samples/{sample_id:path}",
     operation_id="getSample",
-    response_model=api.Sample,
+    response_model=api.SampleHistory,
     tags=["samples"],
 )
 def get_sample(request: Request, store: Store, run: Name, sample_id: SampleId) -> Response:

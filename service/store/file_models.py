@@ -17,20 +17,20 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 Count = Annotated[int, Field(ge=0)]
 
 
-class Train(BaseModel):
+class TrainPart(BaseModel):
     epochs: Count
     warmup_epochs: Count
 
 
-class Config(BaseModel):
-    train: Train
+class RunConfigPart(BaseModel):
+    train: TrainPart
 
 
-class Result(BaseModel):
+class ResultPart(BaseModel):
     test_accuracy: dict[str, float | None]
 
 
-class Run(BaseModel):
+class RunFile(BaseModel):
     """run.json"""
 
     status: str
@@ -40,10 +40,10 @@ class Run(BaseModel):
     config: dict[str, Any]
     digest: str
     code_version: str
-    result: Result | None = None
+    result: ResultPart | None = None
 
 
-class Outcome(BaseModel):
+class ComparisonFile(BaseModel):
     """table.json of a comparison"""
 
     seeds: list[int]

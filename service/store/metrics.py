@@ -7,19 +7,19 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from pipeline.errors import RemixError
 from service.store.catalog import Catalog
-from service.store.reader import Shelf
+from service.store.reader import StoreReader
 
 
 class StoreCollector:
     """Gauges of the store, read when they are scraped."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, reader: StoreReader) -> None:
+        self._reader = reader
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("remix_store_up", "Whether the store can be read.")
         try:
-            gauges = list(self._gauges(Catalog(self._shelf.view())))
+            gauges = list(self._gauges(Catalog(self._reader.view())))
         except RemixError:
             gauges = []
         up.add_metric([], float(bool(gauges)))

@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 from pipeline.errors import DataError
 from pipeline.storage.ipc_reader import locate
 from pipeline.storage.schemas import PLAN
-from service.store.reader import Artifact, Shelf, reading
+from service.store.reader import Artifact, StoreReader, reading
 
 
 class Rows:
     """A table whose rows are asked for by number, a page at a time."""
 
-    def __init__(self, shelf: Shelf, artifact: Artifact, expected: pa.Schema) -> None:
-        self._artifact, self._file = artifact, shelf.table(artifact, expected)
-        self._ends = shelf.remember(artifact, "ends", self._file.ends)
+    def __init__(self, reader: StoreReader, artifact: Artifact, expected: pa.Schema) -> None:
+        self._artifact, self._file = artifact, reader.table(artifact, expected)
+        self._ends = reader.remember(artifact, "ends", self._file.ends)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -50,10 +50,10 @@ class Header:
 class Steps:
     """A plan's steps, read record batch by record batch."""
 
-    def __init__(self, shelf: Shelf, artifact: Artifact, header: Header) -> None:
-        self._file = shelf.table(artifact, PLAN)
+    def __init__(self, reader: StoreReader, artifact: Artifact, header: Header) -> None:
+        self._file = reader.table(artifact, PLAN)
         self.header = header
-        self._what = str(artifact.place)
+        self._what = str(artifact.path)
 
     def __len__(self) -> int:
         return self.header.num_steps

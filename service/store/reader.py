@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import DataError, MissingError, StoreError
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.node_cache import NodeCache, RemoteFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 T = TypeVar("T")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
@@ -43,13 +43,13 @@ HEADER_BYTES, ROW_BYTES, JSON_BYTES = 2**14, 2**10, 4
 class Artifact:
     """One version of a file of the store."""
 
-    place: Place
+    path: StorePath
     info: pafs.FileInfo
 
     @property
     def version(self) -> tuple[str, int | None, int | None]:
         """Changes whenever the file does."""
-        return self.place.path, self.info.size, self.info.mtime_ns
+        return self.path.path, self.info.size, self.info.mtime_ns
 
     @property
     def written(self) -> datetime:
@@ -64,7 +64,7 @@ def reading(artifact: Artifact) -> Iterator[None]:
         yield
     except (pa.ArrowException, LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{artifact.place} is damaged ({type(error).__name__}: {error})", "write it again"
+            f"{artifact.path} is damaged ({type(error).__name__}: {error})", "write it again"
         ) from error
 
 
@@ -82,13 +82,13 @@ def fitting(what: str) -> Iterator[None]:
         ) from error
 
 
-class Shelf:
+class StoreReader:
     """A store that is open for reading."""
 
     def __init__(self, store: str, cache_dir: Path | None, cache_size: int) -> None:
-        self.root = Place.at(store, patient=False)
+        self.root = StorePath.at(store, patient=False)
         self._top = (
-            self.root if self.root.local else Place(self.root.fs, self.root.path.split("/")[0])
+            self.root if self.root.local else StorePath(self.root.fs, self.root.path.split("/")[0])
         )
         self._real = os.path.realpath(self.root.path) if self.root.local else ""
         self._lock = Lock()
@@ -109,7 +109,7 @@ class Shelf:
             if len(text) > 1
         ]
 
-    def view(self) -> "Shelf":
+    def view(self) -> "StoreReader":
         """The same store for one request: what the disk says of a file is asked for once; a remote store is believed for FRESH_SECONDS."""
         if not self.root.local:
             return self
@@ -148,24 +148,27 @@ class Shelf:
     def artifacts(self, *folder: str, pattern: str) -> list[Artifact]:
         """The files in a folder whose names match, in order."""
         found = [
-            (self._place(*folder, name), info)
+            (self._path(*folder, name), info)
             for name, info in sorted(self._listing(*folder).items())
             if re.fullmatch(pattern, name)
         ]
         artifacts = [
-            Artifact(place=place, info=info or self._fresh(f"info {place.path}", place.info))
-            for place, info in found
+            Artifact(
+                path=store_path,
+                info=info or self._fresh(f"info {store_path.path}", store_path.info),
+            )
+            for store_path, info in found
         ]
         return [artifact for artifact in artifacts if artifact.info.type != pafs.FileType.NotFound]
 
     def artifact(self, *path: str) -> Artifact:
         """One file, by components that were checked or come from a listing (raises MissingError, DataError, StoreError)."""
-        place = self._place(*path)
-        info = self._fresh(f"info {place.path}", place.info)
+        store_path = self._path(*path)
+        info = self._fresh(f"info {store_path.path}", store_path.info)
         if info.type == pafs.FileType.NotFound:
             self.check()
-            raise MissingError(f"{place} does not exist")
-        return Artifact(place=place, info=info)
+            raise MissingError(f"{store_path} does not exist")
+        return Artifact(path=store_path, info=info)
 
     def json(self, artifact: Artifact, model: type[T], max_bytes: int = MAX_JSON_BYTES) -> T:
         """The file, of at most so many bytes, as a model (raises DataError)."""
@@ -181,14 +184,14 @@ class Shelf:
 
         Raises DataError, MissingError, StoreError.
         """
-        self._check_inside(artifact.place)
-        return BatchFile(artifact.place, expected, copy=self._copy(artifact))
+        self._check_inside(artifact.path)
+        return BatchFile(artifact.path, expected, copy=self._copy(artifact))
 
     def _copy(self, artifact: Artifact) -> pa.Buffer | None:
         if self._cache is None:
             return None
         size, modified = artifact.info.size or 0, artifact.info.mtime_ns
-        file = RemoteFile(place=artifact.place, sha256=None, num_bytes=size, mtime_ns=modified)
+        file = RemoteFile(path=artifact.path, sha256=None, num_bytes=size, mtime_ns=modified)
         return self._cache.map(file)
 
     def remember(
@@ -211,28 +214,30 @@ class Shelf:
                 self._memory[key] = (num_bytes, value)
         return value
 
-    def _place(self, *path: str) -> Place:
+    def _path(self, *path: str) -> StorePath:
         return self.root / posixpath.join(*path)
 
     def _listing(self, *folder: str) -> dict[str, pafs.FileInfo | None]:
-        place = self._place(*folder)
-        listing = self._fresh(f"list {place.path}", lambda: self._entries(place))
+        store_path = self._path(*folder)
+        listing = self._fresh(f"list {store_path.path}", lambda: self._entries(store_path))
         if not listing:
             self.check()
         return listing
 
-    def _entries(self, place: Place) -> dict[str, pafs.FileInfo | None]:
+    def _entries(self, store_path: StorePath) -> dict[str, pafs.FileInfo | None]:
         """The names in a folder; what else a remote store tells of them comes with its listing."""
         try:
-            if place.local:
+            if store_path.local:
                 # pyarrow would ask for the facts of every entry, and fail at a name that is not UTF-8
-                return dict.fromkeys(entry.name for entry in os.scandir(place.path))
-            entries = place.fs.get_file_info(pafs.FileSelector(place.path, allow_not_found=True))
+                return dict.fromkeys(entry.name for entry in os.scandir(store_path.path))
+            entries = store_path.fs.get_file_info(
+                pafs.FileSelector(store_path.path, allow_not_found=True)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
-                f"{place} cannot be listed ({error})",
+                f"{store_path} cannot be listed ({error})",
                 "check that the store is there and may be read",
             ) from error
         return {entry.base_name: entry for entry in entries}
@@ -256,26 +261,26 @@ class Shelf:
                 flight.set_exception(error)
         return flight.result()
 
-    def _check_inside(self, place: Place) -> None:
+    def _check_inside(self, store_path: StorePath) -> None:
         """Raises DataError for what is no plain file, or a link that leads out of the store."""
-        if not place.local:
+        if not store_path.local:
             return
-        real = os.path.realpath(place.path)
+        real = os.path.realpath(store_path.path)
         if not real.startswith(self._real.rstrip("/") + "/"):
-            raise DataError(f"{place} leads out of the store", "put the file itself there")
+            raise DataError(f"{store_path} leads out of the store", "put the file itself there")
         try:
             regular = stat.S_ISREG(Path(real).stat().st_mode)
         except OSError as error:
-            raise MissingError(f"{place} does not exist") from error
+            raise MissingError(f"{store_path} does not exist") from error
         if not regular:
-            raise DataError(f"{place} is not a plain file", "put a file there")
+            raise DataError(f"{store_path} is not a plain file", "put a file there")
 
     def _parse(self, artifact: Artifact, model: type[T], max_bytes: int) -> T:
-        self._check_inside(artifact.place)
+        self._check_inside(artifact.path)
         if (artifact.info.size or 0) > max_bytes:
             raise DataError(
-                f"{artifact.place} has {artifact.info.size} bytes, more than the {max_bytes} of any that Remix writes",
+                f"{artifact.path} has {artifact.info.size} bytes, more than the {max_bytes} of any that Remix writes",
                 "write it again",
             )
-        with fitting(str(artifact.place)):
-            return TypeAdapter(model).validate_json(artifact.place.read_bytes())
+        with fitting(str(artifact.path)):
+            return TypeAdapter(model).validate_json(artifact.path.read_bytes())

@@ -15,17 +15,17 @@ from pipeline.scores.difficulty import difficulty
 from pipeline.storage.schemas import samples_schema, scores_schema
 from pipeline.storage.table_checks import check_parent
 from service.store.paging import Rows, Steps
-from service.store.reader import Artifact, Shelf, reading
+from service.store.reader import Artifact, StoreReader, reading
 
 
 def find_sample(
-    shelf: Shelf, features: str, sample_id: str, modalities: Sequence[str]
+    reader: StoreReader, features: str, sample_id: str, modalities: Sequence[str]
 ) -> dict[str, Any]:
     """The sample's row of samples.arrow (raises MissingError, DataError)."""
-    artifact = shelf.artifact("features", features, IDS)
-    index = shelf.table(artifact, IDS_SCHEMA)
+    artifact = reader.artifact("features", features, IDS)
+    index = reader.table(artifact, IDS_SCHEMA)
     samples = Rows(
-        shelf, shelf.artifact("features", features, "samples.arrow"), samples_schema(modalities)
+        reader, reader.artifact("features", features, "samples.arrow"), samples_schema(modalities)
     )
     with reading(artifact):
         rows = find_rows(index, sample_id)
@@ -39,12 +39,12 @@ def find_sample(
     )
 
 
-def assigned(shelf: Shelf, steps: Steps, index: Artifact, row: int) -> dict[str, Any]:
+def assigned(reader: StoreReader, steps: Steps, index: Artifact, row: int) -> dict[str, Any]:
     """The step of the plan that has the row, and the modality that it trains; {} where no step has it (raises MismatchError, DataError)."""
-    file = shelf.table(index, STEPS_SCHEMA)
+    file = reader.table(index, STEPS_SCHEMA)
     with reading(index):
         check_parent(
-            str(index.place),
+            str(index.path),
             file.metadata["parents"]["plan"],
             "plan",
             steps.header.metadata["fingerprint"],
@@ -54,11 +54,11 @@ def assigned(shelf: Shelf, steps: Steps, index: Artifact, row: int) -> dict[str,
 
 
 def scored(
-    shelf: Shelf, scores: Artifact, row: int, modalities: Sequence[str]
+    reader: StoreReader, scores: Artifact, row: int, modalities: Sequence[str]
 ) -> dict[str, Any] | None:
     """What the scores say of the row, by modality; None where they do not have it (raises DataError)."""
-    file = shelf.table(scores, scores_schema(modalities))
-    firsts = shelf.remember(
+    file = reader.table(scores, scores_schema(modalities))
+    firsts = reader.remember(
         scores, "firsts", lambda: [batch.column(0)[0].as_py() for batch in file.batches(["row"])]
     )
     with reading(scores):

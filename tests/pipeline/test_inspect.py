@@ -16,13 +16,13 @@ from pipeline.errors import DataError, InputError, MissingError
 from pipeline.features.manifest import features_fingerprint
 from pipeline.inspect import inspect
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 from pipeline.sources.synthetic.generate import generate
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint, with_metadata
 from pipeline.storage.schemas import epochs_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from remix.cli.output import render
 from tests.support.media_files import make_tar
 from tests.support.plan_tables import arithmetic_costs, scores_table
@@ -104,7 +104,7 @@ def test_features(tmp_path: Path) -> None:
 def test_scores_and_plan(tmp_path: Path) -> None:
     costs = arithmetic_costs(100, 3, missing=True)
     table = with_metadata(scores_table(costs), {"epoch": 4, "parents": {"features": "f" * 64}})
-    write_table(Place.at(tmp_path / "scores.arrow"), table)
+    write_table(StorePath.at(tmp_path / "scores.arrow"), table)
     found = told(tmp_path / "scores.arrow")
     assert (found["kind"], found["num_rows"], found["epoch"]) == ("scores", 100, 4)
     assert found["parents"] == {"features": "f" * 64}
@@ -112,9 +112,9 @@ def test_scores_and_plan(tmp_path: Path) -> None:
     for k, name in enumerate(["m0", "m1", "m2"]):
         assert found["abilities"][name]["missing"] == np.isnan(costs[:, k]).sum()
     assert found["abilities"]["m1"]["mean_kl"] == pytest.approx(np.nanmean(costs[:, 1]))
-    scores = Scores.open(Place.at(tmp_path / "scores.arrow"))
-    plan = build(remix_draft(scores, PlanConfig(), 16, seed=0, epoch=4))
-    write_table(Place.at(tmp_path / "plan.arrow"), plan.table)
+    scores = Scores.open(StorePath.at(tmp_path / "scores.arrow"))
+    plan = build(remix_plan_builder(scores, PlanConfig(), 16, seed=0, epoch=4))
+    write_table(StorePath.at(tmp_path / "plan.arrow"), plan.table)
     found = told(tmp_path / "plan.arrow")
     steps = list(plan.steps())
     assert (found["kind"], found["num_steps"], found["num_rows"]) == ("plan", len(steps), 100)
@@ -132,7 +132,7 @@ def test_scores_and_plan(tmp_path: Path) -> None:
 
 def test_scores_with_values_that_no_number_stands_for(tmp_path: Path) -> None:
     table = pa.table({"row": [0, 1], "kl_a": [np.inf, np.nan], "kl_b": [np.nan, np.nan]})
-    write_table(Place.at(tmp_path / "s.arrow"), table)
+    write_table(StorePath.at(tmp_path / "s.arrow"), table)
     assert told(tmp_path / "s.arrow")["abilities"] == {
         "a": {"missing": 1, "infinite": 1, "mean_kl": None},
         "b": {"missing": 2, "infinite": 0, "mean_kl": None},
@@ -140,15 +140,15 @@ def test_scores_with_values_that_no_number_stands_for(tmp_path: Path) -> None:
 
 
 def test_run_and_store(tmp_path: Path) -> None:
-    place = Place.at(tmp_path) / "runs" / "mine"
+    path = StorePath.at(tmp_path) / "runs" / "mine"
     facts: dict[str, object] = {"kind": "run", "name": "mine", "status": "running"}
     facts["features"] = {"name": "made", "fingerprint": "f" * 64}
-    (place / "run.json").write_json(facts)
+    (path / "run.json").write_json(facts)
     row = {"epoch": 1, "rho": float("nan"), "train_loss": 0.5}
     epochs = pa.Table.from_pylist([{**row, "epoch": 0}, row], epochs_schema(["a"]))
-    write_table(place / "epochs.arrow", epochs)
-    (place / "checkpoints" / "last.pt").write_bytes(b"1234")
-    (place / "plans" / "epoch-0000.arrow").write_bytes(b"12")
+    write_table(path / "epochs.arrow", epochs)
+    (path / "checkpoints" / "last.pt").write_bytes(b"1234")
+    (path / "plans" / "epoch-0000.arrow").write_bytes(b"12")
     found = told(tmp_path / "runs" / "mine")
     assert (found["kind"], found["status"]) == ("run", "running")
     assert found["features"] == facts["features"]
@@ -164,7 +164,7 @@ def test_run_and_store(tmp_path: Path) -> None:
 
 
 def test_any_other_table(tmp_path: Path) -> None:
-    write_table(Place.at(tmp_path / "t.arrow"), pa.table({"epoch": [1, 2]}))
+    write_table(StorePath.at(tmp_path / "t.arrow"), pa.table({"epoch": [1, 2]}))
     found = told(tmp_path / "t.arrow")
     assert (found["kind"], found["num_rows"]) == ("table", 2)
     assert found["schema"] == {"epoch": "int64"}
@@ -189,7 +189,7 @@ def test_what_is_not_there_or_not_known(
     (tmp_path / "unfinished" / "samples.arrow").write_bytes(b"")
     (tmp_path / "text.txt").write_text("hello")
     table = pa.table({"step": pa.array([0], pa.int32()), "modality": [0], "rows": [[0]]})
-    write_table(Place.at(tmp_path / "plan.arrow"), table)
+    write_table(StorePath.at(tmp_path / "plan.arrow"), table)
     with refused(error, *words.split(), file=tmp_path / name):
         inspect(tmp_path / name)
 
@@ -205,16 +205,16 @@ def test_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
 
 def test_the_tree_shows_every_value(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
-    place = Place.at(tmp_path / "made")
-    manifest = (place / MANIFEST).read_json()
+    path = StorePath.at(tmp_path / "made")
+    manifest = (path / MANIFEST).read_json()
     manifest |= {
         "classes": ["[bold]", "[/x]", "c"],
         "reasons": {"truncated": 7},
         "parents": {"long": list(range(100)), "short": list(range(64))},
     }
-    content = fingerprint(read_table(place / "samples.arrow"), {})
+    content = fingerprint(read_table(path / "samples.arrow"), {})
     manifest["fingerprint"] = features_fingerprint(manifest, content)
-    (place / MANIFEST).write_json(manifest)
+    (path / MANIFEST).write_json(manifest)
     console = Console(width=500, file=io.StringIO(), record=True)
     console.print(render(inspect(tmp_path / "made")))
     text = console.export_text()

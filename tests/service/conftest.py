@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.serving import serving
 from trainer.run_directory import Run
 
@@ -27,4 +27,4 @@ def client(trained_store: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def run(trained_store: Path) -> Run:
-    return Run.open(Place.at(trained_store / "runs" / "demo-remix-seed0"))
+    return Run.open(StorePath.at(trained_store / "runs" / "demo-remix-seed0"))

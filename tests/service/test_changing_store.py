@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.plans.plan import BatchPlan
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.http.responses import ARROW
 from service.store.catalog import Catalog
-from service.store.reader import MEMORY_BYTES, Shelf
+from service.store.reader import MEMORY_BYTES, StoreReader
 from tests.support.serving import serving
 from tests.support.stores import run_config
 from tests.support.trained_run import EPOCHS, PLAN, RUN, RUN_URL, SAMPLE, STATS, STEPS, edit_json
@@ -35,7 +35,7 @@ def test_what_is_remembered_is_bounded_in_memory(store: Path) -> None:
         copy.mkdir()
         for name in ("run.json", "epochs.arrow"):
             shutil.copy(store / "runs" / RUN / name, copy / name)
-    catalog = Catalog(Shelf(str(store), None, 0))
+    catalog = Catalog(StoreReader(str(store), None, 0))
     catalog.runs()
     tracemalloc.start()
     for name in catalog.runs():
@@ -53,7 +53,7 @@ def write_large_plan(store: Path) -> None:
     """64 MB in 40 record batches."""
     rng = np.random.default_rng(0)
     plan = store / PLAN
-    table = BatchPlan.open(Place.at(plan)).table
+    table = BatchPlan.open(StorePath.at(plan)).table
     with pa.ipc.new_file(str(plan) + ".new", table.schema) as writer:
         for number in range(40):
             rows = pa.array([rng.integers(0, 2**40, 4000) for _ in range(50)], pa.list_(pa.int64()))

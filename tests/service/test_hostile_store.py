@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.http.responses import ARROW
 from service.store.metrics import StoreCollector
-from service.store.reader import Shelf
+from service.store.reader import StoreReader
 from tests.support.serving import serving
 from tests.support.trained_run import (
     EPOCHS,
@@ -228,7 +228,7 @@ def test_a_scrape_looks_at_no_more_files_where_a_run_has_more_plans(store: Path)
             asked.append(paths)
             return super().get_file_info(paths)
 
-    collector = StoreCollector(Shelf(Place(Counting(), str(store)), None, 0))
+    collector = StoreCollector(StoreReader(StorePath(Counting(), str(store)), None, 0))
 
     def scrape() -> tuple[int, dict[str, float]]:
         asked.clear()

@@ -14,7 +14,7 @@ from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import REJECTED
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.http.responses import ARROW
 from tests.support.service_answers import PLAN, RUN, get, walk
 from tests.support.serving import serving
@@ -134,7 +134,7 @@ def test_histograms_are_those_of_the_statistics(client: httpx.Client, run: Run) 
 def test_a_samples_story_is_what_a_scan_finds(
     client: httpx.Client, run: Run, trained_store: Path
 ) -> None:
-    features = FeatureSet.open(Place.at(trained_store / "features" / "made"))
+    features = FeatureSet.open(StorePath.at(trained_store / "features" / "made"))
     plans = {
         epoch: {
             row: step
@@ -185,7 +185,7 @@ def test_features_and_comparisons_are_what_their_files_say(
     )
     assert detail["modalities"]["touch"]["shape"] == [6, 8]
     assert [item["name"] for item in walk(client, "/v1/features")] == ["made"]
-    samples = FeatureSet.open(Place.at(trained_store / "features" / "made")).samples.to_pylist()
+    samples = FeatureSet.open(StorePath.at(trained_store / "features" / "made")).samples.to_pylist()
     listed = list(walk(client, "/v1/features/made/samples?limit=70"))
     assert [(item["row"], item["sample_id"], item["has"]["touch"]) for item in listed] == [
         (row["row"], row["sample_id"], row["has_touch"]) for row in samples
@@ -197,7 +197,7 @@ def test_features_and_comparisons_are_what_their_files_say(
     assert [method["accuracy"] for method in found["methods"]] == [
         method["accuracy"] for method in table["methods"]
     ]
-    curves = read_table(Place.at(trained_store / "comparisons" / "demo" / "curves.arrow"))
+    curves = read_table(StorePath.at(trained_store / "comparisons" / "demo" / "curves.arrow"))
     names = ["method", "epoch", "validation_accuracy"]
     points = list(walk(client, "/v1/comparisons/demo/curves?limit=3"))
     assert [{name: point[name] for name in names} for point in points] == curves.select(
@@ -212,7 +212,7 @@ def test_rejected_samples_are_listed_with_their_reasons(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made")
     facts = {"shard": "a.tar", "stage": "video", "reason": "truncated", "error": "ends early"}
     rows = [{**facts, "sample_id": f"x{i}"} for i in range(5)]
-    rejected = Place.at(tmp_path / "features" / "made" / "rejected.arrow")
+    rejected = StorePath.at(tmp_path / "features" / "made" / "rejected.arrow")
     write_table(rejected, pa.Table.from_pylist(rows, REJECTED))
     with serving(tmp_path) as url, httpx.Client(base_url=url) as client:
         assert list(walk(client, "/v1/features/made/rejected?limit=2")) == rows

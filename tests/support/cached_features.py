@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.node_cache import NodeCache
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 
 class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
@@ -38,14 +38,14 @@ def remote(
     features: FeatureSet, cache: NodeCache | None = None, seconds: float = 0.0
 ) -> FeatureSet:
     """The same feature set as if it were in an object store."""
-    assert features.place.local
-    place = Place(pafs.PyFileSystem(Remote(features.place.local, seconds)), "")
-    return FeatureSet(place, features.manifest, cache)
+    assert features.path.local
+    path = StorePath(pafs.PyFileSystem(Remote(features.path.local, seconds)), "")
+    return FeatureSet(path, features.manifest, cache)
 
 
 def downloads(features: FeatureSet) -> dict[str, int]:
     """How often each part was opened where the feature set lies."""
-    opened = Path(features.place.fs.handler.root.parent / "opened")
+    opened = Path(features.path.fs.handler.root.parent / "opened")
     return (
         Counter(line for line in opened.read_text().split() if "part-" in line)
         if opened.exists()
@@ -64,13 +64,13 @@ def part_bytes(features: FeatureSet) -> int:
 
 def damaged(made: FeatureSet, folder: Path, part: int, cut: int = 0) -> FeatureSet:
     """A copy of the feature set with a byte of one part of `sound` changed, and some cut off."""
-    assert made.place.local
-    shutil.copytree(made.place.local, folder)
+    assert made.path.local
+    shutil.copytree(made.path.local, folder)
     path = folder / "sound" / f"part-{part:05d}.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data[: len(data) - cut])
-    return FeatureSet(Place.at(folder), made.manifest)
+    return FeatureSet(StorePath.at(folder), made.manifest)
 
 
 def wait_for(ask: Callable[[], object]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decode.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
-from pipeline.shards.discover import find_shards
-from pipeline.storage.store_path import Place
+from pipeline.shards.discover import discover_shards
+from pipeline.storage.store_path import StorePath
 from tests.support.media_files import encode_clip, encode_npy, facts, tone, write_shard
 
 CONFIG = DecodeConfig(
@@ -34,15 +34,15 @@ def sample(number: int, **changes: object) -> dict[str, bytes]:
     }
 
 
-def make_shards(folder: Path, num_shards: int = 3, num: int = 5) -> list[Place]:
+def make_shards(folder: Path, num_shards: int = 3, num: int = 5) -> list[StorePath]:
     for i in range(num_shards):
         write_shard(
             folder / f"part-{i}.tar", {f"{n:04d}": sample(n) for n in range(i * num, (i + 1) * num)}
         )
-    return find_shards([str(folder)])
+    return discover_shards([str(folder)])
 
 
-def add_shard(folder: Path, samples: dict[str, dict[str, bytes]]) -> list[Place]:
+def add_shard(folder: Path, samples: dict[str, dict[str, bytes]]) -> list[StorePath]:
     make_shards(folder, 1)
     write_shard(folder / "x.tar", samples)
-    return find_shards([str(folder)])
+    return discover_shards([str(folder)])

@@ -159,8 +159,8 @@ class Cluster:
             )
             assert first == second
 
-    def verify(self, place: str, *options: str) -> None:
-        found = self.json("remix", "verify", place, "--json", *options)
+    def verify(self, path: str, *options: str) -> None:
+        found = self.json("remix", "verify", path, "--json", *options)
         assert (found["ok"], found["status"]) == (True, "finished"), found
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.decode.config import AudioSpec, DecodeConfig, TensorSpec, VideoSpec
 from pipeline.decode.job import decode
-from pipeline.shards.discover import find_shards
-from pipeline.storage.store_path import Place
+from pipeline.shards.discover import discover_shards
+from pipeline.storage.store_path import StorePath
 from tests.support.stores import check_coverage, run_config, same_weights
 from trainer.config import RunConfig
 from trainer.run_directory import Run
@@ -43,7 +43,7 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def decode_into(out: Path, shards: Path) -> Any:
-    return decode(find_shards([str(shards)]), Place.at(out), DECODE)
+    return decode(discover_shards([str(shards)]), StorePath.at(out), DECODE)
 
 
 @dataclass(frozen=True)

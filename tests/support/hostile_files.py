@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 from pipeline.storage.metadata import read_metadata, with_metadata
 from tests.support import mutate
 
 NAN = float("nan")
 SCORES = mutate.scores_to_mutate()
-PLAN = build(remix_draft(Scores(SCORES), PlanConfig(), 8, 0, 2)).table
+PLAN = build(remix_plan_builder(Scores(SCORES), PlanConfig(), 8, 0, 2)).table
 STEPS = PLAN.to_pylist()
 LACKING = int(np.flatnonzero(np.isnan(SCORES["kl_ears"].to_numpy()))[0])
 HAVING = int(np.flatnonzero(~np.isnan(SCORES["kl_ears"].to_numpy()))[3])

@@ -12,7 +12,7 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import read_metadata, with_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.plan_tables import arithmetic_costs, scores_table
 
 TIMES = {-1.0: 3, -0.5: 3, 0.0: 2, 0.5: 1, 1.0: 0, 1.5: 0}
@@ -62,7 +62,7 @@ def with_again(scores: Scores, owners: np.ndarray) -> Counter[tuple[int, int]]:
 
 
 def rewrite(
-    place: Place,
+    path: StorePath,
     change: Change,
     schema: pa.Schema | None = None,
     *,
@@ -70,12 +70,12 @@ def rewrite(
     plain: bool = False,
 ) -> None:
     """Changes the steps of a plan file, under a right fingerprint, or with no metadata at all."""
-    table = read_table(place)
+    table = read_table(path)
     steps, facts = table.to_pylist(), read_metadata(table.schema)
     change(steps)
     new = pa.Table.from_pylist(steps, schema or table.schema.remove_metadata())
     kept = {key: value for key, value in facts.items() if key not in ("fingerprint", without)}
-    write_table(place, new if plain else with_metadata(new, kept))
+    write_table(path, new if plain else with_metadata(new, kept))
 
 
 METHODS = ("decouple", "reassemble", "resample", "resample+remix", "remix:joint")

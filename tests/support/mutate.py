@@ -19,10 +19,10 @@ from pipeline.features.part_writer import part_name
 from pipeline.inspect import inspect
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 from pipeline.storage.metadata import fingerprint, with_metadata
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.fuzzing import Case, Cases
 from tests.support.mutations import Kind, mutations, text_mutations
 from tests.support.plan_tables import arithmetic_costs, scores_table
@@ -94,7 +94,7 @@ def scores_kind(folder: Path, compression: str | None = None) -> Kind:
     def judge(data: bytes) -> bool:
         path = _file(data, folder, "scores.arrow")
         return _allowing(
-            lambda: _same_scores(Scores.open(Place.at(path)), table),
+            lambda: _same_scores(Scores.open(StorePath.at(path)), table),
             lambda: json.dumps(inspect(path)),
         )
 
@@ -111,7 +111,7 @@ def plan_kind(folder: Path, compression: str | None = None) -> Kind:
     """A plan file, also through PlanBatchSampler."""
     from trainer.sampler.plan_batch_sampler import PlanBatchSampler
 
-    table = build(remix_draft(Scores(scores_to_mutate()), PlanConfig(), 8, 0, 2)).table
+    table = build(remix_plan_builder(Scores(scores_to_mutate()), PlanConfig(), 8, 0, 2)).table
     rows = [row for rows in table["rows"].to_pylist() for row in rows]
 
     def sample(path: Path) -> None:
@@ -120,7 +120,7 @@ def plan_kind(folder: Path, compression: str | None = None) -> Kind:
     def judge(data: bytes) -> bool:
         path = _file(data, folder, "plan.arrow")
         return _allowing(
-            lambda: _same(BatchPlan.open(Place.at(path)).table, table),
+            lambda: _same(BatchPlan.open(StorePath.at(path)).table, table),
             lambda: sample(path),
             lambda: json.dumps(inspect(path)),
         )
@@ -134,11 +134,11 @@ def _features_kind(
     made = make_features(
         folder / "made", {key: SHAPES[key] for key in ("sound", "touch")}, num_rows=150, missing=0.2
     )
-    assert made.place.local
+    assert made.path.local
     number = 0
 
-    def look(place: Place) -> None:
-        features = FeatureSet.open(place)
+    def look(path: StorePath) -> None:
+        features = FeatureSet.open(path)
         _same(features.samples, made.samples)
         for modality in features.modalities:
             for start in range(0, features.num_rows, 64):
@@ -154,7 +154,7 @@ def _features_kind(
         shutil.copytree(folder / "made", copy, copy_function=os.link)
         (copy / name).unlink()
         (copy / name).write_bytes(data)
-        return _allowing(lambda: look(Place.at(copy)), lambda: json.dumps(inspect(copy)))
+        return _allowing(lambda: look(StorePath.at(copy)), lambda: json.dumps(inspect(copy)))
 
     return Kind((folder / "made" / name).read_bytes(), judge, mutate)
 
@@ -168,7 +168,7 @@ def checkpoint_kind(folder: Path) -> Kind:
         folder / "made", {key: SHAPES[key] for key in ("sound", "touch")}, num_rows=20
     )
     config = run_config(folder, model={"encoders": {}, "encoder": {"kind": "mlp", "hidden": 4}})
-    place = Place.at(folder / "original.pt")
+    path = StorePath.at(folder / "original.pt")
     state = build_model(
         config.model,
         {name: features.shape(name) for name in features.modalities},
@@ -185,16 +185,18 @@ def checkpoint_kind(folder: Path) -> Kind:
         "cursor": cursor,
     }
     checkpoints.save(
-        place,
+        path,
         {**facts, "model": state, "architecture": checkpoints.architecture(config.model, features)},
     )
 
     def judge(data: bytes) -> bool:
         return _allowing(
-            lambda: checkpoints.model_of(Place.at(_file(data, folder, "checkpoint.pt")), features)
+            lambda: checkpoints.model_of(
+                StorePath.at(_file(data, folder, "checkpoint.pt")), features
+            )
         )
 
-    return Kind(place.read_bytes(), judge, mutations)
+    return Kind(path.read_bytes(), judge, mutations)
 
 
 def _yaml_kind(folder: Path, name: str, asked: object, read: Callable[[Path], BaseModel]) -> Kind:

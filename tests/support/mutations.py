@@ -58,8 +58,8 @@ def text_mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
             elif how == 4:
                 lines[at] = b"  " * rng.randrange(4) + lines[at].strip()
             elif how == 5:
-                place = rng.randrange(len(lines[at]) + 1)
-                lines[at] = lines[at][:place] + odd + lines[at][place:]
+                path = rng.randrange(len(lines[at]) + 1)
+                lines[at] = lines[at][:path] + odd + lines[at][path:]
             else:
                 lines[at] = next(mutations(lines[at], rng.randrange(2**32), 1))
         yield b"\n".join(lines)

@@ -17,13 +17,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, remix_draft, write_plan
+from pipeline.plans.planner import build, remix_plan_builder, write_plan
 from pipeline.plans.stats import plan_statistics
 from pipeline.plans.step_index import write_step_index
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.schemas import REJECTED
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.run_directory import Run
 
 expect.set_options(timeout=20_000)  # a busy machine draws late
@@ -46,7 +46,7 @@ def outside(work: Callable[[], Any]) -> Any:
 
 def copy_run(store: Path, name: str) -> Run:
     shutil.copytree(store / "runs" / REMIX, store / "runs" / name)
-    run = Run.open(Place.at(store / "runs" / name))
+    run = Run.open(StorePath.at(store / "runs" / name))
     run.update(name=name)
     return run
 
@@ -55,7 +55,7 @@ def replan(run: Run, features: FeatureSet, batch_size: int) -> None:
     """Plans the last epoch again, in small batches."""
     scores = Scores.open(run.scores(3))
     plan = build(
-        remix_draft(
+        remix_plan_builder(
             scores,
             PlanConfig(order="interleaved"),
             batch_size,
@@ -84,7 +84,9 @@ def reject(features: Path, num: int) -> None:
         }
         for i in range(num)
     ]
-    write_table(Place.at(features / "rejected.arrow"), pa.Table.from_pylist(rows, schema=REJECTED))
+    write_table(
+        StorePath.at(features / "rejected.arrow"), pa.Table.from_pylist(rows, schema=REJECTED)
+    )
     manifest = json.loads((features / MANIFEST).read_text())
     manifest |= {
         "num_rejected": num,

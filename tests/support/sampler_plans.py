@@ -10,12 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import build, joint_draft, remix_draft
+from pipeline.plans.planner import build, joint_plan_builder, remix_plan_builder
 from pipeline.scores.table import Scores
 from tests.support.plan_tables import arithmetic_costs, scores_table
 
 PLAN = build(
-    remix_draft(
+    remix_plan_builder(
         Scores(scores_table(arithmetic_costs(200, 3))), PlanConfig(order="interleaved"), 16, 5, 2
     )
 )
@@ -23,7 +23,7 @@ STEPS = [(step.modality, step.rows.tolist()) for step in PLAN.steps()]
 ROWS = [rows for _, rows in STEPS]
 MODALITIES = [modality for modality, _ in STEPS]
 NUM = len(PLAN)
-OTHER = build(joint_draft(np.arange(200), 16, 5, 2))
+OTHER = build(joint_plan_builder(np.arange(200), 16, 5, 2))
 SAMPLES: Any = range(200)
 """A data set in which a sample is its row."""
 

@@ -8,9 +8,9 @@ from pipeline.errors import REASONS
 from pipeline.shards.decompress import BLOCK, Stream
 from pipeline.shards.limits import Limits
 from pipeline.shards.reader import ShardReader, everything, only_text
-from pipeline.shards.samples import Lost, Sample
+from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.shards.tar import read_members
-from pipeline.shards.tar_items import Damage, Member
+from pipeline.shards.tar_items import Member, TarDamage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ def judge_shard(data: bytes, original: Shard, limits: Limits, may_rename: bool) 
 
 def read_shard(
     data: bytes, limits: Limits, load: Callable[[str], bool]
-) -> tuple[dict[str, Sample], list[Lost], ShardReader]:
+) -> tuple[dict[str, Sample], list[RejectedSample], ShardReader]:
     """The samples and losses, read a second time where samples lie apart; every reading's account is checked."""
     torn: dict[str, int] = {}
     while True:
@@ -80,12 +80,12 @@ def read_shard(
     assert len({sample.key for sample in kept}) == len(kept), "a key is kept twice"
     return (
         {sample.key: sample for sample in kept},
-        [item for item in items if isinstance(item, Lost)],
+        [item for item in items if isinstance(item, RejectedSample)],
         reader,
     )
 
 
-def _check_account(reader: ShardReader, items: Sequence[Sample | Lost]) -> None:
+def _check_account(reader: ShardReader, items: Sequence[Sample | RejectedSample]) -> None:
     account = reader.account
     assert account.members == account.kept + account.lost + account.ignored, account
     assert (
@@ -98,7 +98,7 @@ def _check_account(reader: ShardReader, items: Sequence[Sample | Lost]) -> None:
     ), account
     kept, lost = (
         [item for item in items if isinstance(item, Sample)],
-        [item for item in items if isinstance(item, Lost)],
+        [item for item in items if isinstance(item, RejectedSample)],
     )
     assert (account.samples, account.samples_lost) == (len(kept), len(lost)), account
     assert (account.kept, account.lost) == (
@@ -149,5 +149,5 @@ def _stretches(data: bytes, limits: Limits) -> Iterator[tuple[int, int, bool]]:
         extended = (
             isinstance(item, Member) and item.num_bytes > BLOCK + item.size + -item.size % BLOCK
         )
-        yield at - item.num_bytes, at, isinstance(item, Damage) or extended
+        yield at - item.num_bytes, at, isinstance(item, TarDamage) or extended
     assert at == stream.offset == len(data), f"the items are {at} bytes, the archive {len(data)}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import REASONS
 from pipeline.shards.reader import ShardReader
-from pipeline.shards.samples import Loss, Lost, Sample
+from pipeline.shards.samples import DamagedMember, RejectedSample, Sample
 from tests.support.media_files import make_tar
 
 NUM = 8
@@ -26,11 +26,11 @@ ORIGINAL = {
 
 class Read(NamedTuple):
     samples: dict[str, dict[str, bytes]]
-    lost: list[Lost]
+    lost: list[RejectedSample]
     reader: ShardReader
 
     @property
-    def losses(self) -> list[Loss]:
+    def losses(self) -> list[DamagedMember]:
         return [loss for lost in self.lost for loss in lost.losses]
 
     @property
@@ -51,7 +51,7 @@ def read(data: bytes, **options: object) -> Read:
     assert len({sample.key for sample in samples}) == len(samples)
     found = Read(
         {sample.key: sample.members for sample in samples},
-        [item for item in items if isinstance(item, Lost)],
+        [item for item in items if isinstance(item, RejectedSample)],
         reader,
     )
     account = reader.account

@@ -20,13 +20,13 @@ from pipeline.features.id_index import IDS, hash_ids, write_ids
 from pipeline.features.manifest import features_fingerprint
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.plans.plan import BatchPlan
-from pipeline.shards.discover import ShardFile, find_shards
+from pipeline.shards.discover import ShardFile, discover_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import samples_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig, merge
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
@@ -58,7 +58,7 @@ def make_features(
         rng.permutation(num_rows) % 5
     ]
     has = {name: rng.random(num_rows) >= (missing if k else 0) for k, name in enumerate(shapes)}
-    place = Place.at(folder)
+    path = StorePath.at(folder)
     cuts = np.linspace(0, num_rows, num_parts + 1).astype(int).tolist()
     facts = {}
     files: list[dict[str, dict[str, object]]] = [{} for _ in range(num_parts)]
@@ -70,9 +70,9 @@ def make_features(
         values = values.astype(dtype)
         for part in range(num_parts):
             rows = range(cuts[part], cuts[part + 1])
-            files[part][name] = _write_part(place / name / part_name(part), values, has[name], rows)
+            files[part][name] = _write_part(path / name / part_name(part), values, has[name], rows)
         facts[name] = _facts(values, int(has[name].sum()))
-    samples = _write_samples(place, labels, split, has)
+    samples = _write_samples(path, labels, split, has)
     parts = [
         {
             "index": part,
@@ -97,15 +97,15 @@ def make_features(
         "parents": {},
     }
     manifest["fingerprint"] = features_fingerprint(manifest, fingerprint(samples, {}))
-    (place / MANIFEST).write_json(manifest)
-    return FeatureSet.open(place)
+    (path / MANIFEST).write_json(manifest)
+    return FeatureSet.open(path)
 
 
 def _write_part(
-    place: Place, values: np.ndarray[Any, Any], has: np.ndarray[Any, Any], rows: range
+    path: StorePath, values: np.ndarray[Any, Any], has: np.ndarray[Any, Any], rows: range
 ) -> dict[str, object]:
     """Writes rows of a modality, and returns what the manifest says of the file."""
-    with place.create() as file:
+    with path.create() as file:
         writer = PartWriter(file, values.shape[1:], values.dtype.name)
         for row in rows:
             writer.append(values[row] if has[row] else None)
@@ -128,7 +128,7 @@ def _facts(values: np.ndarray[Any, Any], num_rows: int) -> dict[str, object]:
 
 
 def _write_samples(
-    place: Place,
+    path: StorePath,
     labels: np.ndarray[Any, Any],
     split: np.ndarray[Any, Any],
     has: dict[str, np.ndarray[Any, Any]],
@@ -145,8 +145,8 @@ def _write_samples(
         *has.values(),
     ]
     samples = pa.table([pa.array(column) for column in columns], schema=samples_schema(list(has)))
-    write_table(place / "samples.arrow", samples)
-    write_ids(place / IDS, [hash_ids(ids)])
+    write_table(path / "samples.arrow", samples)
+    write_ids(path / IDS, [hash_ids(ids)])
     return samples
 
 
@@ -188,7 +188,7 @@ def interrupt(config: RunConfig, epoch: int, step: int = 0) -> Run:
 
     with pytest.raises(KeyboardInterrupt):
         launch(config, progress=stop)
-    return Run.open(config.run_place)
+    return Run.open(config.run_path)
 
 
 def check_coverage(run: Run, num_epochs: int) -> None:
@@ -210,8 +210,8 @@ def check_coverage(run: Run, num_epochs: int) -> None:
 def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
     """Facts and sample by sample_id, of shards in which nothing is lost."""
     found = {}
-    for place in find_shards([str(folder)]):
-        with ShardFile(place) as file:
+    for path in discover_shards([str(folder)]):
+        with ShardFile(path) as file:
             reader = ShardReader(file)
             for sample in reader.samples():
                 facts = json.loads(sample.members["json"])

@@ -16,7 +16,7 @@ from trainer.models import checkpoint as checkpoints
 from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.strategies import STRATEGIES
-from trainer.strategies.base import Stepper, build_optimizer
+from trainer.strategies.base import TrainStep, build_optimizer
 
 NAMES = ("sound", "sight", "touch")
 SGD = {"kind": "sgd", "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0}
@@ -32,14 +32,14 @@ class Harness:
     """A strategy's step by itself, on batches of one's own."""
 
     def __init__(self, config: RunConfig, *, skip_masked: bool = True) -> None:
-        self.features = FeatureSet.open(config.features_place)
+        self.features = FeatureSet.open(config.features_path)
         self.model = model_for(config.model, self.features, seed=0)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         facts = checkpoints.architecture(config.model, self.features)
         inputs = Inputs(facts, 0, torch.device("cpu"))
         kind = STRATEGIES[config.train.strategy]
         kind.check(config, self.model)
-        self.step: Stepper = kind(self.model, self.model, inputs, self.optimizer, config, World())
+        self.step: TrainStep = kind(self.model, self.model, inputs, self.optimizer, config, World())
         self._skip_masked = skip_masked and config.model.mask == "skip"
 
     def load(self, step: Step) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.plans.plan import BatchPlan
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 RUN = "demo-remix-seed0"
 
@@ -18,7 +18,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def bad_offsets(path: Path) -> None:
     """Lets the lists of a plan begin and end far outside of their values, in the bytes of the file."""
-    table = BatchPlan.open(Place.at(path)).table
+    table = BatchPlan.open(StorePath.at(path)).table
     offsets = table["rows"].chunk(0).offsets.to_numpy().astype(np.int32).tobytes()
     data = path.read_bytes()
     assert data.count(offsets) == 1

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import read_metadata, with_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
@@ -17,11 +17,9 @@ Tamper = Callable[[Run], object]
 Change = Callable[[pa.Table], pa.Table]
 
 
-def at(path: str) -> Callable[[Run], Place]:
+def at(path: str) -> Callable[[Run], StorePath]:
     """A file below the run's folder, or where the path begins with `features` one of its features."""
-    return lambda run: (
-        (run.place.parent.parent if path.startswith("features") else run.place) / path
-    )
+    return lambda run: (run.path.parent.parent if path.startswith("features") else run.path) / path
 
 
 def found(run: Run, **options: Any) -> list[tuple[str, str]]:
@@ -37,13 +35,13 @@ def edited(path: str, change: Change, *, hashed: bool = False, **metadata: Any) 
     """Changes a table and its metadata; `hashed`: under a right fingerprint."""
 
     def tamper(run: Run) -> None:
-        place = at(path)(run)
-        before = read_table(place)
+        store_path = at(path)(run)
+        before = read_table(store_path)
         facts = {**read_metadata(before.schema), **metadata}
         facts.pop("fingerprint", None)
         table = change(before).combine_chunks()
         write_table(
-            place,
+            store_path,
             with_metadata(table, facts)
             if hashed
             else table.replace_schema_metadata(before.schema.metadata),

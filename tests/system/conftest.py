@@ -10,7 +10,7 @@ import yaml
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.features.feature_set import FeatureSet
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.report import write_report
 from tests.support.faults import DECODE, NUM_SHARDS, Decoded, decode_into, files
 from tests.support.media_files import encode_clip, encode_npy, facts, tone, write_shard
@@ -75,7 +75,7 @@ def page_store(trained_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     shutil.copytree(trained_store, store)
     replan(
         copy_run(store, "fine"),
-        FeatureSet.open(Place.at(store / "features" / "made")),
+        FeatureSet.open(StorePath.at(store / "features" / "made")),
         batch_size=2,
     )
     copy_run(store, "hostile").update(status="failed", error=HOSTILE)
@@ -94,5 +94,5 @@ def url(page_store: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def report(page_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "report.html"
-    outside(lambda: write_report(str(page_store / "runs" / "fine"), Place.at(out)))
+    outside(lambda: write_report(str(page_store / "runs" / "fine"), StorePath.at(out)))
     return out

@@ -17,7 +17,7 @@ from pipeline.scores.build import join_scores, score_rows
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint, with_metadata
 from pipeline.storage.schemas import SPLITS, scores_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.stores import Command, make_features, run_config
 
 
@@ -43,7 +43,7 @@ def random_scores(num_rows: int = 100, modalities: tuple[str, ...] = ("x", "y", 
 def test_light_commands_load_neither_torch_nor_ray(
     tmp_path: Path, command: Command, args: list[str]
 ) -> None:
-    write_table(Place.at(tmp_path / "SCORES"), random_scores())
+    write_table(StorePath.at(tmp_path / "SCORES"), random_scores())
     assert command("plan", tmp_path / "SCORES", "--out", tmp_path / "PLAN")[0] == 0
     paths = [str(tmp_path / arg) if arg.isupper() else arg for arg in args]
     script = (
@@ -54,7 +54,7 @@ def test_light_commands_load_neither_torch_nor_ray(
 
 
 def test_plan_and_stats_work_on_files_alone(tmp_path: Path, command: Command) -> None:
-    write_table(Place.at(tmp_path / "s.arrow"), random_scores())
+    write_table(StorePath.at(tmp_path / "s.arrow"), random_scores())
     options = [
         "--batch-size",
         "16",
@@ -69,7 +69,7 @@ def test_plan_and_stats_work_on_files_alone(tmp_path: Path, command: Command) ->
     scores, plan = tmp_path / "s.arrow", tmp_path / "p.arrow"
     code, out, _ = command("plan", scores, "--out", plan, *options)
     assert code == 0
-    assert json.loads(out)["steps"] == read_table(Place.at(plan)).num_rows
+    assert json.loads(out)["steps"] == read_table(StorePath.at(plan)).num_rows
     code, out, _ = command("stats", plan, "--scores", scores, "--json")
     assert code == 0
     statistics = json.loads(out)
@@ -88,7 +88,7 @@ def check_refused(answer: tuple[int, str, str], *words: str) -> None:
 
 
 def bad_scores(tmp_path: Path, table: pa.Table) -> Path:
-    write_table(Place.at(tmp_path / "s.arrow"), table)
+    write_table(StorePath.at(tmp_path / "s.arrow"), table)
     return tmp_path / "s.arrow"
 
 
@@ -140,19 +140,19 @@ def test_scores_of_other_features_are_refused(tmp_path: Path, command: Command) 
     probabilities = {name: np.full((len(rows), 3), 1 / 3) for name in features.modalities}
     scored, plan = [(0, score_rows(features, rows, probabilities))], tmp_path / "p.arrow"
 
-    def planned(table: pa.Table, place: Place) -> tuple[int, str, str]:
+    def planned(table: pa.Table, store_path: StorePath) -> tuple[int, str, str]:
         scores = bad_scores(tmp_path, table)
-        return command("plan", scores, "--out", plan, "--features", place)
+        return command("plan", scores, "--out", plan, "--features", store_path)
 
     table = join_scores(scored, features, 0, {})
     names = features.fingerprint[:12], other.fingerprint[:12]
-    check_refused(planned(table, other.place), *names)
+    check_refused(planned(table, other.path), *names)
     stripped = table.replace_schema_metadata(None)
-    check_refused(planned(stripped, other.place), "kl_sight")
+    check_refused(planned(stripped, other.path), "kl_sight")
     narrow = stripped.drop_columns(["kl_touch"])
-    check_refused(planned(narrow, features.place), *features.modalities)
+    check_refused(planned(narrow, features.path), *features.modalities)
     assert not plan.exists()
-    assert planned(table, features.place)[0] == 0
+    assert planned(table, features.path)[0] == 0
     scores = ("--scores", tmp_path / "s.arrow")
     assert command("stats", plan, *scores, "--json")[0] == 0
     bad_scores(tmp_path, join_scores(scored, features, 1, {}))
@@ -213,16 +213,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, command: Comma
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_an_empty_split_is_named(tmp_path: Path, command: Command, split: str) -> None:
     path = config_file(tmp_path)
-    samples = read_table(Place.at(tmp_path / "features" / "made" / "samples.arrow"))
+    samples = read_table(StorePath.at(tmp_path / "features" / "made" / "samples.arrow"))
     other = "test" if split != "test" else "train"
     splits = [other if value == split else value for value in samples["split"].to_pylist()]
-    place = Place.at(tmp_path / "features" / "made")
+    store_path = StorePath.at(tmp_path / "features" / "made")
     changed = samples.set_column(3, "split", pa.array(splits))
-    write_table(place / "samples.arrow", changed)
-    manifest = (place / MANIFEST).read_json()
+    write_table(store_path / "samples.arrow", changed)
+    manifest = (store_path / MANIFEST).read_json()
     manifest["splits"] = {name: splits.count(name) for name in SPLITS}
     manifest["fingerprint"] = features_fingerprint(manifest, fingerprint(changed, {}))
-    (place / MANIFEST).write_json(manifest)
+    (store_path / MANIFEST).write_json(manifest)
     check_refused(command("train", path), split, "made")
     assert not (tmp_path / "runs").exists()
 

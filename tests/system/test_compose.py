@@ -131,9 +131,9 @@ def test_nothing_listens_beyond_loopback_and_nobody_is_root(cluster: Cluster) ->
 
 
 def test_the_service_has_what_light_commands_need(cluster: Cluster, reference: str) -> None:
-    place = f"/store/runs/{reference}/plans/epoch-0004.arrow"
+    path = f"/store/runs/{reference}/plans/epoch-0004.arrow"
     light, heavy = (
-        cluster.run(service, "remix", "stats", place, "--json") for service in ("service", "head")
+        cluster.run(service, "remix", "stats", path, "--json") for service in ("service", "head")
     )
     assert light == heavy
     assert "finished" in cluster.run("service", "remix", "inspect", f"/store/runs/{reference}")

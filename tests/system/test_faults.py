@@ -26,9 +26,9 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import joint_draft, write_plan
+from pipeline.plans.planner import joint_plan_builder, write_plan
 from pipeline.plans.stats import plan_statistics
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from remix import PlanBatchSampler
 from tests.support.faults import (
     NUM_SHARDS,
@@ -165,7 +165,7 @@ def test_a_feature_set_is_decoded_by_one_process_at_a_time(
     out = tmp_path / "out"
     refusal = rf"(?s)(?=.*{out}\b)(?=.*\b{os.getpid()}\b)"
     with (
-        (Place.at(out) / ".parts" / ".lock").held("in use"),
+        (StorePath.at(out) / ".parts" / ".lock").held("in use"),
         pytest.raises(InputError, match=refusal),
     ):
         decode_into(out, shards)
@@ -180,7 +180,7 @@ def reference(made_store: Path, ray_cluster: None) -> Run:
 
 def is_amid_epoch(run: Run, _: Run | None = None) -> bool:
     """Whether steps of the first remixed epoch lie behind a checkpoint in its midst."""
-    names = [place.name for place in (run.place / "steps").list()]
+    names = [path.name for path in (run.path / "steps").list()]
     own = [name for name in names if name.startswith("epoch-0001-")]
     return any(not name.endswith("-00000000.arrow") for name in own)
 
@@ -198,7 +198,7 @@ def test_a_train_worker_dies(
     is_there: Callable[[Run, Run], bool], made_store: Path, reference: Run
 ) -> None:
     config = slow_config(made_store, is_there.__name__)
-    run = Run(config.run_place)
+    run = Run(config.run_path)
 
     def kill() -> bool:
         kill_worker("RayTrainWorker", lambda: is_there(run, reference), "the moment")
@@ -216,7 +216,7 @@ def interrupted(made_store: Path, start: Start, tmp_path_factory: pytest.TempPat
     """A run on two workers that was killed in mid-epoch, the driver first; to be copied."""
     folder = tmp_path_factory.mktemp("interrupted")
     config = slow_config(made_store, "interrupted")
-    run, path = Run(config.run_place), folder / "run.yaml"
+    run, path = Run(config.run_path), folder / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     process = start("train", path, log=folder / "log")
     eventually(lambda: is_amid_epoch(run) or process.poll() is not None, "a step")
@@ -233,10 +233,10 @@ def interrupted(made_store: Path, start: Start, tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def copied(interrupted: Run, tmp_path: Path) -> Run:
     """A copy of the interrupted run, in a store with the same features."""
-    store = interrupted.place.local.parent.parent
-    shutil.copytree(interrupted.place.local, tmp_path / "runs" / "interrupted")
+    store = interrupted.path.local.parent.parent
+    shutil.copytree(interrupted.path.local, tmp_path / "runs" / "interrupted")
     (tmp_path / "features").symlink_to(store / "features")
-    return Run(Place.at(tmp_path / "runs" / "interrupted"))
+    return Run(StorePath.at(tmp_path / "runs" / "interrupted"))
 
 
 def test_the_driver_dies_in_the_middle_of_an_epoch(
@@ -303,10 +303,10 @@ def wire(port: int, passed: Callable[[], None]) -> Iterator[int]:
 
 def test_the_service_dies_while_it_streams(made_store: Path, start: Start, tmp_path: Path) -> None:
     port, logs = free_port(), [tmp_path / "log-0", tmp_path / "log-1"]
-    features = FeatureSet.open(Place.at(made_store / "features" / "made"))
+    features = FeatureSet.open(StorePath.at(made_store / "features" / "made"))
     run = Run.create(slow_config(made_store, "long"), features)
     plan = run.plan(0)
-    write_plan(plan, joint_draft(np.arange(4_000_000), 64, 0, 0))  # more than sockets hold
+    write_plan(plan, joint_plan_builder(np.arange(4_000_000), 64, 0, 0))  # more than sockets hold
     run.plan_stats(0).write_json(plan_statistics(BatchPlan.open(plan)))
     first = serve(start, made_store, port, logs[0])
     with ThreadPoolExecutor(1) as pool:

@@ -80,7 +80,7 @@ def test_the_disk_fills_while_checkpoints_are_written(
     """With half a checkpoint's room the checkpoint fails, with none what is written before it."""
     shutil.copytree(made_store / "features", disk / "features")
     config = slow_config(disk, "full", 0)
-    run = Run(config.run_place)
+    run = Run(config.run_path)
     before: list[bytes] = []
 
     def progress(event: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def test_the_disk_fills_while_checkpoints_are_written(
             before.append(run.checkpoint("last").read_bytes())
             fill(disk, int(share * len(before[0])))
 
-    with pytest.raises(FullError, match=rf"{run.place}/{name}\b"):
+    with pytest.raises(FullError, match=rf"{run.path}/{name}\b"):
         launch(config, progress=progress)
     assert run.checkpoint("last").read_bytes() == before[0]
     assert not temporaries(disk)
@@ -114,7 +114,7 @@ class Writers:
 
     def __call__(self, stage: str) -> tuple[int, str]:
         """The exit code of one, and what it said."""
-        store = self.run.place.local.parent.parent
+        store = self.run.path.local.parent.parent
         features, checkpoint = store / "features" / "made", self.run.checkpoint("last").local
         arguments = {
             "generate": [self.disk / "shards", "--samples", 12, "--classes", 2],
@@ -122,7 +122,7 @@ class Writers:
             "decode": [self.shards, "--out", self.disk / "decoded"],
             "score": [features, "--checkpoint", checkpoint, "--out", self.disk / "scores.arrow"],
             "plan": [self.run.scores(1).local, "--out", self.disk / "plan.arrow"],
-            "report": [self.run.place.local, "--out", self.disk / "report.html"],
+            "report": [self.run.path.local, "--out", self.disk / "report.html"],
             "train": [self.disk / "run.yaml"],
         }
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from pipeline.features.feature_set import FeatureSet
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.pages import (
     DASH,
     HOSTILE,
@@ -179,7 +179,7 @@ def test_steps_page_and_filter(browser: Browser, url: str) -> None:
 
 
 def test_a_samples_story(browser: Browser, url: str, trained_store: Path) -> None:
-    samples = FeatureSet.open(Place.at(trained_store / "features" / "made")).samples.to_pylist()
+    samples = FeatureSet.open(StorePath.at(trained_store / "features" / "made")).samples.to_pylist()
     sample = next(
         each["sample_id"] for each in samples if each["split"] == "train" and not each["has_sight"]
     )

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from pipeline.storage.arrow_files import write_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.pages import HOSTILE, NEEDS_CHROMIUM, REMIX, copy_run, numbers, ready, visit
 from tests.support.serving import serving
 from trainer.run_directory import Run
@@ -91,9 +91,9 @@ def test_a_new_epoch_appears_while_a_run_trains(
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(trained_store, store)
-    whole, run = Run.open(Place.at(store / "runs" / REMIX)), copy_run(store, "live")
+    whole, run = Run.open(StorePath.at(store / "runs" / REMIX)), copy_run(store, "live")
     run.update(status="running", result=None)
-    write_table(run.place / "epochs.arrow", whole.epochs().slice(0, 3).combine_chunks())
+    write_table(run.path / "epochs.arrow", whole.epochs().slice(0, 3).combine_chunks())
     run.plan(3).delete()
     with serving(store) as url, visit(browser, f"{url}/#/runs/live") as page:
         expect(page.locator("output[for=epoch]")).to_have_text("2 of 2")
@@ -102,7 +102,7 @@ def test_a_new_epoch_appears_while_a_run_trains(
         assert len(numbers(page, "Validation accuracy")) == 3
         page.get_by_role("slider", name="Epoch").focus()
         run.plan(3).write_bytes(whole.plan(3).read_bytes())
-        write_table(run.place / "epochs.arrow", whole.epochs().combine_chunks())
+        write_table(run.path / "epochs.arrow", whole.epochs().combine_chunks())
         run.update(status="finished", result=whole.facts["result"])
         expect(page.locator(".badge").first).to_have_text("finished", timeout=20_000)
         expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.report import write_report
 from tests.support.pages import MODALITIES, NEEDS_CHROMIUM, cells, numbers, outside, visit
 
@@ -21,7 +21,7 @@ def test_a_report_is_the_same_twice_and_bounded(
     monkeypatch.setenv(
         "REMIX_TOKEN", "a token of the environment does not shut the report out of its own store"
     )
-    again = Place.at(tmp_path / "again.html")
+    again = StorePath.at(tmp_path / "again.html")
     outside(lambda: write_report(str(page_store / "runs" / "fine"), again))
     assert again.read_bytes() == report.read_bytes()
     text = report.read_text()
@@ -31,7 +31,7 @@ def test_a_report_is_the_same_twice_and_bounded(
 
 
 def test_a_report_of_no_run_is_an_error(page_store: Path, tmp_path: Path) -> None:
-    out = Place.at(tmp_path / "report.html")
+    out = StorePath.at(tmp_path / "report.html")
     with pytest.raises(InputError, match="nope"):
         outside(lambda: write_report(str(page_store / "runs" / "nope"), out))
     with pytest.raises(InputError, match=re.escape("run.json")):

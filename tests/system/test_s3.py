@@ -19,7 +19,7 @@ from pipeline.inspect import inspect
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.stats import plan_statistics
 from pipeline.scores.table import Scores
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from service.http.responses import ARROW
 from tests.support.object_store import S3Server
 from tests.support.serving import serving
@@ -47,39 +47,39 @@ def refuse(ask: Callable[[], object]) -> str:
     return str(error.value)
 
 
-def write(place: Place) -> None:
-    place.write_bytes(b"")
+def write(path: StorePath) -> None:
+    path.write_bytes(b"")
 
 
 @pytest.mark.parametrize("patient", [True, False])
 def test_a_place_on_s3_is_as_good_as_a_folder(s3: Callable[[], str], patient: bool) -> None:
-    root = Place.at(s3(), patient=patient)
-    place = root / "a" / "b.json"
+    root = StorePath.at(s3(), patient=patient)
+    path = root / "a" / "b.json"
     assert root.list() == []
-    assert not place.exists()
+    assert not path.exists()
     with pytest.raises(MissingError, match=r"b\.json"):
-        place.read_bytes()
-    with pytest.raises(RuntimeError), place.create() as file:
+        path.read_bytes()
+    with pytest.raises(RuntimeError), path.create() as file:
         file.write(b"half")
         raise RuntimeError
-    assert not place.exists()
-    place.write_json({"b": [1, 2]})
-    place.write_json({"a": 1})
-    assert place.read_json() == {"a": 1}
-    assert not place.claim(b"taken")
+    assert not path.exists()
+    path.write_json({"b": [1, 2]})
+    path.write_json({"a": 1})
+    assert path.read_json() == {"a": 1}
+    assert not path.claim(b"taken")
     assert [entry.name for entry in root.list()] == ["a"]
     assert [entry.name for entry in (root / "a").list()] == ["b.json"]
-    assert place.info().size == len(place.read_bytes())
-    assert pickle.loads(pickle.dumps(place)).read_json() == {"a": 1}
+    assert path.info().size == len(path.read_bytes())
+    assert pickle.loads(pickle.dumps(path)).read_json() == {"a": 1}
     (root / "a").delete()
-    assert not place.exists()
+    assert not path.exists()
     assert root.list() == []
 
 
 def test_an_impatient_place_keeps_the_options_of_its_uri(s3: Callable[[], str]) -> None:
     uri = s3()
     patient, impatient = (
-        Place.at(uri, patient=patient).fs.__reduce__()[1][0] for patient in (True, False)
+        StorePath.at(uri, patient=patient).fs.__reduce__()[1][0] for patient in (True, False)
     )
     changed = {key for key in patient if patient[key] != impatient[key]}
     assert changed == {"connect_timeout", "request_timeout"}
@@ -88,10 +88,10 @@ def test_an_impatient_place_keeps_the_options_of_its_uri(s3: Callable[[], str]) 
 @pytest.mark.parametrize("patient", [True, False])
 def test_keys_that_are_refused_are_named_without_them(server: S3Server, patient: bool) -> None:
     server_uri = server.uri("bucket/store")
-    (Place.at(server_uri) / "x").write_bytes(b"data")
-    place = Place.at(server.uri("bucket/store", secret="wrong-secret"), patient=patient)
-    file = place / "x"
-    for ask in (place.list, file.read_bytes, file.info, partial(write, place / "y")):
+    (StorePath.at(server_uri) / "x").write_bytes(b"data")
+    path = StorePath.at(server.uri("bucket/store", secret="wrong-secret"), patient=patient)
+    file = path / "x"
+    for ask in (path.list, file.read_bytes, file.info, partial(write, path / "y")):
         message = refuse(ask)
         assert "s3://bucket/store" in message
         assert "wrong-secret" not in message and server.key not in message
@@ -103,7 +103,7 @@ def test_keys_that_are_refused_are_named_without_them(server: S3Server, patient:
 def test_a_uri_that_is_refused_is_named_without_its_secrets(uri: str) -> None:
     for options in ("", "?KEY=SECRET"):
         with pytest.raises(StoreError, match="bucket/p") as error:
-            Place.at(f"s3://{uri}{options}")
+            StorePath.at(f"s3://{uri}{options}")
         assert error.value.__cause__ is None
         for secret in ("KEY:", "SECRET", "CRET@", "SE/", "SE?"):
             assert secret not in str(error.value)
@@ -113,27 +113,27 @@ def test_a_server_that_stops_or_hangs_is_an_error_in_time_and_is_found_again(
     server: S3Server,
 ) -> None:
     uri = server.uri("bucket/store")
-    (Place.at(uri) / "x").write_bytes(b"data")
-    place = Place.at(uri, patient=False)
-    file = place / "x"
-    asks = (place.list, file.read_bytes, place.exists, file.delete, partial(write, place / "y"))
+    (StorePath.at(uri) / "x").write_bytes(b"data")
+    path = StorePath.at(uri, patient=False)
+    file = path / "x"
+    asks = (path.list, file.read_bytes, path.exists, file.delete, partial(write, path / "y"))
     server.freeze()
     with ThreadPoolExecutor(len(asks)) as pool:
         list(pool.map(refuse, asks))
     server.thaw()
-    assert (place / "x").read_bytes() == b"data"
+    assert (path / "x").read_bytes() == b"data"
     server.stop()
     for ask in asks:
         assert "s3://bucket/store" in refuse(ask)
     server.start()
-    (place / "x").write_bytes(b"again")
-    assert [(each.name, each.read_bytes()) for each in place.list()] == [("x", b"again")]
+    (path / "x").write_bytes(b"again")
+    assert [(each.name, each.read_bytes()) for each in path.list()] == [("x", b"again")]
 
 
 def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) -> None:
     runs, resources = [], {"cache_dir": str(tmp_path / "cache")}
     for store in (str(tmp_path), s3()):
-        features = make_features(Place.at(store) / "features" / "made", missing=0.2)
+        features = make_features(StorePath.at(store) / "features" / "made", missing=0.2)
         runs.append(launch(run_config(store, resources=resources)))
     local, remote = runs
     check_coverage(remote, 4)
@@ -148,24 +148,24 @@ def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) 
     assert inspect(store.replace("?", "/features/made?"))["fingerprint"] == features.fingerprint
     assert inspect(store.replace("?", "/runs/run?"))["kind"] == "run"
     secret = store.split("@")[0].rsplit(":", 1)[1]
-    assert secret.encode() not in (remote.place / "run.json").read_bytes()
+    assert secret.encode() not in (remote.path / "run.json").read_bytes()
     with pytest.raises(InputError, match=r"(?=.*\brun\b)(?=.*s3://bucket-)") as error:
         launch(run_config(store, resources=resources))
     assert secret not in str(error.value)
     assert launch(run_config(store, resources=resources), resume=True).facts["status"] == "finished"
 
 
-def upload(store: Path, uri: str) -> Place:
+def upload(store: Path, uri: str) -> StorePath:
     """Copies a store to S3."""
-    place = Place.at(uri)
-    place.fs.create_dir(place.path)
+    path = StorePath.at(uri)
+    path.fs.create_dir(path.path)
     pafs.copy_files(
         str(store),
-        place.path,
+        path.path,
         source_filesystem=pafs.LocalFileSystem(),
-        destination_filesystem=place.fs,
+        destination_filesystem=path.fs,
     )
-    return place
+    return path
 
 
 @contextmanager
@@ -182,9 +182,9 @@ def both(store: Path, uri: str, **settings: Any) -> Iterator[tuple[httpx.Client,
 
 def addresses(store: Path) -> list[str]:
     """Addresses whose answers depend on files of all kinds."""
-    run = Run.open(Place.at(store) / "runs" / "demo-remix-seed0")
+    run = Run.open(StorePath.at(store) / "runs" / "demo-remix-seed0")
     sample = next(iter(BatchPlan.open(run.plan(3)).steps())).rows[0]
-    url = f"/v1/runs/{run.place.name}"
+    url = f"/v1/runs/{run.path.name}"
     found = [f"{url}/plans/{epoch}/{what}" for epoch in range(4) for what in ("stats", "steps")]
     found += ["/v1/features", "/v1/comparisons", f"{url}/epochs", f"{url}/scores/3/histogram"]
     return [*found, f"{url}/samples/s{sample:04d}"]
@@ -229,7 +229,7 @@ def test_a_new_plan_on_s3_is_seen(
     with both(tmp_path / "store", uri) as (_, remote):
         address = "/v1/runs/demo-remix-seed0/plans"
         assert [plan["epoch"] for plan in remote.get(address).json()["items"]] == [0, 1, 2, 3]
-        run = Run.open(Place.at(uri) / "runs" / "demo-remix-seed0")
+        run = Run.open(StorePath.at(uri) / "runs" / "demo-remix-seed0")
         for what in (run.plan_index, run.plan_stats, run.plan):
             what(4).write_bytes(what(3).read_bytes())
         wait_for(lambda: len(remote.get(address).json()["items"]) == 5)

@@ -44,7 +44,7 @@ def finished(store: Path) -> Run:
 
 
 def test_every_planned_row_is_trained_exactly_once(store: Path, finished: Run) -> None:
-    features = FeatureSet.open(run_config(store).features_place)
+    features = FeatureSet.open(run_config(store).features_path)
     check_coverage(finished, 4)
     for epoch in range(4):
         rows = np.concatenate([step.rows for step in BatchPlan.open(finished.plan(epoch)).steps()])
@@ -52,7 +52,7 @@ def test_every_planned_row_is_trained_exactly_once(store: Path, finished: Run) -
 
 
 def test_warm_up_is_joint_and_the_rest_is_modality_pure(store: Path, finished: Run) -> None:
-    features = FeatureSet.open(run_config(store).features_place)
+    features = FeatureSet.open(run_config(store).features_path)
     for epoch in range(4):
         steps = list(BatchPlan.open(finished.plan(epoch)).steps())
         if epoch < 2:
@@ -79,14 +79,14 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
     assert sum(shares) == pytest.approx(1)
     assert epochs[2]["churn"] is None
     assert 0 <= epochs[3]["churn"] <= 1
-    result, test = finished.facts["result"], read_table(finished.place / "test.arrow")
+    result, test = finished.facts["result"], read_table(finished.path / "test.arrow")
     best = max(epochs, key=lambda row: row["validation_accuracy"])
     assert result["best_epoch"] == best["epoch"]
     assert result["validation_accuracy"] == best["validation_accuracy"]
     right = test["predicted_fused"].to_numpy() == test["label"].to_numpy()
     assert result["test_accuracy"]["fused"] == right.mean()
-    assert test.num_rows == len(FeatureSet.open(run_config(store).features_place).rows_of("test"))
-    assert list((finished.place.local / "tensorboard").glob("events*"))
+    assert test.num_rows == len(FeatureSet.open(run_config(store).features_path).rows_of("test"))
+    assert list((finished.path.local / "tensorboard").glob("events*"))
 
 
 def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_run_that_died_before_its_plan_had_a_name_writes_all_of_it_again(
         len(finished.open_plan(epoch)) for epoch in (0, 1)
     ]
     hidden = run.plan(2).parent / f".{run.plan(2).name}"
-    for place in (hidden, run.plan_stats(2), run.plan_index(2)):
-        place.write_bytes(b"cut sh")
+    for path in (hidden, run.plan_stats(2), run.plan_index(2)):
+        path.write_bytes(b"cut sh")
     run.plan(2).delete()
     assert same_weights(finished, launch(config, resume=True))
     for each in (Run.plan, Run.plan_index, Run.plan_stats):
@@ -159,7 +159,7 @@ def test_fusions_and_masks_train(store: Path, fusion: str, mask: str) -> None:
 
 def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
     config = run_config(store, name="held", train={"epochs": 2, "warmup_epochs": 1})
-    run = Run.create(config, FeatureSet.open(config.features_place))
+    run = Run.create(config, FeatureSet.open(config.features_path))
     host = re.escape(platform.node())
     said = rf"(?=.*\bheld\b)(?=.*\b{os.getpid()}\b)(?=.*\b{host}\b)(?=.*\b20\d\d-)"
     with run.held(), pytest.raises(InputError, match=said):
@@ -169,26 +169,26 @@ def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
 
 def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None:
     config = run_config(store, name="orphan", train={"epochs": 2, "warmup_epochs": 1})
-    run = Run.create(config, FeatureSet.open(config.features_place))
+    run = Run.create(config, FeatureSet.open(config.features_path))
     dead = {
         "pid": 4,
         "host": "far",
         "since": "2026-01-01T00:00:00+00:00",
         "command": "remix train run.yaml",
     }
-    (run.place / ".lock").write_json(dead)  # over several lines, as nothing of ours is
+    (run.path / ".lock").write_json(dead)  # over several lines, as nothing of ours is
     events: list[dict[str, Any]] = []
     launch(config, resume=True, progress=events.append)
     assert "took_over" not in run.facts
     assert "takeover" not in {event["event"] for event in events}
     run.update(status="created")
-    (run.place / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
+    (run.path / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
     launch(config, resume=True, progress=events.append)
     assert run.facts["took_over"] == dead
     (told,) = [event for event in events if event["event"] == "takeover"]
     assert told.keys() == {"event", "text"}
     assert all(str(each) in told["text"] for each in dead.values())
-    assert (run.place / ".lock").read_bytes() == b""
+    assert (run.path / ".lock").read_bytes() == b""
 
 
 def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> Non
         match=r"(?=.*\b1\b)(?=.*\b(sound|sight|touch)\b)(?=.*\bNaN\b)(?=.*optimizer\.lr)",
     ):
         launch(config)
-    run = Run(config.run_place)
+    run = Run(config.run_path)
     assert run.facts["status"] == "failed"
     assert not run.scores(1).exists()
     assert not run.plan(1).exists()
@@ -222,7 +222,7 @@ def test_bf16_trains_another_model_and_scores_it_offline_as_in_training(store: P
         for amp in ("off", "bf16")
     ]
     assert not same_weights(*runs)
-    features = FeatureSet.open(run_config(store).features_place)
+    features = FeatureSet.open(run_config(store).features_path)
     predict, rows = load(runs[1].checkpoint("last"), features), features.rows_of("validation")
     found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
     assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-6)

@@ -63,7 +63,7 @@ def test_generated_features_of_three_kinds_are_made_once_and_again_the_same(
     )
     assert [Scores.open(run.scores(epoch)).modalities for epoch in (1, 2)] == [three, three]
     assert run.facts["result"]["test_accuracy"].keys() == {"fused", *three}
-    features = FeatureSet.open(config.features_place)
+    features = FeatureSet.open(config.features_path)
     assert {name: features.manifest["splits"][name] for name in SPLITS} == {
         "train": 42,
         "validation": 9,
@@ -89,7 +89,7 @@ def test_shards_lie_below_the_store_or_where_they_are_said_to_be(
     for store, shards in (("one", ["shards/made"]), ("two", [f"{tmp_path}/one/shards/made/*.tar"])):
         config = asked(tmp_path / store, shards=shards)
         launch(config)
-        features = FeatureSet.open(config.features_place)
+        features = FeatureSet.open(config.features_path)
         assert features.num_rows == summary["samples"]
         fingerprints.add(features.fingerprint)
     assert len(fingerprints) == 1

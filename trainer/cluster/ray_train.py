@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from pipeline.errors import MissingError, RemixError, StoreError
 from pipeline.ray_cluster import connect, require
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer import config as configs
 from trainer import loop
 from trainer.data.part_prefetcher import open_features
@@ -61,17 +61,17 @@ def train(
     scaling = ScalingConfig(
         num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=each
     )
-    place, failures = run.place, FailureConfig(max_failures=resources.max_failures)
+    path, failures = run.path, FailureConfig(max_failures=resources.max_failures)
     storage = RunConfig(
         name="ray",
-        storage_path=place.path,
-        storage_filesystem=None if place.local else place.fs,
+        storage_path=path.path,
+        storage_filesystem=None if path.local else path.fs,
         failure_config=failures,
     )
     # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
     asked = {
         **config.model_dump(mode="json"),
-        "store": str(Place.at(config.store).local or config.store),
+        "store": str(StorePath.at(config.store).local or config.store),
     }
     trainer = TorchTrainer(
         _worker,
@@ -110,9 +110,9 @@ def _worker(given: dict[str, Any]) -> None:
     if device.type == "cuda":
         # collectives take the current device, which would be the first one for every worker of a node
         torch.cuda.set_device(device)
-    if not (run.place / "run.json").exists():
+    if not (run.path / "run.json").exists():
         raise StoreError(
-            f"{run.place} is not seen from the node {platform.node()}",
+            f"{run.path} is not seen from the node {platform.node()}",
             "give a store that all nodes of the cluster share",
         )
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
@@ -139,7 +139,7 @@ def watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[Non
                 continue
             except Exception as error:
                 if not warned:
-                    LOG.warning("%s: its progress cannot be read now (%s)", run.place, error)
+                    LOG.warning("%s: its progress cannot be read now (%s)", run.path, error)
                 warned = True
                 continue
             seen += len(rows)

@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import write_table
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.comparison.cost import Meter
 from trainer.comparison.markdown import markdown
 from trainer.comparison.methods import TABLES, with_method
-from trainer.comparison.run_result import Outcome, outcome_of, paired_tests, spread
+from trainer.comparison.run_result import RunResult, paired_tests, run_result_of, spread
 from trainer.config import RunConfig
 from trainer.launch import check, launch
 from trainer.run_directory import Run
@@ -44,16 +44,17 @@ def compare(
     configs = {
         (seed, method): with_method(config, method, seed) for seed in seeds for method in methods
     }
-    if (config.features_place / MANIFEST).exists():
-        features = FeatureSet.open(config.features_place)
+    if (config.features_path / MANIFEST).exists():
+        features = FeatureSet.open(config.features_path)
         for method in methods:
             check(configs[seeds[0], method], features)
     runs = {key: train_run(each) for key, each in configs.items()}
-    features = FeatureSet.open(config.features_place)
+    features = FeatureSet.open(config.features_path)
     meters = {method: Meter(configs[seeds[0], method], features) for method in methods}
     since = config.train.warmup_epochs
     outcomes = [
-        outcome_of(runs[key], each, key[1], meters[key[1]], since) for key, each in configs.items()
+        run_result_of(runs[key], each, key[1], meters[key[1]], since)
+        for key, each in configs.items()
     ]
     reference = "joint_heads" if "joint_heads" in methods else methods[0]
     result: dict[str, Any] = {
@@ -64,9 +65,9 @@ def compare(
         "tables": tables_of(methods),
         "tests": paired_tests(outcomes, methods),
     }
-    place = Place.at(config.store) / "comparisons" / config.name
-    _save(place, result, outcomes)
-    return {**result, "place": str(place)}
+    path = StorePath.at(config.store) / "comparisons" / config.name
+    _save(path, result, outcomes)
+    return {**result, "place": str(path)}
 
 
 def tables_of(methods: Sequence[str]) -> dict[str, list[str]]:
@@ -83,7 +84,7 @@ def tables_of(methods: Sequence[str]) -> dict[str, list[str]]:
 
 
 def summarise(
-    outcomes: Sequence[Outcome], methods: Sequence[str], reference: str
+    outcomes: Sequence[RunResult], methods: Sequence[str], reference: str
 ) -> list[dict[str, Any]]:
     """Per method, over seeds: test accuracy of each trained head, of the fused head with one modality alone, and cost, also relative to the reference."""
     rows = []
@@ -120,7 +121,7 @@ def _spreads(each: Sequence[dict[str, float | None]]) -> dict[str, dict[str, Any
     return {head: spread(values) for head, values in found.items() if len(values) == len(each)}
 
 
-def _save(place: Place, result: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
+def _save(path: StorePath, result: dict[str, Any], outcomes: Sequence[RunResult]) -> None:
     labelled = [
         each.epochs.append_column("method", pa.repeat(each.method, len(each.epochs))).append_column(
             "seed", pa.repeat(each.seed, len(each.epochs))
@@ -128,12 +129,12 @@ def _save(place: Place, result: dict[str, Any], outcomes: Sequence[Outcome]) -> 
         for each in outcomes
     ]
     curves = pa.concat_tables(labelled).combine_chunks()
-    write_table(place / "curves.arrow", curves)
-    (place / "table.json").write_json(result)
-    (place / "table.md").write_bytes(markdown(result).encode())
+    write_table(path / "curves.arrow", curves)
+    (path / "table.json").write_json(result)
+    (path / "table.md").write_bytes(markdown(result).encode())
     shares = [name for name in curves.column_names if name.startswith("share_")]
-    (place / "accuracy.png").write_bytes(plot(curves, ["validation_accuracy"]))
-    (place / "share.png").write_bytes(plot(curves, shares))
+    (path / "accuracy.png").write_bytes(plot(curves, ["validation_accuracy"]))
+    (path / "share.png").write_bytes(plot(curves, shares))
 
 
 def plot(curves: pa.Table, columns: Sequence[str]) -> bytes:

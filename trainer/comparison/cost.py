@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.arrays import Ints
+from pipeline.arrays import Int64Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import Step
 from pipeline.storage.schemas import ALL
@@ -79,7 +79,7 @@ class Meter:
         train, plan = self.config.train, self.config.plan
         passes = 1 + (train.scores == "cross_fitted") + (plan.copies == "resample")
         times = {
-            "train": passes * len((run.place / "scores").list()),
+            "train": passes * len((run.path / "scores").list()),
             "validation": len(run.epochs()),
             "test": 1,
         }
@@ -101,7 +101,7 @@ class Meter:
         optimizer = build_optimizer(config.optimizer, model)
         step = strategy_of(config)(model, model, self.inputs, optimizer, config, World())
 
-        def take(rows: Ints, raw: Tensors, has: Tensors) -> None:
+        def take(rows: Int64Array, raw: Tensors, has: Tensors) -> None:
             batch = Batch(
                 step=Step(step=0, modality=modality, rows=rows),
                 num_steps=1,
@@ -121,12 +121,14 @@ class Meter:
         model = model_for(self.config.model, self.features, self.config.seed).eval()
 
         @torch.no_grad()
-        def predict(rows: Ints, raw: Tensors, has: Tensors) -> None:
+        def predict(rows: Int64Array, raw: Tensors, has: Tensors) -> None:
             model.predict(self.inputs(raw, rows, training=False), has)
 
         return self._rate(predict, lacking)
 
-    def _rate(self, call: Callable[[Ints, Tensors, Tensors], None], lacking: str | None) -> Rate:
+    def _rate(
+        self, call: Callable[[Int64Array, Tensors, Tensors], None], lacking: str | None
+    ) -> Rate:
         """From what a call takes of 2 and of 4 rows."""
         features, found = self.features, []
         for num_rows in (2, 4):

@@ -65,17 +65,19 @@ POLICIES: Mapping[str, Changes] = {
     "spread": {"plan": {"relative": "spread"}},
     "validation": {"plan": {"relative": "validation"}},
     "smooth": {"plan": {"smoothing": 0.8}},
-    "soft": {"plan": {"temperature": 0.5}},
+    "softmax": {"plan": {"temperature": 0.5}},
     "equal": {"plan": {"shares": "equal"}},
-    "floor": {"plan": {"min_share": 0.3}},
-    "budget": {"plan": {"shares": "validation", "min_share": 0.1}},
-    "lottery": {"plan": {"policy": "random", "shares": "validation", "min_share": 0.1}},
+    "min_share": {"plan": {"min_share": 0.3}},
+    "validation_shares": {"plan": {"shares": "validation", "min_share": 0.1}},
+    "random_validation_shares": {
+        "plan": {"policy": "random", "shares": "validation", "min_share": 0.1}
+    },
     "joint": {"plan": {"joint_share": 0.3}},
-    "cross": {"train": {"scores": "cross_fitted"}},
+    "cross_fitted": {"train": {"scores": "cross_fitted"}},
     "interleaved": {"plan": {"order": "interleaved"}},
 }
 """What METHOD:POLICY changes beside the method; several may follow one another."""
-COMBINED = ("remix:validation:joint", "remix:cross:validation", "remix:validation:soft")
+COMBINED = ("remix:validation:joint", "remix:cross_fitted:validation", "remix:validation:softmax")
 """Policies together that the table of policies shows, too."""
 
 TABLES: Mapping[str, tuple[str, ...]] = {

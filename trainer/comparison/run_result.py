@@ -22,7 +22,7 @@ TINY = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class RunResult:
     """What one finished run came to."""
 
     method: str
@@ -34,11 +34,11 @@ class Outcome:
     epochs: pa.Table
 
 
-def outcome_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> Outcome:
+def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> RunResult:
     """Reads a finished run of a method; `since` as for cost_of."""
     test, result = run.test(), run.facts["result"]
     trained = trains_heads(config)
-    return Outcome(
+    return RunResult(
         method=method,
         seed=config.seed,
         accuracy={
@@ -61,7 +61,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def paired_tests(outcomes: Sequence[Outcome], methods: Sequence[str]) -> list[dict[str, Any]]:
+def paired_tests(outcomes: Sequence[RunResult], methods: Sequence[str]) -> list[dict[str, Any]]:
     """Per pair of methods: the difference of fused test accuracy, Student's paired t-test over seeds, and the exact McNemar test over samples for each seed."""
     by = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
     seeds = sorted({outcome.seed for outcome in outcomes})

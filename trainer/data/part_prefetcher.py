@@ -26,21 +26,21 @@ AHEAD_STEPS = 1024
 
 def open_features(config: RunConfig) -> FeatureSet:
     """The features of a run, those of a remote store through this node's cache (raises MissingError, ConfigError, StoreError)."""
-    features = FeatureSet.open(config.features_place)
-    if features.place.local:
+    features = FeatureSet.open(config.features_path)
+    if features.path.local:
         return features
     resources = config.resources
     folder = Path(resources.cache_dir or Path(tempfile.gettempdir()) / "remix-cache")
     # only an epoch that goes from window to window gains where it evicts: rows from all over would fetch every part again and again
     sweeps = _shuffled_bytes(config, features) <= resources.cache_size < _num_bytes(features)
     return FeatureSet(
-        features.place, features.manifest, NodeCache(folder, resources.cache_size, keep=not sweeps)
+        features.path, features.manifest, NodeCache(folder, resources.cache_size, keep=not sweeps)
     )
 
 
 def check_cache(config: RunConfig, features: FeatureSet) -> None:
     """Warns where a node's cache cannot hold what an epoch shuffles."""
-    if features.place.local:
+    if features.path.local:
         return
     size, needed, total = (
         config.resources.cache_size,
@@ -67,15 +67,15 @@ def fetching(
     def batches() -> Iterable[tuple[int, Array]]:
         return batches_of(rows, batch_size, world.rank, world.size)
 
-    with Ahead(
+    with Prefetcher(
         features, ([(name, batch) for name in features.modalities] for _, batch in batches())
     ) as ahead:
         for step, batch in enumerate(batches()):
-            ahead.reach(step)
+            ahead.advance(step)
             yield batch
 
 
-class Ahead:
+class Prefetcher:
     """A thread that fetches the parts that steps read, in the order of their first use; it ends with the block, and its errors come out of `reach`."""
 
     def __init__(self, features: FeatureSet, steps: Iterable[Reads]) -> None:
@@ -91,7 +91,7 @@ class Ahead:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="part-fetcher", daemon=True)
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "Prefetcher":
         if self._features.cache:
             self._thread.start()
         return self
@@ -108,7 +108,7 @@ class Ahead:
         if self._features.cache:
             self._thread.join()  # at most a part's download
 
-    def reach(self, step: int) -> None:
+    def advance(self, step: int) -> None:
         """Tells that a step is read now, by its position among the steps (raises DataError, MissingError, StoreError: what ended the thread)."""
         with self._changed:
             self._reached = step

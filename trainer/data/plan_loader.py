@@ -12,7 +12,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.storage.schemas import ALL
 from trainer.data.inputs import by_modality
-from trainer.data.part_prefetcher import Ahead, Reads
+from trainer.data.part_prefetcher import Prefetcher, Reads
 from trainer.process_group import World
 
 
@@ -46,10 +46,10 @@ class PlanLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = enumerate(self.plan.steps(self.start))
-        with Ahead(self.features, map(self._reads, self.plan.steps(self.start))) as fetcher:
+        with Prefetcher(self.features, map(self._reads, self.plan.steps(self.start))) as fetcher:
 
             def load(number: int, step: Step) -> Batch:
-                fetcher.reach(number)
+                fetcher.advance(number)
                 return self.load(step)
 
             pool = ThreadPoolExecutor(1, "plan-loader")

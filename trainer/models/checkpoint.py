@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.config import parse
 from pipeline.errors import DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import check_model
 from trainer.models.model import ModelConfig, MultimodalModel, model_for
 
@@ -22,15 +22,15 @@ Checkpoint = dict[str, Any]
 CURE = "give a file that `remix train` wrote"
 
 
-def save(place: Place, checkpoint: Checkpoint) -> None:
+def save(path: StorePath, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint (raises StoreError)."""
-    with place.create() as file:
+    with path.create() as file:
         torch.save(checkpoint, cast(IO[bytes], file))
 
 
-def load(place: Place) -> Checkpoint:
+def load(path: StorePath) -> Checkpoint:
     """Reads a checkpoint onto the CPU; only plain data is unpickled (raises MissingError, DataError)."""
-    data = place.read_bytes()
+    data = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:
             # what is packed could take any memory; torch packs nothing
@@ -43,17 +43,17 @@ def load(place: Place) -> Checkpoint:
             raise ValueError("no model, architecture, cursor")
     except Exception as error:
         raise DataError(
-            f"{place} is not a checkpoint of Remix ({type(error).__name__}: {error})", CURE
+            f"{path} is not a checkpoint of Remix ({type(error).__name__}: {error})", CURE
         ) from error
     check_model(
         _State,
         {key: value for key, value in found.items() if key != "optimizer"},
-        str(place),
+        str(path),
         lambda loc: f"entry {loc!r}",
         CURE,
     )
     # with the fields that came after it was written
-    model = parse(ModelConfig, found["architecture"]["model"], f"{place}: its model")
+    model = parse(ModelConfig, found["architecture"]["model"], f"{path}: its model")
     found["architecture"]["model"] = model.model_dump(mode="json")
     return found
 
@@ -62,7 +62,7 @@ class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
-class _Facts(_Plain):
+class _RecordedFacts(_Plain):
     dtype: str
     mean: list[float]
     std: list[float]
@@ -71,7 +71,7 @@ class _Facts(_Plain):
 class _Architecture(_Plain):
     model: dict[str, Any]
     shapes: dict[str, list[int]]
-    facts: dict[str, _Facts]
+    facts: dict[str, _RecordedFacts]
     classes: list[str]
 
 
@@ -96,14 +96,14 @@ class _State(_Plain):
     amp: str
 
 
-def load_weights(place: Place, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def load_weights(path: StorePath, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Puts the weights of a checkpoint into a model (raises MismatchError that names the first that does not fit)."""
     own = model.state_dict()
     for name in {**own, **weights}:
         found, expected = _described(weights.get(name)), _described(own.get(name))
         if found != expected:
             raise MismatchError(
-                f"{place}: the weights {name!r} are {found}, not {expected}",
+                f"{path}: the weights {name!r} are {found}, not {expected}",
                 "give a checkpoint of this model, or its features",
             )
     model.load_state_dict(weights)
@@ -116,7 +116,7 @@ def _described(tensor: torch.Tensor | None) -> str:
     return f"{tuple(tensor.shape)}, {kind}, {tensor.layout}"
 
 
-def load_optimizer(place: Place, optimizer: torch.optim.Optimizer, state: object) -> None:
+def load_optimizer(path: StorePath, optimizer: torch.optim.Optimizer, state: object) -> None:
     """Puts the state of a checkpoint into an optimizer (raises MismatchError where it is of another)."""
     try:
         optimizer.load_state_dict(cast(dict[str, Any], state))
@@ -126,7 +126,7 @@ def load_optimizer(place: Place, optimizer: torch.optim.Optimizer, state: object
                     raise ValueError(f"{key!r} has another shape than the weights")
     except Exception as error:
         raise MismatchError(
-            f"{place}: the state of its optimizer does not fit ({type(error).__name__}: {error})",
+            f"{path}: the state of its optimizer does not fit ({type(error).__name__}: {error})",
             "give a checkpoint of this run",
         ) from error
 
@@ -146,25 +146,25 @@ def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
     }
 
 
-def check_architecture(place: Place, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_architecture(path: StorePath, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises MismatchError where a checkpoint is of another model."""
     for key in ("shapes", "classes", "model"):
         # as text, since the order of modalities counts
         if json.dumps(found.get(key)) != json.dumps(expected[key]):
             raise MismatchError(
-                f"{place} is of another model: its {key} are {found.get(key)}, not {expected[key]}",
+                f"{path} is of another model: its {key} are {found.get(key)}, not {expected[key]}",
                 "give a checkpoint of this model, or its features",
             )
 
 
-def model_of(place: Place, features: FeatureSet) -> tuple[MultimodalModel, Checkpoint]:
+def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Checkpoint]:
     """The model in a checkpoint, for features of the same shapes and classes (raises MismatchError)."""
-    checkpoint = load(place)
+    checkpoint = load(path)
     found = checkpoint["architecture"]
     config = ModelConfig.model_validate(found["model"])
-    check_architecture(place, found, architecture(config, features))
+    check_architecture(path, found, architecture(config, features))
     model = model_for(config, features, seed=0)
-    load_weights(place, model, checkpoint["model"])
+    load_weights(path, model, checkpoint["model"])
     return model, checkpoint
 
 

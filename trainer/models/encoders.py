@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from pipeline.config import Config
+from pipeline.config import StrictModel
 from pipeline.errors import ConfigError
 
 Shape = tuple[int, ...]
@@ -19,7 +19,7 @@ NUM_IDS = 257
 """Of a text's ids: padding and the 256 bytes."""
 
 
-class EncoderConfig(Config):
+class EncoderConfig(StrictModel):
     """How a modality is prepared and encoded."""
 
     kind: Literal["resnet18", "cnn", "mlp", "text"] | None = None

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Config, Name
+from pipeline.config import Name, StrictModel
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
@@ -29,7 +29,7 @@ Mask = Literal["skip", "feature", "input"]
 FUSED = "fused"
 
 
-class ModelConfig(Config):
+class ModelConfig(StrictModel):
     """The model: its fusion, its masking, and an encoder per modality."""
 
     fusion: Literal[

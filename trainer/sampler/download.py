@@ -23,7 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import PLAN, check_columns
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -170,7 +170,7 @@ def _to_file(body: IO[bytes], name: str) -> BatchFile:
                     batch.validate(full=True)  # before anything follows its offsets
                     writer.write_batch(batch)
             file.flush()
-            return BatchFile(Place.at(f"/dev/fd/{file.fileno()}"))
+            return BatchFile(StorePath.at(f"/dev/fd/{file.fileno()}"))
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
             raise

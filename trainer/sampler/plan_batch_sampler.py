@@ -14,7 +14,7 @@ from pipeline.plans.plan import BatchPlan, Step
 from pipeline.plans.validation import check_plan
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import PLAN
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.sampler.download import download, fingerprint_in, is_url, public
 
 Batch = list[int] | list[tuple[int, str]]
@@ -23,7 +23,7 @@ Batch = list[int] | list[tuple[int, str]]
 class PlanBatchSampler(Sampler[Batch]):
     """For each step of a plan the rows of this rank, or pairs (row, what it trains): `DataLoader(dataset, batch_sampler=PlanBatchSampler(source))`.
 
-    `source` is a plan file (a path, a pyarrow.fs URI or a Place) or the service's `http://HOST:PORT/v1/plans/FINGERPRINT` or `/v1/runs/RUN/plans/EPOCH`, which is fetched once to
+    `source` is a plan file (a path, a pyarrow.fs URI or a StorePath) or the service's `http://HOST:PORT/v1/plans/FINGERPRINT` or `/v1/runs/RUN/plans/EPOCH`, which is fetched once to
     a temporary file, `retries` times more where the network fails, waiting up to `timeout` seconds at a time, with `token` (else the environment's
     REMIX_TOKEN). The plan is checked in full: against its fingerprint, the one that is expected and the number of rows of the data, where they are given.
     Memory holds one record batch of it, and while it is checked a byte a row of the data, at most 128 MiB.
@@ -37,7 +37,7 @@ class PlanBatchSampler(Sampler[Batch]):
 
     def __init__(
         self,
-        source: "str | os.PathLike[str] | Place",
+        source: "str | os.PathLike[str] | StorePath",
         rank: int = 0,
         world_size: int = 1,
         *,
@@ -58,7 +58,7 @@ class PlanBatchSampler(Sampler[Batch]):
         self.with_modality = with_modality
         self._fetching = {"token": token, "retries": retries, "timeout": timeout}
         if is_url(source):
-            self._source: str | Place = str(source)
+            self._source: str | StorePath = str(source)
             self._name = public(self._source)
             fingerprint = fingerprint or fingerprint_in(self._source)
             self._file = download(
@@ -68,7 +68,7 @@ class PlanBatchSampler(Sampler[Batch]):
                 timeout=timeout,
             )
         else:
-            self._source = Place.at(source)
+            self._source = StorePath.at(source)
             self._name = str(self._source)
             self._file = BatchFile(self._source, PLAN)
         self._num_rows = num_rows

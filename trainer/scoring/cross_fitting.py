@@ -20,13 +20,13 @@ def fit_heads(
     config: RunConfig, features: FeatureSet, world: World, predictor: Predictor
 ) -> Predict:
     """Reads the train split once, each rank its stripe, and returns what predicts its rows, out of fold (raises RemixError where a feature is not finite)."""
-    grids = world.broadcast(_grids(config, features, predictor) if world.leads else {})
+    grids = world.broadcast(_grids(config, features, predictor) if world.is_rank_zero else {})
     heads: dict[str, Heads] = {}
     for name, mine in _statistics(config, features, world, predictor, grids).items():
         total = world.sum(torch.from_numpy(mine.values).to(world.device)).cpu().numpy()
         summed = Statistics(len(features.classes), len(grids[name].exponents), total)
         heads[name] = world.broadcast(
-            fit(summed) if world.leads else Heads(np.empty(0), np.empty(0), np.empty(0))
+            fit(summed) if world.is_rank_zero else Heads(np.empty(0), np.empty(0), np.empty(0))
         )
 
     def predict(rows: Rows) -> dict[str, npt.NDArray[np.float32]]:

@@ -70,7 +70,7 @@ def _complete(
 
 def validation_accuracy(run: Run, modalities: list[str], epoch: int) -> dict[str, float]:
     """The unimodal heads' at the end of the epoch before, of the modalities that validation samples have; none where no epoch has ended."""
-    if not epoch or not (run.place / "epochs.arrow").exists():
+    if not epoch or not (run.path / "epochs.arrow").exists():
         return {}
     row = run.epochs().slice(epoch - 1, 1).to_pylist()[0]
     return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Floats, Ints
+from pipeline.arrays import FloatArray, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.portable_log import log
 
@@ -21,7 +21,7 @@ HEADROOM = 1
 """Bits by which a feature may be beyond the sample that its grid was made of before it is cut."""
 
 
-def folds_of(rows: Ints, seed: int) -> Ints:
+def folds_of(rows: Int64Array, seed: int) -> Int64Array:
     """(n,): the fold of each row, a hash of it, the same in every epoch."""
     return (hashes(key_of(seed, Purpose.FOLDS), rows) % np.uint64(FOLDS)).astype(np.int64)
 
@@ -30,7 +30,7 @@ def folds_of(rows: Ints, seed: int) -> Ints:
 class Grid:
     """How a modality's features become whole numbers: by a power of two for each of the (D,)."""
 
-    exponents: Ints
+    exponents: Int64Array
 
     @classmethod
     def of(cls, sample: npt.NDArray[np.floating]) -> "Grid":
@@ -39,9 +39,9 @@ class Grid:
         largest = np.where(largest > 0, largest, largest.max() or 1.0)
         return cls(BITS - HEADROOM - np.frexp(largest)[1].astype(np.int64))
 
-    def __call__(self, features: npt.NDArray[np.floating]) -> Floats:
+    def __call__(self, features: npt.NDArray[np.floating]) -> FloatArray:
         """(n, D) whole numbers."""
-        whole: Floats = np.rint(np.ldexp(features.astype(np.float64), self.exponents)).clip(
+        whole: FloatArray = np.rint(np.ldexp(features.astype(np.float64), self.exponents)).clip(
             -(2**BITS), 2**BITS
         )
         return whole
@@ -50,17 +50,17 @@ class Grid:
 class Statistics:
     """What fitting needs of a modality's rows, by fold: `counts` (F, C), `sums` of features by class (F, C, D), and `products` (F, D, D)."""
 
-    def __init__(self, num_classes: int, dim: int, values: Floats | None = None) -> None:
+    def __init__(self, num_classes: int, dim: int, values: FloatArray | None = None) -> None:
         """Nothing yet, or what `values` had."""
         sizes = [FOLDS * num_classes, FOLDS * num_classes * dim, FOLDS * dim * dim]
-        self.values: Floats = np.zeros(sum(sizes)) if values is None else values
+        self.values: FloatArray = np.zeros(sum(sizes)) if values is None else values
         """All of it in one array: those of two sets of rows add up."""
         counts, sums, products = np.split(self.values, np.cumsum(sizes)[:-1])
         self.counts = counts.reshape(FOLDS, num_classes)
         self.sums = sums.reshape(FOLDS, num_classes, dim)
         self.products = products.reshape(FOLDS, dim, dim)
 
-    def add(self, whole: Floats, labels: npt.NDArray[np.integer], folds: Ints) -> None:
+    def add(self, whole: FloatArray, labels: npt.NDArray[np.integer], folds: Int64Array) -> None:
         """Adds rows: whole features (n, D), labels (n,) and folds (n,)."""
         np.add.at(self.counts, (folds, labels), 1)
         np.add.at(self.sums, (folds, labels), whole)
@@ -73,18 +73,18 @@ class Statistics:
 class Heads:
     """A head for each fold: logits are whole @ weights * unit + bias, with whole weights, so that the product is exact."""
 
-    weights: Floats  # (F, D, C)
-    units: Floats  # (F,)
-    bias: Floats  # (F, C)
+    weights: FloatArray  # (F, D, C)
+    units: FloatArray  # (F,)
+    bias: FloatArray  # (F, C)
 
-    def __call__(self, whole: Floats, folds: Ints) -> npt.NDArray[np.float32]:
+    def __call__(self, whole: FloatArray, folds: Int64Array) -> npt.NDArray[np.float32]:
         """(n, C) class probabilities of rows with these whole features, each by the head of its fold."""
         logits = np.empty((len(whole), self.bias.shape[1]))
         for fold in range(FOLDS):
             mine = folds == fold
             logits[mine] = (whole[mine] @ self.weights[fold]) * self.units[fold] + self.bias[fold]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: Floats = odds / odds.sum(axis=1, keepdims=True)
+        probabilities: FloatArray = odds / odds.sum(axis=1, keepdims=True)
         return probabilities.astype(np.float32)
 
 
@@ -100,7 +100,9 @@ def fit(statistics: Statistics) -> Heads:
     return Heads(np.stack(weights), np.stack(units), np.stack(bias))
 
 
-def _fit(counts: Floats, sums: Floats, products: Floats) -> tuple[Floats, Floats, Floats]:
+def _fit(
+    counts: FloatArray, sums: FloatArray, products: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(C,), (C, D) and (D, D) -> whole weights (D, C), their unit and bias (C,)."""
     num, (num_classes, dim), seen = float(counts.sum()), sums.shape, counts > 0
     prior = np.full(num_classes, -math.inf if num else 0.0)
@@ -120,7 +122,7 @@ def _fit(counts: Floats, sums: Floats, products: Floats) -> tuple[Floats, Floats
     return np.rint(np.ldexp(weights, exponent)), np.ldexp(np.ones(()), -exponent), bias
 
 
-def _shrunk(covariance: Floats, num: float) -> Floats:
+def _shrunk(covariance: FloatArray, num: float) -> FloatArray:
     """A covariance (D, D) of `num` samples, shrunk (Chen et al. 2010, equation 23)."""
     dim, trace = len(covariance), float(np.trace(covariance))
     squares = float((covariance * covariance).sum())
@@ -130,7 +132,7 @@ def _shrunk(covariance: Floats, num: float) -> Floats:
     return (1 - share) * covariance + share * trace / dim * np.eye(dim)
 
 
-def _solve(matrix: Floats, right: Floats) -> Floats:
+def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
     """X (D, C) of matrix X = right for a positive definite (D, D): by elimination row by row, whose bits, unlike LAPACK's, no number of threads changes."""
     matrix, solution = matrix.copy(), right.copy()
     for k in range(len(matrix)):

@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import Predict
 from pipeline.scores.job import Progress, score
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.data.inputs import Inputs
 from trainer.models import checkpoint as checkpoints
 from trainer.scoring.predictor import Predictor
@@ -17,7 +17,7 @@ from trainer.scoring.predictor import Predictor
 
 def score_checkpoint(
     features: FeatureSet,
-    checkpoint: Place,
+    checkpoint: StorePath,
     split: str,
     *,
     batch_size: int,
@@ -28,7 +28,7 @@ def score_checkpoint(
     """The scores of a split under a checkpoint, by `workers` actors (raises InputError, MismatchError before any of them starts)."""
     if not len(features.rows_of(split)):
         there = ", ".join(name for name, num in features.manifest["splits"].items() if num)
-        raise InputError(f"split {split!r} of {features.place} is empty", f"choose from {there}")
+        raise InputError(f"split {split!r} of {features.path} is empty", f"choose from {there}")
     _, found = checkpoints.model_of(checkpoint, features)
     return score(
         features,
@@ -44,7 +44,7 @@ def score_checkpoint(
     )
 
 
-def load(checkpoint: Place, features: FeatureSet) -> Predict:
+def load(checkpoint: StorePath, features: FeatureSet) -> Predict:
     """The model of a checkpoint, ready to predict rows of the features."""
     model, found = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

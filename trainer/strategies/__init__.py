@@ -2,14 +2,14 @@
 
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig
-from trainer.strategies.base import Stepper
+from trainer.strategies.base import TrainStep
 from trainer.strategies.mla import Mla
 from trainer.strategies.ogm_ge import OgmGe
 from trainer.strategies.reassemble import Reassemble
 from trainer.strategies.unimodal import Unimodal
 
-STRATEGIES: dict[str, type[Stepper]] = {
-    "remix": Stepper,
+STRATEGIES: dict[str, type[TrainStep]] = {
+    "remix": TrainStep,
     "reassemble": Reassemble,
     "unimodal": Unimodal,
     "ogm_ge": OgmGe,
@@ -17,7 +17,7 @@ STRATEGIES: dict[str, type[Stepper]] = {
 }
 
 
-def strategy_of(config: RunConfig) -> type[Stepper]:
+def strategy_of(config: RunConfig) -> type[TrainStep]:
     """The class that takes a run's steps (raises ConfigError)."""
     if config.train.strategy not in STRATEGIES:
         raise ConfigError(

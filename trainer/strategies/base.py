@@ -1,6 +1,6 @@
 """One training step: forward, the loss of the global batch, backward, update.
 
-`Stepper` is the step of Remix and of joint training. Another method's step is a class that overrides a part of it, in trainer/strategies/.
+`TrainStep` is the step of Remix and of joint training. Another method's step is a class that overrides a part of it, in trainer/strategies/.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from trainer.process_group import World
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
+class StepOutput:
     """What a step found on this rank, on the device: its share of the loss, and the rows predicted right by each head."""
 
     loss: Tensor  # ()
@@ -39,7 +39,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 
 @dataclass
-class Stepper:
+class TrainStep:
     """Takes training steps; `wrapped` is the model, or the model under DistributedDataParallel."""
 
     masks = True
@@ -56,15 +56,15 @@ class Stepper:
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
         """Raises ConfigError where a run's model does not suit this step."""
 
-    def __call__(self, batch: Batch, epoch: int) -> Taken:
+    def __call__(self, batch: Batch, epoch: int) -> StepOutput:
         outputs, labels, has = self.forward(batch, epoch)
         loss = self.loss(outputs, labels, has, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages over ranks; the loss is already divided by the global count, so the sum is wanted
         (loss * self.world.size).backward()
-        self.modulate(outputs, labels, has)
+        self.after_backward(outputs, labels, has)
         self.update()
-        return Taken(loss=loss.detach(), num_correct=self.count(outputs, labels, has))
+        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, has))
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
         """Moves the batch to the device, augments it there and runs the model; also the labels (B,) and per modality the rows (B,) that train it."""
@@ -88,11 +88,11 @@ class Stepper:
             self.world.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
         ):
             outputs: Outputs = self.wrapped(
-                inputs, batch.has, train=train, keep=batch.keep, learn=self.learns(batch)
+                inputs, batch.has, train=train, keep=batch.keep, learn=self.loss_outputs(batch)
             )
         return outputs
 
-    def learns(self, batch: Batch) -> set[str]:
+    def loss_outputs(self, batch: Batch) -> set[str]:
         """What of the outputs has a loss: "fused", and the modalities whose heads do; a head that no rank trains has no gradient, rather than zeros."""
         weighs = batch.step.assigned is not None or self.weight(batch)
         return {FUSED, *(name for name, num in batch.num_valid.items() if num and weighs)}
@@ -119,7 +119,7 @@ class Stepper:
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
     ) -> Iterator[Tensor]:
         """Of each modality that the batch trains, w CE(unimodal); where rows differ in what is masked, a row counts as in a batch of its own kind."""
-        train, step, learnt = self.config.train, batch.step, self.learns(batch)
+        train, step, learnt = self.config.train, batch.step, self.loss_outputs(batch)
         for name, logits in outputs.unimodal.items():
             if name not in learnt:
                 continue
@@ -132,7 +132,7 @@ class Stepper:
             weights = torch.where(joint, train.warmup_weight, train.remix_weight)
             yield (weights * each).sum() / len(step.rows)
 
-    def modulate(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
+    def after_backward(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
         """Changes the gradients, which are those of all ranks, before the update."""
 
     def update(self) -> None:

@@ -17,10 +17,10 @@ from trainer.data.plan_loader import Batch
 from trainer.models.fusion import Decision, Entropy
 from trainer.models.model import MultimodalModel, Outputs
 from trainer.models.shared_head import SharedHead
-from trainer.strategies.base import Stepper, Taken
+from trainer.strategies.base import StepOutput, TrainStep
 
 
-class Mla(Stepper):
+class Mla(TrainStep):
     """A step of the optimizer for each modality that a batch trains, in their order; a pure batch trains one."""
 
     @classmethod
@@ -42,7 +42,7 @@ class Mla(Stepper):
                 "set it to skip",
             )
 
-    def __call__(self, batch: Batch, epoch: int) -> Taken:
+    def __call__(self, batch: Batch, epoch: int) -> StepOutput:
         inputs, labels, has = self.prepare(batch, epoch)
         names = self.model.modalities if batch.step.modality == ALL else [batch.step.modality]
         total, shown = torch.zeros((), device=labels.device), {}
@@ -50,9 +50,9 @@ class Mla(Stepper):
             if batch.num_valid[name]:
                 shown[name] = self.run(inputs, batch, name)
                 total = total + self.adapt(name, shown[name], labels, has[name], batch)
-        return Taken(loss=total, num_correct=self.count(self.merge(shown, has), labels, has))
+        return StepOutput(loss=total, num_correct=self.count(self.merge(shown, has), labels, has))
 
-    def learns(self, batch: Batch) -> set[str]:
+    def loss_outputs(self, batch: Batch) -> set[str]:
         """The heads alone."""
         return set(self.model.modalities)
 

@@ -16,10 +16,10 @@ from trainer.config import RunConfig
 from trainer.data.plan_loader import Batch
 from trainer.models.fusion import FUSIONS, Additive
 from trainer.models.model import MultimodalModel, Outputs
-from trainer.strategies.base import Stepper, Taken
+from trainer.strategies.base import StepOutput, TrainStep
 
 
-class OgmGe(Stepper):
+class OgmGe(TrainStep):
     """The step of joint training, its encoders' gradients times a coefficient plus noise of their own SD (equations 8 to 12)."""
 
     @classmethod
@@ -38,13 +38,13 @@ class OgmGe(Stepper):
 
     _noise_seed = 0
 
-    def __call__(self, batch: Batch, epoch: int) -> Taken:
+    def __call__(self, batch: Batch, epoch: int) -> StepOutput:
         # of the step alone, so that the noise is the same on every rank
         self._noise_seed = key_of(self.config.seed, epoch, batch.step.step)
         return super().__call__(batch, epoch)
 
     @torch.no_grad()
-    def modulate(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
+    def after_backward(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
         """grad <- coefficient * grad + N(0, SD(grad)), with the same noise on every rank."""
         found = coefficients(self.discrepancy(outputs, labels, has), self.config.train.ogm_alpha)
         generator = torch.Generator(self.world.device).manual_seed(self._noise_seed)

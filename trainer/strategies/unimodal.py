@@ -6,15 +6,15 @@ from torch import Tensor
 
 from trainer.data.plan_loader import Batch
 from trainer.models.model import FUSED, Outputs
-from trainer.strategies.base import Stepper
+from trainer.strategies.base import TrainStep
 
 
-class Unimodal(Stepper):
+class Unimodal(TrainStep):
     """Encoders and heads that share nothing, each trained by its own loss; with fusion `decision` the fused head is their mean."""
 
-    def learns(self, batch: Batch) -> set[str]:
+    def loss_outputs(self, batch: Batch) -> set[str]:
         """The heads alone."""
-        return super().learns(batch) - {FUSED}
+        return super().loss_outputs(batch) - {FUSED}
 
     def loss(
         self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch

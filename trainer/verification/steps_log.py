@@ -13,7 +13,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import ALL, steps_schema
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from trainer.verification.problems import Problems
 
 Row = dict[str, Any]
@@ -21,7 +21,7 @@ NAME = re.compile(r"epoch-(\d{4,})-step-(\d{8,})\.arrow")
 
 
 def check_steps(
-    files: Sequence[tuple[int, Place]],
+    files: Sequence[tuple[int, StorePath]],
     epoch: int,
     plan: BatchPlan,
     features: FeatureSet,
@@ -35,17 +35,17 @@ def check_steps(
     Returns how many steps were taken, and the step after the last of them.
     """
     planned, taken, due = plan.steps(), 0, 0
-    for place, row in _rows(files, features.modalities, problems):
+    for path, row in _rows(files, features.modalities, problems):
         number = row["step"]
         if number != due:
-            problems.add(place, f"has step {number} where step {due} should be", "order")
+            problems.add(path, f"has step {number} where step {due} should be", "order")
         if not due <= number < len(plan):
             continue
         step = next(islice(planned, number - due, None))
         for name, value in _expected(step, epoch, features, masks).items():
             if row[name] != value:
                 said = f"{name} is {row[name]!r}, but the plan says {value!r}"
-                problems.add(place, f"step {number}: {said}", name)
+                problems.add(path, f"step {number}: {said}", name)
         taken, due = taken + 1, number + 1
     return taken, due
 
@@ -67,17 +67,17 @@ def _expected(step: Step, epoch: int, features: FeatureSet, masks: bool) -> Row:
 
 
 def _rows(
-    files: Sequence[tuple[int, Place]], modalities: list[str], problems: Problems
-) -> Iterator[tuple[Place, Row]]:
+    files: Sequence[tuple[int, StorePath]], modalities: list[str], problems: Problems
+) -> Iterator[tuple[StorePath, Row]]:
     """The rows of all files, from the first step on."""
     schema = steps_schema(modalities)
     columns = ["epoch", "step", "modality", "num_rows", "rows_hash"]
     columns += [f"num_rows_{name}" for name in modalities]
-    for first, place in sorted(files, key=lambda file: file[0]):
+    for first, path in sorted(files, key=lambda file: file[0]):
         # a listed file may be gone: a run that is resumed takes the steps after its checkpoint anew
-        with problems.reading(place), suppress(MissingError):
-            batches = BatchFile(place, schema).batches(columns)
+        with problems.reading(path), suppress(MissingError):
+            batches = BatchFile(path, schema).batches(columns)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 if not number:
-                    problems.expect(place, "its first step", row["step"], first)
-                yield place, row
+                    problems.expect(path, "its first step", row["step"], first)
+                yield path, row

@@ -22,7 +22,7 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import check_columns, epochs_schema
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
@@ -45,8 +45,8 @@ def verify(
 
     Returns {"run", "status", "ok", "num_epochs", "epochs", "problems"} (raises StoreError).
     """
-    store = run.place.parent.parent
-    problems, epochs = Problems(store, run.place), []
+    store = run.path.parent.parent
+    problems, epochs = Problems(store, run.path), []
     opened = _read_run(run, problems)
     if opened:
         features = _read_features(store / "features" / opened[1].features, problems)
@@ -54,7 +54,7 @@ def verify(
             epochs = _Check(run, *opened, features, problems).run_all(parts, progress)
     found = problems.listed()
     return {
-        "run": run.place.name,
+        "run": run.path.name,
         "status": opened[0].get("status") if opened else None,
         "ok": not found,
         "num_epochs": opened[1].train.epochs if opened else None,
@@ -64,23 +64,23 @@ def verify(
 
 
 def _read_run(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] | None:
-    place = run.place / "run.json"
-    with problems.reading(place):
+    path = run.path / "run.json"
+    with problems.reading(path):
         facts = run.facts
-        config = parse(RunConfig, facts["config"], str(place))
-        named = {"name": run.place.name, "digest": config.digest}
-        problems.expect(place, "run", facts, {**named, "features": {"name": config.features}})
+        config = parse(RunConfig, facts["config"], str(path))
+        named = {"name": run.path.name, "digest": config.digest}
+        problems.expect(path, "run", facts, {**named, "features": {"name": config.features}})
         return facts, config
     return None
 
 
-def _read_features(place: Place, problems: Problems) -> FeatureSet | None:
+def _read_features(path: StorePath, problems: Problems) -> FeatureSet | None:
     """The features with their samples checked, None where they are damaged."""
-    with problems.reading(place / MANIFEST):
-        features = FeatureSet.open(place)
+    with problems.reading(path / MANIFEST):
+        features = FeatureSet.open(path)
         if features_fingerprint(features.manifest, "") is None:
-            raise DataError(f"{place / MANIFEST} names no shards or files", "decode again")
-        samples = place / "samples.arrow"
+            raise DataError(f"{path / MANIFEST} names no shards or files", "decode again")
+        samples = path / "samples.arrow"
         with problems.reading(samples):
             # again, since this process may have checked them under another manifest
             check_samples(features.samples, features.manifest, str(samples))
@@ -105,44 +105,44 @@ class _Check:
         self._finished = facts.get("status") == "finished"
         self._last, self._best = (self._read_cursor(name) for name in ("last", "best"))
         self._rows = self._read_epochs()
-        named = [PLAN_NAME.fullmatch(place.name) for place in (run.place / "plans").list()]
+        named = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
         self._planned = [int(name[1]) for name in named if name]
         self._logs = self._list_logs()
         self._known = {*self._planned, *self._logs, *(row["epoch"] for row in self._rows)}
 
     def _read_cursor(self, name: str) -> Cursor | None:
-        place = self._run.checkpoint(name)
-        with self._problems.reading(place):
-            if not place.exists():
+        path = self._run.checkpoint(name)
+        with self._problems.reading(path):
+            if not path.exists():
                 return None
-            found = checkpoints.load(place)
+            found = checkpoints.load(path)
             parents = {"features": self._features.fingerprint, "digest": self._facts.get("digest")}
             made_for = {**parents, "seed": self._config.seed}
-            self._problems.expect(place, "checkpoint", found, made_for)
+            self._problems.expect(path, "checkpoint", found, made_for)
             return Cursor(**found["cursor"])
         return None
 
     def _read_epochs(self) -> list[dict[str, Any]]:
-        place, rows = self._run.place / "epochs.arrow", []
+        path, rows = self._run.path / "epochs.arrow", []
         ended, num_epochs = self._last.epoch if self._last else 0, self._config.train.epochs
         ended = num_epochs if self._finished else min(ended, num_epochs)
-        with self._problems.reading(place):
-            if place.exists():
+        with self._problems.reading(path):
+            if path.exists():
                 schema = epochs_schema(self._features.modalities, diagnostics=False)
                 columns = ["epoch", "num_steps", "num_rows", "policy"]
-                for batch in BatchFile(place, schema).batches(columns):
+                for batch in BatchFile(path, schema).batches(columns):
                     rows += batch.to_pylist()
             numbers, expected = [row["epoch"] for row in rows], range(max(len(rows), ended))
-            self._problems.expect(place, "the order of its epochs", numbers, [*expected])
+            self._problems.expect(path, "the order of its epochs", numbers, [*expected])
         return [row for row in rows if row["epoch"] >= 0]
 
-    def _list_logs(self) -> dict[int, list[tuple[int, Place]]]:
-        logs: dict[int, list[tuple[int, Place]]] = {}
-        for place in (self._run.place / "steps").list():
-            if found := steps_log.NAME.fullmatch(place.name):
-                logs.setdefault(int(found[1]), []).append((int(found[2]), place))
+    def _list_logs(self) -> dict[int, list[tuple[int, StorePath]]]:
+        logs: dict[int, list[tuple[int, StorePath]]] = {}
+        for path in (self._run.path / "steps").list():
+            if found := steps_log.NAME.fullmatch(path.name):
+                logs.setdefault(int(found[1]), []).append((int(found[2]), path))
             else:
-                self._problems.add(place, "is not named epoch-EEEE-step-SSSSSSSS.arrow")
+                self._problems.add(path, "is not named epoch-EEEE-step-SSSSSSSS.arrow")
         return logs
 
     def run_all(self, parts: bool, progress: Progress) -> list[dict[str, Any]]:
@@ -157,8 +157,8 @@ class _Check:
         total, done, seen = len(epochs) + len(files), count(1), []
         progress(0, total)
         for file in files:
-            with self._problems.reading(file.place):
-                self._problems.expect(file.place, "its SHA-256", file.place.sha256(), file.sha256)
+            with self._problems.reading(file.path):
+                self._problems.expect(file.path, "its SHA-256", file.path.sha256(), file.sha256)
             progress(next(done), total)
         check = EpochCheck(self._run, self._config, self._features, self._problems)
         for epoch in epochs:
@@ -191,36 +191,36 @@ class _Check:
         required = len(plan) if ended else cursor.step if epoch == cursor.epoch else 0
         if due < required:
             said = f"steps {due} to {required - 1} are in no file, though the run went on"
-            self._problems.add(self._run.place / "steps", said)
+            self._problems.add(self._run.path / "steps", said)
         if cursor.step and epoch == cursor.epoch:
-            place = self._run.checkpoint("last")
+            path = self._run.checkpoint("last")
             known = plan.metadata.get("fingerprint")
-            self._problems.expect(place, "the plan in its cursor", cursor.plan_fingerprint, known)
+            self._problems.expect(path, "the plan in its cursor", cursor.plan_fingerprint, known)
             if not 0 < cursor.step < len(plan):
                 said = f"its cursor stands at step {cursor.step} of {len(plan)} of epoch {epoch}"
-                self._problems.add(place, said)
+                self._problems.add(path, said)
         num_rows = pc.sum(pc.list_value_length(plan.table["rows"])).as_py() or 0
         counts = {"num_steps": len(plan), "num_rows": num_rows}
         planned = {**counts, "policy": plan.metadata.get("policy")}
         for row in self._rows:
             if row["epoch"] == epoch:
-                place = self._run.place / "epochs.arrow"
-                self._problems.expect(place, f"epoch {epoch}", row, planned)
+                path = self._run.path / "epochs.arrow"
+                self._problems.expect(path, f"epoch {epoch}", row, planned)
         return {"steps": len(plan), "rows": num_rows, "taken": taken}
 
     def _check_checkpoints(self) -> None:
         """Where both checkpoints stand."""
         last, best, end = self._last, self._best, (self._config.train.epochs, 0)
-        place, best_place = (self._run.checkpoint(name) for name in ("last", "best"))
+        path, best_place = (self._run.checkpoint(name) for name in ("last", "best"))
         went_on = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
-        if went_on and not place.exists():
-            self._problems.add(place, "does not exist, though the run went on from it")
+        if went_on and not path.exists():
+            self._problems.add(path, "does not exist, though the run went on from it")
         # `best` is written after `last`, which stands for it until then
         written = last and last.best_epoch >= 0 and (last.step or last.best_epoch + 1 < last.epoch)
         if (written or self._finished) and not best_place.exists():
             self._problems.add(best_place, "does not exist, though an epoch was the best")
         if last and (self._finished or not 0 <= last.epoch <= end[0]):
-            self._problems.expect(place, "its cursor", (last.epoch, last.step), end)
+            self._problems.expect(path, "its cursor", (last.epoch, last.step), end)
         if last and best and (self._finished or (written and best.epoch <= last.best_epoch)):
             due = (last.best_epoch + 1, 0)
             self._problems.expect(best_place, "its cursor", (best.epoch, best.step), due)
@@ -233,16 +233,16 @@ class _Check:
         }
         if self._finished and self._last:
             expected["result"] = {"best_epoch": self._last.best_epoch}
-        self._problems.expect(self._run.place / "run.json", "run", self._facts, expected)
+        self._problems.expect(self._run.path / "run.json", "run", self._facts, expected)
 
     def _check_test(self) -> None:
         """A finished run has tested each row of the split 'test' once."""
-        place = self._run.place / "test.arrow"
-        with self._problems.reading(place):
-            table = read_table(place, trusted=False)
-            check_columns(table.schema, SAMPLE, str(place))
+        path = self._run.path / "test.arrow"
+        with self._problems.reading(path):
+            table = read_table(path, trusted=False)
+            check_columns(table.schema, SAMPLE, str(path))
             samples = self._features.samples
             tested = samples.select(SAMPLE.names).filter(pc.equal(samples["split"], "test"))
             if not table.select(SAMPLE.names).equals(tested):
                 said = "its rows, with their ids and labels, are not those of the split 'test'"
-                self._problems.add(place, said)
+                self._problems.add(path, said)

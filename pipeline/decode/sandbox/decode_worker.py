@@ -35,7 +35,7 @@ _NO_MEMORY_TEXTS = ("allocate memory", "not enough memory", "out of memory", "ba
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class DecodeRequest:
     """What a child does with the members of a sample."""
 
     decode: Callable[[Mapping[str, bytes], Mapping[str, AnySpec], Limits], dict[str, Array | None]]
@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     given = json.load(sys.stdin)
     module, _, function = given["entry"].partition(":")
-    work = Work(
+    work = DecodeRequest(
         decode=getattr(import_module(module), function),
         specs=TypeAdapter(dict[str, ModalitySpec]).validate_python(given["modalities"]),
         limits=Limits.model_validate(given["limits"]),
@@ -64,7 +64,7 @@ def main() -> None:
         _serve(control, parent, work)
 
 
-def _serve(control: socket.socket, parent: int, work: Work) -> None:
+def _serve(control: socket.socket, parent: int, work: DecodeRequest) -> None:
     """One child at a time. A fork of the parent may hold the socket open, so the parent is looked for too."""
     child = 0
     control.settimeout(_LOOK_SECONDS)
@@ -84,7 +84,7 @@ def _serve(control: socket.socket, parent: int, work: Work) -> None:
         os.waitpid(child, 0)
 
 
-def _fork(control: socket.socket, errors: int, work: Work) -> tuple[int, socket.socket]:
+def _fork(control: socket.socket, errors: int, work: DecodeRequest) -> tuple[int, socket.socket]:
     """The number of a new child, and the parent's end of the connection to it."""
     zygote = os.getpid()
     theirs, ours = socket.socketpair()
@@ -109,7 +109,7 @@ def _fork(control: socket.socket, errors: int, work: Work) -> tuple[int, socket.
     return child, theirs
 
 
-def _work(connection: socket.socket, work: Work) -> None:
+def _work(connection: socket.socket, work: DecodeRequest) -> None:
     """Answers the requests of the parent (raises EOFError or ConnectionError where it is gone, MemoryError)."""
     with connection.makefile("rb") as file:
         while True:
@@ -141,7 +141,7 @@ def _confine(zygote: int, errors: int, limits: Limits) -> None:
 
 
 def _answer(
-    ask: str, members: Mapping[str, bytes], work: Work
+    ask: str, members: Mapping[str, bytes], work: DecodeRequest
 ) -> tuple[dict[str, Any], list[memoryview]]:
     """The reply and its arrays, made under the clock, whose alarm ends the process (raises MemoryError)."""
     signal.setitimer(signal.ITIMER_REAL, work.limits.timeout)

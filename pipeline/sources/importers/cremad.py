@@ -21,7 +21,7 @@ from pipeline.sources.importers.known_sets import (
 )
 from pipeline.sources.importers.manifest import Row, carve_splits, read_cells, read_lines
 from pipeline.sources.importers.probing import media_below
-from pipeline.sources.importers.rows import Problem, write_rows
+from pipeline.sources.importers.rows import FileProblem, write_rows
 from pipeline.sources.shard_writer import JsonValue, Progress
 
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -119,7 +119,7 @@ def clip_name(name: str) -> str:
     return f"{name}X" if name.endswith("_X") else name
 
 
-def _find(src: Path, video: str | None) -> tuple[Clips, list[Problem]]:
+def _find(src: Path, video: str | None) -> tuple[Clips, list[FileProblem]]:
     clips: Clips = {}
     problems = []
     for kind, folder in (("audio", src / "AudioWAV"), ("video", _video_folder(src, video))):
@@ -132,7 +132,7 @@ def _find(src: Path, video: str | None) -> tuple[Clips, list[Problem]]:
             first = clips.setdefault(name, {}).setdefault(kind, path)
             if first != path:
                 detail = f" ({first} and {path})"
-                problems.append(Problem(name=name, kind="there twice", detail=detail))
+                problems.append(FileProblem(name=name, kind="there twice", detail=detail))
     return clips, problems
 
 
@@ -162,7 +162,7 @@ def _misnamed(name: str) -> str:
     return "misnamed"
 
 
-def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[Problem]]:
+def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[FileProblem]]:
     """The clips that are named rightly, with what the authors' tables say of them, and what is wrong with names and halves."""
     numbers = _authors_table(
         src / "SentenceFilenames.csv", "Filename", {"Stimulus_Number": "number"}
@@ -175,18 +175,18 @@ def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[Problem]]:
     rows, problems = [], []
     for name, files in sorted(clips.items()):
         if kind := _misnamed(name):
-            problems.append(Problem(name=name, kind=kind))
+            problems.append(FileProblem(name=name, kind=kind))
             continue
         if len(files) < len(SPECS):
             absent = "without its video" if "audio" in files else "without its sound file"
-            problems.append(Problem(name=name, kind=absent))
+            problems.append(FileProblem(name=name, kind=absent))
         actor, sentence, emotion, level = name.split("_")
         cells = {"actor": actor, "sentence": sentence, "level": level, "number": ""}
         cells |= {**numbers.get(name, {}), **people.get(actor, {})}
         rows.append(Row(sample_id=name, label=emotion, split="train", files=files, cells=cells))
     alone = sorted(numbers.keys() - clips.keys())
     kind = "known by SentenceFilenames.csv alone"
-    return rows, [*problems, *(Problem(name=name, kind=kind) for name in alone)]
+    return rows, [*problems, *(FileProblem(name=name, kind=kind) for name in alone)]
 
 
 def _authors_table(path: Path, key: str, columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -221,7 +221,7 @@ def _listed(
             elif not kind and name not in row_of and name not in lost:
                 kind = "not among the clips"
             splits[name] = split
-            problems += [Problem(name=name, kind=kind, detail=f" ({where})")] if kind else []
+            problems += [FileProblem(name=name, kind=kind, detail=f" ({where})")] if kind else []
     unlisted = left_out(problems, "entries of the lists", _CURES, allow_incomplete)
     found = [name for name in sorted(splits) if name in row_of]
     return [replace(row_of[name], split=splits[name]) for name in found], unlisted

@@ -16,7 +16,7 @@ from pipeline.errors import DataError, InputError
 from pipeline.sources.importers.known_sets import CURES, check_request, keep_whole, with_members
 from pipeline.sources.importers.manifest import SPLIT_NAMES, Row, carve_splits, read_cells, split_of
 from pipeline.sources.importers.probing import media_below
-from pipeline.sources.importers.rows import Problem, write_rows
+from pipeline.sources.importers.rows import FileProblem, write_rows
 from pipeline.sources.shard_writer import JsonValue, Progress
 
 Key = TypeVar("Key", bound=Hashable)
@@ -148,7 +148,7 @@ def _folders(path: Path) -> list[Path]:
     )
 
 
-def _by_folder(src: Path) -> tuple[list[Row], list[Problem]]:
+def _by_folder(src: Path) -> tuple[list[Row], list[FileProblem]]:
     folders = _folders(src)
     splits = {
         path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES
@@ -169,7 +169,7 @@ def _by_folder(src: Path) -> tuple[list[Row], list[Problem]]:
     return rows, problems
 
 
-def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
+def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[FileProblem]]:
     """The clips of our classes that the CSV files name, and what is amiss: lines without a clip and clips without a line."""
     paths, problems = _each_once((_key(path), path) for path in media_below(src, "video"))
     rows, known = [], set()
@@ -177,25 +177,25 @@ def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[Problem]]:
         key = asked if asked in paths else (asked[0], None)
         if label in CLASSES and (key in known or key not in paths):
             kind = "named twice" if key in known else "missing"
-            problems.append(Problem(name="_".join(map(str, asked)), kind=kind, detail=where))
+            problems.append(FileProblem(name="_".join(map(str, asked)), kind=kind, detail=where))
         elif label in CLASSES:
             rows.append(_row(paths[key], label, split))
         known.add(key)
     return rows, problems + [
-        Problem(name=path.stem, kind="in no CSV", detail=f" ({path})")
+        FileProblem(name=path.stem, kind="in no CSV", detail=f" ({path})")
         for key, path in paths.items()
         if key not in known
     ]
 
 
-def _each_once(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list[Problem]]:
+def _each_once(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list[FileProblem]]:
     """The paths by their keys, and those whose key another has."""
     first: dict[Key, Path] = {}
     problems = []
     for key, path in paths:
         if key in first:
             detail = f" ({first[key]} and {path})"
-            problems.append(Problem(name=path.stem, kind="there twice", detail=detail))
+            problems.append(FileProblem(name=path.stem, kind="there twice", detail=detail))
         first.setdefault(key, path)
     return first, problems
 
@@ -212,8 +212,8 @@ def _entries(file: Path) -> Iterator[tuple[_Key, str, str, str]]:
                 f"{where}: time_start is {cells['time_start']!r}", "give seconds"
             ) from error
         split = split_of(cells["split"], where)
-        place = f" ({file.name}, line {line})"
-        yield (cells["youtube_id"], start), class_of(cells["label"]), split, place
+        path = f" ({file.name}, line {line})"
+        yield (cells["youtube_id"], start), class_of(cells["label"]), split, path
 
 
 def _check_classes(src: Path, rows: Sequence[Row], allow_missing: bool) -> None:

@@ -11,7 +11,7 @@ from pipeline.sources.importers.manifest import Row
 from pipeline.sources.importers.probing import lacks
 from pipeline.sources.importers.rows import (
     POINTER,
-    Problem,
+    FileProblem,
     groups_of,
     members_of,
     problem_with,
@@ -44,7 +44,7 @@ def check_request(
 
 def keep_whole(
     rows: Sequence[Row],
-    problems: Sequence[Problem],
+    problems: Sequence[FileProblem],
     cures: Mapping[str, str],
     allow_incomplete: bool,
 ) -> tuple[list[Row], dict[str, JsonValue]]:
@@ -55,7 +55,7 @@ def keep_whole(
 
 
 def left_out(
-    problems: Sequence[Problem], what: str, cures: Mapping[str, str], allow_incomplete: bool
+    problems: Sequence[FileProblem], what: str, cures: Mapping[str, str], allow_incomplete: bool
 ) -> dict[str, JsonValue]:
     """The names that may be left out with their kinds of problem (raises DataError where any may not)."""
     if fatal := [each for each in problems if each.kind in cures or not allow_incomplete]:
@@ -70,10 +70,10 @@ def with_members(specs: Mapping[str, ModalitySpec], rows: Sequence[Row]) -> dict
     return {name: spec.model_copy(update={"member": members[name]}) for name, spec in specs.items()}
 
 
-def _looks(rows: Sequence[Row]) -> Iterator[Problem]:
+def _looks(rows: Sequence[Row]) -> Iterator[FileProblem]:
     for row in rows:
         for group in groups_of(row):
             path = row.files[group[0]]
             if kind := problem_with(path) or lacks(path, group):
                 detail = f" ({path.parent.name}/{path.name})"
-                yield Problem(name=row.sample_id, kind=kind, detail=detail)
+                yield FileProblem(name=row.sample_id, kind=kind, detail=detail)

@@ -15,7 +15,7 @@ from pipeline.shards.member_checks import LFS_BYTES, is_lfs_pointer
 from pipeline.sources.checks import require
 from pipeline.sources.importers.manifest import Row
 from pipeline.sources.importers.probing import extension
-from pipeline.sources.shard_writer import JsonValue, Progress, Sample, write_shards
+from pipeline.sources.shard_writer import JsonValue, NewSample, Progress, write_shards
 from pipeline.sources.splits import hashed
 
 SAMPLES_PER_SHARD = 256
@@ -28,7 +28,7 @@ Group = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
+class FileProblem:
     """`name` is `kind`, and `detail` says more."""
 
     name: str
@@ -36,9 +36,9 @@ class Problem:
     detail: str = ""
 
 
-def told(problems: Sequence[Problem], what: str) -> str:
+def told(problems: Sequence[FileProblem], what: str) -> str:
     """How many there are of each kind, and the first few of each by name."""
-    kinds: dict[str, list[Problem]] = defaultdict(list)
+    kinds: dict[str, list[FileProblem]] = defaultdict(list)
     for problem in problems:
         kinds[problem.kind].append(problem)
     counts = ", ".join(f"{len(found)} {kind}" for kind, found in sorted(kinds.items()))
@@ -128,13 +128,13 @@ def write_rows(
     )
 
 
-def _samples(rows: Sequence[Row]) -> Iterator[Sample]:
+def _samples(rows: Sequence[Row]) -> Iterator[NewSample]:
     fit = all(_KEY.fullmatch(row.sample_id) for row in rows)
     digits = len(str(max(row.line for row in rows)))
     for row, members in zip(rows, member_groups(rows), strict=True):
         # One id that is no key makes every key a line number: a number among ids could be another sample's id.
         key = row.sample_id if fit else f"{row.line:0{digits}d}"
-        yield Sample(
+        yield NewSample(
             key=key,
             sample_id=row.sample_id,
             label=row.label,

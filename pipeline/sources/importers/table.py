@@ -11,7 +11,7 @@ from pipeline.sources.checks import require
 from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_manifest
 from pipeline.sources.importers.probing import extension, fields_of, kind_of
 from pipeline.sources.importers.rows import (
-    Problem,
+    FileProblem,
     members_of,
     problem_with,
     shared_groups,
@@ -111,7 +111,7 @@ def _check_files(rows: Sequence[Row]) -> None:
     """Raises DataError where a file is not what it should be, before anything is written."""
     look = cache(problem_with)
     problems = [
-        Problem(name=f"line {row.line}: {path}", kind=kind)
+        FileProblem(name=f"line {row.line}: {path}", kind=kind)
         for row in rows
         for path in dict.fromkeys(row.files.values())
         if (kind := look(path))

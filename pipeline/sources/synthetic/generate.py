@@ -16,7 +16,7 @@ from pipeline.decode.config import (
     VideoSpec,
 )
 from pipeline.sources.checks import one_of, require
-from pipeline.sources.shard_writer import JsonValue, Progress, Sample, check_vacant, write_shards
+from pipeline.sources.shard_writer import JsonValue, NewSample, Progress, check_vacant, write_shards
 from pipeline.sources.splits import carve
 from pipeline.sources.synthetic import encoding, patterns
 
@@ -115,7 +115,7 @@ def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int
 
 def _samples(
     labels: Sequence[str], splits: Sequence[str], classes: int, seed: int, modalities: Sequence[str]
-) -> Iterator[Sample]:
+) -> Iterator[NewSample]:
     for number, (label, split) in enumerate(zip(labels, splits, strict=True)):
         # One stream of randomness for each modality, whichever are asked for: a clip sounds alike with and without its picture.
         rngs = {
@@ -127,7 +127,7 @@ def _samples(
             for name in modalities
         }
         key = f"sample-{number:06d}"
-        yield Sample(
+        yield NewSample(
             key=key,
             sample_id=key,
             label=label,

@@ -17,10 +17,10 @@ from pipeline.decode.summary import DecodeSummary, Progress
 from pipeline.errors import REASONS, ConfigError, DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows
-from pipeline.shards.discover import find_shards
+from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, media, sample
 from tests.support.media_files import (
     encode_clip,
@@ -48,9 +48,9 @@ def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_row
 ) -> None:
     seen: list[Progress] = []
     summary = decode(
-        make_shards(tmp_path / "in"), Place.at(tmp_path / "out"), CONFIG, progress=seen.append
+        make_shards(tmp_path / "in"), StorePath.at(tmp_path / "out"), CONFIG, progress=seen.append
     )
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
+    features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     assert features.modalities == ["see", "hear", "feel"]
     assert features.samples["sample_id"].to_pylist() == [f"id{n:03d}" for n in range(15)]
     assert features.samples["shard"].to_pylist() == [f"part-{n // 5}.tar" for n in range(15)]
@@ -66,7 +66,7 @@ def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_row
             media(number), CONFIG.modalities, CONFIG.limits
         ).items():
             np.testing.assert_array_equal(features.read(name, np.array([number]))[0], expected)
-    index = BatchFile(Place.at(tmp_path / "out" / IDS), IDS_SCHEMA)
+    index = BatchFile(StorePath.at(tmp_path / "out" / IDS), IDS_SCHEMA)
     assert [find_rows(index, f"id{n:03d}") for n in range(16)] == [*([n] for n in range(15)), []]
     assert (summary.num_rows, summary.num_rejected, summary.splits) == (
         15,
@@ -85,11 +85,13 @@ def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_row
 
 
 def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: Path) -> None:
-    one = decode(make_shards(tmp_path / "in"), Place.at(tmp_path / "one"), CONFIG, concurrency=1)
+    one = decode(
+        make_shards(tmp_path / "in"), StorePath.at(tmp_path / "one"), CONFIG, concurrency=1
+    )
     shutil.copytree(tmp_path / "in", tmp_path / "elsewhere" / "deep")
     two = decode(
-        find_shards([str(tmp_path / "elsewhere" / "deep" / "*.tar")]),
-        Place.at(tmp_path / "two"),
+        discover_shards([str(tmp_path / "elsewhere" / "deep" / "*.tar")]),
+        StorePath.at(tmp_path / "two"),
         CONFIG,
         concurrency=2,
     )
@@ -99,13 +101,13 @@ def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: 
     (tmp_path / "two" / "manifest.json").unlink()
     (tmp_path / "two" / ".parts" / "part-00001.json").unlink()
     (tmp_path / "two" / "see" / "part-00002.arrow").unlink()
-    again = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "two"), CONFIG)
+    again = decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "two"), CONFIG)
     assert (again.num_reused, again.unchanged) == (1, False)
     assert files(tmp_path / "two") == expected
 
 
 def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
-    shards, out = make_shards(tmp_path / "in"), Place.at(tmp_path / "out")
+    shards, out = make_shards(tmp_path / "in"), StorePath.at(tmp_path / "out")
     first = decode(shards, out, CONFIG)
     first_shards = (out / MANIFEST).read_json()["parents"]["shards"][:12]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -138,10 +140,10 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
 def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> None:
     large = {"z": {**sample(100), "mp4": encode_clip(4, size=(96, 64), sound=tone(500, 0.5))}}
     make_shards(tmp_path / "in", 2)
-    shards, out = add_shard(tmp_path / "in", large), Place.at(tmp_path / "out")
+    shards, out = add_shard(tmp_path / "in", large), StorePath.at(tmp_path / "out")
     lenient = CONFIG.model_copy(update={"max_rejected_share": 1.0})
 
-    def decode_with(limits: Limits, where: Place = out) -> DecodeSummary:
+    def decode_with(limits: Limits, where: StorePath = out) -> DecodeSummary:
         return decode(shards, where, lenient.model_copy(update={"limits": limits}))
 
     first = decode_with(Limits(pixels=4000))
@@ -156,7 +158,7 @@ def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> N
     raised = decode_with(Limits(pixels=9000))
     assert (raised.num_reused, raised.num_rejected, raised.unchanged) == (2, 0, False)
     assert raised.fingerprint != first.fingerprint
-    fresh = decode_with(Limits(pixels=9000), Place.at(tmp_path / "fresh"))
+    fresh = decode_with(Limits(pixels=9000), StorePath.at(tmp_path / "fresh"))
     assert raised.fingerprint == fresh.fingerprint
     assert decode_with(Limits(pixels=10_000)).unchanged
 
@@ -165,14 +167,14 @@ def test_a_member_beyond_a_lower_limit_is_read_under_a_higher_one(tmp_path: Path
     large = CLIPS[0] + struct.pack(">I4s", 50_008, b"free") + bytes(50_000)
     shards = add_shard(tmp_path / "in", {"z": {**sample(100), "mp4": large}})
     strict = {"max_rejected_share": 1.0, "limits": Limits(member_bytes=50_000)}
-    out = Place.at(tmp_path / "out")
+    out = StorePath.at(tmp_path / "out")
     assert decode(shards, out, CONFIG.model_copy(update=strict)).reasons == {"oversize": 1}
     again = decode(shards, out, CONFIG)
     assert (again.num_rows, again.num_rejected, again.num_reused) == (6, 0, 1)
 
 
 def test_what_timed_out_is_decoded_again_where_it_gets_more_time(tmp_path: Path) -> None:
-    shards, out = make_shards(tmp_path / "in", 2, 2), Place.at(tmp_path / "out")
+    shards, out = make_shards(tmp_path / "in", 2, 2), StorePath.at(tmp_path / "out")
     hasty = {"max_rejected_share": 1.0, "limits": Limits(timeout=1e-6)}
     with pytest.raises(DataError):
         decode(shards, out, CONFIG.model_copy(update=hasty))
@@ -183,7 +185,7 @@ def test_what_timed_out_is_decoded_again_where_it_gets_more_time(tmp_path: Path)
 
 def test_a_set_of_a_release_that_knew_fewer_fields_is_reused(tmp_path: Path) -> None:
     """Its manifest lacks a field and a limit, and its accounts have a hash of both."""
-    shards, out = make_shards(tmp_path / "in", 2), Place.at(tmp_path / "out")
+    shards, out = make_shards(tmp_path / "in", 2), StorePath.at(tmp_path / "out")
     decode(shards, out, CONFIG)
     manifest = (out / MANIFEST).read_json()
     del manifest["modalities"]["hear"]["spec"]["pad"], manifest["limits"]["fps"]
@@ -227,9 +229,9 @@ def test_a_sample_that_lacks_a_modality_stays(tmp_path: Path) -> None:
     }
     silent = {"z": {**sample(200), "mp4": encode_clip(4)}}
     summary = decode(
-        add_shard(tmp_path / "in", {**lacking, **silent}), Place.at(tmp_path / "out"), CONFIG
+        add_shard(tmp_path / "in", {**lacking, **silent}), StorePath.at(tmp_path / "out"), CONFIG
     )
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
+    features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     assert summary.num_rejected == 0
     assert features.has[5:].tolist() == [
         [True, True, False],
@@ -253,7 +255,7 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
         "caption.txt": b"two",
     }
     write_shard(tmp_path / "train-0.tar", {"k": members})
-    shards = find_shards([str(tmp_path)])
+    shards = discover_shards([str(tmp_path)])
     found = infer_config(shards).modalities
     assert {name: (spec.kind, spec.member) for name, spec in found.items()} == {
         "audio": ("audio", ("audio.wav",)),
@@ -287,6 +289,8 @@ def test_foreign_shards_with_cls_and_split_in_the_name(tmp_path: Path) -> None:
             tmp_path / "in" / f"{split}-000.tar",
             {f"{n}": {"cls": str(n % 2).encode(), **media(n)} for n in range(start, start + 2)},
         )
-    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), CONFIG)
+    summary = decode(
+        discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), CONFIG
+    )
     assert summary.splits == {"train": 2, "validation": 2, "test": 0}
     assert len(summary.notes) == 1 and "test" in summary.notes[0]

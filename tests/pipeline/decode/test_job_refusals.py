@@ -22,11 +22,11 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.features.feature_set import FeatureSet
-from pipeline.shards.discover import find_shards
+from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.schemas import REJECTED
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, sample
 from tests.support.media_files import encode_clip, facts, make_tar, write_shard
 from tests.support.refusals import refused
@@ -35,15 +35,19 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def refuses(
-    shards: list[Place], out: Path, config: DecodeConfig, error: type[InputError], *words: object
+    shards: list[StorePath],
+    out: Path,
+    config: DecodeConfig,
+    error: type[InputError],
+    *words: object,
 ) -> None:
     with refused(error, *words) as caught:
-        decode(shards, Place.at(out), config)
+        decode(shards, StorePath.at(out), config)
     assert caught.value.exit_code == 2
     assert not out.exists()
 
 
-def damaged(folder: Path) -> list[Place]:
+def damaged(folder: Path) -> list[StorePath]:
     """Five good samples; then three bad ones between two good; then a cut shard with one whole sample and one lost."""
     make_shards(folder, 1)
     bad = {
@@ -60,13 +64,13 @@ def damaged(folder: Path) -> list[Place]:
         ]
     )
     (folder / "y.tar").write_bytes(whole[: whole.index(b"g.mp4") + 900])
-    return find_shards([str(folder)])
+    return discover_shards([str(folder)])
 
 
 def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"max_rejected_share": 0.5})
-    summary = decode(damaged(tmp_path / "in"), Place.at(tmp_path / "out"), config)
-    rejected = read_table(Place.at(tmp_path / "out" / "rejected.arrow"))
+    summary = decode(damaged(tmp_path / "in"), StorePath.at(tmp_path / "out"), config)
+    rejected = read_table(StorePath.at(tmp_path / "out" / "rejected.arrow"))
     assert rejected.schema.equals(REJECTED)
     rows = [
         (row["shard"], row["sample_id"], row["stage"], row["reason"])
@@ -78,7 +82,7 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
         ("x.tar", "id103", "decode", "empty"),
         ("y.tar", "g", "shard", "truncated"),
     ]
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
+    features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     assert features.samples["sample_id"].to_pylist()[5:] == ["id100", "id104", "id105"]
     assert features.samples["index_in_shard"].to_pylist()[5:] == [0, 4, 0]
     np.testing.assert_array_equal(features.read("feel", np.array([6]))[0], [104, 208, 1])
@@ -100,7 +104,7 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
-    shards, out = damaged(tmp_path / "in")[:2], Place.at(tmp_path / "out")
+    shards, out = damaged(tmp_path / "in")[:2], StorePath.at(tmp_path / "out")
     with refused(BudgetError, "truncated", "max_rejected_share", 0.2) as caught:
         decode(shards, out, CONFIG.model_copy(update={"max_rejected_share": 0.2}))
     assert caught.value.exit_code == 1
@@ -115,7 +119,7 @@ def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
 
 
 def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
-    shards, out = damaged(tmp_path / "in")[:2], Place.at(tmp_path / "out")
+    shards, out = damaged(tmp_path / "in")[:2], StorePath.at(tmp_path / "out")
     words = ("x.tar", 3, "max_rejected_in_a_row", 2, "truncated", "lfs_pointer", "empty", "id103")
     lenient = CONFIG.model_copy(update={"max_rejected_share": 1.0})
     with refused(BudgetError, *words) as caught:
@@ -130,7 +134,7 @@ def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
 
 def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None:
     plain = make_shards(tmp_path / "in")
-    decode(plain, Place.at(tmp_path / "plain"), CONFIG)
+    decode(plain, StorePath.at(tmp_path / "plain"), CONFIG)
     for number, pack in enumerate(
         (gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True), torn)
     ):
@@ -139,8 +143,10 @@ def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None
         (tmp_path / "in" / f"part-{number}{('.tar.gz', '.tar.zst', '.tar')[number]}").write_bytes(
             packed
         )
-    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "packed"), CONFIG)
-    one, other = (FeatureSet.open(Place.at(tmp_path / name)) for name in ("plain", "packed"))
+    summary = decode(
+        discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "packed"), CONFIG
+    )
+    one, other = (FeatureSet.open(StorePath.at(tmp_path / name)) for name in ("plain", "packed"))
     ids = other.samples["sample_id"].to_pylist()
     assert sorted(ids) == one.samples["sample_id"].to_pylist()
     order = np.argsort(np.array(ids))
@@ -202,7 +208,7 @@ def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
         ("untrained", DataError, "train"),
         ("text", DataError, "text.tar"),
     ):
-        shards = find_shards([str(tmp_path / f"{name}.tar")])
+        shards = discover_shards([str(tmp_path / f"{name}.tar")])
         refuses(shards, tmp_path / "out", CONFIG, error, word)
     inside = tmp_path / "text.tar" / "out"
     refuses(make_shards(tmp_path / "in", 1), inside, CONFIG, StoreError, inside)
@@ -218,5 +224,5 @@ def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> N
     )
     config = DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")})
     with pytest.raises(DataError, match=r"\bhear\b"):
-        decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), config)
+        decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), config)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -234,7 +234,7 @@ def test_image_and_text_are_decoded_and_learnt(tmp_path: Path, ray_cluster: None
             RunConfig, {**asked, "model": model, "train": train, "optimizer": {"lr": 0.005}}, "test"
         )
     )
-    features = FeatureSet.open(run.place.parent.parent / "features" / "made")
+    features = FeatureSet.open(run.path.parent.parent / "features" / "made")
     told = features.manifest["modalities"]["text"]
     assert (told["kind"], told["shape"], told["dtype"], told["mean"], told["std"]) == (
         "text",
@@ -244,7 +244,7 @@ def test_image_and_text_are_decoded_and_learnt(tmp_path: Path, ray_cluster: None
         [],
     )
     assert features.num_rows == 160
-    rejected = read_table(features.place / "rejected.arrow").to_pylist()
+    rejected = read_table(features.path / "rejected.arrow").to_pylist()
     assert [(row["sample_id"], row["reason"], "text.txt" in row["error"]) for row in rejected] == [
         ("bad", "undecodable", True)
     ]

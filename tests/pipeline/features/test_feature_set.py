@@ -19,7 +19,7 @@ from pipeline.storage.arrow_files import TABLE_ROWS, read_table, write_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.metadata import fingerprint, read_metadata, with_metadata
 from pipeline.storage.node_cache import NodeCache
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.cached_features import remote
 from tests.support.stores import make_features
 
@@ -28,10 +28,10 @@ from tests.support.stores import make_features
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
 def test_rows_come_back_as_they_were_written(tmp_path: Path, num_rows: int, dtype: str) -> None:
     values = np.random.default_rng(0).integers(0, 255, (num_rows, 2, 3, 4)).astype(dtype)
-    place = Place.at(tmp_path)
+    path = StorePath.at(tmp_path)
     cut = num_rows // 3
     for part, rows in enumerate([values[:cut], values[cut:]]):
-        with (place / "m" / part_name(part)).create() as file:
+        with (path / "m" / part_name(part)).create() as file:
             writer = PartWriter(file, (2, 3, 4), dtype)
             for row in rows:
                 writer.append(row)
@@ -44,7 +44,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, num_rows: int, dtyp
         "batch_rows": 64,
     }
     features = FeatureSet(
-        place,
+        path,
         {**manifest, "parts": [{"index": 0, "rows": cut}, {"index": 1, "rows": num_rows - cut}]},
     )
     order = np.random.default_rng(1).integers(0, num_rows, 50)
@@ -75,7 +75,7 @@ def test_compressed_parts_are_read_and_a_bounded_number_of_their_batches_is_kept
     features = make_features(tmp_path / "made", num_rows=640, num_parts=1)
     rows = np.arange(640)
     expected = features.read("sight", rows).copy()
-    part = features.place / "sight" / part_name(0)
+    part = features.path / "sight" / part_name(0)
     table = read_table(part)
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with part.create() as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
@@ -88,7 +88,7 @@ def test_compressed_parts_are_read_and_a_bounded_number_of_their_batches_is_kept
     cache = NodeCache(tmp_path / "cache", 2**30) if kind == "cached" else None
     if kind != "local":
         features = remote(features, cache)
-    again = FeatureSet(features.place, features.manifest, cache)
+    again = FeatureSet(features.path, features.manifest, cache)
     del table
     before = pa.total_allocated_bytes()
     np.testing.assert_array_equal(again.read("sight", rows), expected)
@@ -108,7 +108,7 @@ def test_without_a_manifest_there_is_nothing(tmp_path: Path) -> None:
     make_features(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(MissingError, match=re.escape(str(tmp_path))):
-        FeatureSet.open(Place.at(tmp_path))
+        FeatureSet.open(StorePath.at(tmp_path))
 
 
 TABLE = pa.table(
@@ -146,8 +146,8 @@ def test_the_fingerprint_sees_every_change(other: pa.Table) -> None:
 
 def test_metadata_survives_the_file(tmp_path: Path) -> None:
     table = with_metadata(TABLE, {"epoch": 3, "parents": {"features": "abc"}})
-    write_table(Place.at(tmp_path / "t.arrow"), table)
-    facts = read_metadata(read_table(Place.at(tmp_path / "t.arrow")).schema)
+    write_table(StorePath.at(tmp_path / "t.arrow"), table)
+    facts = read_metadata(read_table(StorePath.at(tmp_path / "t.arrow")).schema)
     assert facts == {
         "epoch": 3,
         "parents": {"features": "abc"},
@@ -156,15 +156,15 @@ def test_metadata_survives_the_file(tmp_path: Path) -> None:
 
 
 def test_a_table_is_written_in_batches_of_bounded_size(tmp_path: Path) -> None:
-    num, place = 2 * TABLE_ROWS + 5, Place.at(tmp_path / "t.arrow")
+    num, path = 2 * TABLE_ROWS + 5, StorePath.at(tmp_path / "t.arrow")
     table = pa.concat_tables(
         [
             pa.table({"i": np.arange(num), "l": pa.array([[i] for i in range(num)])}),
             pa.table({"i": [num], "l": [[1, 2]]}),
         ]
     )
-    write_table(place, table)
-    file = BatchFile(place, table.schema)
+    write_table(path, table)
+    file = BatchFile(path, table.schema)
     assert [batch.num_rows for batch in file.batches()] == [TABLE_ROWS, TABLE_ROWS, 5, 1]
     assert pa.Table.from_batches(file.batches()).equals(table)
-    assert read_table(place).equals(table)
+    assert read_table(path).equals(table)

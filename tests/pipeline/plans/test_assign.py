@@ -17,7 +17,7 @@ from pipeline.scores.build import score_rows
 from pipeline.scores.difficulty import ability
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import TABLE_ROWS, write_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.hostile_files import with_value
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.refusals import refused
@@ -240,9 +240,9 @@ def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> N
         schema = schema.set(schema.get_field_index(name), pa.field(name, pa.float64()))
     foreign = table.cast(schema)
     foreign = pa.concat_tables([foreign.slice(11), foreign.slice(0, 11)])
-    place = Place.at(str(tmp_path)) / "scores.arrow"
-    write_table(place, foreign)
-    opened = Scores.open(place)
+    path = StorePath.at(str(tmp_path)) / "scores.arrow"
+    write_table(path, foreign)
+    opened = Scores.open(path)
     assert opened.rows.tolist() == table["row"].to_pylist()
     np.testing.assert_array_equal(
         assign(opened, PlanConfig(), 0, 0), assign(Scores(table), PlanConfig(), 0, 0)

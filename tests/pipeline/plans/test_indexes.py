@@ -16,12 +16,12 @@ from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows, hash_ids, wri
 from pipeline.plans import step_index
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft, write_plan
+from pipeline.plans.planner import build, joint_plan_builder, write_plan
 from pipeline.plans.step_index import STEPS_SCHEMA, step_of, write_step_index
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.metadata import encode_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.refusals import refused
 
 
@@ -30,18 +30,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("index")
 
 
-def ids_index(place: Place, *hashes: np.ndarray, index_rows: int = 5) -> BatchFile:
+def ids_index(path: StorePath, *hashes: np.ndarray, index_rows: int = 5) -> BatchFile:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_index, "INDEX_ROWS", index_rows)
-        write_ids(place, hashes)
-    return BatchFile(place, IDS_SCHEMA)
+        write_ids(path, hashes)
+    return BatchFile(path, IDS_SCHEMA)
 
 
-def steps_index(place: Place, plan: BatchPlan, num_rows: int, index_rows: int = 5) -> BatchFile:
+def steps_index(path: StorePath, plan: BatchPlan, num_rows: int, index_rows: int = 5) -> BatchFile:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_index, "INDEX_ROWS", index_rows)
-        write_step_index(place, plan, num_rows)
-    return BatchFile(place, STEPS_SCHEMA)
+        write_step_index(path, plan, num_rows)
+    return BatchFile(path, STEPS_SCHEMA)
 
 
 # few distinct ids, so that equal hashes fill whole record batches and straddle their seams
@@ -55,7 +55,7 @@ def test_an_id_finds_all_of_its_rows_and_no_other(
     folder: Path, ids: list[str], cut: int, index_rows: int
 ) -> None:
     found = ids_index(
-        Place.at(folder / IDS), hash_ids(ids[:cut]), hash_ids(ids[cut:]), index_rows=index_rows
+        StorePath.at(folder / IDS), hash_ids(ids[:cut]), hash_ids(ids[cut:]), index_rows=index_rows
     )
     assert found.num_batches == -(-len(ids) // index_rows)
     for wanted in {*ids, "a", "not there", ""}:
@@ -66,7 +66,7 @@ def test_ids_that_share_a_hash_are_all_told(tmp_path: Path) -> None:
     wanted = hash_ids(["wanted"])[0]
     hashes = np.array([5, wanted, 2**64 - 1, wanted, 0, wanted], np.uint64)
     for index_rows in range(1, 8):
-        index = ids_index(Place.at(tmp_path / IDS), hashes, index_rows=index_rows)
+        index = ids_index(StorePath.at(tmp_path / IDS), hashes, index_rows=index_rows)
         assert find_rows(index, "wanted") == [1, 3, 5]
 
 
@@ -81,11 +81,11 @@ def test_every_row_finds_its_step(
     folder: Path, data: st.DataObject, num_rows: int, batch_size: int, index_rows: int
 ) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), unique=True, min_size=1)))
-    plan = build(joint_draft(rows, batch_size, 0, 0))
+    plan = build(joint_plan_builder(rows, batch_size, 0, 0))
     cuts = data.draw(st.lists(st.integers(0, len(plan)), max_size=3))
     bounds = pairwise([0, *sorted(cuts), len(plan)])
     chunked = BatchPlan(pa.concat_tables([plan.table.slice(a, b - a) for a, b in bounds]))
-    found = steps_index(Place.at(folder / "steps.arrow"), chunked, num_rows, index_rows)
+    found = steps_index(StorePath.at(folder / "steps.arrow"), chunked, num_rows, index_rows)
     steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
     assert len(steps) == len(rows)
     for row in range(-2, num_rows + 100):
@@ -94,65 +94,70 @@ def test_every_row_finds_its_step(
 
 
 def test_features_without_rows_have_indexes_too(tmp_path: Path) -> None:
-    assert find_rows(ids_index(Place.at(tmp_path / IDS)), "a") == []
-    plan = BatchPlan(build(joint_draft(np.arange(4), 2, 0, 0)).table.slice(0, 0))
-    assert step_of(steps_index(Place.at(tmp_path / "s.arrow"), plan, 0), 0) is None
+    assert find_rows(ids_index(StorePath.at(tmp_path / IDS)), "a") == []
+    plan = BatchPlan(build(joint_plan_builder(np.arange(4), 2, 0, 0)).table.slice(0, 0))
+    assert step_of(steps_index(StorePath.at(tmp_path / "s.arrow"), plan, 0), 0) is None
 
 
 @pytest.mark.parametrize("row", [-1, 9])
 def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, row: int) -> None:
-    table = build(joint_draft(np.arange(4), 2, 0, 0)).table
+    table = build(joint_plan_builder(np.arange(4), 2, 0, 0)).table
     plan = BatchPlan(table.set_column(2, "rows", pa.array([[0, 1], [2, row]])))
     with refused(MismatchError, row, 9):
-        write_step_index(Place.at(tmp_path / "s.arrow"), plan, 9)
+        write_step_index(StorePath.at(tmp_path / "s.arrow"), plan, 9)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    plan, place = build(joint_draft(np.arange(4), 2, 0, 0)), Place.at(tmp_path / "file" / "s.arrow")
-    with refused(StoreError, file=place):
-        write_step_index(place, plan, 4)
+    plan, path = (
+        build(joint_plan_builder(np.arange(4), 2, 0, 0)),
+        StorePath.at(tmp_path / "file" / "s.arrow"),
+    )
+    with refused(StoreError, file=path):
+        write_step_index(path, plan, 4)
 
 
 @pytest.mark.parametrize("change", [{"batch_rows": 0}, {"batch_rows": "5"}, {"num_rows": 12}, None])
 def test_an_index_of_steps_that_lies_is_refused(
     tmp_path: Path, change: dict[str, object] | None
 ) -> None:
-    place = Place.at(tmp_path / "s.arrow")
-    found = steps_index(place, build(joint_draft(np.arange(11), 2, 0, 0)), 11)
+    path = StorePath.at(tmp_path / "s.arrow")
+    found = steps_index(path, build(joint_plan_builder(np.arange(11), 2, 0, 0)), 11)
     metadata = {} if change is None else encode_metadata(found.metadata | change)
     table = pa.Table.from_batches(found.batches()).replace_schema_metadata(metadata)
-    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+    with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=5)
-    with refused(DataError, file=place):
-        step_of(BatchFile(place, STEPS_SCHEMA), 10)
+    with refused(DataError, file=path):
+        step_of(BatchFile(path, STEPS_SCHEMA), 10)
 
 
 def test_an_index_of_ids_that_lies_is_refused(tmp_path: Path) -> None:
-    place = Place.at(tmp_path / IDS)
-    with place.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
+    path = StorePath.at(tmp_path / IDS)
+    with path.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist([], IDS_SCHEMA))
-    with refused(DataError, 0, file=place):
-        find_rows(BatchFile(place, IDS_SCHEMA), "a")
-    write_table(place, pa.table({"hash": pa.array([None, 1], pa.uint64()), "row": [0, 1]}))
-    with refused(DataError, "hash", file=place):
-        find_rows(BatchFile(place, IDS_SCHEMA), "a")
+    with refused(DataError, 0, file=path):
+        find_rows(BatchFile(path, IDS_SCHEMA), "a")
+    write_table(path, pa.table({"hash": pa.array([None, 1], pa.uint64()), "row": [0, 1]}))
+    with refused(DataError, "hash", file=path):
+        find_rows(BatchFile(path, IDS_SCHEMA), "a")
 
 
 def test_the_index_of_a_long_plan_needs_the_memory_of_a_record_batch(tmp_path: Path) -> None:
-    peaks, place, local = [], Place.at(tmp_path / "plan.arrow"), PlanConfig(locality=10_000)
+    peaks, path, local = [], StorePath.at(tmp_path / "plan.arrow"), PlanConfig(locality=10_000)
     for num in (2_000_000, 6_000_000):
-        write_plan(place, joint_draft(np.arange(num), 64, 0, 0, config=local))
-        plan = BatchPlan.open(place)
+        write_plan(path, joint_plan_builder(np.arange(num), 64, 0, 0, config=local))
+        plan = BatchPlan.open(path)
         pool = pa.default_memory_pool()
         before = pool.bytes_allocated()
         tracemalloc.start()
         try:
-            write_step_index(Place.at(tmp_path / "s.arrow"), plan, num)
+            write_step_index(StorePath.at(tmp_path / "s.arrow"), plan, num)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
         assert pool.bytes_allocated() - before < 1e6
     assert peaks[1] < 1.1 * peaks[0] < 4 * 6_000_000
-    assert step_of(BatchFile(Place.at(tmp_path / "s.arrow"), STEPS_SCHEMA), 5_999_999) is not None
+    assert (
+        step_of(BatchFile(StorePath.at(tmp_path / "s.arrow"), STEPS_SCHEMA), 5_999_999) is not None
+    )

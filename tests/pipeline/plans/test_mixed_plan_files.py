@@ -13,13 +13,13 @@ from pipeline.errors import DataError
 from pipeline.plans import builder as draft
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, remix_draft, write_plan
+from pipeline.plans.planner import build, remix_plan_builder, write_plan
 from pipeline.plans.stats import plan_statistics
 from pipeline.plans.step_index import STEPS_SCHEMA, step_of, write_step_index
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.mixed_plans import Change, Steps, mixed, rewrite, trained, valued
 from tests.support.refusals import refused
 from tests.support.stores import Command
@@ -47,34 +47,34 @@ LIES: list[tuple[Change, bool, str]] = [
 def test_a_mixed_plan_that_lies_is_refused(
     tmp_path: Path, change: Change, plain: bool, words: str
 ) -> None:
-    place = Place.at(tmp_path / "p.arrow")
-    write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
-    rewrite(place, lambda steps: None)
-    BatchPlan.open(place)
-    rewrite(place, change, MIXED_PLAN, plain=plain)  # nothing with nulls has a fingerprint
-    with refused(DataError, *words.split(), file=place):
-        BatchPlan.open(place)
+    path = StorePath.at(tmp_path / "p.arrow")
+    write_plan(path, remix_plan_builder(valued(64, 3), mixed(), 8, 0, 0))
+    rewrite(path, lambda steps: None)
+    BatchPlan.open(path)
+    rewrite(path, change, MIXED_PLAN, plain=plain)  # nothing with nulls has a fingerprint
+    with refused(DataError, *words.split(), file=path):
+        BatchPlan.open(path)
 
 
 def test_what_rows_train_has_its_type(tmp_path: Path) -> None:
-    place = Place.at(tmp_path / "p.arrow")
-    write_plan(place, remix_draft(valued(64, 3), mixed(), 8, 0, 0))
-    rewrite(place, lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))))
-    with refused(DataError, "assigned", "int16", "int8", file=place):
-        BatchPlan.open(place)
+    path = StorePath.at(tmp_path / "p.arrow")
+    write_plan(path, remix_plan_builder(valued(64, 3), mixed(), 8, 0, 0))
+    rewrite(path, lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))))
+    with refused(DataError, "assigned", "int16", "int8", file=path):
+        BatchPlan.open(path)
 
 
 @pytest.mark.parametrize("order", ["sequential", "mixed"])
 def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any) -> None:
-    place = Place.at(tmp_path / "p.arrow")
+    path = StorePath.at(tmp_path / "p.arrow")
     config = PlanConfig(order=order, copies="resample")
-    write_plan(place, remix_draft(valued(64, 3), config, 8, 0, 0))
-    BatchPlan.open(place, num_rows=200)
-    with refused(DataError, "rows", 100, file=place):
-        BatchPlan.open(place, num_rows=100)
-    rewrite(place, lambda steps: None, without="copies")
-    with refused(DataError, "rows", file=place):
-        BatchPlan.open(place)
+    write_plan(path, remix_plan_builder(valued(64, 3), config, 8, 0, 0))
+    BatchPlan.open(path, num_rows=200)
+    with refused(DataError, "rows", 100, file=path):
+        BatchPlan.open(path, num_rows=100)
+    rewrite(path, lambda steps: None, without="copies")
+    with refused(DataError, "rows", file=path):
+        BatchPlan.open(path)
 
 
 def test_the_index_has_the_first_step_of_a_row(
@@ -83,14 +83,14 @@ def test_the_index_has_the_first_step_of_a_row(
     monkeypatch.setattr(draft, "CHUNK_ROWS", 64)
     for order in ("interleaved", "mixed"):
         config = PlanConfig(order=order, copies="resample")
-        plan = build(remix_draft(valued(300, 3), config, 8, 0, 0))
-        place = Place.at(tmp_path / "i.arrow")
-        write_step_index(place, plan, 1000)
+        plan = build(remix_plan_builder(valued(300, 3), config, 8, 0, 0))
+        path = StorePath.at(tmp_path / "i.arrow")
+        write_step_index(path, plan, 1000)
         first: dict[int, int] = {}
         for step in plan.steps():
             for row in step.rows.tolist():
                 first.setdefault(row, step.step)
-        index = BatchFile(place, STEPS_SCHEMA)
+        index = BatchFile(path, STEPS_SCHEMA)
         for row in range(1000):
             assert step_of(index, row) == first.get(row)
 
@@ -99,8 +99,8 @@ def test_statistics_count_what_rows_train() -> None:
     scores = valued(900, 3)
     for asked in ({}, {"joint_share": 0.3}, {"copies": "resample", "joint_share": 1.0}):
         config = mixed(**asked)
-        plan = build(remix_draft(scores, config, 16, 0, 1))
-        previous = build(remix_draft(scores, config, 16, 0, 0))
+        plan = build(remix_plan_builder(scores, config, 16, 0, 1))
+        previous = build(remix_plan_builder(scores, config, 16, 0, 0))
         told = plan_statistics(plan, scores=scores, previous=previous)
         counts: Counter[int] = Counter()
         for (_, owner), num in trained(plan, scores.modalities).items():
@@ -123,16 +123,16 @@ def test_statistics_count_what_rows_train() -> None:
 def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> None:
     scores = valued(200, 3)
     source, out = tmp_path / "s.arrow", tmp_path / "p.arrow"
-    write_table(Place.at(source), scores.table)
+    write_table(StorePath.at(source), scores.table)
     asked = "--order mixed --joint-share 0.4 --copies resample --batch-size 16 --seed 3 --epoch 5"
     options = asked.split()
     code, told, err = command("plan", source, "--out", out, *options, "--json")
     assert code == 0, err
-    wanted = build(remix_draft(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))
+    wanted = build(remix_plan_builder(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))
     assert json.loads(told)["fingerprint"] == wanted.fingerprint
     assert BatchPlan.open(out).fingerprint == wanted.fingerprint
     assert command("stats", out, "--scores", source)[0] == 0
-    write_table(Place.at(source), scores.table.drop_columns(["shapley_m2"]))
+    write_table(StorePath.at(source), scores.table.drop_columns(["shapley_m2"]))
     code, _, err = command("plan", source, "--out", tmp_path / "no.arrow", *options)
     assert (code, "shapley_m2" in err) == (2, True), err
     assert not (tmp_path / "no.arrow").exists()

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.mixed_plans import METHODS, Steps, rewrite, trained
 from tests.support.serving import serving
 from tests.support.stores import check_coverage, make_features, run_config
@@ -33,12 +33,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_of(store: Path, method: str) -> Run:
-    return Run.open(Place.at(store / "runs" / with_method(run_config(store), method, 0).name))
+    return Run.open(StorePath.at(store / "runs" / with_method(run_config(store), method, 0).name))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_trains_what_its_plans_say(store: Path, method: str) -> None:
-    run, features = run_of(store, method), FeatureSet.open(Place.at(store / "features" / "made"))
+    run, features = (
+        run_of(store, method),
+        FeatureSet.open(StorePath.at(store / "features" / "made")),
+    )
     assert verify(run)["problems"] == []
     check_coverage(run, 3)
     names, told = features.modalities, run.epochs().to_pylist()
@@ -89,11 +92,11 @@ FAULTS: list[tuple[str, Callable[[Steps, np.ndarray], object]]] = [
 def test_a_planted_fault_is_named(
     store: Path, tmp_path: Path, method: str, change: Callable[[Steps, np.ndarray], object]
 ) -> None:
-    name = run_of(store, method).place.name
+    name = run_of(store, method).path.name
     shutil.copytree(store / "features", tmp_path / "features")
     shutil.copytree(store / "runs" / name, tmp_path / "runs" / name)
     run = run_of(tmp_path, method)
-    has = FeatureSet.open(Place.at(tmp_path / "features" / "made")).has
+    has = FeatureSet.open(StorePath.at(tmp_path / "features" / "made")).has
     rewrite(run.plan(2), lambda steps: None)
     assert verify(run)["problems"] == []
     rewrite(run.plan(2), lambda steps: change(steps, has))
@@ -114,7 +117,7 @@ def test_the_service_says_what_each_row_trains(
 ) -> None:
     run = run_of(store, method)
     for epoch in (0, 2):
-        base, plan = f"/v1/runs/{run.place.name}/plans/{epoch}", BatchPlan.open(run.plan(epoch))
+        base, plan = f"/v1/runs/{run.path.name}/plans/{epoch}", BatchPlan.open(run.plan(epoch))
         found, following = [], f"{base}/steps?limit=3"
         while following:
             page = client.get(following).json()

@@ -16,11 +16,11 @@ from pipeline.plans import builder as draft
 from pipeline.plans.assign import assign
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan, Step
-from pipeline.plans.planner import build, remix_draft, write_plan
+from pipeline.plans.planner import build, remix_plan_builder, write_plan
 from pipeline.plans.resample import copies
 from pipeline.scores.table import Scores
 from pipeline.storage.schemas import MIXED_PLAN
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.hostile_files import with_value
 from tests.support.mixed_plans import mixed, trained, valued, with_again
 from tests.support.refusals import refused
@@ -51,13 +51,15 @@ def test_any_plan_trains_what_was_asked(
     scores, share = valued(num, num_modalities), data.draw(st.sampled_from([0.0, 0.4, 1.0]))
     owners = assign(scores, PlanConfig(**asked), seed, 2)
     config = PlanConfig(**asked, joint_share=share)
-    kept = trained(build(remix_draft(scores, config, batch_size, seed, 2)), scores.modalities)
+    kept = trained(
+        build(remix_plan_builder(scores, config, batch_size, seed, 2)), scores.modalities
+    )
     assert sorted(row for row, _ in kept.elements()) == scores.rows.tolist()
     assert all(owner in (-1, owners[(row - 5) // 3]) for row, owner in kept)
     if share != 0.4:
         assert {owner == -1 for _, owner in kept} == {bool(share)}
     config = PlanConfig(**asked, joint_share=share, copies="resample")
-    again = build(remix_draft(scores, config, batch_size, seed, 2))
+    again = build(remix_plan_builder(scores, config, batch_size, seed, 2))
     check_even(again, batch_size)
     if asked["order"] == "mixed":
         assert again.table.schema.equals(MIXED_PLAN)
@@ -78,9 +80,9 @@ def test_what_a_row_trains_is_found_from_any_step_and_by_any_rank(
 ) -> None:
     monkeypatch.setattr(draft, "CHUNK_ROWS", 64)  # so that the plan has many record batches
     scores = valued(700, 3)
-    place = Place.at(tmp_path / "p.arrow")
-    write_plan(place, remix_draft(scores, mixed(joint_share=0.2), 9, 0, 1))
-    plan = BatchPlan.open(place)
+    path = StorePath.at(tmp_path / "p.arrow")
+    write_plan(path, remix_plan_builder(scores, mixed(joint_share=0.2), 9, 0, 1))
+    plan = BatchPlan.open(path)
     assert plan.table["rows"].num_chunks > 5
     whole = [(step["rows"], step["assigned"]) for step in plan.table.to_pylist()]
     assert {-1, 0, 1, 2} == {owner for _, owners in whole for owner in owners}
@@ -99,7 +101,7 @@ def test_what_a_row_trains_is_found_from_any_step_and_by_any_rank(
 
 
 def kept_rows(scores: Scores, share: float, epoch: int = 1, **asked: Any) -> set[int]:
-    plan = build(remix_draft(scores, PlanConfig(joint_share=share, **asked), 64, 4, epoch))
+    plan = build(remix_plan_builder(scores, PlanConfig(joint_share=share, **asked), 64, 4, epoch))
     return {row for row, owner in trained(plan, scores.modalities) if owner == -1}
 
 
@@ -123,7 +125,7 @@ def test_a_share_of_the_rows_stays_joint_by_their_hash() -> None:
 def test_joint_steps_stand_beside_pure_ones() -> None:
     scores = valued(900, 2)
     names, among = (
-        build(remix_draft(scores, PlanConfig(joint_share=0.4, order=order), 16, 0, 0))
+        build(remix_plan_builder(scores, PlanConfig(joint_share=0.4, order=order), 16, 0, 0))
         .table["modality"]
         .to_pylist()
         for order in ("sequential", "interleaved")
@@ -143,7 +145,7 @@ def test_the_bands_are_those_of_two_modalities_values() -> None:
 
 def test_rows_come_again_in_the_modality_that_contributes_little() -> None:
     scores = valued(800, 3)
-    plan = build(remix_draft(scores, PlanConfig(copies="resample"), 32, 1, 2))
+    plan = build(remix_plan_builder(scores, PlanConfig(copies="resample"), 32, 1, 2))
     chosen = assign(scores, PlanConfig(), 1, 2)
     expected = with_again(scores, chosen)
     assert trained(plan, scores.modalities) == expected
@@ -156,7 +158,9 @@ def test_rows_come_again_in_the_modality_that_contributes_little() -> None:
 @pytest.mark.parametrize("stratify", [False, True])
 def test_the_copies_of_a_row_are_shuffled_apart(stratify: bool) -> None:
     scores = valued(3000, 2, missing=False)
-    plan = build(remix_draft(scores, PlanConfig(copies="resample", stratify=stratify), 32, 0, 0))
+    plan = build(
+        remix_plan_builder(scores, PlanConfig(copies="resample", stratify=stratify), 32, 0, 0)
+    )
     for name in scores.modalities:
         rows = np.concatenate([step.rows for step in plan.steps() if step.modality == name])
         values, num = np.unique(rows, return_counts=True)
@@ -170,7 +174,7 @@ def test_the_copies_of_a_row_are_shuffled_apart(stratify: bool) -> None:
 
 def test_copies_stay_in_their_window() -> None:
     scores = valued(2000, 2)
-    plan = build(remix_draft(scores, PlanConfig(copies="resample", locality=300), 16, 0, 0))
+    plan = build(remix_plan_builder(scores, PlanConfig(copies="resample", locality=300), 16, 0, 0))
     for name in scores.modalities:
         rows = np.concatenate([step.rows for step in plan.steps() if step.modality == name])
         windows = rows // 300
@@ -191,5 +195,9 @@ TABLE = valued(20, 2, missing=False).table
 def test_copies_need_a_value_for_every_ability(table: pa.Table, words: tuple[object, ...]) -> None:
     for order in ("sequential", "mixed"):
         with refused(DataError, *words):
-            build(remix_draft(Scores(table), PlanConfig(copies="resample", order=order), 8, 0, 0))
-    build(remix_draft(Scores(table), PlanConfig(), 8, 0, 0))
+            build(
+                remix_plan_builder(
+                    Scores(table), PlanConfig(copies="resample", order=order), 8, 0, 0
+                )
+            )
+    build(remix_plan_builder(Scores(table), PlanConfig(), 8, 0, 0))

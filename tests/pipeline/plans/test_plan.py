@@ -17,12 +17,12 @@ from pipeline.plans.assign import assign
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.ordering import merge, sort_positions
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft, remix_draft, write_plan
+from pipeline.plans.planner import build, joint_plan_builder, remix_plan_builder, write_plan
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import PLAN
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.refusals import refused
 
@@ -75,11 +75,13 @@ def test_any_plan_covers_its_rows(
     )
     costs = arithmetic_costs(num, num_modalities, missing=config.shares == "natural")
     scores = Scores(scores_table(costs, rows=np.arange(num) * 3 + 5))
-    plan = build(remix_draft(scores, config, batch_size, seed, epoch))
+    plan = build(remix_plan_builder(scores, config, batch_size, seed, epoch))
     check_plan(plan, subsets(scores, config, seed, epoch), batch_size)
-    assert build(remix_draft(scores, config, batch_size, seed, epoch)).table.equals(plan.table)
+    assert build(remix_plan_builder(scores, config, batch_size, seed, epoch)).table.equals(
+        plan.table
+    )
     assert fingerprint(plan.table, plan.metadata) == plan.fingerprint
-    joint = joint_draft(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
+    joint = joint_plan_builder(scores.rows, batch_size, 11, 3, config=config, labels=scores.labels)
     check_plan(build(joint), {"all": scores.rows}, batch_size)
 
 
@@ -98,9 +100,10 @@ def golden_plans() -> dict[str, str]:
         "stratified windows": PlanConfig(locality=256, stratify=True),
     }
     plans = {
-        name: build(remix_draft(scores, config, 32, 7, 10)) for name, config in configs.items()
+        name: build(remix_plan_builder(scores, config, 32, 7, 10))
+        for name, config in configs.items()
     }
-    plans["joint"] = build(joint_draft(scores.rows, 32, 7, 0, modalities=scores.modalities))
+    plans["joint"] = build(joint_plan_builder(scores.rows, 32, 7, 0, modalities=scores.modalities))
     return {name: plan.fingerprint for name, plan in plans.items()}
 
 
@@ -127,7 +130,10 @@ def test_the_hash_is_splitmix64() -> None:
 def test_orders_differ_with_seed_and_epoch_and_look_random() -> None:
     def order(seed: int, epoch: int) -> np.ndarray:
         return np.concatenate(
-            [step.rows for step in build(joint_draft(np.arange(20_000), 64, seed, epoch)).steps()]
+            [
+                step.rows
+                for step in build(joint_plan_builder(np.arange(20_000), 64, seed, epoch)).steps()
+            ]
         )
 
     base = order(0, 0)
@@ -160,9 +166,11 @@ def test_merge_keeps_proportion_whatever_the_block(lengths: list[int], num_per_b
 
 def test_sequential_visits_modalities_in_order_and_interleaved_mixes() -> None:
     scores = Scores(scores_table(arithmetic_costs(4000, 3)))
-    names = [step.modality for step in build(remix_draft(scores, PlanConfig(), 16, 0, 0)).steps()]
+    names = [
+        step.modality for step in build(remix_plan_builder(scores, PlanConfig(), 16, 0, 0)).steps()
+    ]
     assert names == sorted(names)
-    mixed = build(remix_draft(scores, PlanConfig(order="interleaved"), 16, 0, 0))
+    mixed = build(remix_plan_builder(scores, PlanConfig(order="interleaved"), 16, 0, 0))
     assert sorted(step.modality for step in mixed.steps()) == names
     assert sum(a.modality != b.modality for a, b in pairwise(mixed.steps())) > len(names) / 3
 
@@ -175,7 +183,7 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
     def most_off(name: str, stratify: bool) -> float:
         """By how many samples a class of a batch departs from its share in the subset."""
         config = PlanConfig(stratify=stratify, order="interleaved")
-        steps = build(remix_draft(scores, config, 48, 0, 0)).steps()
+        steps = build(remix_plan_builder(scores, config, 48, 0, 0)).steps()
         batches = [
             np.bincount(labels[step.rows], minlength=6) for step in steps if step.modality == name
         ]
@@ -188,7 +196,7 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
 
 def test_locality_reads_window_after_window() -> None:
     scores = Scores(scores_table(arithmetic_costs(10_000, 2)))
-    plan = build(remix_draft(scores, PlanConfig(locality=500), 64, 0, 0))
+    plan = build(remix_plan_builder(scores, PlanConfig(locality=500), 64, 0, 0))
     rows = np.concatenate([step.rows for step in plan.steps() if step.modality == "m1"])
     visits = rows[np.flatnonzero(np.diff(rows // 500, prepend=-1))] // 500
     assert len(visits) == 20 and visits.tolist() != sorted(visits)
@@ -198,16 +206,18 @@ def test_locality_reads_window_after_window() -> None:
 
 def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> None:
     num = 2_000_000
-    place = Place.at(tmp_path / "scores.arrow")
-    write_table(place, scores_table(arithmetic_costs(num, 2)))
+    path = StorePath.at(tmp_path / "scores.arrow")
+    write_table(path, scores_table(arithmetic_costs(num, 2)))
     pool = pa.default_memory_pool()
     arrow_before = pool.bytes_allocated()
     tracemalloc.start()
     try:
-        scores = Scores.open(place)
+        scores = Scores.open(path)
         opened = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
-        draft = remix_draft(scores, PlanConfig(locality=10_000, order="interleaved"), 64, 0, 0)
+        draft = remix_plan_builder(
+            scores, PlanConfig(locality=10_000, order="interleaved"), 64, 0, 0
+        )
         total, arrow = 0, 0
         for batch in draft.batches():
             total += batch.column("rows").values.nbytes
@@ -217,16 +227,18 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
         tracemalloc.stop()
     assert total == 8 * num
     assert opened < 30e6 and arrow < 20e6
-    assert peak < 60e6 < place.info().size
+    assert peak < 60e6 < path.info().size
 
 
 def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
     costs = arithmetic_costs(30_000, 3)
     scores = Scores(scores_table(costs, parents={"features": "f00"}, fingerprint="5c0"))
     config = PlanConfig(locality=1000, order="interleaved")
-    streamed, built = Place.at(tmp_path / "a.arrow"), Place.at(tmp_path / "b.arrow")
-    written = write_plan(streamed, remix_draft(scores, config, 32, 1, 2, num_classes=5))
-    assert written == write_plan(built, build(remix_draft(scores, config, 32, 1, 2, num_classes=5)))
+    streamed, built = StorePath.at(tmp_path / "a.arrow"), StorePath.at(tmp_path / "b.arrow")
+    written = write_plan(streamed, remix_plan_builder(scores, config, 32, 1, 2, num_classes=5))
+    assert written == write_plan(
+        built, build(remix_plan_builder(scores, config, 32, 1, 2, num_classes=5))
+    )
     plan = BatchPlan.open(streamed)
     assert plan.table.equals(BatchPlan.open(built).table, check_metadata=True)
     assert fingerprint(plan.table, plan.metadata) == plan.fingerprint == written
@@ -240,25 +252,28 @@ def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
 
 def test_the_order_of_the_given_rows_does_not_matter() -> None:
     rows = np.arange(500) * 2
-    plan, other = (build(joint_draft(each, 8, 0, 0)) for each in (rows, rows[::-1]))
+    plan, other = (build(joint_plan_builder(each, 8, 0, 0)) for each in (rows, rows[::-1]))
     assert plan.fingerprint == other.fingerprint
     table = scores_table(arithmetic_costs(500, 2))
     shuffled = table.take(pa.array(hashes(0, np.arange(500)).argsort()))
     plan, other = (
-        build(remix_draft(Scores(each), PlanConfig(), 8, 0, 0)) for each in (table, shuffled)
+        build(remix_plan_builder(Scores(each), PlanConfig(), 8, 0, 0)) for each in (table, shuffled)
     )
     assert plan.fingerprint == other.fingerprint
 
 
 def test_plans_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        build(joint_draft(np.empty(0, np.int64), 8, 0, 0))
+        build(joint_plan_builder(np.empty(0, np.int64), 8, 0, 0))
     with refused(DataError, 4):
-        build(joint_draft(np.array([1, 4, 2, 4]), 8, 0, 0))
+        build(joint_plan_builder(np.array([1, 4, 2, 4]), 8, 0, 0))
     with refused(ConfigError, 0):
-        build(joint_draft(np.arange(4), 0, 0, 0))
+        build(joint_plan_builder(np.arange(4), 0, 0, 0))
     with refused(ConfigError, "stratify"):
-        build(joint_draft(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True)))
+        build(joint_plan_builder(np.arange(4), 2, 0, 0, config=PlanConfig(stratify=True)))
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        write_plan(Place.at(tmp_path / "file" / "plan.arrow"), joint_draft(np.arange(4), 2, 0, 0))
+        write_plan(
+            StorePath.at(tmp_path / "file" / "plan.arrow"),
+            joint_plan_builder(np.arange(4), 2, 0, 0),
+        )

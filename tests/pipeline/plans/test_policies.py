@@ -16,7 +16,7 @@ from pipeline.portable_log import log
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import encode_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.refusals import refused
 from tests.support.stores import make_features, run_config, same_weights
@@ -187,10 +187,10 @@ def test_smoothed_scores_are_checked_like_others(tmp_path: Path, value: float) -
     costs = arithmetic_costs(20, 2)
     smooth = costs.copy()
     smooth[3, 1] = value
-    place = Place.at(tmp_path) / "scores.arrow"
-    write_table(place, with_smooth(costs, smooth, num_classes=5, smoothing=0.5))
-    with refused(DataError, 3, "smooth_m1", value, file=place):
-        Scores.open(place)
+    path = StorePath.at(tmp_path) / "scores.arrow"
+    write_table(path, with_smooth(costs, smooth, num_classes=5, smoothing=0.5))
+    with refused(DataError, 3, "smooth_m1", value, file=path):
+        Scores.open(path)
 
 
 def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path)
     train = {"epochs": 5, "scores": "cross_fitted"}
     plain = run_config(tmp_path, plan=asked, train=train)
     launch(plain)
-    run = Run.open(plain.run_place)
+    run = Run.open(plain.run_path)
     assert verify(run)["problems"] == []
 
     first, second = (Scores.open(run.scores(epoch)) for epoch in (2, 3))
@@ -221,7 +221,7 @@ def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         launch(broken, progress=stop)
     launch(broken, resume=True)
-    assert same_weights(run, Run.open(broken.run_place))
+    assert same_weights(run, Run.open(broken.run_path))
 
 
 @pytest.mark.parametrize("field", [{"relative": "validation"}, {"shares": "validation"}])

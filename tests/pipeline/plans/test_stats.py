@@ -11,11 +11,11 @@ import pytest
 from pipeline.errors import MismatchError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft, remix_draft
+from pipeline.plans.planner import build, joint_plan_builder, remix_plan_builder
 from pipeline.plans.stats import plan_statistics, statistics_at
 from pipeline.scores.histograms import score_histograms
 from pipeline.scores.table import Scores
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.plan_tables import arithmetic_costs, scores_table
 
 NUM_CLASSES = 5
@@ -28,7 +28,7 @@ def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
 
 def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
     asked = PlanConfig.model_validate({"order": "interleaved", **config})
-    return build(remix_draft(scores, asked, 32, 0, epoch, num_classes=NUM_CLASSES))
+    return build(remix_plan_builder(scores, asked, 32, 0, epoch, num_classes=NUM_CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
 
 def test_a_modality_that_gets_no_row_is_reported() -> None:
     costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
-    found = plan_statistics(build(remix_draft(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0)))
+    found = plan_statistics(
+        build(remix_plan_builder(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0))
+    )
     assert found["modalities"]["m0"] == {
         "num_steps": 0,
         "num_rows": 0,
@@ -123,7 +125,7 @@ def test_histograms_without_a_plan_or_classes() -> None:
 def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     scores = scores_of(200)
     labels = np.zeros(500, np.int32)
-    joint = build(joint_draft(scores.rows, 32, 0, 0, modalities=scores.modalities))
+    joint = build(joint_plan_builder(scores.rows, 32, 0, 0, modalities=scores.modalities))
     found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
     assert found["churn"] is None and found["histograms"] is None
     assert list(found["modalities"]) == ["all"]
@@ -136,7 +138,7 @@ def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
 @pytest.mark.parametrize("num_steps", [100, 513, 1024])
 def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
     scores = scores_of(num_steps, 2)
-    plan = build(remix_draft(scores, PlanConfig(order="interleaved"), 1, 0, 0))
+    plan = build(remix_plan_builder(scores, PlanConfig(order="interleaved"), 1, 0, 0))
     order = plan_statistics(plan)["order"]
     edges, num_bins = order["edges"], min(num_steps, 512)
     assert all(type(edge) is int for edge in edges)
@@ -176,7 +178,8 @@ def test_churn_goes_by_name_and_by_common_rows() -> None:
     table = scores_table(costs, names=["a", "b"])
     swapped = scores_table(costs[:, ::-1], names=["b", "a"])
     one, other = (
-        build(remix_draft(Scores(t), PlanConfig(), 8, 0, 0)) for t in (table, swapped.slice(0, 60))
+        build(remix_plan_builder(Scores(t), PlanConfig(), 8, 0, 0))
+        for t in (table, swapped.slice(0, 60))
     )
     ties = (costs[:60, 0] == costs[:60, 1]).mean()
     assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
@@ -189,10 +192,10 @@ def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(
     assert len(plans) == 8
     for plan in plans:
         stored = json.loads(plan.with_suffix(".stats.json").read_text())
-        assert json.loads(json.dumps(statistics_at(Place.at(plan)))) == stored
+        assert json.loads(json.dumps(statistics_at(StorePath.at(plan)))) == stored
     alone = tmp_path / "plan.arrow"
     shutil.copy(plans[-1], alone)
-    assert statistics_at(Place.at(alone))["churn"] is None
-    scores = Scores.open(Place.at(plans[-2].parent.parent / "scores" / plans[-2].name))
+    assert statistics_at(StorePath.at(alone))["churn"] is None
+    scores = Scores.open(StorePath.at(plans[-2].parent.parent / "scores" / plans[-2].name))
     with pytest.raises(MismatchError, match=scores.fingerprint[:12]):
-        statistics_at(Place.at(alone), scores)
+        statistics_at(StorePath.at(alone), scores)

@@ -22,5 +22,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
 @pytest.fixture
 def features(made: FeatureSet, tmp_path: Path) -> Path:
     """A copy of a feature set in a store."""
-    shutil.copytree(str(made.place.local), tmp_path / "features" / "made")
+    shutil.copytree(str(made.path.local), tmp_path / "features" / "made")
     return tmp_path / "features" / "made"

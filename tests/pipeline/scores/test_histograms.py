@@ -15,16 +15,16 @@ from pipeline.scores.difficulty import difficulty
 from pipeline.scores.histograms import file_histograms, score_histograms
 from pipeline.scores.table import Scores
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.hostile_files import with_value
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.refusals import refused
 
 
-def written(place: Place, table: pa.Table, batch_rows: int) -> BatchFile:
-    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+def written(path: StorePath, table: pa.Table, batch_rows: int) -> BatchFile:
+    with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=batch_rows)
-    return BatchFile(place)
+    return BatchFile(path)
 
 
 @pytest.mark.parametrize("batch_rows", [1000, 100_000])
@@ -33,7 +33,7 @@ def test_a_file_and_a_table_give_the_same_to_the_bit(tmp_path: Path, batch_rows:
     chunked = pa.concat_tables([table.slice(0, 77_777), table.slice(77_777)])
     expected = score_histograms(Scores(table), 7)
     assert score_histograms(Scores(chunked), 7) == expected
-    file = written(Place.at(tmp_path / "s.arrow"), table, batch_rows)
+    file = written(StorePath.at(tmp_path / "s.arrow"), table, batch_rows)
     assert file_histograms(file, 7) == expected
     assert json.loads(json.dumps(expected, allow_nan=False)) == expected
 
@@ -89,22 +89,22 @@ def test_what_each_modality_trains_is_counted_apart() -> None:
 
 
 def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
-    table, place = scores_table(arithmetic_costs(50, 2)), Place.at(tmp_path / "a.arrow")
-    expected = file_histograms(written(place, table, 50), 5)
+    table, path = scores_table(arithmetic_costs(50, 2)), StorePath.at(tmp_path / "a.arrow")
+    expected = file_histograms(written(path, table, 50), 5)
     table = table.replace_schema_metadata({"remix.num_classes": "5"})
-    assert file_histograms(written(place, table, 7)) == expected
-    liar = written(place, table.replace_schema_metadata({"remix.num_classes": '"x"'}), 7)
+    assert file_histograms(written(path, table, 7)) == expected
+    liar = written(path, table.replace_schema_metadata({"remix.num_classes": '"x"'}), 7)
     with refused(DataError, "num_classes", "'x'"):
         file_histograms(liar)
 
 
 def test_a_column_that_has_no_histogram_is_refused_by_its_name(tmp_path: Path) -> None:
-    table, place = scores_table(arithmetic_costs(50, 2)), Place.at(tmp_path / "s.arrow")
-    with refused(DataError, "kl_m1", file=place):
-        file_histograms(written(place, with_value(table, "kl_m1", 33, -np.inf), 10))
+    table, path = scores_table(arithmetic_costs(50, 2)), StorePath.at(tmp_path / "s.arrow")
+    with refused(DataError, "kl_m1", file=path):
+        file_histograms(written(path, with_value(table, "kl_m1", 33, -np.inf), 10))
     whole = table.set_column(table.column_names.index("kl_m1"), "kl_m1", pa.array(range(50)))
-    with refused(DataError, "kl_m1", "int64", file=place):
-        file_histograms(written(place, whole, 10))
+    with refused(DataError, "kl_m1", "int64", file=path):
+        file_histograms(written(path, whole, 10))
 
 
 @pytest.mark.parametrize("num_bins", [0, 1001])
@@ -114,9 +114,9 @@ def test_the_number_of_bins_is_bounded(num_bins: int) -> None:
 
 
 def test_a_file_of_many_rows_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
-    num, part, place = 1_000_000, 2**16, Place.at(tmp_path / "s.arrow")
+    num, part, path = 1_000_000, 2**16, StorePath.at(tmp_path / "s.arrow")
     schema = pa.schema([("row", pa.int64()), ("kl_a", pa.float32()), ("kl_b", pa.float32())])
-    with place.create() as file, pa.ipc.new_file(file, schema) as writer:
+    with path.create() as file, pa.ipc.new_file(file, schema) as writer:
         for start in range(0, num, part):
             rows = np.arange(start, min(start + part, num))
             kl = [(rows % divisor).astype(np.float32) for divisor in (97, 89)]
@@ -125,7 +125,7 @@ def test_a_file_of_many_rows_needs_the_memory_of_a_batch(tmp_path: Path) -> None
     before = pool.bytes_allocated()
     tracemalloc.start()
     try:
-        found = file_histograms(BatchFile(place), 8)
+        found = file_histograms(BatchFile(path), 8)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

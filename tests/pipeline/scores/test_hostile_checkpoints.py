@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, DataError, InputError, MismatchError
 from pipeline.features.feature_set import FeatureSet
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support import mutate
 from tests.support.refusals import refused
 from tests.support.stores import SHAPES, Command, make_features, run_config
@@ -33,41 +33,41 @@ class Harm:
         return os.system, (f"touch {self.path}",)
 
 
-def torch_file(place: Path, change: Change) -> None:
-    found = torch.load(place, weights_only=True)
+def torch_file(path: Path, change: Change) -> None:
+    found = torch.load(path, weights_only=True)
     change(found)
-    torch.save(found, place)
+    torch.save(found, path)
 
 
 def changed(change: Change) -> Callable[[Path], None]:
-    return lambda place: torch_file(place, change)
+    return lambda path: torch_file(path, change)
 
 
 def first(found: dict[str, Any]) -> str:
     return next(iter(found["model"]))
 
 
-def packed(place: Path) -> None:
+def packed(path: Path) -> None:
     """The same members, deflated."""
-    with zipfile.ZipFile(place) as old:
+    with zipfile.ZipFile(path) as old:
         members = [(info.filename, old.read(info)) for info in old.infolist()]
     members.append(("archive/data/bomb", bytes(2**26)))
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as new:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for name, data in members:
             new.writestr(name, data)
 
 
-def other_weight(place: Path) -> None:
+def other_weight(path: Path) -> None:
     """One bit of the largest tensor is another."""
-    data = bytearray(place.read_bytes())
-    with zipfile.ZipFile(place) as members:
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as members:
         at = max(members.infolist(), key=lambda member: member.file_size).header_offset
     data[at + 400] ^= 1
-    place.write_bytes(data)
+    path.write_bytes(data)
 
 
-def harmful(place: Path) -> None:
-    torch_file(place, lambda found: found.update(optimizer=Harm(place.parent / "harm")))
+def harmful(path: Path) -> None:
+    torch_file(path, lambda found: found.update(optimizer=Harm(path.parent / "harm")))
 
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], type[InputError], str]] = {
@@ -114,7 +114,7 @@ def test_checkpoints_that_lie(tmp_path: Path, name: str) -> None:
     path.write_bytes(kind.original)
     harm(path)
     with refused(error, *words.split(), file=path) as raised:
-        checkpoints.model_of(Place.at(path), FeatureSet.open(Place.at(tmp_path / "made")))
+        checkpoints.model_of(StorePath.at(path), FeatureSet.open(StorePath.at(tmp_path / "made")))
     cause = raised.value.__cause__  # of a value that does not fit, the entry is named instead
     assert isinstance(cause, ValidationError) or str(cause or "") in str(raised.value)
     assert not (tmp_path / "harm").exists()
@@ -140,7 +140,7 @@ def test_a_run_is_not_resumed_from_an_optimizer_that_does_not_fit(tmp_path: Path
         "train": {"epochs": 2, "warmup_epochs": 2},
     }
     run = launch(run_config(tmp_path, **changes))
-    (run.place / "run.json").write_json({**run.facts, "status": "failed"})
+    (run.path / "run.json").write_json({**run.facts, "status": "failed"})
     path = Path(run.checkpoint("last").path)
     original = path.read_bytes()
 
@@ -155,4 +155,4 @@ def test_a_run_is_not_resumed_from_an_optimizer_that_does_not_fit(tmp_path: Path
             launch(run_config(tmp_path, **changes), resume=True)
     path.write_bytes(original)
     resumed = launch(run_config(tmp_path, **changes), resume=True)
-    assert Run.open(resumed.place).facts["status"] == "finished"
+    assert Run.open(resumed.path).facts["status"] == "finished"

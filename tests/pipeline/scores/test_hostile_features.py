@@ -13,7 +13,7 @@ from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import part_name
 from pipeline.storage.arrow_files import read_table, write_table
-from pipeline.storage.store_path import MANIFEST, Place
+from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.hostile_files import Edit, with_value
 from tests.support.refusals import refused, unnamed
 from tests.support.stores import Command, run_config
@@ -68,7 +68,7 @@ def test_manifests_that_lie(features: Path, command: Command, name: str) -> None
     change(manifest)
     path.write_text(json.dumps(manifest))
     with refused(DataError, *words.split(), file=path):
-        FeatureSet.open(Place.at(features))
+        FeatureSet.open(StorePath.at(features))
     code, _, said = command("inspect", features)
     assert code == 2 and not unnamed(said, *words.split(), file=path)
 
@@ -96,14 +96,14 @@ BAD_SAMPLES: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize("name", BAD_SAMPLES)
 def test_samples_that_lie(features: Path, command: Command, name: str) -> None:
     edit, words = BAD_SAMPLES[name]
-    place = Place.at(features / "samples.arrow")
-    write_table(place, edit(read_table(place).combine_chunks()))
+    path = StorePath.at(features / "samples.arrow")
+    write_table(path, edit(read_table(path).combine_chunks()))
     for _ in range(2):  # what was refused is not trusted the next time
-        with refused(DataError, *words.split(), file=place):
-            _ = FeatureSet.open(Place.at(features)).samples
+        with refused(DataError, *words.split(), file=path):
+            _ = FeatureSet.open(StorePath.at(features)).samples
     code, _, said = command("inspect", features)
-    assert code == 2 and not unnamed(said, *words.split(), file=place)
-    with refused(DataError, *words.split(), file=place):
+    assert code == 2 and not unnamed(said, *words.split(), file=path)
+    with refused(DataError, *words.split(), file=path):
         launch(run_config(features.parent.parent, model={"encoders": {}}))
     assert not (features.parent.parent / "runs").exists()
 
@@ -151,8 +151,8 @@ def test_parts_that_lie(features: Path, name: str, local: bool) -> None:
     manifest = json.loads((features / MANIFEST).read_text())
     if name != "cut":
         manifest["parts"][1]["files"]["touch"]["bytes"] = len(data)
-    remote = Place(pa.fs.SubTreeFileSystem(str(features), pa.fs.LocalFileSystem()), "")
-    opened = FeatureSet(Place.at(features) if local else remote, manifest)
+    remote = StorePath(pa.fs.SubTreeFileSystem(str(features), pa.fs.LocalFileSystem()), "")
+    opened = FeatureSet(StorePath.at(features) if local else remote, manifest)
     assert opened.read("touch", np.arange(50)).any()
     with refused(DataError, *words.split(), file=f"touch/{part_name(1)}"):
         opened.read("touch", np.array([60]))

@@ -13,12 +13,12 @@ from pipeline.errors import DataError
 from pipeline.inspect import inspect
 from pipeline.plans import validation
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft
+from pipeline.plans.planner import build, joint_plan_builder
 from pipeline.plans.stats import statistics_at
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import encode_metadata, fingerprint, read_metadata, with_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.hostile_files import (
     HAVING,
     LACKING,
@@ -88,9 +88,9 @@ BAD_SCORES: dict[str, tuple[Edit, str]] = {
 def test_scores_that_lie(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_SCORES[name]
     path = tmp_path / "scores.arrow"
-    write_table(Place.at(path), edit(SCORES))
+    write_table(StorePath.at(path), edit(SCORES))
     with refused(DataError, *words.split(), file=path):
-        Scores.open(Place.at(path))
+        Scores.open(StorePath.at(path))
     code, _, said = command("plan", path, "--out", tmp_path / "plan.arrow")
     assert code == 2 and not unnamed(said, *words.split(), file=path)
     assert not (tmp_path / "plan.arrow").exists()
@@ -110,7 +110,7 @@ def test_scores_that_are_as_they_should_be(tmp_path: Path) -> None:
             path = tmp_path / "s.arrow"
             with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
                 writer.write_table(table)
-            assert Scores.open(Place.at(path)).table["kl_ears"].num_chunks
+            assert Scores.open(StorePath.at(path)).table["kl_ears"].num_chunks
             assert inspect(path)["num_rows"] == 150
 
 
@@ -154,11 +154,11 @@ BAD_PLANS: dict[str, tuple[Edit, str]] = {
 def test_plans_that_lie(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_PLANS[name]
     path = tmp_path / "plan.arrow"
-    write_table(Place.at(path), edit(PLAN))
+    write_table(StorePath.at(path), edit(PLAN))
     opened: list[Callable[[], object]] = [
-        lambda: BatchPlan.open(Place.at(path)),
+        lambda: BatchPlan.open(StorePath.at(path)),
         lambda: PlanBatchSampler(path),
-        lambda: statistics_at(Place.at(path)),
+        lambda: statistics_at(StorePath.at(path)),
     ]
     for work in opened:
         with refused(DataError, *words.split(), file=path):
@@ -169,14 +169,14 @@ def test_plans_that_lie(tmp_path: Path, command: Command, name: str) -> None:
 
 
 def test_rows_are_those_of_the_features_where_they_are_known(tmp_path: Path) -> None:
-    place = Place.at(tmp_path / "plan.arrow")
-    write_table(place, PLAN)
-    assert len(BatchPlan.open(place, num_rows=150)) == len(PLAN)
-    assert PlanBatchSampler(place, num_rows=150).num_steps == len(PLAN)
+    path = StorePath.at(tmp_path / "plan.arrow")
+    write_table(path, PLAN)
+    assert len(BatchPlan.open(path, num_rows=150)) == len(PLAN)
+    assert PlanBatchSampler(path, num_rows=150).num_steps == len(PLAN)
     at = next(step["step"] for step in STEPS if 149 in step["rows"])
     for opened in (BatchPlan.open, PlanBatchSampler):
-        with refused(DataError, "rows", at, 149, file=place):
-            opened(place, num_rows=149)
+        with refused(DataError, "rows", at, 149, file=path):
+            opened(path, num_rows=149)
 
 
 @pytest.mark.parametrize("window", [7, 64])
@@ -184,19 +184,19 @@ def test_repeated_rows_are_found_window_by_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setattr(validation, "WINDOW_ROWS", window)
-    table = build(joint_draft(np.arange(500) * 2, 16, 0, 0)).table
-    place = Place.at(tmp_path / "plan.arrow")
-    write_table(place, table)
-    assert len(BatchPlan.open(place)) == len(table)
+    table = build(joint_plan_builder(np.arange(500) * 2, 16, 0, 0)).table
+    path = StorePath.at(tmp_path / "plan.arrow")
+    write_table(path, table)
+    assert len(BatchPlan.open(path)) == len(table)
     rng = np.random.default_rng(window)
     for _ in range(2):
         steps = table.to_pylist()
         one, other = rng.choice(len(steps), 2, replace=False)
         row = steps[other]["rows"][3] = steps[one]["rows"][0]
         repeated = pa.Table.from_pylist(steps, table.schema.remove_metadata())
-        write_table(place, with_metadata(repeated, {"batch_size": 16}))
-        with refused(DataError, row, one, other, file=place):
-            BatchPlan.open(place)
+        write_table(path, with_metadata(repeated, {"batch_size": 16}))
+        with refused(DataError, row, one, other, file=path):
+            BatchPlan.open(path)
 
 
 def test_the_fingerprint_is_what_it_was() -> None:

@@ -14,11 +14,11 @@ from pipeline.decode.config import DecodeConfig, VideoSpec
 from pipeline.decode.job import decode
 from pipeline.errors import REASONS
 from pipeline.features.feature_set import FeatureSet
-from pipeline.shards.discover import find_shards
-from pipeline.shards.reader import settled
-from pipeline.shards.samples import Lost, Sample
+from pipeline.shards.discover import discover_shards
+from pipeline.shards.reader import read_twice
+from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.damage import Case, Samples, catalogue, make_shard
 from tests.support.media_files import encode_clip, facts
 from tests.support.stores import Command
@@ -49,15 +49,17 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     case = CASES[name]
     path = tmp_path / f"shard{case.suffix}"
     path.write_bytes(case.data)
-    items, reader = settled(Place.at(path), list)
+    items, reader = read_twice(StorePath.at(path), list)
     assert {item.key: item.members for item in items if isinstance(item, Sample)} == case.kept
     losses = [
-        loss for item in items for loss in (item.losses if isinstance(item, Lost) else item.ignored)
+        loss
+        for item in items
+        for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
     ]
     assert sorted((loss.member, loss.reason) for loss in losses) == sorted(case.losses)
     assert {loss.reason for loss in losses} <= set(REASONS)
     assert min((loss.offset for loss in losses), default=0) == case.at
-    assert {item.key for item in items if isinstance(item, Lost)} >= case.lost_keys & {
+    assert {item.key for item in items if isinstance(item, RejectedSample)} >= case.lost_keys & {
         loss.key for loss in losses if loss.key not in case.kept
     }
     account = reader.account
@@ -83,7 +85,7 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     assert json.loads(out)["shards"][0]["lost"] == shard["lost"]
     clean = tmp_path / "clean" / "shard.tar"
     assert by_tarfile(clean) == by_webdataset(clean) == case.kept
-    items, reader = settled(Place.at(clean), list)
+    items, reader = read_twice(StorePath.at(clean), list)
     assert {item.key: item.members for item in items} == case.kept
     assert (reader.account.lost, reader.account.regrouped) == (0, 0)
 
@@ -149,9 +151,11 @@ def test_decoding_keeps_the_same_samples_and_names_the_same_losses(
     tmp_path: Path, command: Command
 ) -> None:
     cases = make_shards(tmp_path / "in", TOGETHER)
-    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), CONFIG)
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
-    rejected = read_table(Place.at(tmp_path / "out" / "rejected.arrow")).to_pylist()
+    summary = decode(
+        discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), CONFIG
+    )
+    features = FeatureSet.open(StorePath.at(tmp_path / "out"))
+    rejected = read_table(StorePath.at(tmp_path / "out" / "rejected.arrow")).to_pylist()
     rows = features.samples.select(["shard", "sample_id"]).to_pylist()
     for part in features.manifest["parts"]:
         case, account = cases[part["shard"]], part["account"]

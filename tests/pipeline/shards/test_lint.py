@@ -11,9 +11,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import MissingError, StoreError
-from pipeline.shards.discover import find_shards
+from pipeline.shards.discover import discover_shards
 from pipeline.shards.lint import lint, repair
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from remix.cli.data import lint_text
 from tests.support.media_files import facts, make_tar
 from tests.support.stores import Command
@@ -39,7 +39,7 @@ def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> N
     folder = folder_of(tmp_path / "in", one=WHOLE, two=WHOLE[: 7 * 512])
     seen: list[tuple[int, int]] = []
     found = lint(
-        find_shards([str(folder)]), progress=lambda done, total: seen.append((done, total))
+        discover_shards([str(folder)]), progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(1, 2), (2, 2)]
     assert [
@@ -182,9 +182,9 @@ class Growing(pafs.FSSpecHandler):
 
 def test_a_shard_that_changes_meanwhile_is_not_repaired(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "in", x=WHOLE)
-    shard = Place(pafs.PyFileSystem(Growing(LocalFileSystem())), str(folder / "x.tar"))
+    shard = StorePath(pafs.PyFileSystem(Growing(LocalFileSystem())), str(folder / "x.tar"))
     with pytest.raises(StoreError, match=r"x\.tar\b"):
-        repair([shard], Place.at(tmp_path / "out"))
+        repair([shard], StorePath.at(tmp_path / "out"))
     assert not [*(tmp_path / "out").glob("**/*.tar*")]
 
 
@@ -195,12 +195,12 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(
         code, _, err = command(name, tmp_path / "nothing", *options)
         assert (code, str(tmp_path / "nothing") in err) == (2, True)
     folder = folder_of(tmp_path / "in", w=WHOLE, x=WHOLE)
-    shards = find_shards([str(folder)])
+    shards = discover_shards([str(folder)])
     (folder / "w.tar").unlink()
     with pytest.raises(MissingError, match=r"w\.tar\b"):
-        repair(shards, Place.at(tmp_path / "out"))
+        repair(shards, StorePath.at(tmp_path / "out"))
     with pytest.raises(StoreError, match=str(folder / "x.tar" / "below")):
-        repair(shards[1:], Place.at(folder / "x.tar" / "below"))
+        repair(shards[1:], StorePath.at(folder / "x.tar" / "below"))
 
 
 @pytest.mark.parametrize(

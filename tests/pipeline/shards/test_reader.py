@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError, SampleError
-from pipeline.shards.discover import find_shards, shard_names
+from pipeline.shards.discover import discover_shards, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.reader import only_text
-from pipeline.shards.sample_metadata import facts_of
+from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import Sample
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.media_files import make_tar
 from tests.support.shard_reading import (
     END,
@@ -182,7 +182,7 @@ def sample(members: dict[str, bytes]) -> Sample:
 def test_facts_of_a_sample(
     members: dict[str, bytes], shard: str, expected: tuple[str, str, str | None]
 ) -> None:
-    facts = facts_of(sample(members), shard)
+    facts = parse_metadata(sample(members), shard)
     assert (facts.sample_id, facts.label, facts.split) == expected
 
 
@@ -199,7 +199,7 @@ def test_facts_of_a_sample(
 )
 def test_facts_that_cannot_be_told(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(SampleError) as caught:
-        facts_of(sample(members), "train-0.tar")
+        parse_metadata(sample(members), "train-0.tar")
     assert caught.value.reason == reason
 
 
@@ -207,10 +207,10 @@ def test_find_shards(tmp_path: Path) -> None:
     for name in ("b/2.tar", "b/1.tar", "a/3.tar", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(TAR)
-    found = find_shards(
-        [str(tmp_path / "b"), str(tmp_path / "*" / "*.tar"), Place.at(tmp_path / "a/3.tar")]
+    found = discover_shards(
+        [str(tmp_path / "b"), str(tmp_path / "*" / "*.tar"), StorePath.at(tmp_path / "a/3.tar")]
     )
-    assert [Path(place.path).relative_to(tmp_path).as_posix() for place in found] == [
+    assert [Path(path.path).relative_to(tmp_path).as_posix() for path in found] == [
         "a/3.tar",
         "b/1.tar",
         "b/2.tar",
@@ -219,7 +219,7 @@ def test_find_shards(tmp_path: Path) -> None:
     assert shard_names(found[1:]) == ["1.tar", "2.tar"]
     for missing in (str(tmp_path / "nothing-*.tar"), str(tmp_path / "c"), str(tmp_path / "c.tar")):
         with pytest.raises(InputError, match=re.escape(missing)) as caught:
-            find_shards([missing])
+            discover_shards([missing])
         assert caught.value.exit_code == 2
     with pytest.raises(InputError):
-        find_shards([])
+        discover_shards([])

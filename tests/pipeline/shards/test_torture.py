@@ -12,10 +12,10 @@ from pipeline.decode.job import decode
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.media.shapes import AnySpec
 from pipeline.features.feature_set import FeatureSet
-from pipeline.shards.discover import find_shards
+from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.media_files import facts, write_shard
 
 NUM_FILES = 69
@@ -98,11 +98,13 @@ def test_all_files_through_the_real_job(tmp_path: Path, real_data: Callable[[str
             if int(key) % 3 == number
         }
         write_shard(tmp_path / "in" / f"torture-{number}.tar", samples)
-    summary = decode(find_shards([str(tmp_path / "in")]), Place.at(tmp_path / "out"), config)
-    features = FeatureSet.open(Place.at(tmp_path / "out"))
+    summary = decode(
+        discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), config
+    )
+    features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     rejected = {
         row["sample_id"]: row["reason"]
-        for row in read_table(Place.at(tmp_path / "out" / "rejected.arrow")).to_pylist()
+        for row in read_table(StorePath.at(tmp_path / "out" / "rejected.arrow")).to_pylist()
     }
     assert rejected == REJECTED
     kinds = {row["file"]: row["kind"] for row in files.values()}

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.config import load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError, StoreError
-from pipeline.shards.discover import ShardFile, find_shards
+from pipeline.shards.discover import ShardFile, discover_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.sources.synthetic import patterns
@@ -37,8 +37,8 @@ def make(out: Path, **changes: Any) -> dict[str, Any]:
 
 def read(folder: Path) -> list[Sample]:
     samples: list[Sample] = []
-    for place in find_shards([str(folder)]):
-        with ShardFile(place) as file:
+    for path in discover_shards([str(folder)]):
+        with ShardFile(path) as file:
             reader = ShardReader(file)
             samples += reader.samples()
             assert reader.account.samples_lost == 0
@@ -183,7 +183,7 @@ def test_splits_classes_and_shards_are_exact(
             "samples": counts[split],
             "labels": dict(sorted(labels.items())),
         }
-    sizes = [len(read(place)) for place in out.glob("*.tar")]
+    sizes = [len(read(path)) for path in out.glob("*.tar")]
     assert len(sizes) == shards
     assert max(sizes) - min(sizes) <= 1
     assert summary == json.loads((out / "shards.json").read_text())

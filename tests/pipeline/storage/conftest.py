@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.features.feature_set import FeatureSet
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features
 
 
@@ -17,5 +17,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
 
 @pytest.fixture
 def features(made: FeatureSet, tmp_path: Path) -> FeatureSet:
-    (tmp_path / "features").symlink_to(str(made.place.local))
-    return FeatureSet(Place.at(tmp_path / "features"), made.manifest)
+    (tmp_path / "features").symlink_to(str(made.path.local))
+    return FeatureSet(StorePath.at(tmp_path / "features"), made.manifest)

@@ -11,14 +11,14 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.shards.lint import repair
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.media_files import make_tar
 
 
 def test_an_error_of_another_file_stays_what_it_is_and_nothing_is_left(tmp_path: Path) -> None:
     with (
         pytest.raises(PermissionError, match="source"),
-        Place.at(tmp_path / "out").create() as file,
+        StorePath.at(tmp_path / "out").create() as file,
     ):
         file.write(b"half")
         raise PermissionError(13, "Permission denied", "source")
@@ -62,8 +62,8 @@ def test_a_shard_that_cannot_be_read_while_another_is_written_is_named(tmp_path:
     for i in range(100):
         members |= {f"k{i}.json": b'{"label": "a"}', f"k{i}.txt": b"x" * 5000}
     (tmp_path / "in" / "source.tar").write_bytes(make_tar(members))
-    shard = Place(pafs.PyFileSystem(Remote(tmp_path / "in")), "source.tar")
+    shard = StorePath(pafs.PyFileSystem(Remote(tmp_path / "in")), "source.tar")
     with pytest.raises(StoreError, match=r"source\.tar") as caught:
-        repair([shard], Place.at(tmp_path / "out"))
+        repair([shard], StorePath.at(tmp_path / "out"))
     assert str(tmp_path / "out") not in str(caught.value)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []

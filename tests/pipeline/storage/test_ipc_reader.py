@@ -12,12 +12,12 @@ import pytest
 
 from pipeline.errors import DataError, MissingError
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import joint_draft, write_plan
+from pipeline.plans.planner import joint_plan_builder, write_plan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile, locate
 from pipeline.storage.metadata import encode_metadata
 from pipeline.storage.schemas import PLAN
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.refusals import refused
 
 TABLE = pa.table(
@@ -29,15 +29,15 @@ TABLE = pa.table(
 ).replace_schema_metadata(encode_metadata({"epoch": 3, "fingerprint": "f"}))
 
 
-def written(place: Place, table: pa.Table = TABLE, *, batch_rows: int = 7) -> Place:
-    with place.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+def written(path: StorePath, table: pa.Table = TABLE, *, batch_rows: int = 7) -> StorePath:
+    with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=batch_rows)
-    return place
+    return path
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 40, 1000])
 def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: int) -> None:
-    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), batch_rows=batch_rows), PLAN)
+    file = BatchFile(written(StorePath.at(tmp_path / "t.arrow"), batch_rows=batch_rows), PLAN)
     assert pa.Table.from_batches(file.batches()).equals(TABLE)
     some = pa.Table.from_batches(file.batches(["rows", "step"]))
     assert some.equals(TABLE.select(["step", "rows"]))
@@ -50,13 +50,13 @@ def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: 
 
 def test_a_place_that_is_not_local_is_read_the_same(tmp_path: Path) -> None:
     store = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
-    place = written(Place(store, "deep/t.arrow"))
-    assert place.local is None
-    assert pa.Table.from_batches(BatchFile(place, PLAN).batches()).equals(TABLE)
+    path = written(StorePath(store, "deep/t.arrow"))
+    assert path.local is None
+    assert pa.Table.from_batches(BatchFile(path, PLAN).batches()).equals(TABLE)
 
 
 def test_threads_share_a_file(tmp_path: Path) -> None:
-    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), batch_rows=1), PLAN)
+    file = BatchFile(written(StorePath.at(tmp_path / "t.arrow"), batch_rows=1), PLAN)
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(
             lambda i: file.batch(i % 40, ["step"] if i % 2 else None).column("step").to_pylist(),
@@ -66,7 +66,7 @@ def test_threads_share_a_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
-    file = BatchFile(written(Place.at(tmp_path / "t.arrow"), TABLE.slice(0, 0)), PLAN)
+    file = BatchFile(written(StorePath.at(tmp_path / "t.arrow"), TABLE.slice(0, 0)), PLAN)
     assert file.ends() == [] == list(file.batches())
 
 
@@ -78,7 +78,7 @@ def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
         (lambda path: path.mkdir(), DataError),
         (lambda path: path.symlink_to("/dev/zero"), DataError),
         (lambda path: path.write_bytes(b""), DataError),
-        (lambda path: path.write_bytes(written(Place.at(path)).read_bytes()[:-1]), DataError),
+        (lambda path: path.write_bytes(written(StorePath.at(path)).read_bytes()[:-1]), DataError),
         (lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"), DataError),
     ],
 )
@@ -87,7 +87,7 @@ def test_what_is_no_such_file_is_named(
 ) -> None:
     make(tmp_path / "x.arrow")
     with refused(error, file=tmp_path / "x.arrow"):
-        BatchFile(Place.at(tmp_path / "x.arrow"), PLAN)
+        BatchFile(StorePath.at(tmp_path / "x.arrow"), PLAN)
 
 
 @pytest.mark.parametrize(
@@ -101,52 +101,52 @@ def test_what_is_no_such_file_is_named(
 def test_metadata_that_is_no_json_is_named(
     tmp_path: Path, key: bytes, value: bytes, named: str
 ) -> None:
-    place = written(Place.at(tmp_path / "x.arrow"), TABLE.replace_schema_metadata({key: value}))
-    with refused(DataError, f"'{named}'", file=place):
-        BatchFile(place, PLAN)
+    path = written(StorePath.at(tmp_path / "x.arrow"), TABLE.replace_schema_metadata({key: value}))
+    with refused(DataError, f"'{named}'", file=path):
+        BatchFile(path, PLAN)
 
 
 def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path: Path) -> None:
     nested = TABLE.set_column(2, "rows", pa.array([[None]] * 40, pa.list_(pa.int64())))
-    place = written(Place.at(tmp_path / "t.arrow"), nested)
-    with refused(DataError, "rows", file=place):
-        BatchFile(place, PLAN).batch(0)
+    path = written(StorePath.at(tmp_path / "t.arrow"), nested)
+    with refused(DataError, "rows", file=path):
+        BatchFile(path, PLAN).batch(0)
     losses = pa.table({"loss": pa.array([0.5, None])})
-    file = BatchFile(written(Place.at(tmp_path / "l.arrow"), losses), losses.schema)
+    file = BatchFile(written(StorePath.at(tmp_path / "l.arrow"), losses), losses.schema)
     assert file.batch(0).column("loss").to_pylist() == [0.5, None]
 
 
 def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
-    offsets, place = np.array([0, 777, 1000], np.int32), Place.at(tmp_path / "t.arrow")
+    offsets, path = np.array([0, 777, 1000], np.int32), StorePath.at(tmp_path / "t.arrow")
     rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.arange(1000)))
     steps = {"step": pa.array([0, 1], pa.int32()), "modality": ["a", "b"], "rows": rows}
-    data = written(place, pa.table(steps)).read_bytes()
+    data = written(path, pa.table(steps)).read_bytes()
     assert data.count(offsets.tobytes()) == 1
     for lie in ([0, 777, 2**30], [0, -5, 1000], [0, 1000, 777], [2**30, 2**30, 2**30]):
-        place.write_bytes(data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes()))
-        file = BatchFile(place, PLAN)
+        path.write_bytes(data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes()))
+        file = BatchFile(path, PLAN)
         assert file.batch(0, ["step"]).num_rows == 2
-        with refused(DataError, 0, file=place):
+        with refused(DataError, 0, file=path):
             file.batch(0)
-        with refused(DataError, file=place):
-            read_table(place, trusted=False)
+        with refused(DataError, file=path):
+            read_table(path, trusted=False)
 
 
 def test_names_that_are_not_text_are_an_error(tmp_path: Path) -> None:
-    place = written(Place.at(tmp_path / "t.arrow"))
-    data = place.read_bytes()
-    place.write_bytes(data.replace("m0é".encode(), b"m0\xff\xfe"))
-    with refused(DataError, 0, file=place):
-        BatchFile(place, PLAN).batch(0)
-    place.write_bytes(data.replace(b"modality", b"modalit\x80"))
-    with refused(DataError, file=place):
-        BatchFile(place, PLAN)
+    path = written(StorePath.at(tmp_path / "t.arrow"))
+    data = path.read_bytes()
+    path.write_bytes(data.replace("m0é".encode(), b"m0\xff\xfe"))
+    with refused(DataError, 0, file=path):
+        BatchFile(path, PLAN).batch(0)
+    path.write_bytes(data.replace(b"modality", b"modalit\x80"))
+    with refused(DataError, file=path):
+        BatchFile(path, PLAN)
 
 
 def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.arrow"
     table = pa.table({"step": pa.array(np.arange(2**20, dtype=np.int32))})
-    file = BatchFile(written(Place.at(path), table, batch_rows=2**16), table.schema)
+    file = BatchFile(written(StorePath.at(path), table, batch_rows=2**16), table.schema)
     assert file.num_batches == 16 and file.batch(15).num_rows == 2**16
     os.truncate(path, path.stat().st_size // 2)
     assert file.batch(0).column(0).to_pylist() == list(range(2**16))
@@ -155,23 +155,25 @@ def test_a_file_cut_short_while_it_is_open_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> None:
-    file = BatchFile(written(Place.at(tmp_path / "t.arrow")), PLAN)
-    written(Place.at(tmp_path / "t.arrow"), TABLE.slice(0, 1))
+    file = BatchFile(written(StorePath.at(tmp_path / "t.arrow")), PLAN)
+    written(StorePath.at(tmp_path / "t.arrow"), TABLE.slice(0, 1))
     assert pa.Table.from_batches(file.batches()).equals(TABLE)
 
 
 def test_a_plan_of_any_length_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
-    num, place, pool = 5_000_000, Place.at(tmp_path / "plan.arrow"), pa.default_memory_pool()
-    write_plan(place, joint_draft(np.arange(num), 64, 0, 0, config=PlanConfig(locality=10_000)))
+    num, path, pool = 5_000_000, StorePath.at(tmp_path / "plan.arrow"), pa.default_memory_pool()
+    write_plan(
+        path, joint_plan_builder(np.arange(num), 64, 0, 0, config=PlanConfig(locality=10_000))
+    )
     before, total, largest, peak = pool.bytes_allocated(), 0, 0, 0
     tracemalloc.start()
     try:
-        for batch in BatchFile(place, PLAN).batches():
+        for batch in BatchFile(path, PLAN).batches():
             total += batch.column("rows").flatten().nbytes
             largest, peak = max(largest, batch.nbytes), max(peak, pool.bytes_allocated() - before)
         traced = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert total == 8 * num < place.info().size
-    assert largest < peak < 3 * largest < place.info().size
+    assert total == 8 * num < path.info().size
+    assert largest < peak < 3 * largest < path.info().size
     assert traced < 2e6

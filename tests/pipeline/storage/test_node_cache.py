@@ -22,7 +22,7 @@ from pipeline.features import part_reader as parts
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage import node_cache as caches
 from pipeline.storage.node_cache import NodeCache
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.cached_features import damaged, downloads, part_bytes, remote, wait_for
 from tests.support.refusals import refused
 from tests.support.stores import bytes_at_once
@@ -52,7 +52,7 @@ def kept(cache: NodeCache) -> set[str]:
 def read_at_random(features: FeatureSet, seed: int) -> None:
     """Reads rows of random parts and compares them with the files themselves."""
     rng = np.random.default_rng(seed)
-    original = FeatureSet(Place.at(features.place.fs.handler.root), features.manifest)
+    original = FeatureSet(StorePath.at(features.path.fs.handler.root), features.manifest)
     for _ in range(40):
         name, part = str(rng.choice(features.modalities)), int(rng.integers(12))
         rows = 64 * part + rng.integers(0, 64, 8)
@@ -95,7 +95,7 @@ def test_the_same_content_is_copied_once_wherever_it_lies(
 ) -> None:
     cache, cached = NodeCache(tmp_path / "cache", 2**30), remote(features)
     file = cached.file_of("sound", 0)
-    again = replace(file, place=file.place.parent / "elsewhere")
+    again = replace(file, path=file.path.parent / "elsewhere")
     assert cache.fetch(file) and cache.fetch(again)
     assert downloads(cached) == {"sound/part-00000.arrow": 1}
 
@@ -119,7 +119,7 @@ def test_a_part_whose_content_is_not_its_manifests_is_an_error_that_names_both_h
 def test_a_part_that_is_not_there_is_missing(features: FeatureSet, tmp_path: Path) -> None:
     cache, file = NodeCache(tmp_path / "cache", 2**30), remote(features).file_of("sound", 0)
     with refused(MissingError, file="nowhere"):
-        cache.fetch(replace(file, place=file.place.parent / "nowhere"))
+        cache.fetch(replace(file, path=file.path.parent / "nowhere"))
     assert not kept(cache)
     with refused(DataError, "'../x'"):
         cache.fetch(replace(file, sha256="../x"))
@@ -169,7 +169,7 @@ def test_the_least_recently_used_goes_first_and_never_what_is_held(
     del held, others
     assert cache.fetch(files[1]) and cache.fetch(files[2])
     assert kept(cache) == {files[part].sha256 for part in (0, 1, 2)}
-    assert view.tobytes() == (features.place.local / "sight" / "part-00000.arrow").read_bytes()
+    assert view.tobytes() == (features.path.local / "sight" / "part-00000.arrow").read_bytes()
     del view
     assert cache.fetch(files[3]) and not (cache.folder / str(files[0].sha256)).exists()
 
@@ -210,7 +210,7 @@ def read_on_a_full_disk(features: FeatureSet, out: Path, pause: float) -> None:
     read_at_random(features, 0)
     assert features.cache and not list(features.cache.folder.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    fetch_all(FeatureSet(features.place, features.manifest, features.cache))
+    fetch_all(FeatureSet(features.path, features.manifest, features.cache))
 
 
 @pytest.mark.parametrize("pause", [0, 60])

@@ -14,16 +14,16 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 from pipeline.storage.node_cache import NodeCache
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.cached_features import damaged, downloads, part_bytes, remote, wait_for
 from tests.support.plan_tables import scores_table
 from tests.support.refusals import refused
 from tests.support.stores import bytes_at_once, make_features, run_config, same_weights
 from tests.system.test_s3 import upload
-from trainer.data.part_prefetcher import Ahead
+from trainer.data.part_prefetcher import Prefetcher
 from trainer.data.plan_loader import Batch, PlanLoader
 from trainer.launch import launch
 from trainer.process_group import World
@@ -45,7 +45,7 @@ def local_plan(features: FeatureSet, locality: int | None) -> BatchPlan:
     """A plan of all rows, each assigned to some modality, by modality in turn."""
     costs = np.random.default_rng(0).random((features.num_rows, len(features.modalities)))
     scores = Scores(scores_table(costs, names=features.modalities))
-    return build(remix_draft(scores, PlanConfig(locality=locality), 16, 0, 0))
+    return build(remix_plan_builder(scores, PlanConfig(locality=locality), 16, 0, 0))
 
 
 @pytest.mark.parametrize("locality", [None, 128])
@@ -98,12 +98,12 @@ def test_parts_are_fetched_in_order_and_at_most_half_of_the_cache_ahead(
     order = np.random.default_rng(0).permutation(12).tolist()
     names = [f"sight/part-{part:05d}.arrow" for part in order]
     steps = [[("sight", np.arange(64 * part, 64 * part + 64))] for part in order]
-    with Ahead(cached, steps) as ahead:
+    with Prefetcher(cached, steps) as ahead:
         for num_ahead in range(4, 16):
             wait_for(lambda num=num_ahead: len(downloads(cached)) >= min(num, 12))
             time.sleep(0.02)  # what it should not do would take no longer
             assert list(downloads(cached)) == names[:num_ahead]
-            ahead.reach(num_ahead - 4)
+            ahead.advance(num_ahead - 4)
     assert not fetchers()
 
 
@@ -115,9 +115,9 @@ def test_an_error_of_the_fetching_thread_ends_the_loader_and_the_thread_with_it(
         list(loaded(cached, local_plan(made, None)))
     wait_for(lambda: not fetchers())
     steps = [[("sound", np.array([64 * part]))] for part in (0, 1, 5)]
-    with pytest.raises(DataError, match=r"part-00005\.arrow"), Ahead(cached, steps) as ahead:
+    with pytest.raises(DataError, match=r"part-00005\.arrow"), Prefetcher(cached, steps) as ahead:
         wait_for(lambda: not fetchers())
-        ahead.reach(0)
+        ahead.advance(0)
 
 
 def test_the_fetching_thread_ends_with_a_loader_that_is_left_early(
@@ -154,5 +154,5 @@ def test_runs_on_s3_have_the_same_weights_whatever_the_cache_and_none_starts_whe
     resources = {"cache_dir": str(tmp_path / "cache-0")}
     with refused(ConfigError, file="thesis.tex"):
         launch(run_config(uri, name="refused", train=short, resources=resources))
-    names = {entry.name for entry in (Place.at(uri) / "runs").list()}
+    names = {entry.name for entry in (StorePath.at(uri) / "runs").list()}
     assert names == {f"run-{size}" for size in sizes}

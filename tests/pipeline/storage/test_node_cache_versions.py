@@ -11,15 +11,15 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.storage.node_cache import NodeCache, RemoteFile
-from pipeline.storage.store_path import PIECE_BYTES, Place
+from pipeline.storage.store_path import PIECE_BYTES, StorePath
 from tests.support.cached_features import Remote
 
 
 def put(remote: Remote, name: str, data: bytes) -> RemoteFile:
     """Writes a file, and says which version of it there is now."""
-    place = Place(pafs.PyFileSystem(remote), name)
-    place.write_bytes(data)
-    return RemoteFile(place=place, sha256=None, num_bytes=len(data), mtime_ns=place.info().mtime_ns)
+    path = StorePath(pafs.PyFileSystem(remote), name)
+    path.write_bytes(data)
+    return RemoteFile(path=path, sha256=None, num_bytes=len(data), mtime_ns=path.info().mtime_ns)
 
 
 def opened(remote: Remote) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.scores.build import score_rows
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import fingerprint, read_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.stores import check_coverage, make_features, run_config, weights
 from trainer.cluster.ray_train import watched
 from trainer.launch import launch
@@ -52,7 +52,7 @@ def two(store: Path, ray_cluster: None) -> Run:
                 resources={"workers": 2},
             )
         )
-    return Run.open(Place.at(store / "runs" / "two"))
+    return Run.open(StorePath.at(store / "runs" / "two"))
 
 
 def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
@@ -74,7 +74,7 @@ def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(
     store: Path, two: Run
 ) -> None:
     config = run_config(store, name="again", optimizer={"kind": "sgd", "lr": 0.01})
-    shutil.copytree(two.place.local / "scores", config.run_place.local / "scores")
+    shutil.copytree(two.path.local / "scores", config.run_path.local / "scores")
     again = launch(config)
     for epoch in range(4):
         assert again.plan(epoch).read_bytes() == two.plan(epoch).read_bytes()
@@ -89,12 +89,12 @@ def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(
 def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(
     store: Path, one: Run, ray_cluster: None
 ) -> None:
-    features = FeatureSet.open(run_config(store).features_place)
-    place = one.checkpoint("last")
+    features = FeatureSet.open(run_config(store).features_path)
+    path = one.checkpoint("last")
     tables = [
         score_checkpoint(
             features,
-            place,
+            path,
             "train",
             batch_size=32,
             workers=n,
@@ -108,7 +108,7 @@ def test_offline_scores_are_the_live_ones_whatever_the_number_of_actors(
     assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
     assert fingerprint(tables[0], {}) == fingerprint(tables[1], {})
     rows = tables[0]["row"].to_numpy()[:32]
-    assert fingerprint(score_rows(features, rows, load(place, features)(rows)), {}) == fingerprint(
+    assert fingerprint(score_rows(features, rows, load(path, features)(rows)), {}) == fingerprint(
         tables[0].slice(0, 32), {}
     )
     assert tables[0]["row"].to_pylist() == features.rows_of("train").tolist()
@@ -150,7 +150,7 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
         train={"epochs": 2, "warmup_epochs": 1},
         resources={"workers": 2},
     )
-    run, features = launch(config), FeatureSet.open(config.features_place)
+    run, features = launch(config), FeatureSet.open(config.features_path)
     predict, rows = load(run.checkpoint("last"), features), features.rows_of("validation")
     found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
     assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
@@ -159,8 +159,8 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
 def test_progress_goes_on_after_a_table_that_cannot_be_read(
     one: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run, events, seen = Run(Place.at(tmp_path)), list[dict[str, Any]](), threading.Event()
-    (run.place / "epochs.arrow").write_bytes(b"cut")
+    run, events, seen = Run(StorePath.at(tmp_path)), list[dict[str, Any]](), threading.Event()
+    (run.path / "epochs.arrow").write_bytes(b"cut")
 
     def report(event: dict[str, Any]) -> None:
         events.append(event)
@@ -168,7 +168,7 @@ def test_progress_goes_on_after_a_table_that_cannot_be_read(
 
     with caplog.at_level(logging.WARNING, "remix.train"), watched(run, 9, report):
         assert not seen.wait(2.5)
-        (run.place / "epochs.arrow").write_bytes((one.place / "epochs.arrow").read_bytes())
+        (run.path / "epochs.arrow").write_bytes((one.path / "epochs.arrow").read_bytes())
         assert seen.wait(20)
     assert [(event["epoch"], event["num_epochs"]) for event in events] == [
         (epoch, 9) for epoch in range(4)

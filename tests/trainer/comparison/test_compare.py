@@ -10,7 +10,7 @@ from scipy import stats
 from pipeline.errors import ConfigError
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features, run_config
 from trainer.comparison.compare import compare, markdown
 from trainer.comparison.cost import Meter
@@ -43,7 +43,7 @@ def test_mcnemar_is_the_binomial_test_on_the_discordant() -> None:
 def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=100)
     config = run_config(tmp_path, name="c", train={"epochs": 3, "warmup_epochs": 1})
-    methods = ["joint", "joint_heads", "random", "remix", "remix:soft"]
+    methods = ["joint", "joint_heads", "random", "remix", "remix:softmax"]
     trained: list[str] = []
 
     def train(each: RunConfig) -> Run:
@@ -54,7 +54,7 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
     assert trained == [
         f"c-{method.replace(':', '-')}-seed{seed}" for seed in (0, 1) for method in methods
     ]
-    runs = {name: Run.open(Place.at(tmp_path / "runs" / name)) for name in trained}
+    runs = {name: Run.open(StorePath.at(tmp_path / "runs" / name)) for name in trained}
     check_plans(runs)
     joint, heads, random, remix, soft = result["methods"]
     each = [
@@ -82,11 +82,11 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
         assert by_pair["remix - joint_heads"]["paired_t_p"] == pytest.approx(
             stats.ttest_rel(each, base).pvalue
         )
-    check_files(Place.at(tmp_path / "comparisons" / "c"), result)
-    before = {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
+    check_files(StorePath.at(tmp_path / "comparisons" / "c"), result)
+    before = {name: (run.path / "run.json").read_bytes() for name, run in runs.items()}
     again = compare(config, methods, [0, 1], lambda each: launch(each, resume=True))
     assert again == result
-    assert before == {name: (run.place / "run.json").read_bytes() for name, run in runs.items()}
+    assert before == {name: (run.path / "run.json").read_bytes() for name, run in runs.items()}
     check_text(result)
 
 
@@ -104,17 +104,17 @@ def check_plans(runs: dict[str, Run]) -> None:
     assert policies == {"joint_heads": "joint", "random": "random", "remix": "kl"}
 
 
-def check_files(place: Place, result: dict[str, Any]) -> None:
-    assert {entry.name for entry in place.list()} == {
+def check_files(path: StorePath, result: dict[str, Any]) -> None:
+    assert {entry.name for entry in path.list()} == {
         "accuracy.png",
         "share.png",
         "curves.arrow",
         "table.json",
         "table.md",
     }
-    assert (place / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert read_table(place / "curves.arrow").num_rows == 5 * 2 * 3
-    assert (place / "table.md").read_bytes().decode() == markdown(result)
+    assert (path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert read_table(path / "curves.arrow").num_rows == 5 * 2 * 3
+    assert (path / "table.md").read_bytes().decode() == markdown(result)
 
 
 def check_text(result: dict[str, Any]) -> None:
@@ -125,16 +125,16 @@ def check_text(result: dict[str, Any]) -> None:
     ] == [["-", "-", "-"]]
     assert result["tables"] == {
         "unimodal": ["joint", "joint_heads", "random", "remix"],
-        "policies": ["joint_heads", "random", "remix", "remix:soft"],
+        "policies": ["joint_heads", "random", "remix", "remix:softmax"],
     }
     rows = [
         line.split(" | ")
         for line in text.split("policies:\n\n")[1].split("\n\n")[0].splitlines()[2:]
     ]
-    assert [row[0] for row in rows] == ["| joint_heads", "| random", "| remix", "| remix:soft"]
+    assert [row[0] for row in rows] == ["| joint_heads", "| random", "| remix", "| remix:softmax"]
     assert [row[2] for row in rows] == ["-", *["joint_heads"] * 3]
     assert (
-        "| remix:soft - remix |" not in text
+        "| remix:softmax - remix |" not in text
     )  # many methods: against the reference and random alone
     assert "| remix - random |" in text
     assert "unimodal prediction:" in text
@@ -233,7 +233,7 @@ def test_the_cost_of_a_run_is_what_its_layers_multiply(
 
 
 @pytest.mark.parametrize(
-    "method", [*METHODS, *(f"remix:{policy}" for policy in POLICIES), "mla+remix:soft"]
+    "method", [*METHODS, *(f"remix:{policy}" for policy in POLICIES), "mla+remix:softmax"]
 )
 def test_every_method_and_policy_is_a_valid_run(tmp_path: Path, method: str) -> None:
     config = run_config(tmp_path)
@@ -249,8 +249,8 @@ def test_every_method_and_policy_is_a_valid_run(tmp_path: Path, method: str) -> 
 def test_tables_name_methods_that_there_are(tmp_path: Path) -> None:
     assert {method.split(":")[0] for table in TABLES.values() for method in table} <= set(METHODS)
     assert methods_of(None, None) == DEFAULT.split(",")
-    assert methods_of("sum,remix:soft", "ablation,unimodal") == [
-        *("sum", "remix:soft", "joint_heads", "decouple", "reassemble", "remix", "random"),
+    assert methods_of("sum,remix:softmax", "ablation,unimodal") == [
+        *("sum", "remix:softmax", "joint_heads", "decouple", "reassemble", "remix", "random"),
         *("joint", "unimodal"),
     ]
     trained = {
@@ -266,7 +266,7 @@ def test_tables_name_methods_that_there_are(tmp_path: Path) -> None:
         ("magic", "joint_heads"),
         ("remix:magic", "easy"),
         ("remix:", "easy"),
-        ("joint_heads:soft", "remix:soft"),
+        ("joint_heads:softmax", "remix:softmax"),
         ("random:easy", "remix:easy"),
     ],
 )

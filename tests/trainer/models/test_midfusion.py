@@ -161,7 +161,7 @@ def test_runs_learn(store: Path, method: str) -> None:
 @over_fusions
 def test_what_is_scored_is_each_modality_by_itself(store: Path, fusion: str) -> None:
     config = run_config(store, model={"fusion": fusion, "hidden": 16})
-    features, rows = FeatureSet.open(config.features_place), np.arange(20)
+    features, rows = FeatureSet.open(config.features_path), np.arange(20)
     model = model_for(config.model, features, 0).eval()
     inputs = Inputs(checkpoints.architecture(config.model, features), 0, torch.device("cpu"))
     found = Predictor(model, inputs, features, torch.device("cpu"))(rows)

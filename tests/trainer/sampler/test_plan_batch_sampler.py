@@ -18,7 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from pipeline.errors import ConfigError, DataError, MismatchError, MissingError, StoreError
 from pipeline.storage.metadata import encode_metadata, read_metadata, with_metadata
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from remix import PlanBatchSampler
 from tests.support.plan_server import PlanServer, stream_of
 from tests.support.sampler_plans import (
@@ -180,7 +180,7 @@ def test_pickled_it_is_the_same(plan_file: str, tmp_path: Path) -> None:
     assert copy.state_dict() == sampler.state_dict()
     assert list(copy) == list(sampler)
     file = Path(write(tmp_path / "plan.arrow", PLAN.table))
-    sampler = PlanBatchSampler(Place.at(file))
+    sampler = PlanBatchSampler(StorePath.at(file))
     pickled = pickle.dumps(sampler)
     write(file, OTHER.table)
     with pytest.raises(MismatchError, match=f"(?=.*{OTHER.fingerprint})(?=.*{PLAN.fingerprint})"):

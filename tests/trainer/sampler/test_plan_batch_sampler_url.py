@@ -24,8 +24,8 @@ from pipeline.errors import (
 )
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import build, joint_draft
-from pipeline.storage.store_path import Place
+from pipeline.plans.planner import build, joint_plan_builder
+from pipeline.storage.store_path import StorePath
 from remix import PlanBatchSampler
 from tests.support.plan_server import (
     ARROW,
@@ -202,7 +202,7 @@ def test_odd_urls_and_settings_are_refused(server: PlanServer) -> None:
 
 
 def test_memory_holds_a_record_batch_of_the_plan(server: PlanServer) -> None:
-    plan = build(joint_draft(np.arange(2_000_000), 64, 0, 0))
+    plan = build(joint_plan_builder(np.arange(2_000_000), 64, 0, 0))
     server.body = stream_of(plan.table, 500)  # 16 MB in batches of a quarter
     expected = hash(tuple(int(step.rows[0]) for step in plan.steps()))
     default = pa.default_memory_pool()
@@ -225,7 +225,7 @@ def test_the_service_serves_plans_to_a_loader(
     trained_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REMIX_TOKEN", raising=False)
-    plan = BatchPlan.open(Place.at(trained_store / REMIXED / "epoch-0003.arrow"))
+    plan = BatchPlan.open(StorePath.at(trained_store / REMIXED / "epoch-0003.arrow"))
     with serving(trained_store, token="secret") as url:
         for rank in range(3):
             sampler = PlanBatchSampler(
@@ -267,11 +267,11 @@ def test_the_example_of_the_readme_runs(
             ),
             names,
         )
-    plan = BatchPlan.open(Place.at(trained_store / REMIXED / "epoch-0003.arrow"))
+    plan = BatchPlan.open(StorePath.at(trained_store / REMIXED / "epoch-0003.arrow"))
     assert names["sampler"].state_dict() == {"fingerprint": plan.fingerprint, "step": len(plan)}
     assert (
         names["batch"].tolist()
-        == FeatureSet.open(Place.at(trained_store / "features" / "made"))
+        == FeatureSet.open(StorePath.at(trained_store / "features" / "made"))
         .labels[list(plan.steps())[-1].rows]
         .tolist()
     )

@@ -26,7 +26,7 @@ from trainer.scoring.predictor import Predictor, evaluate, outcomes
 
 def assess(config: RunConfig, world: World) -> None:
     """Scores, evaluates and tests the model that a run begins with."""
-    features, run = FeatureSet.open(config.features_place), Run(config.run_place)
+    features, run = FeatureSet.open(config.features_path), Run(config.run_path)
     model = model_for(config.model, features, config.seed)
     inputs = Inputs(architecture(config.model, features), config.seed, world.device)
     predictor = Predictor(model, inputs, features, world.device)
@@ -43,7 +43,7 @@ def assess(config: RunConfig, world: World) -> None:
     if joined is not None:
         write_test(run, features, joined)
         facts = {"accuracy": found.accuracy, "loss": found.loss, "rho": found.rho, "alone": alone}
-        (run.place / "found.json").write_json(facts)
+        (run.path / "found.json").write_json(facts)
 
 
 def counted(exchange: Callable[..., None], sizes: list[int]) -> Callable[..., None]:
@@ -80,20 +80,20 @@ def test_two_ranks_score_and_test_what_one_does(tmp_path: Path) -> None:
         Run.create(config, features)
         for name in ("epoch-0000", "test"):
             for rank in (0, 2):  # what a run on more ranks left when it was killed
-                (Run(config.run_place).parts(name) / f"rank-{rank}.arrow").write_bytes(b"cut")
+                (Run(config.run_path).parts(name) / f"rank-{rank}.arrow").write_bytes(b"cut")
     on_two_ranks(tmp_path, assess_all, twos)
     for two, kind in zip(twos, kinds, strict=True):
         one = asked("one", *kind)
         Run.create(one, features)
         assess(one, World())
-        pair = Run(one.run_place), Run(two.run_place)
+        pair = Run(one.run_path), Run(two.run_path)
         for name in ("scores/epoch-0000.arrow", "test.arrow"):
-            first, second = ((run.place / name).read_bytes() for run in pair)
+            first, second = ((run.path / name).read_bytes() for run in pair)
             assert first == second, name
-        first, second = (json.loads((run.place / "found.json").read_bytes()) for run in pair)
+        first, second = (json.loads((run.path / "found.json").read_bytes()) for run in pair)
         assert second == {**first, "loss": pytest.approx(first["loss"], rel=1e-12)} | {
             "rho": pytest.approx(first["rho"], rel=1e-12)
         }
-        assert [entry.name for entry in (pair[1].place.local / "scores").iterdir()] == [
+        assert [entry.name for entry in (pair[1].path.local / "scores").iterdir()] == [
             "epoch-0000.arrow"
         ]

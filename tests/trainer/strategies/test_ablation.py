@@ -11,14 +11,14 @@ import torch
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan, Step
-from pipeline.plans.planner import build, remix_draft
+from pipeline.plans.planner import build, remix_plan_builder
 from pipeline.scores.table import Scores
 from pipeline.storage.schemas import ALL
 from tests.support.plan_tables import scores_table
 from tests.support.stores import run_config
 from tests.support.strategy_runs import NAMES, Harness
 from trainer.models.midfusion import MIDFUSIONS
-from trainer.strategies.base import Taken
+from trainer.strategies.base import StepOutput
 
 WEIGHTS = {"warmup_weight": 0.3, "remix_weight": 0.7}
 
@@ -31,7 +31,7 @@ class Trained(Harness):
             run_config(store, **{"train": WEIGHTS, **changes}), skip_masked=skip_masked
         )
 
-    def take(self, step: Step) -> Taken:
+    def take(self, step: Step) -> StepOutput:
         return self.step(self.load(step), epoch=1)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def remix_of(features: FeatureSet) -> BatchPlan:
     rows = features.rows_of("train")
     costs = np.where(features.has[rows], np.random.default_rng(5).random((len(rows), 3)), np.nan)
     scores = Scores(scores_table(costs, rows, num_classes=3, names=NAMES))
-    return build(remix_draft(scores, PlanConfig(order="interleaved"), 16, 0, 1))
+    return build(remix_plan_builder(scores, PlanConfig(order="interleaved"), 16, 0, 1))
 
 
 def unlike(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:

@@ -88,14 +88,14 @@ def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
     step.loss(outputs, labels, has, batch).backward()
     before = gradients(model)
     torch.manual_seed(7)
-    step.modulate(outputs, labels, has)
+    step.after_backward(outputs, labels, has)
     first = gradients(model)
     for name, value in model.named_parameters():
         if value.grad is not None:
             value.grad.copy_(torch.from_numpy(before[name]))
     torch.manual_seed(7)
     torch.rand(3)  # what a layer drew is of no account
-    step.modulate(outputs, labels, has)
+    step.after_backward(outputs, labels, has)
     assert all(np.array_equal(first[name], again) for name, again in gradients(model).items())
 
     if fusion == "concat":
@@ -270,7 +270,7 @@ def test_shapley_values_are_the_mean_over_all_orders_of_arrival(num: int) -> Non
 @pytest.mark.parametrize("fusion", ["concat", "decision", "gated", "mmtm", "centralnet"])
 def test_a_subsets_prediction_is_the_models_when_only_it_is_there(store: Path, fusion: str) -> None:
     config = run_config(store, model={"fusion": fusion})
-    features = FeatureSet.open(config.features_place)
+    features = FeatureSet.open(config.features_path)
     model = model_for(config.model, features, seed=1).eval()
     rows = features.rows_of("train")[:20]
     inputs = Inputs(checkpoints.architecture(config.model, features), 0, torch.device("cpu"))

@@ -43,7 +43,7 @@ def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(
     config = asked(store, method, name="refused", model={**EQUAL, **changes})
     with pytest.raises(ConfigError, match=match):
         launch(config)
-    assert not config.run_place.exists()
+    assert not config.run_path.exists()
 
 
 def test_mla_needs_one_head_and_a_fusion_without_weights(store: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_strategy_runs_and_resumes_to_the_same_bits(store: Path, method: str) 
 
 def train_all(world: World, configs: list[RunConfig]) -> None:
     for config in configs:
-        loop.train(config, Run.open(config.run_place), open_features(config), world)
+        loop.train(config, Run.open(config.run_path), open_features(config), world)
 
 
 def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
@@ -89,17 +89,17 @@ def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
         for method in methods
     ]
     for _, two in pairs:
-        Run.create(two, FeatureSet.open(two.features_place))
+        Run.create(two, FeatureSet.open(two.features_path))
     on_two_ranks(tmp_path, train_all, [two for _, two in pairs])
     alone = [launch(one) for one, _ in pairs]
     for run, (_, two) in zip(alone, pairs, strict=True):
-        first, second = weights(run), weights(Run.open(two.run_place))
+        first, second = weights(run), weights(Run.open(two.run_path))
         assert first.keys() == second.keys()
         for key in first:
             assert torch.allclose(first[key], second[key], rtol=1e-4, atol=1e-5), (two.name, key)
         np.testing.assert_allclose(
             run.epochs()["train_loss"].to_numpy(),
-            Run.open(two.run_place).epochs()["train_loss"].to_numpy(),
+            Run.open(two.run_path).epochs()["train_loss"].to_numpy(),
             rtol=1e-4,
         )
 
@@ -109,7 +109,7 @@ def test_scores_for_resampling_hold_values_that_sum_to_what_all_modalities_are_w
     store: Path, method: str
 ) -> None:
     run = launch(asked(store, method, name="valued"))
-    features = FeatureSet.open(run_config(store).features_place)
+    features = FeatureSet.open(run_config(store).features_path)
     for epoch in (1, 2):
         table = read_table(run.scores(epoch))
         has = features.has[table["row"].to_numpy()]
@@ -132,4 +132,4 @@ def test_too_many_modalities_for_values_are_refused_before_work(tmp_path: Path) 
         match=r"(?=.*plan\.copies)(?=.*\bresample\b)(?=.*\bmade\b)(?=.*\b7\b)(?=.*\b6\b)",
     ):
         launch(config)
-    assert not config.run_place.exists()
+    assert not config.run_path.exists()

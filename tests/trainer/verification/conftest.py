@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features, run_config
 from trainer.launch import launch
 from trainer.run_directory import Run
@@ -26,4 +26,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Run:
     """A copy of the run, to be tampered with."""
     shutil.copytree(trained, tmp_path / "store", ignore=shutil.ignore_patterns("tensorboard"))
-    return Run.open(Place.at(tmp_path / "store" / "runs" / "run"))
+    return Run.open(StorePath.at(tmp_path / "store" / "runs" / "run"))

@@ -14,7 +14,7 @@ from pipeline.errors import MissingError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import part_name
 from pipeline.plans.plan import BatchPlan
-from pipeline.storage.store_path import Place
+from pipeline.storage.store_path import StorePath
 from remix.cli import app as command_line
 from tests.support.stores import make_features, run_config
 from tests.support.verify_edits import at, found
@@ -24,7 +24,7 @@ from trainer.verification.verify import verify
 
 
 def test_a_finished_run_holds(trained: Path) -> None:
-    run, seen = Run.open(Place.at(trained / "runs" / "run")), []
+    run, seen = Run.open(StorePath.at(trained / "runs" / "run")), []
     result = verify(run, parts=True, progress=lambda done, total: seen.append((done, total)))
     assert result["problems"] == []
     assert [epoch for epoch in range(5) if run.scores(epoch).exists()] == [2, 4]
@@ -78,11 +78,11 @@ def command(
 def test_the_command_says_what_it_found(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    code, out, _ = command(run.place)
+    code, out, _ = command(run.path)
     assert (code, out.splitlines()[-1]) == (0, "run (finished), 5 of 5 epochs: everything holds")
     assert len(out.splitlines()) == 6
     at("steps/epoch-0003-step-00000003.arrow")(run).delete()
-    code, out, _ = command(run.place, "--json")
+    code, out, _ = command(run.path, "--json")
     assert (code, len(out.splitlines())) == (1, 1)
     result = json.loads(out)
     assert result == verify(run)
@@ -92,13 +92,13 @@ def test_the_command_says_what_it_found(
         result["epochs"][3]["ok"],
         result["epochs"][2]["ok"],
     ) == (3, False, True)
-    code, out, _ = command(run.place)
+    code, out, _ = command(run.path)
     assert code == 1
     assert "epoch 3: " in out and "NOT AS IT SHOULD BE" in out
     assert re.search(r"steps/epoch-0003-step-00000006\.arrow: (?=.*\b6\b)(?=.*\b3\b)", out)
     part = at("features/made")(run) / "sound" / part_name(0)
     part.write_bytes(part.read_bytes() + b"x")
-    code, out, _ = command(run.place, "--parts", "--json")
+    code, out, _ = command(run.path, "--parts", "--json")
     assert {each["artifact"] for each in json.loads(out)["problems"]} == {
         "features/made/sound/part-00000.arrow",
         "steps/epoch-0003-step-00000006.arrow",
@@ -106,7 +106,7 @@ def test_the_command_says_what_it_found(
     code, out, err = command(tmp_path / "store" / "runs" / "nope")
     assert (code, out, "runs/nope" in err) == (2, "", True)
     at("run.json")(run).write_bytes(b"{")
-    code, out, _ = command(run.place, "--json")
+    code, out, _ = command(run.path, "--json")
     result = json.loads(out)
     assert (code, result["status"], result["epochs"], result["problems"][0]["artifact"]) == (
         1,
@@ -117,7 +117,7 @@ def test_the_command_says_what_it_found(
 
 
 def test_a_run_on_s3_is_verified_there(trained: Path, s3: Callable[[], str]) -> None:
-    store = Place.at(s3())
+    store = StorePath.at(s3())
     pafs.copy_files(
         str(trained),
         store.path,

@@ -24,7 +24,7 @@ class KilledError(Exception):
 def test_a_run_holds_at_every_moment_however_often_it_is_killed(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     config = run_config(tmp_path, train={"epochs": 3, "warmup_epochs": 1})
-    run, num_events = Run(config.run_place), 0
+    run, num_events = Run(config.run_path), 0
     saved: dict[str, bytes] = {}
 
     def watch(stop: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], None]:
@@ -86,8 +86,8 @@ def test_a_run_may_be_trained_meanwhile(tmp_path: Path) -> None:
 
     def watch() -> None:
         while not ended.is_set():
-            if (config.run_place / "run.json").exists():
-                results.append(verify(Run(config.run_place)))
+            if (config.run_path / "run.json").exists():
+                results.append(verify(Run(config.run_path)))
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -197,7 +197,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", [None, *DAMAGES])
 def test_each_lost_or_damaged_artifact_is_named(run: Run, damage: str | None) -> None:
     for group in GROUPS:
-        files = sorted(Path(run.place.path).glob(group))
+        files = sorted(Path(run.path.path).glob(group))
         assert len(files) > 1
         whole = [path.read_bytes() for path in files]
         for path, data in zip(files, whole, strict=True):
@@ -205,7 +205,7 @@ def test_each_lost_or_damaged_artifact_is_named(run: Run, damage: str | None) ->
             if damage:
                 path.write_bytes(DAMAGES[damage](data))
         named = {name for name, _ in found(run)}
-        lost = {str(path.relative_to(run.place.path)) for path in files}
+        lost = {str(path.relative_to(run.path.path)) for path in files}
         assert lost <= named if damage or group != "steps/*" else "steps" in named
         for path, data in zip(files, whole, strict=True):
             path.write_bytes(data)
@@ -214,17 +214,17 @@ def test_each_lost_or_damaged_artifact_is_named(run: Run, damage: str | None) ->
 
 @pytest.mark.parametrize("path", ["run.json", MANIFEST, SAMPLES])
 def test_a_damaged_root_is_named(run: Run, path: str) -> None:
-    place = at(path)(run)
-    whole = place.read_bytes()
+    store_path = at(path)(run)
+    whole = store_path.read_bytes()
     for damage in DAMAGES.values():
-        place.write_bytes(damage(whole))
+        store_path.write_bytes(damage(whole))
         assert [artifact for artifact, _ in found(run)] == [path]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_no_damage_ends_in_a_traceback(run: Run) -> None:
     rng = np.random.default_rng(0)
-    files = [path for path in Path(run.place.path).rglob("*") if path.is_file()]
+    files = [path for path in Path(run.path.path).rglob("*") if path.is_file()]
     files = sorted(path for path in files if not path.name.startswith("."))
     files += [Path(at(path)(run).path) for path in (MANIFEST, SAMPLES)]
     for _ in range(20):
