@@ -1,1 +1,1 @@
-"""Samples, features, scores and plans: the facts and the arithmetic."""
+"""From shards to plans: samples, features, scores and plans, without training."""

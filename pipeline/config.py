@@ -1,4 +1,4 @@
-"""Configurations: strict models, the YAML files that they are read from, and their errors."""
+"""Strict configuration models, read from YAML files, with errors that name the field."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,70 +12,79 @@ from pipeline.errors import ConfigError, MissingError, StoreError
 from pipeline.storage.store_path import StorePath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""A modality, run or feature set: it becomes a file name, a column name and a part of a URL."""
+"""Name of a modality, run or feature set; used in file names, column names and URLs."""
 
 M = TypeVar("M", bound=BaseModel)
-MAX_TOLD = 20
-"""Errors of one file that are told."""
+MAX_ERRORS = 20
+"""Errors of one file that a message lists."""
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
 
 
 class StrictModel(BaseModel):
-    """A frozen part of a configuration; a field that it does not have is an error."""
+    """A frozen section of a configuration that rejects unknown fields, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def parse(model: type[M], value: Any, what: str) -> M:
-    """Checks a mapping against a model (raises ConfigError naming field, value and cure)."""
+    """Validate a mapping against a model.
+
+    Args:
+        model: the model.
+        value: the mapping.
+        what: the name of the mapping in error messages, such as the path of its file.
+    Raises:
+        ConfigError: names each invalid field, its value and how to fix it.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        found = error.errors()
-        more = f"; and {len(found) - MAX_TOLD} more" if len(found) > MAX_TOLD else ""
+        errors = error.errors()
+        more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
         raise ConfigError(
             f"{what}: "
-            + "; ".join(_explain(model, dict(e), value) for e in found[:MAX_TOLD])
+            + "; ".join(_explain(model, dict(e), value) for e in errors[:MAX_ERRORS])
             + more
         ) from error
+    # pydantic passes these on, for numbers or nesting beyond what its validators can handle
     except (OverflowError, RecursionError, TypeError) as error:
         raise ConfigError(
-            f"{what}: a value is out of all range ({type(error).__name__}: {error})",
-            "mend the file",
+            f"{what}: a value cannot be validated ({type(error).__name__}: {error})",
+            "fix the file",
         ) from error
 
 
 def load(model: type[M], path: str | Path | StorePath) -> M:
-    """Reads a YAML file into a model (raises ConfigError, MissingError, StoreError)."""
+    """Read a YAML file into a model. Raises ConfigError, MissingError, StoreError."""
     store_path = StorePath.at(path)
     try:
         # a local path may be a pipe, which pyarrow cannot read
         data = store_path.local.read_bytes() if store_path.local else store_path.read_bytes()
     except FileNotFoundError as error:
         raise MissingError(
-            f"config {path} does not exist", "give the path of a YAML file"
+            f"Configuration not found: {path}", "give the path of a YAML file"
         ) from error
     except OSError as error:
         raise StoreError(
-            f"config {path} cannot be read ({error})", "give the path of a YAML file"
+            f"Configuration {path} cannot be read ({error})", "give the path of a YAML file"
         ) from error
     try:
         value = yaml.load(data, _Loader)
-    # PyYAML lets through what int(), datetime and others raise for a value that does not fit its tag
+    # PyYAML passes on whatever int(), datetime and others raise for a value that fails its tag
     except Exception as error:
         raise ConfigError(
-            f"config {path} is not readable YAML ({error})", "mend the file"
+            f"Configuration {path} is not valid YAML ({error})", "fix the file"
         ) from error
     return parse(model, value if value is not None else {}, str(path))
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data; a key that occurs twice in a mapping is an error that names its line."""
+    """A safe loader that rejects duplicate keys, of which PyYAML silently keeps the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """The mapping as it is written, before `<<` adds keys that it may override."""
+        """Compose a mapping and check its keys, before `<<` adds keys that it may override."""
         node = super().compose_mapping_node(anchor)
         keys = set[str]()
         for key, _ in node.value:
@@ -101,15 +110,19 @@ def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
 
 
 def _path(loc: tuple[str | int, ...], value: Any) -> str:
-    """Where in the document an error is: pydantic's path without its names of union members, which the document does not have."""
+    """Dotted path of an error in the document.
+
+    pydantic inserts the names of union members into `loc`; the document does not contain them.
+    """
     parts = []
     for i, part in enumerate(loc):
-        inside = (isinstance(value, dict) and part in value) or (
+        in_document = (isinstance(value, dict) and part in value) or (
             isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
         )
-        if inside or (i + 1 == len(loc) and isinstance(value, dict)):
+        # the last part may name a missing field
+        if in_document or (i + 1 == len(loc) and isinstance(value, dict)):
             parts.append(str(part))
-            value = value[part] if inside else None
+            value = value[part] if in_document else None
     return ".".join(parts)
 
 

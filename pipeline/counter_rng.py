@@ -1,8 +1,8 @@
-"""Orders that rest on arithmetic alone: a 64-bit counter hash, sorts by it, and the merge of several sequences into one.
+"""Counter-based random numbers: element i of the SplitMix64 sequence of a key.
 
-NumPy does not promise its generators' streams across versions, so nothing here draws: a row's place is a hash of
-(seed, epoch, purpose, row), which is the SplitMix64 sequence that starts at a key, read at the row's index.
-Sorting packs a hash's leading bits and the position into one integer: np.sort of those is eight times faster than argsort.
+NumPy does not promise the streams of its generators across versions, so random choices are hashes
+of (seed, epoch, purpose, row): the same on every machine, and computable for any row alone.
+SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
 from enum import IntEnum
@@ -17,11 +17,14 @@ GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 MASK = 2**64 - 1
 BLOCK = 2**15
-"""Values that are worked on at once, so that they stay in the processor's cache."""
+"""Values processed together; their arrays fit the processor's cache."""
 
 
 class Purpose(IntEnum):
-    """What a hash is for; each purpose has an independent sequence."""
+    """What a hash is used for. Each purpose has an independent sequence.
+
+    The values are part of every key: changing one changes plans, folds or augmentation.
+    """
 
     ROWS = 0
     RANDOM_POLICY = 1
@@ -39,7 +42,7 @@ class Purpose(IntEnum):
 
 
 def key_of(*numbers: int) -> int:
-    """Chains numbers such as (seed, epoch, purpose) into the 64-bit key of a sequence."""
+    """Combine numbers such as (seed, epoch, purpose) into the 64-bit key of a sequence."""
     key = 0
     for number in numbers:
         key = ((key ^ (number & MASK)) + GOLDEN) & MASK
@@ -50,7 +53,10 @@ def key_of(*numbers: int) -> int:
 
 
 def hashes(key: int, counters: Int64Array) -> UInt64Array:
-    """(n,) integers to (n,) hashes; different integers have different hashes."""
+    """Elements (n,) of the sequence of `key` at the positions (n,) `counters`.
+
+    Different counters have different hashes.
+    """
     out = np.empty(len(counters), np.uint64)
     for start in range(0, len(out), BLOCK):
         x = out[start : start + BLOCK]
@@ -64,11 +70,11 @@ def hashes(key: int, counters: Int64Array) -> UInt64Array:
 
 
 def uniform(values: UInt64Array) -> npt.NDArray[np.float64]:
-    """Hashes to numbers in [0, 1) of 53 bits."""
+    """Map hashes to uniform numbers in [0, 1) with 53 random bits."""
     return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def gumbel(values: UInt64Array) -> FloatArray:
-    """Hashes to draws from the standard Gumbel distribution, -log(-log u) with u of 52 bits inside (0, 1)."""
+    """Map hashes to the standard Gumbel distribution: -log(-log u), u in (0, 1) with 52 bits."""
     uniform = ((values >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return -log(-log(uniform))

@@ -1,4 +1,7 @@
-"""A logarithm of additions, products and quotients alone, which IEEE 754 rounds alike everywhere; NumPy's own differs in last bits between machines."""
+"""A logarithm that gives the same bits on every machine, which NumPy's does not promise.
+
+It uses additions, products and quotients only, which IEEE 754 rounds alike everywhere.
+"""
 
 import numpy as np
 
@@ -6,11 +9,14 @@ from pipeline.arrays import FloatArray
 
 LN2 = 0.6931471805599453
 NUM_TERMS = 12
-"""Of the series, whose terms fall by a factor of 34 or more."""
+"""Terms of the series. Each is smaller than the one before by a factor of at least 34."""
 
 
 def log(values: FloatArray) -> FloatArray:
-    """Natural logarithms of positive numbers: 2 artanh((m - 1) / (m + 1)) + e ln 2 of m 2^e with m from sqrt(1/2) to sqrt(2)."""
+    """Natural logarithm of positive numbers.
+
+    For x = m 2^e with m in [sqrt(1/2), sqrt(2)): log x = 2 artanh((m - 1) / (m + 1)) + e ln 2.
+    """
     mantissa, exponent = np.frexp(values)
     small = mantissa < 0.7071067811865476
     mantissa, exponent = np.where(small, 2 * mantissa, mantissa), exponent - small

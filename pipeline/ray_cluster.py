@@ -1,4 +1,4 @@
-"""Where Ray runs: a cluster that is named, or this machine."""
+"""Connects to a Ray cluster, or starts Ray on this machine."""
 
 import logging
 import os
@@ -15,45 +15,56 @@ ANSWER_SECONDS = 30
 
 
 def connect(address: str | None = None, num_cpus: int | None = None) -> None:
-    """Joins the cluster of `address` or RAY_ADDRESS, else starts Ray on this machine; nothing happens where Ray runs already.
+    """Connect to the cluster at `address` or RAY_ADDRESS, else start Ray on this machine.
 
-    Raises InputError where the cluster does not answer within ANSWER_SECONDS, or Ray cannot start.
+    Does nothing if Ray is already initialised.
+
+    Raises:
+        InputError: the cluster does not answer within ANSWER_SECONDS, or Ray cannot start.
     """
-    _keep_quiet()
+    _silence_ray()
     if ray.is_initialized():
         return
-    named = address or os.environ.get("RAY_ADDRESS")
+    cluster = address or os.environ.get("RAY_ADDRESS")
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
-        if named:
-            _await_answer(named)
-            ray.init(address=named, **quiet)
+        if cluster:
+            _wait_for_grpc(cluster)
+            ray.init(address=cluster, **quiet)
         else:
-            # without an address, Ray joins whatever cluster the files of this machine name
+            # without an address, Ray would join any cluster that left its files on this machine
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     except (grpc.FutureTimeoutError, OSError, RuntimeError, ValueError) as error:
-        if named:
+        if cluster:
+            reason = str(error) or f"no reply in {ANSWER_SECONDS} s"
             raise InputError(
-                f"the Ray cluster at {named} does not answer ({str(error) or f'not in {ANSWER_SECONDS} s'})",
-                "start it, or name another by --address or RAY_ADDRESS, or none to use this machine",
+                f"No answer from the Ray cluster at {cluster} ({reason})",
+                "start it, set --address or RAY_ADDRESS to another one, "
+                "or unset both to use this machine",
             ) from error
         raise InputError(
             f"Ray cannot start on this machine ({error})",
-            "let HOME and RAY_TMPDIR (else TMPDIR) be folders that can be written, the latter with a short path",
+            "set HOME and RAY_TMPDIR (or TMPDIR) to writable folders, the latter with a short path",
         ) from error
 
 
-def _await_answer(address: str) -> None:
-    """Waits until HOST:PORT or ray://HOST:PORT speaks gRPC (raises grpc.FutureTimeoutError); Ray itself would wait for minutes."""
+def _wait_for_grpc(address: str) -> None:
+    """Wait until HOST:PORT or ray://HOST:PORT answers gRPC; ray.init alone would wait for minutes.
+
+    Raises grpc.FutureTimeoutError.
+    """
     target = address.removeprefix("ray://")
-    # with TLS, the certificates are Ray's own to read
+    # with TLS only Ray knows the certificates
     if ":" in target and not os.environ.get("RAY_USE_TLS"):
         with grpc.insecure_channel(target) as channel:
             grpc.channel_ready_future(channel).result(ANSWER_SECONDS)
 
 
-def _keep_quiet() -> None:
-    """Ray Data reports each execution and draws its own bars, although progress is ours to show; Ray tells at every start that it asks for a token."""
+def _silence_ray() -> None:
+    """Turn off Ray Data's progress bars and reports, and Ray's notice about tokens at each start.
+
+    The commands show their own progress.
+    """
     for name in ("ray.data", "ray._private.authentication"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -64,11 +75,15 @@ def _keep_quiet() -> None:
 def require(
     what: str, cpus: float, gpus: float, resources: Mapping[str, float] | None = None
 ) -> None:
-    """Raises ConfigError where Ray on this machine can never hold `what`; a cluster that is named may grow, so there it is a warning."""
-    for kind, wanted in {"CPU": cpus, "GPU": gpus, **(resources or {})}.items():
-        there = float(ray.cluster_resources().get(kind, 0))
-        if wanted > there:
-            lacks = f"{what} want {wanted:g} of {kind}, but Ray has {there:g} here"
+    """Check that Ray can ever schedule `what`.
+
+    A cluster named by RAY_ADDRESS may grow, so there a shortage is only a warning.
+    Raises ConfigError.
+    """
+    for kind, needed in {"CPU": cpus, "GPU": gpus, **(resources or {})}.items():
+        available = float(ray.cluster_resources().get(kind, 0))
+        if needed > available:
+            shortage = f"{what} need {needed:g} of {kind}, but Ray has {available:g} here"
             if not os.environ.get("RAY_ADDRESS"):
-                raise ConfigError(lacks, "ask for fewer, or name a larger cluster in RAY_ADDRESS")
-            LOG.warning("%s: they wait until nodes join that have it", lacks)
+                raise ConfigError(shortage, "request fewer, or set RAY_ADDRESS to a larger cluster")
+            LOG.warning("%s: they wait until nodes with enough of it join", shortage)

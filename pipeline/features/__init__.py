@@ -1,1 +1,1 @@
-"""The feature set: tables of equal rows, one per modality."""
+"""The feature set: one table per modality, with the same rows in each."""

@@ -1,7 +1,8 @@
-"""Feature tables: parts of fixed-size record batches, written once, memory-mapped, and read by row.
+"""Feature sets: immutable tables in parts of fixed-size record batches, read by row number.
 
-Row i of every modality's parts is the same sample, so a row is found by arithmetic: its part from the manifest's counts,
-its record batch by a division. A sample that lacks a modality has a row of zeros there and `has_<modality>` false.
+Row i is the same sample in every modality. Its part follows from the row counts in the manifest,
+its record batch from a division. A sample that lacks a modality has zeros there, and
+`has_<modality>` is false.
 """
 
 import os
@@ -24,13 +25,16 @@ from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import MANIFEST, StorePath
 
 _TRUSTED: set[tuple[object, ...]] = set()
-"""Versions of samples.arrow that this process has checked."""
+"""Versions of samples.arrow that this process has validated."""
 
 
 class FeatureSet:
-    """A finished feature set: the manifest, the samples, and the rows of each modality as arrays.
+    """A finished feature set: its manifest, its samples, and the rows of each modality as arrays.
 
-    Parts of a remote one go through `cache`.
+    Args:
+        store_path: the folder of the feature set.
+        manifest: the content of its manifest.json, validated.
+        cache: caches the parts of a remote feature set on this node; not used for a local one.
 
     Example:
         features = remix.FeatureSet.open("store/features/clips")
@@ -58,16 +62,16 @@ class FeatureSet:
     def open(
         cls, path: "str | os.PathLike[str] | StorePath", cache: NodeCache | None = None
     ) -> "FeatureSet":
-        """Opens STORE/features/NAME, whose manifest is checked.
+        """Open STORE/features/NAME and validate its manifest.
 
-        Samples and parts are checked when they are first read.
+        Samples and parts are validated when they are first read.
         Raises MissingError, DataError, StoreError.
         """
         store_path = StorePath.at(path)
         if not (store_path / MANIFEST).exists():
             raise MissingError(
-                f"{store_path} holds no finished feature set",
-                f"run `remix decode SHARDS --out {store_path}` to the end",
+                f"No finished feature set in {store_path}",
+                f"run `remix decode SHARDS --out {store_path}` until it finishes",
             )
         manifest = (store_path / MANIFEST).read_json()
         check_manifest(manifest, str(store_path / MANIFEST))
@@ -78,45 +82,58 @@ class FeatureSet:
 
     @cached_property
     def samples(self) -> pa.Table:
-        """samples.arrow, one row a sample, checked in full once a process (raises DataError)."""
-        store_path = self.path / "samples.arrow"
-        info = store_path.info()
-        version = (str(store_path), info.size, info.mtime_ns, self.fingerprint)
+        """samples.arrow, one row per sample; each process validates it only once.
+
+        Raises MissingError, DataError, StoreError.
+        """
+        path = self.path / "samples.arrow"
+        info = path.info()
+        version = (str(path), info.size, info.mtime_ns, self.fingerprint)
         trusted = version in _TRUSTED and info.mtime_ns is not None
-        table = read_table(store_path, trusted=trusted)
+        table = read_table(path, trusted=trusted)
         if not trusted:
-            check_samples(table, self.manifest, str(store_path))
+            check_samples(table, self.manifest, str(path))
             _TRUSTED.add(version)
         return table
 
     @cached_property
     def labels(self) -> Array:
-        """(N,) int32"""
+        """(N,) int32: index into `classes`."""
         labels: Array = self.samples["label"].to_numpy()
         return labels
 
     @cached_property
     def has(self) -> Array:
-        """(N, K) bool: whether the sample of the row has the modality, in the order of `modalities`."""
+        """(N, K) bool: whether each sample has each modality, in the order of `modalities`."""
         return np.stack(
             [self.samples[f"has_{name}"].to_numpy() for name in self.modalities], axis=1
         )
 
     def rows_of(self, split: str) -> Array:
-        """(n,) int64, ascending: the rows of a split."""
+        """Rows of a split, (n,) int64, ascending."""
         return np.flatnonzero(self.samples["split"].to_numpy() == split).astype(np.int64)
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one row."""
+        """Shape of one row."""
         return tuple(self.manifest["modalities"][modality]["shape"])
 
     def dtype(self, modality: str) -> np.dtype[Any]:
-        """The element type of a row."""
+        """Element type of a modality."""
         dtype: np.dtype[Any] = np.dtype(self.manifest["modalities"][modality]["dtype"])
         return dtype
 
     def read(self, modality: str, rows: Array, out: Array | None = None) -> Array:
-        """(B, *shape): the given rows of a modality, in the given order, copied once."""
+        """Gather rows of one modality.
+
+        Args:
+            modality: name of the modality.
+            rows: (B,) row numbers, any order, repeats allowed.
+            out: (B, *shape) array to fill; allocated if None.
+        Returns:
+            (B, *shape) in the stored dtype, a copy.
+        Raises:
+            DataError: a part is damaged; the message names the file. MissingError, StoreError.
+        """
         if out is None:
             out = np.empty((len(rows), *self.shape(modality)), self.dtype(modality))
         batch_rows = self.manifest["batch_rows"]
@@ -127,35 +144,38 @@ class FeatureSet:
         return out
 
     def file_of(self, modality: str, part: int) -> RemoteFile:
-        """The file of a part, by its position in the manifest."""
+        """The file of a part; `part` is its position in the manifest."""
         return _file_of(self.path, self.manifest["parts"], modality, part)
 
     def parts_of(self, rows: Array) -> list[int]:
-        """The parts, ascending, that hold any of the rows."""
+        """Positions in the manifest of the parts that contain any of the rows, ascending."""
         parts: list[int] = np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
         return parts
 
     def fetch(self, modality: str, part: int) -> bool:
-        """Sees to it that the cache has a copy of a part; False: it has no room (raises DataError, MissingError, StoreError)."""
+        """Download a part into the cache; returns False without a cache or if it has no space.
+
+        Raises DataError, MissingError, StoreError.
+        """
         return self.cache is not None and self.cache.fetch(self.file_of(modality, part))
 
 
 def _file_of(
     store_path: StorePath, parts: Sequence[dict[str, Any]], modality: str, part: int
 ) -> RemoteFile:
-    known = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
+    entry = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
     return RemoteFile(
         path=store_path / modality / part_name(parts[part]["index"]),
-        sha256=known["sha256"],
-        num_bytes=known["bytes"],
+        sha256=entry["sha256"],
+        num_bytes=entry["bytes"],
     )
 
 
 def _expected(manifest: dict[str, Any], modality: str, part: int) -> Expected:
-    facts = manifest["modalities"][modality]
+    table = manifest["modalities"][modality]
     return Expected(
         num_rows=manifest["parts"][part]["rows"],
         batch_rows=manifest["batch_rows"],
-        type=pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(facts["dtype"])), facts["shape"]),
+        type=pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(table["dtype"])), table["shape"]),
         num_bytes=manifest["parts"][part].get("files", {}).get(modality, {"bytes": 0})["bytes"],
     )

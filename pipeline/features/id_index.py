@@ -1,4 +1,4 @@
-"""The index of a feature set: the rows of a sample id, found without a scan."""
+"""Index of a feature set: the rows of a sample id by binary search."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,12 @@ from pipeline.storage.store_path import StorePath
 IDS = "ids.arrow"
 IDS_SCHEMA = pa.schema([("hash", pa.uint64()), ("row", pa.int64())])
 INDEX_ROWS = 2**16
-"""Rows of a record batch: what a look-up reads at once."""
+"""Rows per record batch, the unit that a look-up reads."""
 
 
 def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """(N,) uint64: the first 8 bytes of each id's SHA-256, little-endian."""
-    # no table has an id with lone surrogates, but who looks one up may give it
+    """Hash sample ids: (N,) uint64, the first 8 bytes of each SHA-256, little-endian."""
+    # no table contains an id with unpaired surrogates, but a query may
     return np.frombuffer(
         b"".join(
             hashlib.sha256(value.encode(errors="surrogatepass")).digest()[:8] for value in ids
@@ -29,7 +29,10 @@ def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
 
 
 def write_ids(path: StorePath, hashes: Sequence[npt.NDArray[np.uint64]]) -> None:
-    """Writes the index of all sample ids of a feature set, given their hashes in the order of the rows; 24 bytes a row of memory (raises StoreError)."""
+    """Write the index of all sample ids, given their hashes in row order.
+
+    Uses 24 bytes of memory per row. Raises StoreError.
+    """
     values = np.concatenate([np.empty(0, np.uint64), *hashes])
     order = np.argsort(values, kind="stable")
     with path.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
@@ -41,24 +44,27 @@ def write_ids(path: StorePath, hashes: Sequence[npt.NDArray[np.uint64]]) -> None
 
 
 def find_rows(index: BatchFile, sample_id: str) -> list[int]:
-    """The rows whose id has the same hash, ascending, one but for collisions: compare the ids (raises DataError)."""
-    wanted = hash_ids([sample_id])[0]
+    """Rows whose id has the hash of `sample_id`, ascending.
+
+    Hashes may collide: compare the ids. Raises DataError, StoreError.
+    """
+    target = hash_ids([sample_id])[0]
     low, high = 0, index.num_batches
-    while low < high:  # the first batch that ends at or after the wanted hash
+    while low < high:  # the first batch whose last hash is not below the target
         middle = (low + high) // 2
         hashes = index.batch(middle, ["hash"]).column(0)
         if not len(hashes):
             raise DataError(f"{index.what}: record batch {middle} is empty", "write the file again")
-        if hashes[-1].as_py() < wanted:
+        if hashes[-1].as_py() < target:
             low = middle + 1
         else:
             high = middle
-    found: list[int] = []
+    rows: list[int] = []
     for number in range(low, index.num_batches):
         batch = index.batch(number)
         hashes = batch.column("hash").to_numpy()
-        first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, side="right")
-        found += batch.column("row").to_numpy()[first:last].tolist()
+        first, last = np.searchsorted(hashes, target), np.searchsorted(hashes, target, side="right")
+        rows += batch.column("row").to_numpy()[first:last].tolist()
         if last < len(hashes):
             break
-    return found
+    return rows

@@ -1,4 +1,7 @@
-"""manifest.json and samples.arrow of a feature set, held against each other and against what a reader of the parts relies on."""
+"""Validates manifest.json and samples.arrow of a feature set, alone and against each other.
+
+The readers of the parts rely on these checks.
+"""
 
 import math
 from itertools import chain
@@ -31,14 +34,14 @@ class _Strict(BaseModel):
 
 
 class ManifestFile(_Strict):
-    """A file of a part."""
+    """One file of a part: the rows of one modality."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     bytes: Count
 
 
 class Part(_Strict):
-    """What a shard became."""
+    """The rows of one shard."""
 
     index: Count
     shard: str = ""
@@ -47,7 +50,7 @@ class Part(_Strict):
 
 
 class FeatureTable(_Strict):
-    """The rows of a modality."""
+    """One modality: shape and dtype of a row, and statistics for normalisation."""
 
     kind: str
     shape: list[Annotated[int, Field(ge=1)]]
@@ -60,20 +63,20 @@ class FeatureTable(_Strict):
     def _fits(self) -> Self:
         if self.row_bytes > MAX_ROW_BYTES:
             raise ValueError(
-                f"its rows of shape {self.shape} take {self.row_bytes} bytes each, more than {MAX_ROW_BYTES}"
+                f"a row of shape {self.shape} has {self.row_bytes} bytes, more than {MAX_ROW_BYTES}"
             )
         if len(self.mean) != len(self.std):
-            raise ValueError(f"it has {len(self.mean)} means and {len(self.std)} deviations")
+            raise ValueError(f"it has {len(self.mean)} means but {len(self.std)} deviations")
         return self
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of a row."""
+        """Size of a row in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Manifest(_Strict):
-    """The whole file, as far as Remix reads it."""
+    """The entries of manifest.json that Remix reads."""
 
     version: int = 0
     modalities: Annotated[dict[Name, FeatureTable], Field(min_length=1, max_length=MAX_MODALITIES)]
@@ -90,9 +93,9 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         if ALL in self.modalities:
-            raise ValueError(f"a modality cannot be called {ALL!r}")
+            raise ValueError(f"the name {ALL!r} is reserved and cannot name a modality")
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("a name occurs twice among the classes")
+            raise ValueError("two classes have the same name")
         if not set(self.splits) <= set(SPLITS):
             raise ValueError(f"the splits are {', '.join(self.splits)}, not {', '.join(SPLITS)}")
         for what, numbers in (
@@ -101,7 +104,7 @@ class Manifest(_Strict):
         ):
             if sum(numbers) != self.num_rows:
                 raise ValueError(
-                    f"its {what} have {sum(numbers)} rows together, but num_rows is {self.num_rows}"
+                    f"its {what} have {sum(numbers)} rows in total, but num_rows is {self.num_rows}"
                 )
         if len({part.index for part in self.parts}) < len(self.parts):
             raise ValueError("two of its parts have the same index")
@@ -109,16 +112,17 @@ class Manifest(_Strict):
             ((part, item) for item in part.files.items()) for part in self.parts
         ):
             if name not in self.modalities:
-                raise ValueError(f"part {part.index} has a file of {name!r}, which is no modality")
+                raise ValueError(f"part {part.index} has a file of {name!r}, not a modality")
             if file.bytes < part.rows * self.modalities[name].row_bytes:
                 raise ValueError(
-                    f"part {part.index} of {name!r} has {part.rows} rows in {file.bytes} bytes, which is too few"
+                    f"part {part.index} of {name!r} has {file.bytes} bytes, too few for its "
+                    f"{part.rows} rows"
                 )
         return self
 
 
 def check_manifest(manifest: dict[str, Any], what: str) -> None:
-    """Raises DataError that names the first entry that is missing, of another type, or does not fit the others."""
+    """Raise DataError naming the first entry that is missing, invalid or contradicts another."""
     check_model(
         Manifest,
         manifest,
@@ -129,14 +133,17 @@ def check_manifest(manifest: dict[str, Any], what: str) -> None:
 
 
 def check_samples(table: pa.Table, manifest: dict[str, Any], what: str) -> None:
-    """Checks every row of samples.arrow, and its content against the manifest's counts and fingerprint (raises DataError that names column and row)."""
+    """Check every row of samples.arrow, and the counts and fingerprint in its manifest.
+
+    Raises DataError naming the column and the row.
+    """
     modalities, classes = list(manifest["modalities"]), manifest["classes"]
     expected = samples_schema(modalities)
     check_columns(table.schema, expected, what)
     if table.schema.names != expected.names or table.num_rows != manifest["num_rows"]:
-        found = f"{table.num_rows} rows of {', '.join(table.schema.names)}"
         raise DataError(
-            f"{what} has {found}, but its manifest says {manifest['num_rows']} of {', '.join(expected.names)}",
+            f"{what} has {table.num_rows} rows of {', '.join(table.schema.names)}, but its "
+            f"manifest records {manifest['num_rows']} of {', '.join(expected.names)}",
             "decode again",
         )
     content, start = Fingerprinter(table.schema), 0
@@ -149,31 +156,37 @@ def check_samples(table: pa.Table, manifest: dict[str, Any], what: str) -> None:
         for name in modalities:
             present[name] += batch[f"has_{name}"].true_count
         start += batch.num_rows
-    told = (
+    recorded = (
         {split: manifest["splits"].get(split, 0) for split in SPLITS}
         if "splits" in manifest
         else splits
     )
-    if splits != told:
+    if splits != recorded:
         raise DataError(
-            f"{what}: column 'split' counts {splits}, but its manifest says {told}", "decode again"
+            f"{what}: column 'split' counts {splits}, but its manifest records {recorded}",
+            "decode again",
         )
     for name, num in present.items():
         if manifest["modalities"][name].get("num_rows", num) != num:
             raise DataError(
-                f"{what}: column 'has_{name}' counts {num}, but its manifest says {manifest['modalities'][name]['num_rows']}",
+                f"{what}: column 'has_{name}' counts {num}, but its manifest records "
+                f"{manifest['modalities'][name]['num_rows']}",
                 "decode again",
             )
     actual = features_fingerprint(manifest, content.hexdigest({}))
     if actual not in (None, manifest["fingerprint"]):
         raise DataError(
-            f"{what}: its manifest says the fingerprint {manifest['fingerprint']}, but with its content it is {actual}",
+            f"{what}: its manifest records the fingerprint {manifest['fingerprint']}, but its "
+            f"content has {actual}",
             "decode again",
         )
 
 
 def features_fingerprint(manifest: dict[str, Any], content: str) -> str | None:
-    """The fingerprint that a manifest should have, from the hash of the samples' content; None where it says too little."""
+    """Compute a feature set's fingerprint from its manifest and the hash of its samples.
+
+    Returns None for a manifest that lacks the version, shards or file hashes that it covers.
+    """
     if "version" not in manifest or not all(
         {"shard", "files"} <= part.keys() for part in manifest["parts"]
     ):
@@ -202,23 +215,28 @@ def _check_rows(batch: pa.RecordBatch, start: int, num_classes: int, what: str) 
         if column.null_count:
             row = start + pc.index(pc.is_null(column), True).as_py()
             raise DataError(f"{what}: column {name!r} has a null in row {row}", "decode again")
-    numbers, labels, places = (
+    numbers, labels, positions = (
         batch[name].to_numpy() for name in ("row", "label", "index_in_shard")
     )
     rules = [
-        ("row", numbers != np.arange(start, start + len(numbers)), "which is not its place"),
-        ("label", (labels < 0) | (labels >= num_classes), f"but there are {num_classes} classes"),
+        ("row", numbers != np.arange(start, start + len(numbers)), "which is not its position"),
+        (
+            "label",
+            (labels < 0) | (labels >= num_classes),
+            f"but the manifest has {num_classes} classes",
+        ),
         (
             "split",
             ~pc.is_in(batch["split"], pa.array(SPLITS)).to_numpy(zero_copy_only=False),
-            f"which is none of {', '.join(SPLITS)}",
+            f"which is not one of {', '.join(SPLITS)}",
         ),
-        ("index_in_shard", places < 0, "which is negative"),
+        ("index_in_shard", positions < 0, "which is negative"),
     ]
     for name, wrong, rule in rules:
-        at = np.flatnonzero(wrong)
-        if len(at):
+        bad = np.flatnonzero(wrong)
+        if len(bad):
+            value = batch[name][int(bad[0])].as_py()
             raise DataError(
-                f"{what}: column {name!r} is {batch[name][int(at[0])].as_py()!r} in row {start + at[0]}, {rule}",
+                f"{what}: column {name!r} is {value!r} in row {start + bad[0]}, {rule}",
                 "decode again",
             )

@@ -1,7 +1,7 @@
-"""The parts of a feature set, read record batch by record batch.
+"""Reads the parts of a feature set record batch by record batch.
 
-A local part is mapped. A part of a remote store is a view of its copy in the node's cache, or where
-the cache has no room, read by ranges that are kept for a while.
+A local part is memory-mapped. A remote part is mapped from its copy in the node cache; if the cache
+has no space, it is read by ranges and recent record batches are kept in memory.
 """
 
 from collections import OrderedDict
@@ -19,62 +19,64 @@ from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import StorePath
 
 OPEN_PARTS = 256
-"""Parts that a process has open at once; a copy takes a file descriptor."""
+"""Maximum open parts of a process; each mapped copy uses a file descriptor."""
 MEMORY_BATCHES = 256
-"""Record batches that were read by ranges or unpacked, which a process keeps in memory."""
-HELD_SHARE = 0.25
-"""Of a cache that evicts, what the copies that a process has open may take (one it may always have), so that there is something to evict."""
+"""Maximum record batches, read by ranges or decompressed, that a process keeps in memory."""
+PINNED_SHARE = 0.25
+"""Maximum fraction of an evicting cache that one process may pin by open parts; one part is always
+allowed. The rest stays evictable."""
 
 BatchName = tuple[str, int, int]
-"""A modality, a part and a record batch of it."""
+"""Modality, part number and number of the record batch in the part."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What a part holds, as its manifest says."""
+    """The content of a part according to its manifest."""
 
     num_rows: int
     batch_rows: int
     type: pa.DataType
-    num_bytes: int  # 0 where the manifest does not say
+    num_bytes: int  # 0 if the manifest does not record it
 
     def rows_of(self, number: int) -> int:
-        """The rows of a record batch."""
+        """Number of rows of a record batch; the last may be smaller."""
         return min(self.batch_rows, self.num_rows - number * self.batch_rows)
 
 
 def open_part(
     path: StorePath, expected: Expected, copy: pa.Buffer | None = None
 ) -> pa.ipc.RecordBatchFileReader:
-    """A part as it is expected, from its copy where there is one, or mapped where it is local.
+    """Open a part from its cached copy, else mapped if local, and compare it with its manifest.
 
     Raises MissingError, DataError, StoreError.
     """
     source = open_source(path, mapped=True) if copy is None else pa.BufferReader(copy)
     if expected.num_bytes not in (0, source.size()):
         raise DataError(
-            f"{path} has {source.size()} bytes, but its manifest says {expected.num_bytes}",
+            f"{path} has {source.size()} bytes, but its manifest records {expected.num_bytes}",
             "decode again",
         )
     reader = open_reader(source, path)
     columns = [(field.name, field.type) for field in reader.schema]
     if columns != [("feature", expected.type)]:
-        found = ", ".join(f"{name!r} of {kind}" for name, kind in columns[:5])
+        names = ", ".join(f"{name!r} of {kind}" for name, kind in columns[:5])
         raise DataError(
-            f"{path} has the columns {found or 'nothing'}, not 'feature' of {expected.type}",
+            f"{path} has the columns {names or '(none)'}, not 'feature' of {expected.type}",
             "decode again",
         )
     num_batches = -(-expected.num_rows // expected.batch_rows)
     if reader.num_record_batches != num_batches:
         raise DataError(
-            f"{path} has {reader.num_record_batches} record batches, but its manifest says {expected.num_rows} rows, which are {num_batches}",
+            f"{path} has {reader.num_record_batches} record batches, but the "
+            f"{expected.num_rows} rows in its manifest make {num_batches}",
             "decode again",
         )
     return reader
 
 
 def _features(batch: pa.RecordBatch, number: int, expected: Expected, path: StorePath) -> Array:
-    """(B, *shape): the features of a record batch of a part (raises DataError where it is not as expected)."""
+    """Features of a record batch, (B, *shape), a view. Raises DataError if rows or nulls differ."""
     column = batch.column(0)
     if len(column) != expected.rows_of(number):
         raise DataError(
@@ -83,7 +85,7 @@ def _features(batch: pa.RecordBatch, number: int, expected: Expected, path: Stor
         )
     if column.null_count or column.storage.flatten().null_count:
         raise DataError(
-            f"{path}: column 'feature' has nulls in record batch {number}", "decode again"
+            f"{path}: column 'feature' contains nulls in record batch {number}", "decode again"
         )
     rows: Array = column.to_numpy_ndarray()
     return rows
@@ -93,14 +95,19 @@ def _features(batch: pa.RecordBatch, number: int, expected: Expected, path: Stor
 class _Part:
     reader: pa.ipc.RecordBatchFileReader
     mapped: bool
-    num_bytes: int  # of the copy that it holds
-    views: dict[BatchName, Array]  # of the record batches that the map holds as they are
+    num_bytes: int  # size of the copy that it pins, 0 if none
+    views: dict[BatchName, Array]  # into the map, one per uncompressed record batch read so far
 
 
 class PartReader:
-    """The open parts of a feature set; of a remote one the least recently used is closed first.
+    """Reads record batches and keeps parts open; of remote parts, closes the least recently used.
 
-    `find` names the file of a modality's part, `expect` what it holds. Threads may share a reader.
+    Threads may share a reader.
+
+    Args:
+        find: maps (modality, part) to its file.
+        expect: maps (modality, part) to its content according to the manifest.
+        cache: the node cache, None for a local feature set.
     """
 
     def __init__(
@@ -117,9 +124,9 @@ class PartReader:
         self._in_memory: OrderedDict[BatchName, Array] = OrderedDict()
 
     def batch(self, modality: str, part: int, number: int) -> Array:
-        """(B, *shape): one record batch (raises DataError, MissingError, StoreError)."""
+        """Read one record batch, (B, *shape). Raises DataError, MissingError, StoreError."""
         key, name = (modality, part), (modality, part, number)
-        if name in self._local_views:
+        if name in self._local_views:  # never evicted, so no lock is needed
             return self._local_views[name]
         with self._lock:
             if key in self._open:
@@ -140,12 +147,13 @@ class PartReader:
 
     def _add(self, key: tuple[str, int]) -> None:
         file = self._find(*key)
-        if file.path.local:  # maps of local files cost nothing, so they stay
+        if file.path.local:  # a map of a local file pins nothing, so it stays open
             part = open_part(file.path, self._expect(*key))
             self._open[key] = _Part(reader=part, mapped=True, num_bytes=0, views=self._local_views)
             return
         mapped = self._cache.map(file) if self._cache else None
         if mapped is None and self._cache and not self._cache.keep and self._num_bytes:
+            # the copies that this process pins may be what fills the cache
             while self._open:
                 self._close_oldest()
             mapped = self._cache.map(file)
@@ -157,7 +165,7 @@ class PartReader:
         )
         self._num_bytes += self._open[key].num_bytes
         evicts = self._cache and not self._cache.keep
-        bound = HELD_SHARE * self._cache.max_bytes if self._cache and evicts else inf
+        bound = PINNED_SHARE * self._cache.max_bytes if self._cache and evicts else inf
         while len(self._open) > 1 and (len(self._open) > OPEN_PARTS or self._num_bytes > bound):
             self._close_oldest()
 
@@ -166,7 +174,7 @@ class PartReader:
         self._num_bytes -= closed.num_bytes
 
     def _read(self, key: tuple[str, int], number: int) -> tuple[Array, bool]:
-        """A record batch, and whether it is a view of the mapped file."""
+        """Read a record batch; also returns whether it is a view of the mapped file."""
         part, path = self._open[key], self._find(*key).path
         try:
             batch = part.reader.get_batch(number)
@@ -175,11 +183,11 @@ class PartReader:
             if isinstance(error, OSError) and not part.mapped:
                 raise StoreError(
                     f"{path} cannot be read ({error})",
-                    "check that the store is there and may be read",
+                    "check that the store exists and that you have access",
                 ) from error
             raise DataError(
                 f"{path} is damaged in record batch {number} ({error})", "decode again"
             ) from error
-        # a buffer that was unpacked is memory of its own, which could be written to
+        # buffers of a map are immutable; a decompressed buffer is mutable memory of its own
         is_view = part.mapped and not batch.column(0).buffers()[-1].is_mutable
         return _features(batch, number, self._expect(*key), path), is_view

@@ -1,4 +1,4 @@
-"""The parts of a feature set, written row by row."""
+"""Writes the parts of a feature set row by row."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ BATCH_ROWS = 64
 
 
 def part_name(index: int) -> str:
-    """The file name of the part that holds the samples of the shard of this index."""
+    """File name of the part with the samples of shard number `index`."""
     return f"part-{index:05d}.arrow"
 
 
 class PartWriter:
-    """Streams rows of one modality into a part: `append` row by row, `close` writes the last, smaller record batch."""
+    """Streams rows of one modality into a part, an Arrow IPC file with one tensor column."""
 
     def __init__(
         self, file: HashingFile, shape: Sequence[int], dtype: str, batch_rows: int = BATCH_ROWS
@@ -28,14 +28,14 @@ class PartWriter:
         self._writer = pa.ipc.new_file(file, pa.schema([("feature", self._type)]))
 
     def append(self, row: Array | None) -> None:
-        """Adds one row; None stands for a sample that lacks the modality."""
+        """Add one row; None, for a sample that lacks the modality, is stored as zeros."""
         self._batch[self._filled] = 0 if row is None else row
         self._filled += 1
         if self._filled == len(self._batch):
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left and the footer."""
+        """Write the remaining rows as a smaller record batch, and the footer."""
         if self._filled:
             self._flush()
         self._writer.close()

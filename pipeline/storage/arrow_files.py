@@ -1,4 +1,4 @@
-"""Arrow IPC files: opened in one place, memory-mapped or read by ranges, and written atomically."""
+"""Arrow IPC files: open memory-mapped or by ranges, read, and write atomically."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,22 +11,27 @@ from pipeline.errors import DataError, MissingError
 from pipeline.storage.store_path import StorePath
 
 TABLE_ROWS = 2**16
-"""Rows of a record batch of a table that Remix writes: what a reader of one batch holds."""
+"""Maximum rows per record batch of a table written by Remix; bounds the memory of a reader."""
 CURE = "write the file again"
 DAMAGED = (pa.ArrowException, OSError, ValueError)
 """What pyarrow raises for a damaged file."""
 
 
 def open_source(path: StorePath, *, mapped: bool = False) -> Any:
-    """The bytes of a file, read by ranges, or with `mapped` memory-mapped where the file is local.
+    """Open the bytes of a file.
 
-    A map outlives its file object and takes no descriptor (raises MissingError, DataError, StoreError).
+    Args:
+        path: the file.
+        mapped: memory-map the file if it is local; the map outlives its file object and uses no
+            file descriptor. A remote file is always read by ranges.
+    Raises:
+        MissingError, DataError, StoreError.
     """
     kind = path.info().type
     if kind == pafs.FileType.NotFound:
-        raise MissingError(f"{path} does not exist")
+        raise MissingError(f"File not found: {path}")
     if kind != pafs.FileType.File:
-        raise DataError(f"{path} is not a file", CURE)
+        raise DataError(f"Not a file: {path}", CURE)
     with path.accessing("read"):
         if not path.local:
             return path.fs.open_input_file(path.path)
@@ -39,32 +44,35 @@ def open_source(path: StorePath, *, mapped: bool = False) -> Any:
 def open_reader(
     source: Any, path: StorePath, options: pa.ipc.IpcReadOptions | None = None
 ) -> pa.ipc.RecordBatchFileReader:
-    """The record batches of an Arrow IPC file, whose bytes are `source`.
+    """Open an Arrow IPC file whose bytes are `source`; `path` names it in errors.
 
-    Raises DataError, or StoreError where the store itself does not answer.
+    Raises DataError, or StoreError if the store itself fails.
     """
     try:
         reader = pa.ipc.open_file(source, options=options)
-        # pyarrow decodes names only when they are asked for: ones that are no text fail here
+        # pyarrow decodes names lazily: decode them now, so that invalid UTF-8 fails here
         _ = [(field.name, str(field.type)) for field in reader.schema]
         return reader
     except DAMAGED as error:
-        path.info()
-        raise DataError(f"{path} is not an Arrow IPC file ({error})", CURE) from error
+        path.info()  # raises StoreError if the store, not the file, is at fault
+        raise DataError(f"Not an Arrow IPC file: {path} ({error})", CURE) from error
 
 
 def read_table(path: StorePath, *, trusted: bool = True) -> pa.Table:
-    """An Arrow IPC file as a table, memory-mapped where it is local and not compressed.
+    """Read an Arrow IPC file, memory-mapped if it is local and not compressed.
 
-    Unless trusted it is checked in full: every offset, name and string (raises MissingError,
-    DataError, StoreError).
+    Args:
+        path: the file.
+        trusted: skip the full check of every offset, name and string.
+    Raises:
+        MissingError, DataError, StoreError.
     """
     source = open_source(path, mapped=True)
     reader = open_reader(source, path)
     try:
         table = reader.read_all()
         if not trusted:
-            # offsets that point out of their buffers would crash the process that follows them
+            # an offset that points outside its buffer would crash the process that reads it
             table.validate(full=True)
     except DAMAGED as error:
         raise DataError(f"{path} is damaged ({error})", CURE) from error
@@ -72,7 +80,7 @@ def read_table(path: StorePath, *, trusted: bool = True) -> pa.Table:
 
 
 def write_table(path: StorePath, table: pa.Table) -> str:
-    """Writes a table as record batches of at most TABLE_ROWS rows, atomically.
+    """Write a table atomically, in record batches of at most TABLE_ROWS rows.
 
     Returns the file's SHA-256.
     """
@@ -82,14 +90,17 @@ def write_table(path: StorePath, table: pa.Table) -> str:
 
 
 def column(table: pa.Table, name: str) -> Array:
-    """A column as an array, without a copy where it lies in one piece."""
+    """A column as an array, without a copy if it has one chunk."""
     chunks = table.column(name)
-    one = chunks.num_chunks == 1
-    values: Array = chunks.chunk(0).to_numpy(zero_copy_only=False) if one else chunks.to_numpy()
+    values: Array = (
+        chunks.chunk(0).to_numpy(zero_copy_only=False)
+        if chunks.num_chunks == 1
+        else chunks.to_numpy()
+    )
     return values
 
 
 def blocks(table: pa.Table, num_rows: int = TABLE_ROWS) -> Iterator[pa.Table]:
-    """The table in slices of at most so many rows, which need no copy where Remix wrote it."""
+    """Slices of at most `num_rows` rows. With the default, those of Remix's tables are views."""
     for start in range(0, table.num_rows, num_rows):
         yield table.slice(start, num_rows)

@@ -1,4 +1,4 @@
-"""A file that knows the hash of what was written to it."""
+"""A file wrapper that hashes and counts what is written."""
 
 import hashlib
 import io
@@ -8,7 +8,11 @@ from typing import Any
 
 
 class HashingFile(io.RawIOBase):
-    """A writable file that knows the SHA-256 and the number of the bytes that went through it, and the error that ended it (some writers hide it)."""
+    """A writable file that hashes and counts its bytes, and remembers the first OSError.
+
+    pyarrow and tarfile may replace the OSError of a failed write with one of their own; `failed`
+    is the original, with its errno.
+    """
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -25,7 +29,7 @@ class HashingFile(io.RawIOBase):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keeps the error of what is done to the file."""
+        """Remember the first OSError raised inside the block."""
         try:
             yield
         except OSError as error:

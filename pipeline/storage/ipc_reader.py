@@ -1,7 +1,7 @@
-"""An Arrow IPC file read record batch by record batch.
+"""Reads Arrow IPC files record batch by record batch, in the memory of one batch.
 
-Nothing is mapped and nothing is kept: a file of any size takes the memory of one batch, and one that is cut short while it is read
-raises an error, where a memory map would end the process. Each batch is checked in full before it is returned. Threads may share a file.
+Files are not memory-mapped: if a file is truncated meanwhile, a read raises an error, but a
+map would kill the process with SIGBUS. Each batch is fully validated before it is returned.
 """
 
 from bisect import bisect_right
@@ -20,10 +20,14 @@ from pipeline.storage.store_path import StorePath
 
 
 class BatchFile:
-    """An open file with the columns of `expected`, nulls in floats alone.
+    """An open Arrow IPC file. Threads may share it.
 
-    `copy` is the content of the file from the node's cache, which is then read in its stead
-    (raises MissingError, DataError, StoreError).
+    Args:
+        path: the file.
+        expected: columns that the file must have; only floating-point columns may contain nulls.
+        copy: content of the file from the node cache, read instead of the file.
+    Raises:
+        MissingError, DataError, StoreError.
     """
 
     def __init__(
@@ -37,31 +41,34 @@ class BatchFile:
         reader = self._reader(None)
         self.schema: pa.Schema = reader.schema
         self.num_batches = int(reader.num_record_batches)
-        self._whole: frozenset[str] = frozenset()
+        self._not_null: frozenset[str] = frozenset()
         if expected is not None:
             check_columns(self.schema, expected, self.what)
-            self._whole = frozenset(
+            self._not_null = frozenset(
                 field.name for field in expected if not pa.types.is_floating(field.type)
             )
         self.metadata: dict[str, Any] = read_metadata(self.schema, self.what)
 
     def batch(self, number: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
-        """One record batch, of these columns alone where they are named, valid in full (raises DataError, StoreError)."""
+        """Read and validate one record batch, all columns or only `columns`.
+
+        Raises DataError, StoreError.
+        """
         try:
             with self._lock:
                 batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
             batch.validate(full=True)
         except DAMAGED as error:
-            self._path.info()  # a store that does not answer raises its own error
+            self._path.info()  # raises StoreError if the store, not the file, is at fault
             raise DataError(
                 f"{self.what} is damaged in record batch {number} ({error})", CURE
             ) from error
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if name in self._whole and (
+            if name in self._not_null and (
                 column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count)
             ):
                 raise DataError(
-                    f"{self.what}: column {name!r} has nulls in record batch {number}", CURE
+                    f"{self.what}: column {name!r} contains nulls in record batch {number}", CURE
                 )
         return batch
 
@@ -71,19 +78,19 @@ class BatchFile:
             yield self.batch(number, columns)
 
     def ends(self) -> list[int]:
-        """The number of rows up to the end of each record batch; reads one narrow column."""
-        first = [
+        """Cumulative number of rows at the end of each record batch; reads one narrow column."""
+        narrow = [
             field.name
             for field in sorted(
                 self.schema, key=lambda field: not pa.types.is_primitive(field.type)
             )[:1]
         ]
-        return list(accumulate(batch.num_rows for batch in self.batches(first)))
+        return list(accumulate(batch.num_rows for batch in self.batches(narrow)))
 
     def slices(self, ends: Sequence[int], start: int, num: int) -> Iterator[pa.RecordBatch]:
-        """The record batches that hold the rows [start, start + num), cut to them.
+        """Read rows [start, start + num) as slices of record batches.
 
-        `ends` is what `ends()` returned, which a caller may keep.
+        `ends` is the result of `ends()`, which a caller may reuse.
         """
         number, offset = locate(ends, start)
         while num > 0 and number < len(ends):
@@ -102,6 +109,6 @@ class BatchFile:
 
 
 def locate(ends: Sequence[int], row: int) -> tuple[int, int]:
-    """The record batch that holds a row, and the row's position in it."""
+    """The record batch that contains a row, and the row's position in it."""
     number = bisect_right(ends, row)
     return number, row - (ends[number - 1] if number else 0)

@@ -1,4 +1,8 @@
-"""Locks on a local disk, which the kernel gives back with the process that has them, whatever becomes of it; and who that process is or was."""
+"""File locks (flock) on a local disk, with a record of their owner.
+
+The kernel releases a lock when its process ends, however it ends; the record of a process that died
+stays in the file for the next owner to read.
+"""
 
 import contextlib
 import fcntl
@@ -11,12 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 COMMAND_CHARS = 200
+"""Maximum length of the command line in a record."""
 MAX_BYTES = 2**16
+"""Maximum size of a record that is read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """A process that has a lock, or died with it: `since` is when it got it, in UTC."""
+    """A process that holds a lock, or died while holding it since `since` (ISO 8601, UTC)."""
 
     pid: int
     host: str
@@ -25,7 +31,7 @@ class Owner:
 
     @classmethod
     def here(cls, command: str) -> "Owner":
-        """This process, now."""
+        """Describe this process as an owner from now on."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(
             pid=os.getpid(), host=platform.node(), since=since, command=command[:COMMAND_CHARS]
@@ -36,7 +42,7 @@ class Owner:
 
 
 class HeldError(Exception):
-    """Another process has the lock: `owner`, where that can be told."""
+    """Another process holds the lock: `owner`, None if its record cannot be read."""
 
     def __init__(self, owner: Owner | None) -> None:
         super().__init__(owner)
@@ -45,7 +51,11 @@ class HeldError(Exception):
 
 @contextlib.contextmanager
 def hold(path: Path, command: str) -> Iterator[Owner | None]:
-    """Holds a lock file, which names this process meanwhile and is empty afterwards; yields the process that died with it (raises HeldError, OSError)."""
+    """Hold an exclusive lock on a file that records this process as its owner.
+
+    Yields the previous owner if it died while holding the lock, else None.
+    Raises HeldError, OSError.
+    """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -54,7 +64,8 @@ def hold(path: Path, command: str) -> Iterator[Owner | None]:
             raise HeldError(_owner(file)) from None
         dead = _owner(file)
         line = json.dumps(asdict(Owner.here(command))).encode() + b"\n"
-        # in this order: a process that dies in between has left a first line, its own or the one before
+        # write before truncating: if this process dies in between, the first line is still a
+        # complete record, the new one or the old one
         os.pwrite(file, line, 0)
         os.ftruncate(file, len(line))
         try:
@@ -67,14 +78,14 @@ def hold(path: Path, command: str) -> Iterator[Owner | None]:
 
 
 def _owner(file: int) -> Owner | None:
-    """Who is named in a lock file; None where nobody is, or nothing that can be read."""
+    """The owner recorded in a lock file, None if the file is empty or unreadable."""
     try:
-        said = json.loads(os.pread(file, MAX_BYTES, 0).partition(b"\n")[0])
+        record = json.loads(os.pread(file, MAX_BYTES, 0).partition(b"\n")[0])
         return Owner(
-            pid=int(said["pid"]),
-            host=str(said["host"]),
-            since=str(said["since"]),
-            command=str(said["command"]),
+            pid=int(record["pid"]),
+            host=str(record["host"]),
+            since=str(record["since"]),
+            command=str(record["command"]),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -82,7 +93,10 @@ def _owner(file: int) -> Owner | None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[int]:
-    """Marks a file or folder as being written by a process that lives, as far as its file system knows locks; yields a descriptor of it (raises OSError)."""
+    """Mark a file or folder as being written, by a shared lock; yields a descriptor of it.
+
+    A file system without locks leaves it unmarked. Raises OSError.
+    """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):
@@ -93,7 +107,7 @@ def writing(path: Path) -> Iterator[int]:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a process that lives marks the path as being written; False where nothing is there."""
+    """Whether a live process has marked the path as being written."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

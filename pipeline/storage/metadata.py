@@ -15,18 +15,18 @@ from pipeline.storage.strict_json import parse_json
 PREFIX = "remix."
 
 FINGERPRINT_ROWS = 2**16
-"""Rows that are hashed at once."""
+"""Rows hashed at once."""
 
 
 def with_metadata(table: pa.Table, metadata: Mapping[str, Any]) -> pa.Table:
-    """The table with `remix.*` metadata and its `remix.fingerprint`, the hash of content and metadata."""
+    """Add `remix.*` metadata and `remix.fingerprint`, the hash of content and metadata."""
     return table.replace_schema_metadata(
         encode_metadata({**metadata, "fingerprint": fingerprint(table, metadata)})
     )
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """`remix.*` schema metadata: the values as JSON, the keys in order."""
+    """Encode `remix.*` schema metadata: values as JSON, keys sorted."""
     return {
         f"{PREFIX}{key}": json.dumps(value, sort_keys=True)
         for key, value in sorted(metadata.items())
@@ -34,22 +34,26 @@ def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_metadata(schema: pa.Schema, what: str = "table") -> dict[str, Any]:
-    """The `remix.*` metadata of a schema, without the prefix; {} where there is none (raises DataError)."""
-    found = {}
+    """Decode the `remix.*` metadata of a schema, keyed without the prefix. Raises DataError."""
+    metadata = {}
     for key, value in (schema.metadata or {}).items():
         if key.startswith(PREFIX.encode()):
             try:
-                found[key.decode()[len(PREFIX) :]] = parse_json(value)
+                metadata[key.decode()[len(PREFIX) :]] = parse_json(value)
             except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{what}: metadata {key.decode(errors='replace')!r} is not JSON ({error})",
                     "write the file again",
                 ) from error
-    return found
+    return metadata
 
 
 class Fingerprinter:
-    """SHA-256 over metadata, column names, types and values, fed batch by batch: equal content gives the same hash however it is chunked."""
+    """SHA-256 of metadata, column names, types and values, independent of the record batches.
+
+    Lengths and values of strings and lists are hashed separately, so that a batch boundary leaves
+    no trace.
+    """
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -57,7 +61,7 @@ class Fingerprinter:
         self._hashes = [(hashlib.sha256(), hashlib.sha256()) for _ in schema]
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Adds the rows of a batch, in order."""
+        """Hash the rows of the next batch."""
         self._num_rows += batch.num_rows
         for (lengths, values), column in zip(self._hashes, batch.columns, strict=True):
             if pa.types.is_list(column.type):
@@ -71,7 +75,7 @@ class Fingerprinter:
                 values.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).data)
 
     def hexdigest(self, metadata: Mapping[str, Any]) -> str:
-        """The hash of all that was added, under this metadata (its own entry `fingerprint` left out)."""
+        """Hash of all rows so far and of `metadata` without its entry `fingerprint`."""
         columns = [
             [field.name, str(field.type), lengths.hexdigest(), values.hexdigest()]
             for field, (lengths, values) in zip(self._schema, self._hashes, strict=True)
@@ -86,18 +90,18 @@ class Fingerprinter:
 
 
 def _text_of(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
-    """Where the strings of a column begin and end in bytes, from 0 on, and those bytes; it has no nulls."""
-    _, where, data = column.buffers()
+    """Offsets and UTF-8 bytes of a string column. Raises ValueError if it contains nulls."""
+    _, offset_buffer, data = column.buffers()
     if column.null_count:
-        raise ValueError("a column of strings with nulls has no hash")
+        raise ValueError("A string column with nulls cannot be hashed")
     if not len(column):
         return np.zeros(1, np.int32), memoryview(b"")
-    offsets = np.frombuffer(where, np.int32, len(column) + 1, 4 * column.offset)
+    offsets = np.frombuffer(offset_buffer, np.int32, len(column) + 1, 4 * column.offset)
     return offsets, memoryview(data or b"")[offsets[0] : offsets[-1]]
 
 
 def fingerprint(table: pa.Table, metadata: Mapping[str, Any]) -> str:
-    """The Fingerprinter's hash of a whole table."""
+    """The Fingerprinter's hash of a table."""
     content = Fingerprinter(table.schema)
     for batch in table.to_batches(max_chunksize=FINGERPRINT_ROWS):
         content.update(batch)
@@ -105,7 +109,7 @@ def fingerprint(table: pa.Table, metadata: Mapping[str, Any]) -> str:
 
 
 def fingerprint_of(value: Any) -> str:
-    """SHA-256 of a JSON value in its canonical form."""
+    """SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     ).hexdigest()

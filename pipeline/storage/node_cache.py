@@ -1,13 +1,14 @@
-"""Copies of a remote store's files on this node's disk, bounded in bytes and shared by all of its
-processes: trainers, loaders and services.
+"""A size-bounded cache of remote files on this node's disk, shared by all processes of the node.
 
-A copy is named by its SHA-256, or where that is not known by a hash of its path, size and
-modification time. Locks (flock) hold the rest, so that a process that dies lets go of all it held:
+A copy is named by its SHA-256, or if that is unknown by a hash of its path, size and modification
+time. The state of the cache is its files and their locks (flock), which a process that dies
+releases:
 
-    <folder>              held exclusively while room is counted, made and given
-    <folder>/<key>.part   a download: held exclusively by its writer, as large as the file at once
-    <folder>/<key>        a copy: held shared by each mapping of it; only what nobody holds is
-                          removed, the least recently used first
+    <folder>              locked exclusively while space is counted, freed and reserved
+    <folder>/<key>.part   a download: locked exclusively by its writer; has the final size from the
+                          start, so that its space counts as used
+    <folder>/<key>        a copy: locked shared by each mapping of it; unlocked copies are evicted,
+                          least recently used first
 """
 
 import fcntl
@@ -30,16 +31,16 @@ from pipeline.storage.store_path import StorePath
 
 LOG = logging.getLogger("remix.cache")
 PAUSE_SECONDS = 60.0
-"""How long nothing is downloaded after the cache's disk refused a copy."""
+"""Pause of all downloads after a write to the cache failed."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COPY = re.compile(r"[0-9a-f]{64}(\.part)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """A file of a remote store: its content by SHA-256, or one version of it by `mtime_ns`.
+    """A file of a remote store, identified by its SHA-256 or by its version (size and `mtime_ns`).
 
-    Without either it is not copied.
+    A file with neither is not cached.
     """
 
     path: StorePath
@@ -49,12 +50,10 @@ class RemoteFile:
 
     @property
     def key(self) -> str | None:
-        """The name of its copy (raises DataError)."""
+        """File name of its copy, None if it is not cached. Raises DataError."""
         if self.sha256 is not None:
             if not SHA256.fullmatch(self.sha256):
-                raise DataError(
-                    f"the SHA-256 of {self.path} is given as {self.sha256!r}", "decode again"
-                )
+                raise DataError(f"Invalid SHA-256 of {self.path}: {self.sha256!r}", "decode again")
             return self.sha256
         if self.mtime_ns is None:
             return None
@@ -63,9 +62,15 @@ class RemoteFile:
 
 
 class NodeCache:
-    """A private folder of copies that together, downloads under way included, never exceed `max_bytes` (raises ConfigError, StoreError).
+    """A folder of copies whose total size, running downloads included, never exceeds `max_bytes`.
 
-    With `keep`, what was used since the cache was opened here is not removed for the sake of other files: right for a reader that comes back at random.
+    Args:
+        folder: a new or empty folder, or that of an existing cache of this user.
+        max_bytes: maximum total size.
+        keep: never evict a copy used since this cache was opened. For random access over more data
+            than fits: every copy would otherwise be evicted before its next use.
+    Raises:
+        ConfigError, StoreError.
     """
 
     def __init__(self, folder: Path, max_bytes: int, keep: bool = False) -> None:
@@ -73,46 +78,55 @@ class NodeCache:
         self._opened = time.time_ns()
         self._paused_until = 0.0
         self._warned = False
-        _take(folder)
+        _prepare_folder(folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NodeCache, (self.folder, self.max_bytes, self.keep)
 
     def map(self, file: RemoteFile) -> pa.Buffer | None:
-        """The file, mapped from a copy that stays while the buffer or views of it live; None: there is no room (raises DataError, MissingError, StoreError)."""
-        held = self._hold(file, wait=True)
-        if held is None:
+        """Memory-map a copy of the file, downloading it if needed.
+
+        The copy is not evicted while the buffer or a view of it is alive. Returns None if the cache
+        has no space. Raises DataError, MissingError, StoreError.
+        """
+        copy = self._lock_copy(file, wait=True)
+        if copy is None:
             return None
         try:
             # the map keeps a duplicate of the descriptor and with it the lock
-            return pa.py_buffer(mmap.mmap(held, 0, access=mmap.ACCESS_READ))
+            return pa.py_buffer(mmap.mmap(copy, 0, access=mmap.ACCESS_READ))
         finally:
-            os.close(held)
+            os.close(copy)
 
     def fetch(self, file: RemoteFile) -> bool:
-        """Sees to it that there is a copy, or that another process makes it; False: there is no room (raises as `map`)."""
-        held = self._hold(file, wait=False)
-        if held is not None:
-            os.close(held)
-        return held is not None
+        """Download the file unless a copy exists or another process is downloading it.
 
-    def _hold(self, file: RemoteFile, *, wait: bool) -> int | None:
-        """A descriptor that holds the copy, None where there is no room.
+        Returns False if the cache has no space. Raises as `map`.
+        """
+        copy = self._lock_copy(file, wait=False)
+        if copy is not None:
+            os.close(copy)
+        return copy is not None
 
-        Of what another process downloads it holds nothing yet, unless it shall `wait`.
+    def _lock_copy(self, file: RemoteFile, *, wait: bool) -> int | None:
+        """A descriptor with a shared lock on the copy, downloaded if needed; None if no space.
+
+        If another process is downloading the file, `wait` for it, else return an unlocked
+        descriptor of the download.
         """
         key = file.key
         if key is None or not 0 < file.num_bytes <= self.max_bytes:
             return None
         try:
-            while found := self._find_or_reserve(key, file.num_bytes):
-                held, state = found
+            while opened := self._find_or_reserve(key, file.num_bytes):
+                descriptor, state = opened
                 if state == "reserved":
-                    self._download(file, key, held)
+                    self._download(file, key, descriptor)
                 if state != "theirs" or not wait:
-                    return held
-                fcntl.flock(held, fcntl.LOCK_SH)  # until the other process is done, well or not
-                os.close(held)
+                    return descriptor
+                # blocks until the other process is done; it may have failed, so look again
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                os.close(descriptor)
         except OSError as error:
             self._pause(error)
         return None
@@ -120,8 +134,13 @@ class NodeCache:
     def _find_or_reserve(
         self, name: str, num_bytes: int
     ) -> tuple[int, Literal["copy", "reserved", "theirs"]] | None:
-        """A descriptor of the copy, held shared, or of its part: with room and held exclusively, or another's; None: no room."""
-        with self._counting():
+        """Open the copy, or reserve space for its download.
+
+        Returns a descriptor and its state: "copy" with a shared lock, "reserved" (a download of the
+        final size) with an exclusive lock, "theirs" (another process downloads) without a lock.
+        None if no space.
+        """
+        with self._folder_lock():
             with suppress(FileNotFoundError):
                 copy = os.open(self.folder / name, os.O_RDONLY)
                 fcntl.flock(copy, fcntl.LOCK_SH)
@@ -131,19 +150,20 @@ class NodeCache:
                 return None
             part = self.folder / f"{name}.part"
             with ExitStack() as failed:
-                held = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
-                failed.callback(os.close, held)
-                if not _try_lock(held):
+                descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
+                failed.callback(os.close, descriptor)
+                if not _try_lock(descriptor):
                     failed.pop_all()
-                    return held, "theirs"
+                    return descriptor, "theirs"
                 failed.callback(part.unlink)
-                if self._make_room(num_bytes, part.name):
-                    os.truncate(held, num_bytes)
+                if self._make_space(num_bytes, part.name):
+                    os.truncate(descriptor, num_bytes)
                     failed.pop_all()
-                    return held, "reserved"
+                    return descriptor, "reserved"
         return None
 
-    def _make_room(self, num_bytes: int, part: str) -> bool:
+    def _make_space(self, num_bytes: int, part: str) -> bool:
+        """Evict unlocked files until `num_bytes` fit; returns whether they do."""
         files = []
         for entry in os.scandir(self.folder):
             if entry.name != part:
@@ -153,32 +173,36 @@ class NodeCache:
         for used, size, name in sorted(files):
             if excess <= 0:
                 break
-            if (not self.keep or used < self._opened or name.endswith(".part")) and _remove_unheld(
-                self.folder / name
-            ):
+            # an unlocked .part is the rest of a process that died
+            if (
+                not self.keep or used < self._opened or name.endswith(".part")
+            ) and _remove_unlocked(self.folder / name):
                 excess -= size
         return excess <= 0
 
-    def _download(self, file: RemoteFile, key: str, held: int) -> None:
-        """Fills a part that was reserved, makes it a copy, and holds it shared; of a failure nothing is left."""
+    def _download(self, file: RemoteFile, key: str, descriptor: int) -> None:
+        """Download into a reserved part, rename it to a copy and lock it shared.
+
+        On failure the part is removed and the descriptor closed.
+        """
         copy = self.folder / key
         part = copy.with_name(f"{copy.name}.part")
         try:
-            _fill(file, held)
-            os.fsync(held)  # a copy is trusted by its name, also after the power failed
-            with self._counting():
+            _fill(file, descriptor)
+            os.fsync(descriptor)  # a copy is trusted by its name, even after a power failure
+            with self._folder_lock():
                 part.rename(copy)
                 _touch(copy)
-                fcntl.flock(held, fcntl.LOCK_SH)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
         except BaseException:
-            # counting, so that nobody has opened what is unlinked here and then takes its lock
-            with suppress(OSError), self._counting():
+            # under the folder lock, so that no process opens the part and locks it after the unlink
+            with suppress(OSError), self._folder_lock():
                 part.unlink()
-            os.close(held)
+            os.close(descriptor)
             raise
 
     @contextmanager
-    def _counting(self) -> Iterator[None]:
+    def _folder_lock(self) -> Iterator[None]:
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -187,31 +211,35 @@ class NodeCache:
             os.close(folder)
 
     def _pause(self, error: OSError) -> None:
-        """A run that is under way goes on without new copies, since all of them can be read from the store as well."""
+        """Stop downloading for a while; a running job continues, reading from the store."""
         self._paused_until = time.monotonic() + PAUSE_SECONDS
         if not self._warned:
             LOG.warning(
-                "the cache %s cannot be written (%s): files without a copy are read from the store "
-                "by ranges, which is slower; free space on its disk, lower cache_size, or give "
-                "another cache_dir",
+                "Cache %s cannot be written (%s). Files without a copy are read from the store by "
+                "ranges, which is slower. Free space on its disk, lower cache_size, or set "
+                "cache_dir to another folder.",
                 self.folder,
                 error,
             )
         self._warned = True
 
 
-def _take(folder: Path) -> None:
-    """Makes the folder, private to this user; refuses what is another's, or holds what the cache did not write."""
-    cure = "give cache_dir a new or empty folder of your own"
+def _prepare_folder(folder: Path) -> None:
+    """Create the folder, private to this user.
+
+    Raises ConfigError if it belongs to another user or contains other files, StoreError.
+    """
+    cure = "set cache_dir to a new or empty folder of your own"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owners = {folder.lstat().st_uid, folder.stat().st_uid}
         if owners != {os.geteuid()}:
             raise ConfigError(
-                f"cache_dir {str(folder)!r} belongs to user {max(owners - {os.geteuid()})}, not to {os.geteuid()}",
+                f"cache_dir {str(folder)!r} belongs to user {max(owners - {os.geteuid()})}, "
+                f"not to {os.geteuid()}",
                 cure,
             )
-        strange = next(
+        foreign = next(
             (
                 name
                 for name in sorted(entry.name for entry in folder.iterdir())
@@ -219,9 +247,9 @@ def _take(folder: Path) -> None:
             ),
             None,
         )
-        if strange:
+        if foreign:
             raise ConfigError(
-                f"cache_dir {str(folder)!r} holds {strange!r}, which is no copy of the cache's",
+                f"cache_dir {str(folder)!r} contains a file that is not a cached copy: {foreign!r}",
                 cure,
             )
         folder.chmod(0o700)
@@ -230,7 +258,7 @@ def _take(folder: Path) -> None:
 
 
 def _touch(copy: Path) -> None:
-    now = time.time_ns()  # by itself the kernel would write a coarser time
+    now = time.time_ns()  # the kernel's own timestamps are coarser
     os.utime(copy, ns=(now, now))
 
 
@@ -242,7 +270,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_unheld(path: Path) -> bool:
+def _remove_unlocked(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if not _try_lock(descriptor):
@@ -253,27 +281,31 @@ def _remove_unheld(path: Path) -> bool:
     return True
 
 
-def _fill(file: RemoteFile, held: int) -> None:
-    """Writes the content of the file that was asked for (raises DataError, StoreError)."""
+def _fill(file: RemoteFile, descriptor: int) -> None:
+    """Write the content of the file and verify it. Raises DataError, MissingError, StoreError."""
     if file.sha256 is None:
-        _, num_bytes = _write(file, held)
+        _, num_bytes = _write(file, descriptor)
         if num_bytes != file.num_bytes or file.path.info().mtime_ns != file.mtime_ns:
-            raise StoreError(f"{file.path} changed while it was copied", "ask again")
+            raise StoreError(f"{file.path} changed while it was copied", "try again")
         return
-    wanted = (file.sha256, file.num_bytes)
-    if _write(file, held) != wanted and (found := _write(file, held)) != wanted:
+    expected = (file.sha256, file.num_bytes)
+    # the second attempt tells a damaged file from a damaged transfer
+    if _write(file, descriptor) != expected and (actual := _write(file, descriptor)) != expected:
         raise DataError(
-            f"{file.path} has the SHA-256 {found[0]} and {found[1]} bytes, "
-            f"but its manifest says {file.sha256} and {file.num_bytes} bytes",
+            f"{file.path} has the SHA-256 {actual[0]} and {actual[1]} bytes, "
+            f"but its manifest records {file.sha256} and {file.num_bytes} bytes",
             "restore the file, or decode again",
         )
 
 
-def _write(file: RemoteFile, held: int) -> tuple[str, int]:
-    """Copies a file, as far as it has room, and returns the SHA-256 and the number of all of its bytes."""
+def _write(file: RemoteFile, descriptor: int) -> tuple[str, int]:
+    """Copy the file's first `num_bytes` bytes; returns SHA-256 and number of all its bytes.
+
+    Bytes beyond the expected size are only hashed and counted: no space is reserved for them.
+    """
     sha256, num_bytes = hashlib.sha256(), 0
-    os.lseek(held, 0, os.SEEK_SET)
-    with open(held, "wb", closefd=False) as out:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "wb", closefd=False) as out:
         for piece in file.path.read_pieces():
             sha256.update(piece)
             num_bytes += len(piece)

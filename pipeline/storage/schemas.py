@@ -1,4 +1,4 @@
-"""Arrow schemas of the artifacts, their `remix.*` metadata and their fingerprints."""
+"""Arrow schemas of the artifacts."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,7 @@ import pyarrow as pa
 from pipeline.errors import DataError
 
 ALL = "all"
-"""The `modality` of a warm-up step: every modality is trained."""
-
+"""Value of column `modality` in a warm-up step, which trains every modality."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,11 +22,12 @@ REJECTED = pa.schema(
 )
 PLAN = pa.schema([("step", pa.int32()), ("modality", pa.string()), ("rows", pa.list_(pa.int64()))])
 MIXED_PLAN = PLAN.append(pa.field("assigned", pa.list_(pa.int8())))
-"""Of a plan whose batches mix modalities: per row the index of the one that it trains, -1 for all of them."""
+"""A plan whose batches mix modalities: `assigned` is the index of the modality trained by each row,
+-1 for all."""
 
 
 def samples_schema(modalities: Sequence[str]) -> pa.Schema:
-    """The samples of a feature set, one row a sample."""
+    """samples.arrow of a feature set, one row per sample."""
     fields = [
         ("row", pa.int64()),
         ("sample_id", pa.string()),
@@ -40,7 +40,11 @@ def samples_schema(modalities: Sequence[str]) -> pa.Schema:
 
 
 def scores_schema(modalities: Sequence[str]) -> pa.Schema:
-    """The scores of an epoch: per modality the ability in bits (NaN = missing), the label's probability and the predicted class."""
+    """Scores of an epoch, one row per sample.
+
+    Per modality: the ability in bits (NaN if the sample lacks the modality), the probability of the
+    label and the predicted class.
+    """
     fields = [("row", pa.int64()), ("sample_id", pa.string()), ("label", pa.int32())]
     for name in modalities:
         fields += [
@@ -52,12 +56,15 @@ def scores_schema(modalities: Sequence[str]) -> pa.Schema:
 
 
 def smooth_schema(modalities: Sequence[str]) -> pa.Schema:
-    """What scores have beside scores_schema where training smooths them: per modality the moving average of the ability in bits."""
+    """Additional score columns if smoothing is on: the moving average of each ability in bits."""
     return pa.schema([(f"smooth_{name}", pa.float32()) for name in modalities])
 
 
 def steps_schema(modalities: Sequence[str]) -> pa.Schema:
-    """The steps that were really taken: the proof of coverage, and per modality how many rows were trained and how many of them predicted right."""
+    """Log of the executed training steps, from which the coverage of the plan is verified.
+
+    Per modality: the number of trained rows, and how many of them were predicted correctly.
+    """
     fields = [
         ("epoch", pa.int32()),
         ("step", pa.int32()),
@@ -76,9 +83,12 @@ def steps_schema(modalities: Sequence[str]) -> pa.Schema:
 
 
 def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.Schema:
-    """One row an epoch: losses, accuracies (fused and per modality), shares, churn, balance, times.
+    """Metrics, one row per epoch: losses, accuracies, shares, churn, balance and times.
 
-    `diagnostics`: with the columns of train.diagnostics, null where it is off, which tables of older versions lack.
+    Args:
+        modalities: names of the modalities; accuracies are fused and per modality.
+        diagnostics: include the columns of train.diagnostics, null if it is off. Tables of older
+            versions do not have them.
     """
     names = [
         "learning_rate",
@@ -111,21 +121,21 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
             ),
             "head_gradient_cosine",
         ]
-    facts = [
+    counts = [
         ("epoch", pa.int32()),
         ("policy", pa.string()),
         ("num_steps", pa.int64()),
         ("num_rows", pa.int64()),
     ]
-    return pa.schema(facts + [(name, pa.float64()) for name in names])
+    return pa.schema(counts + [(name, pa.float64()) for name in names])
 
 
 def check_columns(schema: pa.Schema, expected: pa.Schema, what: str) -> None:
-    """Raises DataError where a column of the expected schema is missing or of another type."""
+    """Raise DataError if an expected column is missing, duplicated or of another type."""
     for field in expected:
         if field.name not in schema.names:
             raise DataError(
-                f"{what}: column {field.name!r} is missing (found {', '.join(schema.names)})",
+                f"{what}: column {field.name!r} is missing; columns are {', '.join(schema.names)}",
                 "write the file again with that column",
             )
         if schema.names.count(field.name) > 1:
@@ -135,6 +145,7 @@ def check_columns(schema: pa.Schema, expected: pa.Schema, what: str) -> None:
             )
         if schema.field(field.name).type != field.type:
             raise DataError(
-                f"{what}: column {field.name!r} is {schema.field(field.name).type}, not {field.type}",
+                f"{what}: column {field.name!r} is {schema.field(field.name).type}, "
+                f"not {field.type}",
                 "write the file again with that type",
             )

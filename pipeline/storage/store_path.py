@@ -1,4 +1,4 @@
-"""Places: files and folders on a local disk or any pyarrow.fs URI, written atomically."""
+"""Files and folders on a local disk or in any pyarrow.fs file system, with atomic writes."""
 
 import contextlib
 import errno
@@ -26,21 +26,29 @@ from pipeline.storage.strict_json import parse_json
 MANIFEST = "manifest.json"
 PIECE_BYTES = 8 * 2**20
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
-"""The names of files that are being written."""
+"""Names of files that are being written."""
 S3_SECONDS, S3_ATTEMPTS = 2, 2
-"""How long S3 may take to connect, and to send a byte more, and how often it is asked, where somebody waits."""
+"""Connect and read timeout, and number of attempts, of an impatient S3 path."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorePath:
-    """A file or folder of a file system; `place / "name"` is a place inside it."""
+    """A file or folder of a file system; `path / "name"` is an entry of a folder."""
 
     fs: pafs.FileSystem
     path: str
 
     @classmethod
     def at(cls, uri: "str | os.PathLike[str] | StorePath", *, patient: bool = True) -> "StorePath":
-        """Opens a local path or a URI such as s3://bucket/prefix; S3 that is silent fails after minutes, without patience after 5 s (raises StoreError)."""
+        """Parse a local path or a URI such as s3://bucket/prefix.
+
+        Args:
+            uri: the path; a StorePath is returned unchanged.
+            patient: wait minutes for an S3 server that does not answer, as a job should. If false,
+                wait 5 s, as a request handler should.
+        Raises:
+            StoreError: not a path that pyarrow.fs can open; credentials are removed from the text.
+        """
         if isinstance(uri, StorePath):
             return uri
         text = os.fspath(uri)
@@ -50,10 +58,10 @@ class StorePath:
             fs, path = pafs.FileSystem.from_uri(text)
             return cls(fs if patient or fs.type_name != "s3" else _impatient(fs, text), path)
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
-            why = str(error).replace(text, without_secrets(text))
-            # without its cause, whose text has the credentials
+            reason = str(error).replace(text, without_secrets(text))
+            # `from None`: the text of the original error contains the credentials
             raise StoreError(
-                f"{without_secrets(text)!r} is not a place that can be opened ({why})",
+                f"Cannot open {without_secrets(text)!r} ({reason})",
                 "give a local path or a pyarrow.fs URI",
             ) from None
 
@@ -70,38 +78,44 @@ class StorePath:
 
     @property
     def parent(self) -> "StorePath":
-        """The folder that holds this place."""
+        """The folder that contains this file or folder."""
         return StorePath(self.fs, posixpath.dirname(self.path.rstrip("/")))
 
     @property
     def local(self) -> Path | None:
-        """The path on this machine's disk, None for an object store."""
+        """The path on this machine's disk, None for a remote file system."""
         return Path(self.path) if isinstance(self.fs, pafs.LocalFileSystem) else None
 
     @contextlib.contextmanager
     def accessing(self, what: str) -> Iterator[None]:
-        """Names this place in the error of what is done to it (raises MissingError, StoreError)."""
+        """Convert OSError and pyarrow errors of the block to ours, which name this path.
+
+        `what` is the participle in the message, such as "read". Raises MissingError, StoreError.
+        """
         try:
             yield
         except FileNotFoundError as error:
-            raise MissingError(f"{self} does not exist") from error
+            raise MissingError(f"Not found: {self}") from error
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{self} cannot be {what} ({error})",
-                "check that the store is there and that you may use it",
+                "check that the store exists and that you have access",
             ) from error
 
     def info(self) -> pafs.FileInfo:
-        """Type, size and modification time (raises StoreError)."""
+        """Type, size and modification time. Raises StoreError."""
         with self.accessing("read"):
             return self.fs.get_file_info(self.path)
 
     def exists(self) -> bool:
-        """Whether a file or folder is there."""
+        """Whether the file or folder exists. Raises StoreError."""
         return bool(self.info().type != pafs.FileType.NotFound)
 
     def list(self) -> list["StorePath"]:
-        """The visible entries of a folder by name, [] where there is none; names that start with a dot are work in progress."""
+        """Entries of a folder sorted by name, [] if it does not exist.
+
+        Excludes names that start with a dot: unfinished files and locks. Raises StoreError.
+        """
         entries = sorted(self._entries(), key=lambda entry: entry.path)
         return [
             StorePath(self.fs, entry.path)
@@ -110,53 +124,56 @@ class StorePath:
         ]
 
     def _entries(self) -> Iterator[pafs.FileInfo]:
-        """All entries of a folder, also those whose names start with a dot."""
+        """All entries of a folder, including names that start with a dot."""
         with self.accessing("listed"):
             yield from self.fs.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
 
     def read_bytes(self) -> bytes:
-        """The whole file (raises MissingError, StoreError)."""
+        """Content of the file. Raises MissingError, StoreError."""
         with self.accessing("read"), self.fs.open_input_file(self.path) as file:
             return bytes(file.read())
 
     def read_pieces(self) -> Iterator[bytes]:
-        """The file piece by piece, none of which has more than PIECE_BYTES (raises MissingError, StoreError)."""
+        """Content of the file in pieces of at most PIECE_BYTES. Raises MissingError, StoreError."""
         with self.accessing("read"), self.fs.open_input_file(self.path) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
     def sha256(self) -> str:
-        """The SHA-256 of the file, read piece by piece (raises MissingError, StoreError)."""
+        """SHA-256 of the file, read in pieces. Raises MissingError, StoreError."""
         content = hashlib.sha256()
         for piece in self.read_pieces():
             content.update(piece)
         return content.hexdigest()
 
     def read_json(self) -> dict[str, Any]:
-        """The JSON object in the file (raises MissingError, StoreError)."""
+        """The JSON object in the file. Raises MissingError, StoreError."""
         try:
             value = parse_json(self.read_bytes())
         except (ValueError, RecursionError) as error:
             raise StoreError(
-                f"{self} is not JSON ({error})", "delete it and run the stage again"
+                f"Not a JSON file: {self} ({error})", "delete it and run the stage again"
             ) from error
         if not isinstance(value, dict):
-            raise StoreError(f"{self} holds no JSON object", "delete it and run the stage again")
+            raise StoreError(f"Not a JSON object: {self}", "delete it and run the stage again")
         return value
 
     @contextlib.contextmanager
     def create(self) -> Iterator["HashingFile"]:
-        """A file that appears under its name when the block ends well, and not at all when it does not (raises StoreError)."""
-        temporary, written = self._temporary(), contextlib.ExitStack()
+        """Write a file atomically: it appears under its name only if the block succeeds.
+
+        Yields a file with write(), hexdigest() and num_bytes. Raises StoreError.
+        """
+        temporary, write_mark = self._temporary(), contextlib.ExitStack()
         try:
             self.fs.create_dir(self.parent.path, recursive=True)
             file = HashingFile(self.fs.open_output_stream(temporary.path))
             descriptor = (
-                written.enter_context(writing(temporary.local)) if temporary.local else None
+                write_mark.enter_context(writing(temporary.local)) if temporary.local else None
             )
         except (pa.ArrowException, OSError) as error:
             raise unwritable(self, error) from error
-        with written:
+        with write_mark:
             try:
                 yield file
                 with file.recording():
@@ -169,7 +186,7 @@ class StorePath:
                     file.close()
                 with contextlib.suppress(OSError, StoreError):
                     temporary.delete()
-                # any other OSError is of a file that the block read, and for its reader to name
+                # any other OSError comes from a file that the block reads
                 if file.failed and isinstance(error, Exception):
                     raise unwritable(self, file.failed) from file.failed
                 raise
@@ -178,39 +195,51 @@ class StorePath:
         return self.parent / f".{self.name}.{uuid4().hex[:8]}.tmp"
 
     def write_bytes(self, data: bytes) -> str:
-        """Writes the file atomically and returns its SHA-256."""
+        """Write the file atomically; returns its SHA-256. Raises StoreError."""
         with self.create() as file:
             file.write(data)
         return file.hexdigest()
 
     def move(self, to: "StorePath") -> None:
-        """Gives a file another name in its file system, in place of what has that name; on a local disk in one step."""
+        """Rename a file within its file system, replacing `to`; atomic on a local disk."""
         if self.local:
             os.replace(self.path, to.path)
         else:
             self.fs.move(self.path, to.path)
 
     def sweep(self, name: str | None = None) -> None:
-        """Removes what writers that died left of the files in this folder, or of one; in an object store nobody may be writing them (raises StoreError)."""
+        """Delete unfinished files in this folder whose writer died, all or those of file `name`.
+
+        Object stores have no locks: call this only while nobody writes there. Raises StoreError.
+        """
         for entry in self._entries():
-            found, path = TEMPORARY.fullmatch(entry.base_name), StorePath(self.fs, entry.path)
+            unfinished = TEMPORARY.fullmatch(entry.base_name)
+            path = StorePath(self.fs, entry.path)
             if (
-                found
-                and name in (None, found[1])
+                unfinished
+                and name in (None, unfinished[1])
                 and not (path.local and is_being_written(path.local))
             ):
                 path.delete()
 
     @contextlib.contextmanager
     def held(self, busy: str) -> Iterator[Owner | None]:
-        """Holds a lock file, on a local disk alone, and yields the process that died with it (raises InputError, `busy` by whom, where another has it)."""
+        """Hold this file as a lock; does nothing on a remote file system.
+
+        Yields the previous owner if it died while holding the lock, else None.
+
+        Args:
+            busy: start of the message if another process holds the lock, such as "x is in use".
+        Raises:
+            InputError: another process holds the lock. StoreError.
+        """
         if not self.local:
             yield None
             return
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as lock:
             try:
                 self.local.parent.mkdir(parents=True, exist_ok=True)
-                dead = held.enter_context(
+                dead = lock.enter_context(
                     hold(
                         self.local,
                         " ".join(
@@ -221,14 +250,14 @@ class StorePath:
             except HeldError as error:
                 raise InputError(
                     f"{busy} by {error.owner or 'another process'}",
-                    "wait for it to end, or stop it",
+                    "wait until it ends, or stop it",
                 ) from error
             except OSError as error:
                 raise unwritable(self, error) from error
             yield dead
 
     def check_writable(self) -> None:
-        """Raises StoreError where a file could not be written here; what writers that died left of it goes."""
+        """Raise StoreError if this file cannot be written; deletes unfinished versions of it."""
         with contextlib.suppress(_ProbedError), self.create() as file:
             file.close()
             raise _ProbedError
@@ -236,25 +265,30 @@ class StorePath:
             self.parent.sweep(self.name)
 
     def claim(self, data: bytes) -> bool:
-        """Writes the file unless it is there, and says whether it did; of several processes that share a local disk, one does (raises StoreError)."""
+        """Create the file unless it exists; returns whether this call created it.
+
+        Atomic on a local disk: of several processes exactly one succeeds. Raises StoreError.
+        """
         if not self.local:
             if self.exists():
                 return False
             self.write_bytes(data)
             return True
-        whole = self._temporary()
-        whole.write_bytes(data)
+        complete = self._temporary()
+        complete.write_bytes(data)
         try:
-            os.link(whole.path, self.path)
+            # a hard link, unlike a rename, fails if the name exists
+            os.link(complete.path, self.path)
         except FileExistsError:
             return False
         except OSError:
             return self._claim_without_links(data)
         finally:
-            whole.delete()
+            complete.delete()
         return True
 
     def _claim_without_links(self, data: bytes) -> bool:
+        """`claim` for file systems without hard links; a crash may leave an incomplete file."""
         try:
             with open(self.path, "xb") as file:
                 file.write(data)
@@ -262,16 +296,16 @@ class StorePath:
             return False
         except OSError as error:
             raise StoreError(
-                f"{self} cannot be written ({error})", "choose a place that you may write to"
+                f"{self} cannot be written ({error})", "choose a folder that you can write to"
             ) from error
         return True
 
     def write_json(self, value: Any) -> None:
-        """Writes the value as JSON, atomically, its keys in their order."""
+        """Write the value as JSON, atomically, keys in their order. Raises StoreError."""
         self.write_bytes(encode_json(value))
 
     def delete(self) -> None:
-        """Removes a file, or a folder with all that is in it; nothing happens where nothing is (raises StoreError)."""
+        """Delete a file, or a folder with its content, if it exists. Raises StoreError."""
         kind = self.info().type
         with contextlib.suppress(MissingError), self.accessing("deleted"):
             if kind == pafs.FileType.Directory:
@@ -281,21 +315,23 @@ class StorePath:
 
 
 class _ProbedError(Exception):
-    """Ends a file that was only to be begun."""
+    """Aborts a write that only tests whether writing works."""
 
 
 def unwritable(path: StorePath, error: Exception) -> StoreError:
-    """That a place cannot be written; a FullError where its disk is full."""
+    """The error of a failed write: FullError if the disk is full, else StoreError."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return FullError(
             f"{path} cannot be written ({error})",
-            "free space and run the command again, or choose another place",
+            "free space and run the command again, or choose another folder",
         )
-    return StoreError(f"{path} cannot be written ({error})", "choose a place that you may write to")
+    return StoreError(
+        f"{path} cannot be written ({error})", "choose a folder that you can write to"
+    )
 
 
 def without_secrets(uri: str) -> str:
-    """A place as a person may see it: a URI without credentials and options, which may hold some."""
+    """A path or URI without user, password and query, for messages and records."""
     if "://" not in uri:
         return uri
     scheme, rest = uri.split("://", 1)
@@ -303,13 +339,17 @@ def without_secrets(uri: str) -> str:
 
 
 def _impatient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
-    """The same S3 with bounds on waiting, for which its URIs have no options: by itself it gives up on a server that hangs after 100 s."""
+    """The same S3 file system with short timeouts, which a URI cannot set.
+
+    By default, pyarrow gives up on a server that hangs after 100 s.
+    """
     options = fs.__reduce__()[1][0]
-    given = urlsplit(uri)
-    # not those of `options`: where the URI has none they are what the environment or the machine lends for an hour, and must be asked for again
+    parts = urlsplit(uri)
+    # only the keys of the URI: those in `options` may come from the environment or the machine,
+    # which issue them for an hour, so the new file system must request its own
     keys = {
-        "access_key": given.username and unquote(given.username),
-        "secret_key": given.password and unquote(given.password),
+        "access_key": parts.username and unquote(parts.username),
+        "secret_key": parts.password and unquote(parts.password),
         "session_token": None,
     }
     bounds = {
@@ -321,5 +361,5 @@ def _impatient(fs: pafs.FileSystem, uri: str) -> pafs.FileSystem:
 
 
 def encode_json(value: Any) -> bytes:
-    """A value as JSON for people and programs: indented, its keys in their order, NaN refused."""
+    """Encode a value as indented JSON, keys in their order. Raises ValueError on NaN."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

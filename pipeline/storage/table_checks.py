@@ -1,6 +1,6 @@
-"""What tables from outside say of themselves, held against what they hold: their metadata, their fingerprint and their parents.
+"""Checks of untrusted tables: their metadata, their fingerprint and their parents.
 
-Memory is that of a record batch.
+Tables are read one record batch at a time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,15 +13,15 @@ from pipeline.errors import DataError, MismatchError
 from pipeline.storage.metadata import FINGERPRINT_ROWS, Fingerprinter
 
 MAX_ROWS = 2**31
-"""The most rows of a feature set."""
+"""Maximum rows of a feature set."""
 MAX_CLASSES = 2**20
 MAX_MODALITIES = 127
-"""What an int8 numbers."""
+"""Column `assigned` of a plan is an int8."""
 CURE = "write the file again"
 
 
 class Metadata(BaseModel):
-    """The `remix.*` metadata that Remix reads, each where it is there."""
+    """The `remix.*` metadata that Remix reads. Every entry is optional."""
 
     model_config = ConfigDict(strict=True)
 
@@ -40,34 +40,42 @@ class Metadata(BaseModel):
 
 
 def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
-    """Raises DataError where a known entry of a table's metadata is not of its type."""
+    """Raise DataError if a known metadata entry has a wrong type or value."""
     check_model(Metadata, dict(metadata), what, lambda loc: f"metadata 'remix.{loc}'")
-    named = metadata.get("modalities", [])
-    if len(set(named)) < len(named):
+    modalities = metadata.get("modalities", [])
+    if len(set(modalities)) < len(modalities):
         raise DataError(
-            f"{what}: metadata 'remix.modalities' is {named}, which names one twice", CURE
+            f"{what}: metadata 'remix.modalities' contains a duplicate: {modalities}", CURE
         )
 
 
 def check_model(
     model: type[BaseModel], value: object, what: str, name: Callable[[str], str], cure: str = CURE
 ) -> None:
-    """Raises DataError that names the first field that does not fit a model."""
+    """Raise DataError naming the first field that does not fit a model.
+
+    Args:
+        model: the model.
+        value: the value to validate.
+        what: the name of the value in messages, such as the path of its file.
+        name: maps the dotted path of a field to its name in messages.
+        cure: how to fix the value.
+    """
     try:
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        at = name(".".join(str(part) for part in first["loc"]))
-        was = (
+        field = name(".".join(str(part) for part in first["loc"]))
+        given = (
             "" if first["type"] in ("missing", "value_error") else f" is {shorten(first['input'])}"
         )
         raise DataError(
-            f"{what}: {at}{was}: {first['msg'].removeprefix('Value error, ')}", cure
+            f"{what}: {field}{given}: {first['msg'].removeprefix('Value error, ')}", cure
         ) from error
 
 
 def shorten(value: object) -> str:
-    """A value as text of at most some 100 characters."""
+    """A value as text of at most 100 characters, for messages."""
     text = (
         repr(value)
         if isinstance(value, str | int | float | bool | None) and len(str(value)[:200]) < 200
@@ -79,13 +87,17 @@ def shorten(value: object) -> str:
 def check_fingerprint(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, metadata: Mapping[str, Any], what: str
 ) -> None:
-    """Compares the content of a table with the fingerprint in its metadata; one from elsewhere may have none, but then nothing unknown (raises DataError)."""
+    """Compare the content of a table with the fingerprint in its metadata.
+
+    A table written by another program may lack a fingerprint, but not have unknown metadata then.
+    Raises DataError.
+    """
     if "fingerprint" not in metadata:
         for key in metadata:
             if key not in Metadata.model_fields:
                 raise DataError(
-                    f"{what} has metadata 'remix.{key}', which is unknown, and no 'remix.fingerprint'",
-                    f"{CURE} without it, or let Remix write it",
+                    f"{what} has unknown metadata 'remix.{key}' and no 'remix.fingerprint'",
+                    "remove that metadata, or write the file with Remix",
                 )
         return
     content = Fingerprinter(schema)
@@ -94,7 +106,7 @@ def check_fingerprint(
 
 
 def add_content(content: Fingerprinter, batches: Iterable[pa.RecordBatch], what: str) -> None:
-    """Adds batches to a fingerprint (raises DataError for columns that Remix does not write)."""
+    """Add batches to a fingerprint. Raises DataError for column types that Remix does not write."""
     try:
         for batch in batches:
             for start in range(0, batch.num_rows, FINGERPRINT_ROWS):
@@ -108,25 +120,25 @@ def add_content(content: Fingerprinter, batches: Iterable[pa.RecordBatch], what:
         NotImplementedError,
     ) as error:
         raise DataError(
-            f"{what} has a fingerprint, but columns that Remix does not write ({error})",
+            f"{what} has a fingerprint, but a column whose type Remix does not write ({error})",
             f"{CURE} without 'remix.fingerprint'",
         ) from error
 
 
 def compare_fingerprint(content: Fingerprinter, metadata: Mapping[str, Any], what: str) -> None:
-    """Raises DataError where the content has another hash than the metadata say."""
+    """Raise DataError if the hash of the content differs from the fingerprint in the metadata."""
     recorded, actual = metadata["fingerprint"], content.hexdigest(metadata)
     if recorded != actual:
         raise DataError(
-            f"{what} says that its fingerprint is {recorded}, but its content has {actual}",
-            "fetch or write the file again",
+            f"{what} records the fingerprint {recorded}, but its content has {actual}",
+            "download or write the file again",
         )
 
 
 def check_parent(what: str, recorded: str | None, parent: str, actual: str) -> None:
-    """Raises MismatchError where an artifact was made from another parent than the one at hand."""
+    """Raise MismatchError if an artifact was made from another parent than the given one."""
     if recorded is not None and recorded != actual:
         raise MismatchError(
             f"{what} was made from {parent} {recorded[:12]}, but the one given is {actual[:12]}",
-            f"give the {parent} that it was made from, or make it again",
+            f"give the {parent} it was made from, or create it again",
         )
