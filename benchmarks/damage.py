@@ -172,9 +172,9 @@ def by_remix(path: Path, case: Case) -> str:
     losses = [
         loss
         for item in items
-        for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
+        for loss in (item.damaged if isinstance(item, RejectedSample) else item.ignored)
     ]
-    account = reader.account
+    account = reader.accounting
     assert account.members == account.kept + account.lost + account.ignored
     named = ", ".join(
         f"{reason} {num}" for reason, num in Counter(loss.reason for loss in losses).items()

@@ -69,8 +69,8 @@ def by_remix(paths: list[str], load: Callable[[str], bool]) -> int:
         with open(path, "rb", 0) as file:
             reader = ShardReader(file, hashed=False, load=load)
             num += sum(1 for _ in reader.samples())
-            assert reader.account.lost == 0
-            assert reader.account.bytes == Path(path).stat().st_size
+            assert reader.accounting.lost == 0
+            assert reader.accounting.bytes == Path(path).stat().st_size
     return num
 
 

@@ -1,4 +1,4 @@
-"""What lies at a path: shards, a feature set, scores, a plan, a run or a store, told as a JSON object."""
+"""Describes shards, a feature set, scores, a plan, a run or a store as a JSON object."""
 
 import math
 from collections import Counter, defaultdict
@@ -28,90 +28,92 @@ from pipeline.storage.schemas import PLAN, check_columns
 from pipeline.storage.store_path import MANIFEST, StorePath
 from pipeline.storage.table_checks import check_fingerprint, check_metadata
 
-Found = dict[str, Any]
-KNOWN = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
+Summary = dict[str, Any]
+CURE = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
 
 
-def inspect(path: str | PathLike[str] | StorePath) -> Found:
-    """Tells what is there, `kind` first, with counts, sizes in bytes, fingerprints and parents (raises MissingError, DataError, StoreError)."""
-    store_path = StorePath.at(path)
-    found = _look(store_path)
-    num_bytes = found.pop("bytes", None)
+def inspect(path: str | PathLike[str] | StorePath) -> Summary:
+    """Describe what a path contains.
+
+    Returns a JSON object, `kind` first, with counts, sizes in bytes, fingerprints and parents.
+    Raises MissingError, DataError, StoreError.
+    """
+    path = StorePath.at(path)
+    summary = _summary(path)
+    num_bytes = summary.pop("bytes", None)
     return {
-        "kind": found.pop("kind"),
-        "path": str(store_path),
-        "bytes": _num_bytes(store_path) if num_bytes is None else num_bytes,
-        **found,
+        "kind": summary.pop("kind"),
+        "path": str(path),
+        "bytes": _num_bytes(path) if num_bytes is None else num_bytes,
+        **summary,
     }
 
 
-def _look(store_path: StorePath) -> Found:
-    kind = store_path.info().type
+def _summary(path: StorePath) -> Summary:
+    kind = path.info().type
     if kind == pafs.FileType.NotFound:
-        if any(sign in store_path.name for sign in "*?["):
-            return _shards(discover_shards([store_path]), None)
-        raise MissingError(f"{store_path} does not exist", KNOWN)
+        if any(sign in path.name for sign in "*?["):
+            return _shards(discover_shards([path]), None)
+        raise MissingError(f"Not found: {path}", CURE)
     if kind == pafs.FileType.File:
         return (
-            _shards([store_path], store_path.parent / "decode.yaml")
-            if store_path.name.endswith(ENDINGS)
-            else _file(store_path)
+            _shards([path], path.parent / "decode.yaml")
+            if path.name.endswith(ENDINGS)
+            else _table(path)
         )
-    names = {entry.name for entry in store_path.list()}
+    names = {entry.name for entry in path.list()}
     if MANIFEST in names:
-        return _features(FeatureSet.open(store_path))
+        return _features(FeatureSet.open(path))
     if "run.json" in names:
-        return _run(store_path)
+        return _run(path)
     if any(name.endswith(ENDINGS) for name in names):
-        return _shards(discover_shards([store_path]), store_path / "decode.yaml")
+        return _shards(discover_shards([path]), path / "decode.yaml")
     if names & {"features", "runs"}:
         return {
             "kind": "store",
             **{
-                part: [entry.name for entry in (store_path / part).list()]
-                for part in ("features", "runs")
+                folder: [entry.name for entry in (path / folder).list()]
+                for folder in ("features", "runs")
             },
         }
+    listing = ", ".join(sorted(names)[:5]) or "empty"
     raise DataError(
-        f"{store_path} holds nothing that Remix knows (found {', '.join(sorted(names)[:5]) or 'nothing'})",
-        f"{KNOWN}; unfinished work has no manifest yet",
+        f"No artifact of Remix in {path} ({listing})",
+        f"{CURE}; unfinished work has no manifest yet",
     )
 
 
-def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Found:
+def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
+    """Summarise shards; with `decode`, the path of a decode.yaml, also its modalities."""
     splits: dict[str, Counter[str]] = defaultdict(Counter)
-    suffixes, kept, reasons, parts = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
-    for store_path, name in zip(shards, shard_names(shards), strict=True):
-        told, reader = read_twice(
-            store_path, partial(_Summary, store_path), load=only_text, hashed=False
-        )
-        for fact in told.facts:
-            splits[fact.split or "none"][fact.label] += 1
-        kept.update(told.kept)
-        reasons.update(told.rejected)
-        account = asdict(reader.account)
-        parts.append(
+    # `kept`: number of samples by their set of suffixes
+    suffixes, kept, reasons, rows = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
+    for path, name in zip(shards, shard_names(shards), strict=True):
+        samples, reader = read_twice(path, partial(_Samples, path), load=only_text, hashed=False)
+        for metadata in samples.metadata:
+            splits[metadata.split or "none"][metadata.label] += 1
+        kept.update(samples.kept)
+        reasons.update(samples.rejected)
+        rows.append(
             {
                 "shard": name,
-                "bytes": int(store_path.info().size),
-                "samples": len(told.facts),
-                "rejected": len(told.rejected),
-                "account": account,
+                "bytes": int(path.info().size),
+                "samples": len(samples.metadata),
+                "rejected": len(samples.rejected),
+                "account": asdict(reader.accounting),
             }
         )
     for present, num in kept.items():
         suffixes.update(dict.fromkeys(present, num))
-    found: Found = {
+    summary: Summary = {
         "kind": "shards",
-        "bytes": sum(part["bytes"] for part in parts),
+        "bytes": sum(row["bytes"] for row in rows),
         "num_samples": kept.total(),
-        "splits": _counts(splits),
-    }
-    found |= {
+        "splits": _split_counts(splits),
         "members": dict(sorted(suffixes.items())),
         "num_rejected": reasons.total(),
         "rejected": dict(reasons.most_common()),
-        "shards": parts,
+        "shards": rows,
     }
     if decode and decode.exists():
         specs = load(DecodeConfig, decode).modalities
@@ -119,18 +121,18 @@ def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Found:
             name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member))
             for name, spec in specs.items()
         }
-        found["modalities"] = {
+        summary["modalities"] = {
             name: {"kind": spec.kind, "member": list(spec.member), "missing": missing[name]}
             for name, spec in specs.items()
         }
-    return found
+    return summary
 
 
-class _Summary:
-    """What the usable samples of a shard say of themselves, how many have which suffixes, and the reasons of all that is lost or says too little."""
+class _Samples:
+    """Metadata and suffixes of a shard's usable samples, and the reasons of the rejected ones."""
 
     def __init__(self, shard: StorePath, reader: ShardReader) -> None:
-        self.facts: list[SampleMetadata] = []
+        self.metadata: list[SampleMetadata] = []
         self.kept: Counter[frozenset[str]] = Counter()
         self.rejected: list[str] = []
         for item in reader:
@@ -138,14 +140,14 @@ class _Summary:
                 self.rejected.append(item.reason)
                 continue
             try:
-                self.facts.append(parse_metadata(item, shard.path))
+                self.metadata.append(parse_metadata(item, shard.path))
             except SampleError as error:
                 self.rejected.append(error.reason)
             else:
                 self.kept[item.suffixes] += 1
 
 
-def _features(features: FeatureSet) -> Found:
+def _features(features: FeatureSet) -> Summary:
     manifest, samples = features.manifest, features.samples
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     for group in samples.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist():
@@ -157,11 +159,11 @@ def _features(features: FeatureSet) -> Found:
     return {
         "kind": "features",
         "num_rows": features.num_rows,
-        "splits": _counts(splits),
+        "splits": _split_counts(splits),
         "modalities": modalities,
         "num_rejected": manifest.get("num_rejected", 0),
         "rejected": manifest.get("reasons", {}),
-        "account": _sums(part.get("account", {}) for part in manifest["parts"]),
+        "account": _summed(part.get("account", {}) for part in manifest["parts"]),
         "schema": _schema(samples),
         "num_parts": len(manifest["parts"]),
         "fingerprint": features.fingerprint,
@@ -169,36 +171,35 @@ def _features(features: FeatureSet) -> Found:
     }
 
 
-def _sums(accounts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """The accounts of all shards as one."""
+def _summed(accountings: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     sums: Counter[str] = Counter()
-    for account in accounts:
-        sums.update({name: num for name, num in account.items() if isinstance(num, int)})
+    for accounting in accountings:
+        sums.update({name: num for name, num in accounting.items() if isinstance(num, int)})
     return dict(sums)
 
 
-def _file(store_path: StorePath) -> Found:
-    table, what = read_table(store_path, trusted=False), str(store_path)
+def _table(path: StorePath) -> Summary:
+    table, what = read_table(path, trusted=False), str(path)
     metadata = read_metadata(table.schema, what)
     names = table.column_names
     if set(PLAN.names) <= set(names):
-        told = _plan(BatchPlan.open(store_path))
+        summary = _plan(BatchPlan.open(path))
     else:
         check_metadata(metadata, what)
         check_fingerprint(table.to_batches(), table.schema, metadata, what)
-        told = (
+        summary = (
             _scores(table, what)
             if any(name.startswith("kl_") for name in names)
             else {"kind": "table", "num_rows": table.num_rows}
         )
     return {
         **{key: value for key, value in metadata.items() if key not in ("path", "bytes")},
-        **told,
+        **summary,
         "schema": _schema(table),
     }
 
 
-def _plan(plan: BatchPlan) -> Found:
+def _plan(plan: BatchPlan) -> Summary:
     steps = plan.table.select(["modality"]).append_column(
         "num_rows", pc.list_value_length(plan.table["rows"])
     )
@@ -217,12 +218,12 @@ def _plan(plan: BatchPlan) -> Found:
     return {
         "kind": "plan",
         "num_steps": len(plan),
-        "num_rows": sum(part["rows"] for part in modalities.values()),
+        "num_rows": sum(modality["rows"] for modality in modalities.values()),
         "steps": modalities,
     }
 
 
-def _scores(table: pa.Table, what: str) -> Found:
+def _scores(table: pa.Table, what: str) -> Summary:
     abilities = {}
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if name.startswith("kl_") or name == "label":
@@ -231,13 +232,14 @@ def _scores(table: pa.Table, what: str) -> Found:
                 pa.types.is_floating(kind) if name != "label" else pa.types.is_integer(kind)
             ) or (name == "label" and table[name].null_count):
                 raise DataError(
-                    f"{what}: column {name!r} is {kind} with {table[name].null_count} nulls, not a number a row",
+                    f"{what}: column {name!r} is {kind} with {table[name].null_count} nulls, "
+                    "not one number per row",
                     "write the file again",
                 )
         if name.startswith("kl_"):
             bits = table[name].to_numpy()
-            present = bits[np.isfinite(bits)]
-            mean = float(present.mean(dtype=np.float64)) if len(present) else None
+            finite = bits[np.isfinite(bits)]
+            mean = float(finite.mean(dtype=np.float64)) if len(finite) else None
             abilities[name.removeprefix("kl_")] = {
                 "missing": int(np.isnan(bits).sum()),
                 "infinite": int(np.isinf(bits).sum()),
@@ -254,10 +256,10 @@ def _scores(table: pa.Table, what: str) -> Found:
     }
 
 
-def _run(store_path: StorePath) -> Found:
-    found: Found = {**(store_path / "run.json").read_json(), "kind": "run"}
-    if (store_path / "epochs.arrow").exists():
-        epochs = read_table(store_path / "epochs.arrow", trusted=False)
+def _run(path: StorePath) -> Summary:
+    summary: Summary = {**(path / "run.json").read_json(), "kind": "run"}
+    if (path / "epochs.arrow").exists():
+        epochs = read_table(path / "epochs.arrow", trusted=False)
         try:
             last = [
                 {key: _finite(value) for key, value in row.items()}
@@ -265,19 +267,19 @@ def _run(store_path: StorePath) -> Found:
             ]
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise DataError(
-                f"{store_path / 'epochs.arrow'} is damaged ({error})", "train again"
+                f"{path / 'epochs.arrow'} is damaged ({error})", "train again"
             ) from error
-        found["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
-    for part in ("scores", "plans", "checkpoints"):
-        found[part] = {
-            entry.name: int(entry.info().size or 0) for entry in (store_path / part).list()
+        summary["epochs"] = {"num": epochs.num_rows, "last": last, "schema": _schema(epochs)}
+    for folder in ("scores", "plans", "checkpoints"):
+        summary[folder] = {
+            entry.name: int(entry.info().size or 0) for entry in (path / folder).list()
         }
-    found["num_step_files"] = len((store_path / "steps").list())
-    return found
+    summary["num_step_files"] = len((path / "steps").list())
+    return summary
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no word for NaN and infinity."""
+    """Replace NaN and infinity, which JSON cannot express, by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -285,17 +287,17 @@ def _schema(table: pa.Table) -> dict[str, str]:
     return {field.name: str(field.type) for field in table.schema}
 
 
-def _counts(splits: Mapping[str, Counter[str]]) -> Found:
+def _split_counts(splits: Mapping[str, Counter[str]]) -> Summary:
     return {
         split: {"samples": labels.total(), "labels": dict(sorted(labels.items()))}
         for split, labels in sorted(splits.items())
     }
 
 
-def _num_bytes(store_path: StorePath) -> int:
-    if store_path.info().type == pafs.FileType.File:
-        return int(store_path.info().size)
+def _num_bytes(path: StorePath) -> int:
+    if path.info().type == pafs.FileType.File:
+        return int(path.info().size)
     return sum(
         int(entry.size or 0)
-        for entry in store_path.fs.get_file_info(pafs.FileSelector(store_path.path, recursive=True))
+        for entry in path.fs.get_file_info(pafs.FileSelector(path.path, recursive=True))
     )

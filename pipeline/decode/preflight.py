@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError, DataError, InputError, SampleError
 from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
-from pipeline.shards.member_suffixes import CLIPS, IMAGES, SOUNDS
+from pipeline.shards.member_suffixes import AUDIO, CLIPS, IMAGES
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import Sample
 from pipeline.storage.schemas import SPLITS
@@ -79,7 +79,7 @@ def _modalities(sample: Sample, shard: StorePath) -> dict[str, AnySpec]:
 
 def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
     last = suffix.rpartition(".")[2]
-    if last not in CLIPS | IMAGES | SOUNDS | {"npy", "txt"}:
+    if last not in CLIPS | IMAGES | AUDIO | {"npy", "txt"}:
         return []
     check_member(data, suffix)
     if last in CLIPS:
@@ -92,7 +92,7 @@ def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
         )
     if last in IMAGES:
         return [("image", ImageSpec(kind="image", member=(suffix,)))]
-    if last in SOUNDS:
+    if last in AUDIO:
         return [("audio", AudioSpec(kind="audio", member=(suffix,)))]
     if last == "txt":
         return [("text", TextSpec(kind="text", member=(suffix,)))]

@@ -120,7 +120,7 @@ def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
         suffixes=dict(scan.suffixes),
         num_lost=scan.num_lost,
         losses=scan.losses,
-        torn=reader.apart,
+        torn=reader.non_contiguous,
     )
 
 
@@ -166,7 +166,7 @@ def ingest(job: ShardJob) -> dict[str, Any]:
             load=lambda suffix: suffix in wanted or only_text(suffix),
             limits=job.config.limits,
             known=wanted,
-            torn=job.torn,
+            non_contiguous=job.torn,
         )
         for item in reader:
             rows.add(item)
@@ -185,7 +185,7 @@ def ingest(job: ShardJob) -> dict[str, Any]:
         },
         "moments": {name: asdict(moments) for name, moments in rows.moments.items()},
         "account": {
-            **asdict(reader.account),
+            **asdict(reader.accounting),
             "rejected": dict(Counter(row["reason"] for row in rows.rejected)),
         },
         "ignored": dict(rows.ignored),

@@ -1,1 +1,1 @@
-"""Shards to samples: WebDataset tars, read to the last byte."""
+"""Reads samples from shards (WebDataset tars), however damaged."""

@@ -1,6 +1,6 @@
-"""The bytes of a shard in order, unpacked where they are gzip or zstd, through a window of them that moves on.
+"""Streams the bytes of a shard through a moving window, decompressing gzip and zstd.
 
-A damaged packed stream gives every byte in front of the damage and then ends; `problem` says why.
+A damaged compressed stream yields every byte before the damage and then ends; `problem` is why.
 """
 
 import zlib
@@ -11,25 +11,34 @@ import pyarrow as pa
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 WINDOW = 2**18
-"""Bytes that are read at once; what fits the processor's cache is copied out of it for little."""
+"""Bytes read at once; a window that fits the processor's cache is cheap to copy."""
 PIECE = 2**16
+"""Maximum output of one step of gzip, which bounds the memory of a decompression bomb."""
 BLOCK = 512
-"""Arrow drops what it unpacked for a read that fails; reads of one tar block lose no whole block."""
+"""Size of a tar block, and of a read of zstd: Arrow discards the output of a read that fails, so
+larger reads would lose intact blocks before the damage."""
 
 
 class Readable(Protocol):
-    """What a shard is read from."""
+    """A binary file open for reading."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many of the next bytes; none at the end."""
+        """Read at most `size` bytes; none at the end."""
 
 
 class Stream:
-    """A file from its start, `data[at:]` what comes next; of a packed one at most `max_unpacked` bytes."""
+    """A window over the decompressed bytes of a file; `data[at:]` are the next ones.
 
-    def __init__(self, file: Readable, max_unpacked: int) -> None:
+    Attributes:
+        data: the window.
+        at: position in `data` of the next byte; the caller advances it.
+        ended: no bytes follow the window.
+        problem: reason (one of errors.REASONS) and detail, if the stream ended early.
+    """
+
+    def __init__(self, file: Readable, max_decompressed: int) -> None:
         self._file = file
-        self._max_unpacked = max_unpacked
+        self._max_decompressed = max_decompressed
         self._base = 0
         self._pieces: Iterator[bytes] | None = None
         self.data = file.read(len(ZSTD))
@@ -43,41 +52,50 @@ class Stream:
 
     @property
     def offset(self) -> int:
-        """Of `data[at]` in the unpacked file."""
+        """Position of `data[at]` in the decompressed file."""
         return self._base + self.at
 
-    def ahead(self, num: int) -> int:
-        """Brings the next `num` bytes into the window, and says how many there are: fewer only at the end, and `ended` is true then."""
-        have = len(self.data) - self.at
-        if have < num and not self.ended:
-            found, missing = [self.data[self.at :]], max(num - have, WINDOW)
+    def load(self, num: int) -> int:
+        """Load the next `num` bytes into the window; returns how many bytes it has ahead.
+
+        Fewer than `num` only at the end of the stream, and `ended` is true then.
+        """
+        available = len(self.data) - self.at
+        if available < num and not self.ended:
+            pieces, missing = [self.data[self.at :]], max(num - available, WINDOW)
             while missing > 0 and (
                 piece := self._file.read(missing)
                 if self._pieces is None
                 else next(self._pieces, b"")
             ):
-                found.append(piece)
+                pieces.append(piece)
                 missing -= len(piece)
             self.ended = missing > 0
             self._base += self.at
-            self.data, self.at = b"".join(found), 0
-            have = len(self.data)
-        return have
+            self.data, self.at = b"".join(pieces), 0
+            available = len(self.data)
+        return available
 
     def _bounded(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        left = self._max_unpacked
+        """End the stream at the limit, so that a decompression bomb costs no more."""
+        left = self._max_decompressed
         for piece in pieces:
             yield piece[:left]
             left -= len(piece)
             if left <= 0:
-                self.problem = ("oversize", f"it unpacks to more than {self._max_unpacked} bytes")
+                self.problem = (
+                    "oversize",
+                    f"it decompresses to more than {self._max_decompressed} bytes",
+                )
                 return
 
     def _gunzip(self, packed: bytes) -> Iterator[bytes]:
+        """Decompress concatenated gzip members (RFC 1952) that begin with the bytes `packed`."""
         unpacker, at, more = zlib.decompressobj(wbits=31), 0, False
+        # `more`: the last step filled its output, so zlib may have more without new input
         while (packed := packed or self._file.read(PIECE)) or more:
             if unpacker.eof:
-                if not packed.strip(b"\0"):  # gzip allows for zeros behind its end
+                if not packed.strip(b"\0"):  # gzip(1) ignores zeros after the end
                     packed = b""
                     continue
                 unpacker = zlib.decompressobj(wbits=31)
@@ -88,7 +106,7 @@ class Stream:
                 yield from _bytewise(before, packed)
                 self.problem = (
                     "undecodable",
-                    f"its gzip stream is damaged ({error}; behind byte {at} of the file)",
+                    f"its gzip stream is damaged ({error}; after byte {at} of the file)",
                 )
                 return
             rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
@@ -97,7 +115,7 @@ class Stream:
             if piece:
                 yield piece
         if not unpacker.eof:
-            self.problem = ("truncated", f"its gzip stream is cut at byte {at} of the file")
+            self.problem = ("truncated", f"its gzip stream is cut short at byte {at} of the file")
 
     def _unzstd(self, packed: bytes) -> Iterator[bytes]:
         stream = pa.CompressedInputStream(
@@ -108,13 +126,14 @@ class Stream:
                 yield piece
         except OSError as error:
             self.problem = (
+                # Arrow has one error class for both; the message starts with a capital or not
                 "truncated" if "runcated" in str(error) else "undecodable",
                 f"its zstd stream is damaged ({error})",
             )
 
 
 class _Joined:
-    """A file of which some bytes were read before."""
+    """A file whose first bytes have been read already."""
 
     closed = False
 
@@ -126,11 +145,11 @@ class _Joined:
         return head or self._file.read(num)
 
     def close(self) -> None:
-        """Arrow wants to; the file is another's."""
+        """Do nothing: Arrow calls this, but the file belongs to the caller."""
 
 
 def _bytewise(unpacker: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
-    """What comes out before the damage shows."""
+    """Decompress byte by byte, to get the output before the damage that a larger step loses."""
     for i in range(len(packed)):
         try:
             piece = unpacker.decompress(packed[i : i + 1])

@@ -1,4 +1,4 @@
-"""Which shards are meant: files, folders and globs -> places and their names in tables."""
+"""Finds shards by files, folders and globs, names them, and opens them."""
 
 import glob
 import io
@@ -16,65 +16,71 @@ from pipeline.shards.decompress import WINDOW
 from pipeline.storage.store_path import StorePath
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-"""The names of shards in a folder."""
+"""Endings of the file names that are shards in a folder."""
 
 
 def discover_shards(patterns: Sequence[str | StorePath]) -> list[StorePath]:
-    """The shards of files, folders (what in them ends as ENDINGS say) and globs, each once, by path (raises InputError where a pattern has none)."""
-    found: dict[str, StorePath] = {}
+    """Find the shards that match any pattern, sorted by path, without duplicates.
+
+    Args:
+        patterns: files (any name), folders (their files with ENDINGS) and globs.
+    Raises:
+        InputError: a pattern matches no shard. StoreError.
+    """
+    shards: dict[str, StorePath] = {}
     for pattern in patterns:
         matches = _match(pattern)
         if not matches:
             raise InputError(
-                f"no shards match {str(pattern)!r}",
-                "give tar files, folders that hold *.tar, or quoted globs",
+                f"No shards match {str(pattern)!r}",
+                "give tar files, folders with *.tar files, or quoted globs",
             )
-        found |= {str(store_path): store_path for store_path in matches}
-    if not found:
+        shards |= {str(path): path for path in matches}
+    if not shards:
         raise InputError(
-            "no shards match: none were given",
-            "give tar files, folders that hold *.tar, or quoted globs",
+            "No shards given", "give tar files, folders with *.tar files, or quoted globs"
         )
-    return [found[path] for path in sorted(found)]
+    return [shards[name] for name in sorted(shards)]
 
 
 def _match(pattern: str | StorePath) -> list[StorePath]:
-    store_path = StorePath.at(pattern)
-    kind = store_path.info().type
+    path = StorePath.at(pattern)
+    kind = path.info().type
     if kind == pafs.FileType.File:
-        return [store_path]
+        return [path]
     if kind == pafs.FileType.Directory:
-        return [entry for entry in store_path.list() if entry.name.endswith(ENDINGS)]
-    if store_path.local:
-        paths = glob.glob(store_path.path, recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        return [StorePath.at(path) for path in paths if Path(path).is_file()]
-    return [entry for entry in store_path.parent.list() if fnmatch(entry.name, store_path.name)]
+        return [entry for entry in path.list() if entry.name.endswith(ENDINGS)]
+    if path.local:
+        names = glob.glob(path.path, recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        return [StorePath.at(name) for name in names if Path(name).is_file()]
+    return [entry for entry in path.parent.list() if fnmatch(entry.name, path.name)]
 
 
 def shard_names(shards: Sequence[StorePath]) -> list[str]:
-    """The shards' names in tables: their paths below the folder that all have in common, wherever that folder lies."""
-    common = posixpath.commonpath([posixpath.dirname(store_path.path) for store_path in shards])
-    return [
-        posixpath.relpath(store_path.path, common) if common else store_path.path
-        for store_path in shards
-    ]
+    """Names of shards in tables: paths relative to the deepest folder that contains all of them.
+
+    The names do not change if that folder is moved.
+    """
+    common = posixpath.commonpath([posixpath.dirname(path.path) for path in shards])
+    return [posixpath.relpath(path.path, common) if common else path.path for path in shards]
 
 
 class ShardFile:
-    """A shard for reading, whose errors name it, and no other file that is in use meanwhile."""
+    """A shard open for reading, a context manager.
 
-    def __init__(self, store_path: StorePath) -> None:
-        self._path = store_path
+    Its errors name the shard; those of other files used inside the block are not converted.
+    Raises MissingError, StoreError.
+    """
+
+    def __init__(self, path: StorePath) -> None:
+        self._path = path
         try:
-            if store_path.local:
-                self._file: Any = store_path.local.open("rb", 0)
+            if path.local:
+                self._file: Any = path.local.open("rb", 0)
             else:
-                self._file = io.BufferedReader(
-                    store_path.fs.open_input_file(store_path.path), WINDOW
-                )
+                self._file = io.BufferedReader(path.fs.open_input_file(path.path), WINDOW)
         except FileNotFoundError as error:
-            cure = "give the shards that are there"
-            raise MissingError(f"shard {store_path} does not exist", cure) from error
+            raise MissingError(f"Shard not found: {path}", "give existing shards") from error
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
@@ -85,7 +91,7 @@ class ShardFile:
         self._file.close()
 
     def read(self, size: int) -> bytes:
-        """The next bytes (raises StoreError)."""
+        """Read at most `size` bytes; none at the end. Raises StoreError."""
         try:
             data: bytes = self._file.read(size)
         except (pa.ArrowException, OSError) as error:
@@ -94,6 +100,6 @@ class ShardFile:
 
     def _unreadable(self, error: Exception) -> StoreError:
         return StoreError(
-            f"shard {self._path} cannot be read ({error})",
-            "check that it is there and may be read",
+            f"Shard {self._path} cannot be read ({error})",
+            "check that it exists and that you have access",
         )

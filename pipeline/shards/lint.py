@@ -1,4 +1,4 @@
-"""Shards read without decoding: what is in them, what is lost and why; and clean shards of all that can be read."""
+"""Reports the damage of shards without decoding, and writes clean copies of their samples."""
 
 import tarfile
 from collections import Counter
@@ -18,7 +18,7 @@ from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.atomic_files import HashingFile
 from pipeline.storage.store_path import StorePath
 
-Found = dict[str, Any]
+Report = dict[str, Any]
 Progress = Callable[[int, int], None]
 
 
@@ -28,32 +28,42 @@ def lint(
     limits: Limits | None = None,
     known: frozenset[str] = frozenset(),
     progress: Progress | None = None,
-) -> Found:
-    """Of each shard the account, the members that are lost by key, name, offset and reason, and the samples that decoding will reject."""
-    found = []
+) -> Report:
+    """Report the damage of shards.
+
+    Args:
+        shards: the shards.
+        limits: limits of members and samples.
+        known: suffixes that are read although they are not media.
+        progress: called with the number of shards done and their total.
+    Returns:
+        Totals, and per shard its accounting, its lost or ignored members (key, name, offset,
+        reason) and the samples that decoding will reject.
+    Raises:
+        MissingError, StoreError.
+    """
+    reports = []
     for i, (path, name) in enumerate(zip(shards, shard_names(shards), strict=True)):
-        report, reader = read_twice(path, _Report, limits=limits, known=known, hashed=False)
-        found.append({"shard": name, **report.found(reader)})
+        findings, reader = read_twice(path, _Findings, limits=limits, known=known, hashed=False)
+        reports.append({"shard": name, **findings.report(reader)})
         if progress:
             progress(i + 1, len(shards))
-    return {**_totals(found), "shards": found}
+    return {**_totals(reports), "shards": reports}
 
 
-class _Report:
-    """What is to be told of a shard's samples."""
+class _Findings:
+    """Lost members of a shard, and samples that decoding will reject."""
 
     def __init__(self, reader: ShardReader) -> None:
-        self.lost: list[Found] = []
-        self.unusable: list[Found] = []
+        self.lost: list[Report] = []
+        self.unusable: list[Report] = []
         for item in reader:
-            self.lost += [
-                asdict(loss)
-                for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
-            ]
+            members = item.damaged if isinstance(item, RejectedSample) else item.ignored
+            self.lost += [asdict(member) for member in members]
             if isinstance(item, Sample):
-                self._look(item)
+                self._check(item)
 
-    def _look(self, sample: Sample) -> None:
+    def _check(self, sample: Sample) -> None:
         try:
             parse_metadata(sample, "")
             for suffix, data in sample.members.items():
@@ -64,16 +74,17 @@ class _Report:
                 {"key": sample.key, "reason": error.reason, "detail": error.detail}
             )
 
-    def found(self, reader: ShardReader) -> Found:
-        account = asdict(reader.account)
+    def report(self, reader: ShardReader) -> Report:
+        """The report of the shard that `reader` has read."""
+        accounting = asdict(reader.accounting)
         return {
-            "samples_kept": account["samples"],
-            "members": account["members"],
-            "bytes": account["bytes"],
+            "samples_kept": accounting["samples"],
+            "members": accounting["members"],
+            "bytes": accounting["bytes"],
             "lost": self.lost,
             "unusable": self.unusable,
             "regrouped": reader.regrouped,
-            "account": account,
+            "account": accounting,
         }
 
 
@@ -84,35 +95,46 @@ def repair(
     limits: Limits | None = None,
     known: frozenset[str] = frozenset(),
     progress: Progress | None = None,
-) -> Found:
-    """Writes below `out` a clean shard of each one's whole samples, and tells what they lack (raises InputError where another is there already)."""
-    names = [_plain(name) for name in shard_names(shards)]
+) -> Report:
+    """Write a clean shard with the complete samples of each shard, below `out`.
+
+    Args:
+        shards: the shards, not modified.
+        out: a folder; an identical clean shard in it is kept.
+        limits, known, progress: as in `lint`.
+    Returns:
+        The report of `lint` on the shards.
+    Raises:
+        InputError: two shards have the same name without ending, or `out` has another file of the
+            name. StoreError: a shard changed while it was read.
+    """
+    names = [_clean_name(name) for name in shard_names(shards)]
     for path, name in zip(shards, names, strict=True):
         if names.count(name) > 1:
             raise InputError(
-                f"two shards would become {out / name}, one of them {path}",
-                "repair them into two folders",
+                f"Two shards would be written to {out / name}, one of them {path}",
+                "repair them into different folders",
             )
     out.sweep()
-    found = []
+    reports = []
     for i, (path, name) in enumerate(zip(shards, names, strict=True)):
-        report, first = read_twice(path, _Report, limits=limits, known=known)
+        findings, first = read_twice(path, _Findings, limits=limits, known=known)
         with ShardFile(path) as source, (out / name).create() as file:
-            reader = ShardReader(source, limits=limits, known=known, torn=first.apart)
+            reader = ShardReader(
+                source, limits=limits, known=known, non_contiguous=first.non_contiguous
+            )
             _write(reader.samples(), file)
             if reader.digest != first.digest:
                 raise StoreError(
-                    f"shard {path} changed while it was read",
-                    "run the command again when nobody writes the shard",
+                    f"Shard {path} changed while it was read",
+                    "run the command again when no program writes to the shard",
                 )
             if (out / name).exists() and (out / name).sha256() != file.hexdigest():
-                raise InputError(
-                    f"{out / name} is there already, with other content", "give a new folder"
-                )
-        found.append({"shard": name, **report.found(first)})
+                raise InputError(f"{out / name} exists with other content", "give a new folder")
+        reports.append({"shard": name, **findings.report(first)})
         if progress:
             progress(i + 1, len(shards))
-    return {"out": str(out), **_totals(found), "shards": found}
+    return {"out": str(out), **_totals(reports), "shards": reports}
 
 
 def _write(samples: Iterable[Sample], file: HashingFile) -> None:
@@ -124,19 +146,18 @@ def _write(samples: Iterable[Sample], file: HashingFile) -> None:
                 tar.addfile(info, BytesIO(data))
 
 
-def _totals(found: Sequence[Found]) -> Found:
-    """The numbers of samples that are whole, of members that are lost by reason, and of samples that decoding will reject."""
-    reasons = Counter(loss["reason"] for shard in found for loss in shard["lost"])
+def _totals(reports: Sequence[Report]) -> Report:
+    reasons = Counter(member["reason"] for shard in reports for member in shard["lost"])
     return {
-        "samples_kept": sum(shard["samples_kept"] for shard in found),
+        "samples_kept": sum(shard["samples_kept"] for shard in reports),
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),
-        "num_unusable": sum(len(shard["unusable"]) for shard in found),
-        "num_regrouped": sum(len(shard["regrouped"]) for shard in found),
+        "num_unusable": sum(len(shard["unusable"]) for shard in reports),
+        "num_regrouped": sum(len(shard["regrouped"]) for shard in reports),
     }
 
 
-def _plain(name: str) -> str:
+def _clean_name(name: str) -> str:
     return next(
         f"{name.removesuffix(ending)}.tar" for ending in (*ENDINGS, "") if name.endswith(ending)
     )

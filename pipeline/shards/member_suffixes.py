@@ -1,7 +1,7 @@
-"""What a member is, by the last part of its suffix: one table for readers, decoders and importers."""
+"""File types by the last part of a member's suffix, for readers, decoders and importers."""
 
 _TABLE = (
-    # what it holds, the suffixes, the FFmpeg demuxers that may read them
+    # content, suffixes, FFmpeg demuxers that may read them
     ("clip", "mp4 mov 3gp", "mov"),
     ("clip", "m4v", "m4v mov"),
     ("clip", "mkv webm", "matroska"),
@@ -11,16 +11,16 @@ _TABLE = (
     ("clip", "ts", "mpegts"),
     ("clip", "ogv", "ogg"),
     ("clip", "wmv", "asf"),
-    ("sound", "wav", "wav"),
-    ("sound", "flac", "flac"),
-    ("sound", "ogg oga opus", "ogg"),
-    ("sound", "mp3 mp2", "mp3"),
-    ("sound", "m4a", "mov"),
-    ("sound", "aac", "aac"),
-    ("sound", "wma", "asf"),
-    ("sound", "aif aiff", "aiff"),
-    ("sound", "au", "au"),
-    ("sound", "amr", "amr"),
+    ("audio", "wav", "wav"),
+    ("audio", "flac", "flac"),
+    ("audio", "ogg oga opus", "ogg"),
+    ("audio", "mp3 mp2", "mp3"),
+    ("audio", "m4a", "mov"),
+    ("audio", "aac", "aac"),
+    ("audio", "wma", "asf"),
+    ("audio", "aif aiff", "aiff"),
+    ("audio", "au", "au"),
+    ("audio", "amr", "amr"),
     ("image", "jpg jpeg png webp bmp tif tiff ppm pgm", ""),
     ("image", "gif", "gif"),
     ("", "264 avc h264", "h264"),
@@ -43,30 +43,30 @@ _TABLE = (
     ("tensor", "npy", ""),
     ("text", "txt", ""),
 )
-"""Suffixes that hold "" are read only where a configuration names them."""
+"""Suffixes with content "" are read only if a configuration names them."""
 
 TEXT = frozenset({"json", "cls"})
-"""The suffixes that say which sample it is."""
+"""Suffixes of a sample's metadata."""
 
 
-def _holding(what: str) -> frozenset[str]:
+def _suffixes_of(content: str) -> frozenset[str]:
     return frozenset(
-        suffix for held, names, _ in _TABLE if held == what for suffix in names.split()
+        suffix for kind, names, _ in _TABLE if kind == content for suffix in names.split()
     )
 
 
-CLIPS, SOUNDS, IMAGES = _holding("clip"), _holding("sound"), _holding("image")
-MEDIA = CLIPS | SOUNDS | IMAGES | _holding("tensor") | _holding("text")
-"""The suffixes of media; a member that has another is named, and never read."""
+CLIPS, AUDIO, IMAGES = _suffixes_of("clip"), _suffixes_of("audio"), _suffixes_of("image")
+MEDIA = CLIPS | AUDIO | IMAGES | _suffixes_of("tensor") | _suffixes_of("text")
+"""Suffixes of media. A member with an unknown suffix is reported as ignored and never decoded."""
 
-_KINDS = {"clip": ("video", "audio"), "sound": ("audio",), "": ()}
+_KINDS = {"clip": ("video", "audio"), "": ()}
 KINDS_OF: dict[str, tuple[str, ...]] = {
-    suffix: _KINDS.get(held, (held,))
-    for held, names, _ in _TABLE
-    if held
+    suffix: _KINDS.get(content, (content,))
+    for content, names, _ in _TABLE
+    if content
     for suffix in names.split()
 }
-"""The kinds of modality that a file may hold, by its suffix; the first is the usual one."""
+"""Kinds of modality that a file may contain, by its suffix; the first is the usual one."""
 
 DEMUXERS_OF = {
     suffix: frozenset(demuxers.split())
@@ -74,6 +74,6 @@ DEMUXERS_OF = {
     if demuxers
     for suffix in names.split()
 }
-"""The FFmpeg demuxers that a suffix stands for."""
+"""FFmpeg demuxers that may read a file, by its suffix."""
 DEMUXERS = tuple(sorted(frozenset[str]().union(*DEMUXERS_OF.values())))
-"""All demuxers that bytes may reach."""
+"""All FFmpeg demuxers that may be used; the others never see untrusted bytes."""

@@ -1,8 +1,10 @@
-"""Shards: tar bytes -> samples, with an account of every member and every byte.
+"""Groups the members of a shard into samples and accounts for every member and byte.
 
-A shard follows the WebDataset convention: members `<key>.<suffix>` of one sample lie together, the key ends at the first dot of
-the base name, and `<key>.json` holds sample_id, label and split. A sample that lost a member is lost, not partial. One whose members
-lie apart is put together by who reads the shard twice (`settled`); one that lies beside damage is whole if it has what others have.
+A shard follows the WebDataset convention: members `<key>.<suffix>` of one sample are contiguous,
+the key ends at the first dot of the base name, and `<key>.json` contains sample_id, label and
+split. A sample that lost a member is rejected, never returned without it. Samples whose members are
+not contiguous need two passes: see `read_twice`. A sample next to damage is complete if it has the
+suffixes that the intact samples have.
 """
 
 import hashlib
@@ -28,13 +30,16 @@ T = TypeVar("T")
 
 
 class _Group:
-    """The members of a sample that lie together: where each lies, and the data of those that were asked for."""
+    """A run: consecutive members of one key; or several runs joined.
+
+    `near` is damage whose guessed name has this key, `suspect` that damage adjoins the run.
+    """
 
     __slots__ = (
+        "damaged",
         "data",
         "ignored",
         "key",
-        "losses",
         "members",
         "near",
         "num_bytes",
@@ -47,24 +52,30 @@ class _Group:
         self.num_bytes = self.num_bytes_ignored = 0
         self.members: dict[str, Member] = {}
         self.data: dict[str, bytes] = {}
-        self.losses: list[DamagedMember] = []
+        self.damaged: list[DamagedMember] = []
         self.ignored: list[DamagedMember] = []
 
 
 def everything(suffix: str) -> bool:
-    """Loads every member."""
+    """A `load` argument: load every member."""
     return True
 
 
 def only_text(suffix: str) -> bool:
-    """Loads what says which sample it is, and no media."""
+    """A `load` argument: load metadata, no media."""
     return suffix in TEXT
 
 
 class ShardReader:
-    """Iterates once over a tar, plain or packed by gzip or zstd, one sample in memory at a time, and tells of each whether it is whole or lost.
+    """Iterates once over a shard in the memory of one sample; yields Sample and RejectedSample.
 
-    `torn` says of the samples whose members lie apart in how many places, which a first reading finds: then `apart` says it.
+    Args:
+        file: the tar, plain or compressed by gzip or zstd.
+        limits: limits of members, samples and the shard.
+        load: whether to load the members of a suffix.
+        known: suffixes that are read although they are not in MEDIA.
+        non_contiguous: how many runs each non-contiguous sample has, from a first pass.
+        hashed: compute `digest`.
     """
 
     def __init__(
@@ -74,101 +85,108 @@ class ShardReader:
         limits: Limits | None = None,
         load: Callable[[str], bool] = everything,
         known: frozenset[str] = frozenset(),
-        torn: Mapping[str, int] | None = None,
+        non_contiguous: Mapping[str, int] | None = None,
         hashed: bool = True,
     ) -> None:
         self._limits = limits or Limits()
         self._stream = Stream(file, self._limits.shard_bytes)
         self._load, self._known = load, known
-        self._fates: dict[str, tuple[bool, bool]] = {}
+        self._handling: dict[str, tuple[bool, bool]] = {}
         self._hash = hashlib.sha256() if hashed else None
-        self._asked = dict(torn or {})
-        self._apart: dict[str, _Group] = {}
-        self._bytes_apart = 0
-        self._together: set[str] = set()
+        # second pass: runs still to come, runs joined so far, their bytes, keys of joined samples
+        self._runs_left = dict(non_contiguous or {})
+        self._partial: dict[str, _Group] = {}
+        self._partial_bytes = 0
+        self._joined: set[str] = set()
         self.regrouped: list[str] = []
+        # groups next to damage that came before any intact sample
         self._waiting: list[_Group] = []
-        self._final = False
-        self._runs: dict[str, frozenset[str]] = {}
+        self._at_end = False
+        # per key: suffixes so far; keys with a later run that repeats or adds a suffix; number of
+        # runs if there are several; keys guessed from damage
+        self._suffixes_of: dict[str, frozenset[str]] = {}
         self._repeated: set[str] = set()
-        self._grown: set[str] = set()
-        self._hurt: set[str] = set()
-        self._kept: set[str] = set()
-        self._usual: frozenset[str] = frozenset()
+        self._extended: set[str] = set()
+        self._num_runs: dict[str, int] = {}
+        self._damaged_keys: set[str] = set()
+        self._kept_keys: set[str] = set()
+        # suffixes that intact samples have
+        self._expected: frozenset[str] = frozenset()
         self._index = 0
-        self._places: dict[str, int] = {}
-        self.account = ByteAccounting()
+        self.accounting = ByteAccounting()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of names, sizes and data of the members and of the damage: neither times, owners nor padding count."""
+        """SHA-256 of names, sizes and data of the members and of the damage.
+
+        Independent of compression, times, owners and padding.
+        """
         assert self._hash is not None
         return self._hash.hexdigest()
 
     @property
-    def apart(self) -> dict[str, int]:
-        """The samples whose members lie apart and in how many places, 0 where not all of it can be told apart or is there; not those that only come again."""
-        found = {}
-        for key, num in self._places.items():
-            if key in self._hurt or (key in self._repeated and key in self._grown):
-                found[key] = 0
+    def non_contiguous(self) -> dict[str, int]:
+        """Non-contiguous samples and their number of runs; 0 if not recoverable.
+
+        Excludes keys whose later runs only repeat suffixes: those are duplicates.
+        """
+        runs = {}
+        for key, num in self._num_runs.items():
+            if key in self._damaged_keys or (key in self._repeated and key in self._extended):
+                runs[key] = 0
             elif key not in self._repeated:
-                found[key] = num
-        return found
+                runs[key] = num
+        return runs
 
     def samples(self) -> Iterator[Sample]:
-        """The whole samples alone."""
+        """Iterate over the complete samples only."""
         return (item for item in self if isinstance(item, Sample))
 
     def __iter__(self) -> Iterator[Sample | RejectedSample]:
         group: _Group | None = None
-        loose: list[DamagedMember] = []
-        damaged = False
+        loose: list[DamagedMember] = []  # since the group began, of no certain key
+        damage_before = False
         for item in read_members(self._stream, self._limits.member_bytes):
             if isinstance(item, Framing):
-                self.account.bytes_framing += item.num_bytes
+                self.accounting.bytes_framing += item.num_bytes
                 continue
-            self.account.members += 1
+            self.accounting.members += 1
             key, suffix = split_name(item.name)
             if self._hash:
-                self._observe(item)
+                self._update_hash(item)
             if isinstance(item, TarDamage) and not item.named:
-                self.account.bytes_lost += item.num_bytes
-                damaged = True
-                self._hurt.add(key)
+                self.accounting.bytes_lost += item.num_bytes
+                damage_before = True
+                self._damaged_keys.add(key)
                 if group:
                     group.suspect = True
-                (group.near if group and key == group.key else loose).append(_loss(item, key))
+                (group.near if group and key == group.key else loose).append(_damaged(item, key))
                 continue
             if not key:
-                self.account.bytes_lost += item.num_bytes
-                loose.append(
-                    _loss(
-                        item, "", "wrong_type", "a name without key and suffix belongs to no sample"
-                    )
-                )
+                self.accounting.bytes_lost += item.num_bytes
+                detail = "a name without key and suffix belongs to no sample"
+                loose.append(_damaged(item, "", "wrong_type", detail))
                 continue
             if group is None or key != group.key:
                 if group:
                     yield from self._close(group)
                 if loose:
-                    yield from self._tell(loss for loss in loose if loss.key != key)
-                group = _Group(
-                    key, damaged, [loss for loss in loose if loss.key == key] if loose else ()
-                )
-                loose, damaged = [], False
-            damaged |= isinstance(item, TarDamage)
+                    yield from self._reject_each(member for member in loose if member.key != key)
+                near = [member for member in loose if member.key == key] if loose else ()
+                group = _Group(key, damage_before, near)
+                loose, damage_before = [], False
+            damage_before |= isinstance(item, TarDamage)
             self._add(group, suffix, item)
         if group:
             yield from self._close(group)
-        self._final = True
-        for apart in [*self._apart.values()]:
-            yield from self._judge(apart)
+        self._at_end = True
+        for partial in [*self._partial.values()]:
+            yield from self._judge(partial)
         yield from self._release()
-        yield from self._tell(loose)
-        self.account.bytes = self._stream.offset
+        yield from self._reject_each(loose)
+        self.accounting.bytes = self._stream.offset
 
-    def _observe(self, item: Member | TarDamage) -> None:
+    def _update_hash(self, item: Member | TarDamage) -> None:
         assert self._hash is not None
         if isinstance(item, TarDamage):
             self._hash.update(f"{item.name}\0{item.offset}\0{item.reason}\0".encode())
@@ -177,210 +195,200 @@ class ShardReader:
             self._hash.update(memoryview(self._stream.data)[item.start : item.start + item.size])
 
     def _add(self, group: _Group, suffix: str, item: Member | TarDamage) -> None:
-        reads, loads = self._fates.get(suffix) or self._fate(suffix)
+        is_read, is_loaded = self._handling.get(suffix) or self._handle(suffix)
         num_bytes = item.num_bytes
         if isinstance(item, TarDamage):
-            group.losses.append(_loss(item, group.key))
-        elif not reads:
-            group.ignored.append(
-                _loss(
-                    item,
-                    group.key,
-                    "wrong_type",
-                    f"{suffix.rpartition('.')[2]!r} is not among the suffixes that are read",
-                )
-            )
+            group.damaged.append(_damaged(item, group.key))
+        elif not is_read:
+            detail = f"{suffix.rpartition('.')[2]!r} is not among the suffixes that are read"
+            group.ignored.append(_damaged(item, group.key, "wrong_type", detail))
             group.num_bytes_ignored += num_bytes
             return
         elif suffix in group.members:
-            group.losses.append(
-                _loss(item, group.key, "duplicate", "the sample has this suffix twice")
-            )
+            detail = "the sample has this suffix twice"
+            group.damaged.append(_damaged(item, group.key, "duplicate", detail))
         elif group.num_bytes + num_bytes > self._limits.sample_bytes:
-            group.losses.append(
-                _loss(
-                    item,
-                    group.key,
-                    "oversize",
-                    f"with it the sample has more than {self._limits.sample_bytes} bytes",
-                )
-            )
+            detail = f"with it the sample has more than {self._limits.sample_bytes} bytes"
+            group.damaged.append(_damaged(item, group.key, "oversize", detail))
         else:
             group.members[suffix] = item
-            if loads:
+            if is_loaded:
                 group.data[suffix] = self._stream.data[item.start : item.start + item.size]
         group.num_bytes += num_bytes
 
-    def _fate(self, suffix: str) -> tuple[bool, bool]:
-        """Whether members of this suffix are read, and whether their data was asked for."""
+    def _handle(self, suffix: str) -> tuple[bool, bool]:
+        """Whether members of this suffix are read, and whether their data is loaded."""
         last = suffix.rpartition(".")[2]
-        self._fates[suffix] = (
-            last in MEDIA or last in TEXT or suffix in self._known,
-            self._load(suffix),
-        )
-        return self._fates[suffix]
+        is_read = last in MEDIA or last in TEXT or suffix in self._known
+        self._handling[suffix] = (is_read, self._load(suffix))
+        return self._handling[suffix]
 
     def _close(self, group: _Group) -> Iterable[Sample | RejectedSample]:
-        """Ends a run of members of one key."""
+        """End a run."""
         suffixes = frozenset(group.members)
-        before = self._runs.get(group.key)
+        before = self._suffixes_of.get(group.key)
         if before is not None:
-            self._places[group.key] = self._places.get(group.key, 1) + 1
+            self._num_runs[group.key] = self._num_runs.get(group.key, 1) + 1
             if before & suffixes:
                 self._repeated.add(group.key)
             if not suffixes <= before:
-                self._grown.add(group.key)
+                self._extended.add(group.key)
             suffixes |= before
-        self._runs[group.key] = suffixes
-        if group.key in self._asked:
-            return self._close_torn(group)
-        if before is not None or group.suspect or group.losses or self._waiting:
+        self._suffixes_of[group.key] = suffixes
+        if group.key in self._runs_left:
+            return self._close_non_contiguous(group)
+        if before is not None or group.suspect or group.damaged or self._waiting:
             return self._judge(group)
-        if not suffixes <= self._usual:
-            self._usual |= suffixes
+        if not suffixes <= self._expected:
+            self._expected |= suffixes
         return (self._keep(group),)
 
-    def _close_torn(self, run: _Group) -> Iterator[Sample | RejectedSample]:
-        if self._asked[run.key] == 0:
-            yield self._lose(
-                run,
-                "duplicate",
-                "its members lie apart, and some of them came twice or are damaged",
-            )
+    def _close_non_contiguous(self, run: _Group) -> Iterator[Sample | RejectedSample]:
+        if self._runs_left[run.key] == 0:
+            detail = "its members are not contiguous, and some are duplicates or damaged"
+            yield self._reject(run, "duplicate", detail)
             return
-        self._asked[run.key] -= 1
-        whole = self._join(self._apart.pop(run.key, None), run)
-        if self._asked[run.key]:
-            self._apart[run.key] = whole
+        self._runs_left[run.key] -= 1
+        joined = self._join(self._partial.pop(run.key, None), run)
+        if self._runs_left[run.key]:
+            self._partial[run.key] = joined
         else:
-            self._bytes_apart -= whole.num_bytes
-            del self._asked[run.key]
-            self._together.add(run.key)
-            yield from self._judge(whole)
+            self._partial_bytes -= joined.num_bytes
+            del self._runs_left[run.key]
+            self._joined.add(run.key)
+            yield from self._judge(joined)
 
     def _join(self, first: _Group | None, run: _Group) -> _Group:
-        """Holds a run of a sample whose members lie apart, or gives its data up where too much would be held."""
-        whole = first or _Group(run.key)
-        self._bytes_apart += run.num_bytes
-        whole.near += run.near
-        whole.suspect |= run.suspect
-        whole.num_bytes += run.num_bytes
-        whole.num_bytes_ignored += run.num_bytes_ignored
-        whole.losses += run.losses
-        whole.ignored += run.ignored
-        if self._bytes_apart > self._limits.sample_bytes:
-            detail = f"its members lie apart, and to wait for them more than {self._limits.sample_bytes} bytes would have to be held"
-            whole.losses += [
-                _loss(member, run.key, "oversize", detail) for member in run.members.values()
-            ]
+        """Add a run to the earlier ones; above the memory limit its data is dropped."""
+        joined = first or _Group(run.key)
+        self._partial_bytes += run.num_bytes
+        joined.near += run.near
+        joined.suspect |= run.suspect
+        joined.num_bytes += run.num_bytes
+        joined.num_bytes_ignored += run.num_bytes_ignored
+        joined.damaged += run.damaged
+        joined.ignored += run.ignored
+        if self._partial_bytes > self._limits.sample_bytes:
+            detail = (
+                "its members are not contiguous, and the incomplete samples before its end have "
+                f"more than {self._limits.sample_bytes} bytes"
+            )
+            members = run.members.values()
+            joined.damaged += [_damaged(each, run.key, "oversize", detail) for each in members]
         else:
-            whole.members |= run.members
-            whole.data |= run.data
-        return whole
+            joined.members |= run.members
+            joined.data |= run.data
+        return joined
 
     def _judge(self, group: _Group) -> Iterator[Sample | RejectedSample]:
-        unclear = group.suspect and not group.losses and not self._usual
-        if (
-            unclear
-            and sum(other.num_bytes for other in self._waiting) + group.num_bytes
-            <= self._limits.sample_bytes
-        ):
-            # it lies beside damage, and no sample yet tells what a whole one has: the next may
+        """Decide about a group, or make it wait for the first intact sample."""
+        # next to damage, and no intact sample has shown yet which suffixes a complete one has
+        undecidable = group.suspect and not group.damaged and not self._expected
+        waiting_bytes = sum(other.num_bytes for other in self._waiting) if undecidable else 0
+        if undecidable and waiting_bytes + group.num_bytes <= self._limits.sample_bytes:
             self._waiting.append(group)
             return
-        if not group.suspect and not group.losses and group.key not in self._kept:
-            self._usual |= frozenset(group.members)
+        if not group.suspect and not group.damaged and group.key not in self._kept_keys:
+            self._expected |= frozenset(group.members)
         yield from self._release()
         yield from self._decide(group)
 
     def _release(self) -> Iterator[Sample | RejectedSample]:
+        """Decide about the waiting groups, in order."""
         waiting, self._waiting = self._waiting, []
-        if self._final and waiting:
-            self._usual = frozenset[str]().union(*(group.members for group in waiting))
+        if self._at_end and waiting:
+            # no intact sample: together they show the suffixes
+            self._expected = frozenset[str]().union(*(group.members for group in waiting))
         for group in waiting:
             yield from self._decide(group)
 
     def _decide(self, group: _Group) -> Iterator[Sample | RejectedSample]:
         lacking = self._lacking(group) if group.suspect else []
-        if group.key in self._kept:
-            yield self._lose(
-                group, "duplicate", "its key came before, and keys are unique in a shard"
-            )
-        elif group.losses:
-            yield self._lose(
-                group, group.losses[0].reason, f"its sample lost {group.losses[0].member}"
-            )
+        if group.key in self._kept_keys:
+            detail = "an earlier sample has its key, and keys are unique in a shard"
+            yield self._reject(group, "duplicate", detail)
+        elif group.damaged:
+            first = group.damaged[0]
+            yield self._reject(group, first.reason, f"its sample lost {first.member}")
         elif lacking:
-            yield self._lose(
-                group,
-                "missing_member",
-                f"damage lies beside its sample, which lacks {', '.join(lacking)}",
-            )
+            detail = f"its sample is next to damage and lacks {', '.join(lacking)}"
+            yield self._reject(group, "missing_member", detail)
         else:
-            yield from self._tell(group.near)
+            yield from self._reject_each(group.near)
             yield self._keep(group)
 
     def _lacking(self, group: _Group) -> list[str]:
-        """What a sample beside damage has not, by those that lie elsewhere; where there are none it must say what it is, and hold something."""
-        named = {split_name(loss.member)[1] for loss in group.near}
-        lacking = sorted((self._usual | named) - group.members.keys())
-        if self._final and TEXT.isdisjoint(group.members) and TEXT.isdisjoint(lacking):
+        """Suffixes this sample should have, judging by intact samples and by damage with its key.
+
+        Without any intact sample, it must have metadata and at least one medium.
+        """
+        guessed = {split_name(member.member)[1] for member in group.near}
+        lacking = sorted((self._expected | guessed) - group.members.keys())
+        if self._at_end and TEXT.isdisjoint(group.members) and TEXT.isdisjoint(lacking):
             lacking.append("json")
-        if self._final and TEXT.issuperset(group.members):
+        if self._at_end and TEXT.issuperset(group.members):
             lacking.append("media")
         return lacking
 
     def _keep(self, group: _Group) -> Sample:
-        self._kept.add(group.key)
-        account = self.account
-        if group.key in self._together:
-            account.regrouped += 1
+        self._kept_keys.add(group.key)
+        accounting = self.accounting
+        if group.key in self._joined:
+            accounting.regrouped += 1
             self.regrouped.append(group.key)
-        account.samples += 1
-        account.kept += len(group.members)
-        account.ignored += len(group.ignored)
-        account.bytes_kept += group.num_bytes
-        account.bytes_ignored += group.num_bytes_ignored
+        accounting.samples += 1
+        accounting.kept += len(group.members)
+        accounting.ignored += len(group.ignored)
+        accounting.bytes_kept += group.num_bytes
+        accounting.bytes_ignored += group.num_bytes_ignored
         self._index += 1
         return Sample(
             group.key, self._index - 1, frozenset(group.members), group.data, tuple(group.ignored)
         )
 
-    def _lose(self, group: _Group, reason: str, detail: str) -> RejectedSample:
-        collateral = [_loss(member, group.key, reason, detail) for member in group.members.values()]
-        losses = sorted(
-            [*group.near, *group.losses, *collateral, *group.ignored], key=lambda loss: loss.offset
-        )
-        self.account.bytes_lost += group.num_bytes + group.num_bytes_ignored
+    def _reject(self, group: _Group, reason: str, detail: str) -> RejectedSample:
+        """Reject a sample; `reason` and `detail` apply to its intact members."""
+        intact = [_damaged(each, group.key, reason, detail) for each in group.members.values()]
+        members = [*group.near, *group.damaged, *intact, *group.ignored]
+        members.sort(key=lambda member: member.offset)
+        self.accounting.bytes_lost += group.num_bytes + group.num_bytes_ignored
         self._index += 1
-        return self._told(RejectedSample(key=group.key, reason=reason, losses=tuple(losses)))
+        return self._count(RejectedSample(key=group.key, reason=reason, damaged=tuple(members)))
 
-    def _tell(self, losses: Iterable[DamagedMember]) -> Iterator[RejectedSample]:
-        """Tells of damage and of members that belong to no sample that is known."""
-        for loss in losses:
-            yield self._told(RejectedSample(key=loss.key, reason=loss.reason, losses=(loss,)))
+    def _reject_each(self, members: Iterable[DamagedMember]) -> Iterator[RejectedSample]:
+        """Report damage, and members that belong to no sample."""
+        for member in members:
+            yield self._count(
+                RejectedSample(key=member.key, reason=member.reason, damaged=(member,))
+            )
 
-    def _told(self, lost: RejectedSample) -> RejectedSample:
-        self.account.lost += len(lost.losses)
-        self.account.samples_lost += 1
-        return lost
+    def _count(self, rejected: RejectedSample) -> RejectedSample:
+        self.accounting.lost += len(rejected.damaged)
+        self.accounting.samples_lost += 1
+        return rejected
 
 
 def read_twice(
     path: StorePath, read: Callable[[ShardReader], T], **options: object
 ) -> tuple[T, ShardReader]:
-    """What `read` makes of a shard, and the reader; it is read twice where samples lie apart (raises MissingError, StoreError)."""
-    torn: dict[str, int] = {}
+    """Apply `read` to a shard, and again with `non_contiguous` if its samples are not contiguous.
+
+    Returns the last result of `read` and its reader. Raises MissingError, StoreError.
+    """
+    non_contiguous: dict[str, int] = {}
     while True:
         with ShardFile(path) as file:
-            reader = ShardReader(file, torn=torn, **options)  # type: ignore[arg-type]
+            reader = ShardReader(file, non_contiguous=non_contiguous, **options)  # type: ignore[arg-type]
             result = read(reader)
-        if torn or not reader.apart:
+        if non_contiguous or not reader.non_contiguous:
             return result, reader
-        torn = reader.apart
+        non_contiguous = reader.non_contiguous
 
 
-def _loss(item: Member | TarDamage, key: str, reason: str = "", detail: str = "") -> DamagedMember:
+def _damaged(
+    item: Member | TarDamage, key: str, reason: str = "", detail: str = ""
+) -> DamagedMember:
+    """A member or damage as an entry of a report; damage has its own reason and detail."""
     if isinstance(item, TarDamage):
         reason, detail = item.reason, item.detail
     return DamagedMember(

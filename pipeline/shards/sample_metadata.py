@@ -1,4 +1,4 @@
-"""What a sample says of itself: its id, its label, its split."""
+"""The metadata of a sample: its id, label and split."""
 
 import posixpath
 import re
@@ -13,7 +13,7 @@ _SPLIT_OF_NAME = re.compile(r"(train|validation|val|test)[-_]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleMetadata:
-    """What a sample says of itself; `split` is None where neither it nor the shard's name tells."""
+    """Id, label and split of a sample; `split` is None if it and the shard's name have none."""
 
     sample_id: str
     label: str
@@ -21,24 +21,30 @@ class SampleMetadata:
 
 
 def parse_metadata(sample: Sample, shard: str) -> SampleMetadata:
-    """What the sample's .json (or .cls and the shard's name) says of it (raises SampleError)."""
+    """Parse a sample's metadata.
+
+    From its .json: `label`, and optionally `sample_id` (else its key) and `split`. Without a label
+    there, the label is the content of its .cls. Without a split, a shard whose name begins with
+    train, val, validation or test, then - or _, gives it.
+    Raises SampleError.
+    """
     value = _json_of(sample)
     label = value.get("label")
     if label is None and "cls" in sample.members:
         label = sample.members["cls"].decode("utf-8", "replace").strip()
     if label is None or label == "":
         raise SampleError(
-            "missing_member", f"{sample.key}.json with a label, or {sample.key}.cls, is not there"
+            "missing_member", f"no label in {sample.key}.json, and no {sample.key}.cls"
         )
     sample_id, split = value.get("sample_id", sample.key), value.get("split")
     for name, given in (("label", label), ("sample_id", sample_id)):
         if not isinstance(given, str | int) or isinstance(given, bool):
             raise SampleError(
                 "wrong_type",
-                f"{sample.key}.json: {name} is {given!r}, neither text nor a whole number",
+                f"{sample.key}.json: {name} is {given!r}, neither a string nor an integer",
             )
     if not isinstance(split, str | None):
-        raise SampleError("wrong_type", f"{sample.key}.json: split is {split!r}, not text")
+        raise SampleError("wrong_type", f"{sample.key}.json: split is {split!r}, not a string")
     if split is None and (match := _SPLIT_OF_NAME.match(posixpath.basename(shard))):
         split = {"val": "validation"}.get(match[1], match[1])
     return SampleMetadata(sample_id=str(sample_id), label=str(label), split=split)

@@ -1,13 +1,24 @@
-"""What a shard holds: whole samples, losses, and an account of every member and byte."""
+"""The content of a shard: samples, rejected samples, and counts of all members and bytes."""
 
 from dataclasses import dataclass
 
-MAX_TOLD = 16
+MAX_LISTED = 16
+"""Members that the message of a rejected sample lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DamagedMember:
-    """One member, or stretch of a shard, that is not part of any sample; `reason` is one of errors.REASONS."""
+    """A member, or a byte range without one, that is in no sample.
+
+    It is damaged, ignored, or part of a rejected sample.
+
+    Attributes:
+        key: of the sample that it belongs to, "" if unknown.
+        member: name of the member, "" if unknown.
+        offset: position in the decompressed shard.
+        reason: one of errors.REASONS.
+        detail: what is wrong, for people.
+    """
 
     key: str
     member: str
@@ -18,7 +29,15 @@ class DamagedMember:
 
 @dataclass(slots=True)
 class Sample:
-    """One whole sample: the number of its place in the shard, all its suffixes, the members that were asked for by suffix, and those of unknown suffix."""
+    """A complete sample.
+
+    Attributes:
+        key: name of its members up to the first dot of the base name.
+        index: its position among the samples of the shard, rejected ones included.
+        suffixes: of all its members.
+        members: content of the loaded members, by suffix.
+        ignored: members whose suffix is not read.
+    """
 
     key: str
     index: int
@@ -29,28 +48,32 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectedSample:
-    """A sample, or a stretch of a shard whose samples are not known, that is lost with all of these members."""
+    """A sample rejected with all its members, or damage that belongs to no known sample."""
 
     key: str
     reason: str
-    losses: tuple[DamagedMember, ...]
+    damaged: tuple[DamagedMember, ...]
 
     @property
     def error(self) -> str:
-        """What happened, member by member, the first few in words."""
-        told = [
-            f"{loss.member or 'shard'} at byte {loss.offset}: {loss.detail}"
-            for loss in self.losses[:MAX_TOLD]
+        """Details of the first MAX_LISTED members, as text."""
+        details = [
+            f"{member.member or 'shard'} at byte {member.offset}: {member.detail}"
+            for member in self.damaged[:MAX_LISTED]
         ]
-        return "; ".join(
-            told
-            + ([f"and {len(self.losses) - MAX_TOLD} more"] if len(self.losses) > MAX_TOLD else [])
-        )
+        if len(self.damaged) > MAX_LISTED:
+            details.append(f"and {len(self.damaged) - MAX_LISTED} more")
+        return "; ".join(details)
 
 
 @dataclass(kw_only=True, slots=True)
 class ByteAccounting:
-    """Of a shard: members = kept + lost + ignored, bytes = those of the kept, the lost, the ignored and of what holds no file; `regrouped` lay apart."""
+    """Counts of a shard's samples, members and bytes; every member and byte is counted once.
+
+    members = kept + lost + ignored.
+    bytes = bytes_kept + bytes_lost + bytes_ignored + bytes_framing (directories and the end).
+    regrouped: complete samples whose members were not contiguous.
+    """
 
     samples: int = 0
     samples_lost: int = 0
@@ -67,7 +90,10 @@ class ByteAccounting:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name as (key, suffix), split at the first dot of the base name; ("", "") where it has no key or no suffix."""
+    """Split a member's name at the first dot of its base name into (key, suffix).
+
+    The suffix is lower case. Returns ("", "") if either would be empty.
+    """
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, suffix = base.partition(".")
     return (f"{folder}{slash}{stem}", suffix.lower()) if stem and suffix else ("", "")

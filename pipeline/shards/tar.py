@@ -1,7 +1,9 @@
-"""Tar bytes -> members, with every damage named and every byte accounted for. Nothing is extracted, and no name and no size is trusted.
+"""A tar reader that resynchronises after damage and accounts for every byte.
 
-Other readers take the first bad header for the end of the archive and say nothing. This one looks for the next valid header, at whatever byte it
-lies, goes on behind zero blocks, and checks that the archive ends with two of them. A size that leads past another member's header is a lie.
+Other readers take the first invalid header for the end of the archive and drop the rest silently.
+This one searches for the next valid header at any byte, continues after zero blocks, and checks
+that the archive ends with two of them. It extracts nothing and trusts no name and no size: a size
+that spans the header of another member is wrong. Format: POSIX.1-2017 (ustar, pax), GNU long names.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pipeline.shards.tar_header import (
     FILES,
     MAGIC,
     MAGIC_AT,
-    TIME,
+    MTIME_RECORD,
     WITHOUT_DATA,
     Header,
     extension_records,
@@ -25,334 +27,309 @@ from pipeline.shards.tar_header import (
 from pipeline.shards.tar_items import Framing, Item, Member, TarDamage
 
 MAX_EXTENSION_BYTES = 2**20
-
-_ZERO = bytes(BLOCK)
-_NEAR = WINDOW // 4
-"""Bytes in which most members lie with what follows them."""
+_ZERO_BLOCK = bytes(BLOCK)
+_LOOKAHEAD = WINDOW // 4
+"""Bytes loaded before each step; most members fit with the header that follows them."""
 
 
 def read_members(stream: Stream, max_bytes: int) -> Iterator[Item]:
-    """The archive (ustar, pax and GNU long names) item by item, no byte left out; a member of more than `max_bytes` is never held."""
-    return iter(_Tar(stream, max_bytes))
+    """Read an archive item by item; the items cover every byte.
+
+    A member of more than `max_bytes` is reported as damage and never loaded.
+    """
+    return iter(_TarReader(stream, max_bytes))
 
 
-class _Tar:
+class _TarReader:
     def __init__(self, stream: Stream, max_bytes: int) -> None:
         self._stream, self._max_bytes = stream, max_bytes
-        self._zeros = 0
-        self._cut = False
-        self._next: tuple[int, Header | None] = (-1, None)
-        # of the extension headers before a member: what they say (None: unreadable), and their bytes
+        self._num_zero_blocks = 0
+        # whether the last item ended with the archive, so that a missing end is not reported twice
+        self._truncated = False
+        # the header that a lookahead parsed, and its offset
+        self._parsed: tuple[int, Header | None] = (-1, None)
+        # records (None: unreadable) and size of the extension headers before the next member
         self._extension: dict[str, str] | None = {}
-        self._pending = 0
+        self._extension_bytes = 0
 
     def __iter__(self) -> Iterator[Item]:
         stream = self._stream
-        while have := stream.ahead(_NEAR):
-            self._cut = False
-            offset, header = self._next
+        while available := stream.load(_LOOKAHEAD):
+            self._truncated = False
+            offset, header = self._parsed
             if offset != stream.offset:
                 header = parse_header(stream.data, stream.at)
             if header is not None:
-                if self._zeros:
-                    yield self._end_of_zeros()
-                yield from self._usual(header)
-            elif have >= BLOCK and stream.data[stream.at : stream.at + BLOCK] == _ZERO:
-                self._zeros += 1
+                if self._num_zero_blocks:
+                    yield self._zero_blocks()
+                yield from self._intact_members(header)
+            elif available >= BLOCK and stream.data[stream.at : stream.at + BLOCK] == _ZERO_BLOCK:
+                self._num_zero_blocks += 1
                 stream.at += BLOCK
             else:
-                yield from self._bad_header(have)
+                yield from self._bad_header(available)
         yield from self._end()
 
-    def _usual(self, header: Header | None) -> Iterator[Item]:
-        """Members of which nothing is to be said, which lie in the window with what follows them: `_entry` in short, for nearly all that there are."""
+    def _intact_members(self, header: Header | None) -> Iterator[Item]:
+        """Read members from the window until one needs a closer look.
+
+        A fast path for nearly all members, without a call per check: a regular file with a safe
+        name, no header inside its data, and a header or zero block behind it, all in the window.
+        Any other entry gets the checks of `_entry`, which decides the same for intact members.
+        """
         stream, first = self._stream, header
-        data, at, base, held = (
-            stream.data,
-            stream.at,
-            stream.offset - stream.at,
-            self._extension == {} and not self._pending,
-        )
+        data, at, base = stream.data, stream.at, stream.offset - stream.at
+        no_extension = self._extension == {} and not self._extension_bytes
         while header is not None:
             start, (name, size, kind) = at, header
-            if kind == b"x" and (timed := self._timed(data, at, size)):
-                start, (name, size, kind) = at + 2 * BLOCK, timed
-            behind = start + BLOCK + size + -size % BLOCK
+            if kind == b"x" and (after_mtime := self._header_after_mtime(data, at, size)):
+                start, (name, size, kind) = at + 2 * BLOCK, after_mtime
+            end = start + BLOCK + size + -size % BLOCK
             if (
-                behind + BLOCK > len(data)
+                end + BLOCK > len(data)
                 or kind != b"0"
-                or not held
+                or not no_extension
                 or size > self._max_bytes
                 or ".." in name
                 or name[:1] == "/"
             ):
                 break
-            following = parse_header(data, behind)
-            if following is None and data[behind : behind + BLOCK] != _ZERO:
+            following = parse_header(data, end)
+            if following is None and data[end : end + BLOCK] != _ZERO_BLOCK:
                 break
             if hidden_header(data, start + BLOCK, start + BLOCK + size) is not None:
                 break
-            stream.at = behind
-            yield Member(name, base + start, behind - at, start + BLOCK, size)
-            at, header = behind, following
-        self._next = (base + at, header)
+            stream.at = end
+            yield Member(name, base + start, end - at, start + BLOCK, size)
+            at, header = end, following
+        self._parsed = (base + at, header)
+        # after progress, return first: the next entry may fit a refilled window
         if header is first and header is not None:
             if header[2] in EXTENSIONS:
                 yield from self._extend(header[2], header[1])
             else:
                 yield self._entry(header)
 
-    def _timed(self, data: bytes, at: int, size: int) -> Header | None:
-        """The header behind an extension header that tells the time alone, as webdataset writes one before every member."""
-        told = TIME.match(data, at + BLOCK, at + BLOCK + min(size, BLOCK))
+    def _header_after_mtime(self, data: bytes, at: int, size: int) -> Header | None:
+        """The header after an extension header whose only record is the modification time.
+
+        webdataset writes one before every member, so skipping it keeps them on the fast path.
+        """
+        record = MTIME_RECORD.match(data, at + BLOCK, at + BLOCK + min(size, BLOCK))
         return (
             parse_header(data, at + 2 * BLOCK)
-            if told and told.end() - told.start() == size == int(told[1])
+            if record and record.end() - record.start() == size == int(record[1])
             else None
         )
 
-    def _end_of_zeros(self) -> Item:
-        """Tells of the blocks of zeros before the position."""
-        zeros, self._zeros = self._zeros, 0
-        if zeros > 1:
-            return Framing(zeros * BLOCK)
-        return TarDamage(
-            "",
-            self._stream.offset - BLOCK,
-            BLOCK,
-            "bad_header",
-            "one zero block between members",
-            False,
-        )
+    def _zero_blocks(self) -> Item:
+        """The zero blocks before a header.
+
+        Two or more end an archive, and another archive may be appended; a single one is damage.
+        """
+        num, self._num_zero_blocks = self._num_zero_blocks, 0
+        if num > 1:
+            return Framing(num * BLOCK)
+        offset = self._stream.offset - BLOCK
+        detail = "one zero block between members"
+        return TarDamage("", offset, BLOCK, "bad_header", detail, False)
 
     def _end(self) -> Iterator[Item]:
-        offset = self._stream.offset
-        if self._pending:
+        offset, num_zero_blocks = self._stream.offset, self._num_zero_blocks
+        if self._extension_bytes:
             name = (self._extension or {}).get("path", "")
-            yield self._damage(
-                name,
-                offset - self._zeros * BLOCK,
-                0,
-                "truncated",
-                "an extension header without its member",
-                named=False,
-            )
-        if self._zeros:
-            yield Framing(self._zeros * BLOCK)
+            detail = "an extension header without its member"
+            at = offset - num_zero_blocks * BLOCK
+            yield self._damage(name, at, 0, "truncated", detail, named=False)
+        if num_zero_blocks:
+            yield Framing(num_zero_blocks * BLOCK)
         if self._stream.problem:
             reason, detail = self._stream.problem
-            yield self._damage("", offset, 0, reason, f"the shard ends here: {detail}", named=False)
-        elif self._zeros < 2 and not self._cut:
-            yield self._damage(
-                "",
-                offset,
-                0,
-                "truncated",
-                "the archive does not end with two zero blocks",
-                named=False,
-            )
+            detail = f"the shard ends here: {detail}"
+            yield self._damage("", offset, 0, reason, detail, named=False)
+        elif num_zero_blocks < 2 and not self._truncated:
+            detail = "the archive does not end with two zero blocks"
+            yield self._damage("", offset, 0, "truncated", detail, named=False)
 
     def _entry(self, header: Header) -> Item:
+        """Read one entry with all checks."""
         stream, offset = self._stream, self._stream.offset
         name, size, kind = header
-        problem = (
-            None
-            if kind in FILES or kind == DIRECTORY
-            else (
-                "wrong_type",
-                f"a link, device or other special entry (type {kind!r}) is never followed",
-            )
-        )
-        guessed = False
+        problem: tuple[str, str] | None = None
+        is_guess = False
+        if kind not in FILES and kind != DIRECTORY:
+            detail = f"a link, device or other special entry (type {kind!r}) is never followed"
+            problem = ("wrong_type", detail)
         if self._extension != {}:
             extension, self._extension = self._extension, {}
             if extension is None:
-                problem, guessed = (
-                    problem or ("bad_header", "its extension header cannot be read"),
-                    True,
-                )
+                # the unreadable records may have renamed the member
+                problem = problem or ("bad_header", "its extension header cannot be read")
+                is_guess = True
             else:
                 name, size = extension.get("path", name), int(extension.get("size", size))
         if kind in WITHOUT_DATA:
             size = 0
-        if (
-            (".." in name or name.startswith("/"))
-            and not problem
-            and kind != DIRECTORY
-            and (name.startswith("/") or ".." in name.split("/"))
-        ):
-            problem = ("bad_header", "an absolute name or one with .. is refused")
+        is_unsafe = name.startswith("/") or (".." in name and ".." in name.split("/"))
+        if is_unsafe and not problem and kind != DIRECTORY:
+            problem = ("bad_header", "names that are absolute or contain .. are rejected")
         if size > self._max_bytes:
             return self._oversize(name, offset, size)
-        short = self._bring(size, name)
+        num_present = self._load_data(size, name)
         start = stream.at + BLOCK
-        if short is not None:
-            stream.at = start + short
-            detail = f"of its {size} bytes {min(short, size)} are there" + (
-                "" if self._cut else ", where another member begins"
+        if num_present is not None:
+            stream.at = start + num_present
+            detail = f"cut short: {min(num_present, size)} of {size} bytes" + (
+                "" if self._truncated else ", then another member begins"
             )
-            return self._damage(name, offset, BLOCK + short, "truncated", detail)
+            return self._damage(name, offset, BLOCK + num_present, "truncated", detail)
         stream.at = min(start + size + -size % BLOCK, len(stream.data))
-        if not problem and self._goes_on(start + size):
-            problem = (
-                "truncated",
-                f"its size of {size} bytes is too small: what is behind them is neither padding nor a header",
-            )
+        if not problem and self._continues_after(start + size):
+            detail = f"its size of {size} bytes is too small: neither padding nor a header follows"
+            problem = ("truncated", detail)
         num_bytes = stream.offset - offset
-        if self._pending:
-            num_bytes = self._with_pending(num_bytes)
+        if self._extension_bytes:
+            num_bytes = self._with_extension_bytes(num_bytes)
         if problem:
-            return TarDamage(name, offset, num_bytes, *problem, not guessed)
+            return TarDamage(name, offset, num_bytes, *problem, not is_guess)
         if kind == DIRECTORY:
             return Framing(num_bytes)
         return Member(name, offset, num_bytes, start, size)
 
-    def _bring(self, size: int, name: str = "") -> int | None:
-        """Brings a member's data into the window; returns how many bytes of it are there if some are not, or if another member begins inside.
+    def _load_data(self, size: int, name: str = "") -> int | None:
+        """Load a member's data into the window and check that no other member begins inside it.
 
-        Then the size is wrong, or bytes went missing.
+        Returns None if all is present, else the number of bytes before the end of the archive or
+        before the other member: then the size is wrong, or bytes are missing.
         """
         stream, padded, searched = self._stream, size + -size % BLOCK, BLOCK
-        wanted = 2 * BLOCK + padded
-        have = stream.ahead(wanted if wanted < WINDOW else WINDOW)
-        nested = name.endswith(".tar")  # an archive may hold others
-        while have < wanted and not stream.ended:
-            # a long one is searched as it comes, so that a size that is a lie does not cost its reading
-            found = None if nested else find_header(stream.data, stream.at + searched)
-            if found is not None and found < stream.at + BLOCK + padded:
-                return found - stream.at - BLOCK
-            searched = max(BLOCK, have - BLOCK)
-            have = stream.ahead(min(wanted, 2 * have))
-        start, there = stream.at + BLOCK, have - BLOCK
-        hidden = None if nested else hidden_header(stream.data, start, start + min(there, size))
-        if hidden is None and not nested and (there < size or not self._followed(start + padded)):
-            hidden = find_header(stream.data, start, start + min(there, padded))
-        if hidden is not None:
-            return hidden - start
-        self._cut = there < size
-        return there if there < size else None
+        needed = 2 * BLOCK + padded
+        available = stream.load(needed if needed < WINDOW else WINDOW)
+        nested = name.endswith(".tar")  # such data contains headers of its own
+        # search long data while it is loaded: after a header with a wrong size of gigabytes, the
+        # next member is then a few blocks away
+        while available < needed and not stream.ended:
+            at = None if nested else find_header(stream.data, stream.at + searched)
+            if at is not None and at < stream.at + BLOCK + padded:
+                return at - stream.at - BLOCK
+            # search the last block again: a header may continue in the next bytes
+            searched = max(BLOCK, available - BLOCK)
+            available = stream.load(min(needed, 2 * available))
+        start, num_present = stream.at + BLOCK, available - BLOCK
+        # a size that is too large leaves the next header at a block boundary: quick to find
+        other = (
+            None if nested else hidden_header(stream.data, start, start + min(num_present, size))
+        )
+        if (
+            other is None
+            and not nested
+            and (num_present < size or not self._is_followed(start + padded))
+        ):
+            # missing or added bytes shift it, but then no header follows the member either
+            other = find_header(stream.data, start, start + min(num_present, padded))
+        if other is not None:
+            return other - start
+        self._truncated = num_present < size
+        return num_present if num_present < size else None
 
-    def _followed(self, at: int) -> bool:
-        """Whether what stands behind a member is what may stand there."""
+    def _is_followed(self, at: int) -> bool:
+        """Whether a header, a zero block or the end of the archive follows a member."""
         data = self._stream.data
         if at + BLOCK > len(data):
             return True
         header = parse_header(data, at)
-        self._next = (self._stream.offset + at - self._stream.at, header)
-        return header is not None or data[at : at + BLOCK] == _ZERO
+        self._parsed = (self._stream.offset + at - self._stream.at, header)
+        return header is not None or data[at : at + BLOCK] == _ZERO_BLOCK
 
-    def _goes_on(self, end: int) -> bool:
-        """Whether a member does not end where its size says: no zeros pad it up to the position, and no header follows."""
-        return bool(self._stream.data[end : self._stream.at].strip(b"\0")) and not self._followed(
-            self._stream.at
-        )
+    def _continues_after(self, end: int) -> bool:
+        """Whether data continues after a member's declared end.
+
+        It does if the padding up to the position is not zero and no header follows. One alone is no
+        proof: some writers leave garbage in the padding, and damage may follow the member.
+        """
+        padding = self._stream.data[end : self._stream.at]
+        return bool(padding.strip(b"\0")) and not self._is_followed(self._stream.at)
 
     def _oversize(self, name: str, offset: int, size: int) -> TarDamage:
-        """A member whose size is not believed: its end is where the next header is found."""
+        """A member above the limit ends at the next header, since its size may be wrong."""
         self._stream.at += BLOCK
-        self._skip()
-        self._cut = self._stream.at == len(self._stream.data)
-        there = self._stream.offset - offset - BLOCK
+        self._resynchronise()
+        self._truncated = self._stream.at == len(self._stream.data)
+        num_present = self._stream.offset - offset - BLOCK
         detail = (
-            f"{size} bytes, more than {self._max_bytes}; {there} bytes are before the next member"
+            f"{size} bytes, more than {self._max_bytes}; the next member begins after {num_present}"
         )
-        return self._damage(
-            name, offset, BLOCK + there, "oversize" if there >= size else "truncated", detail
-        )
+        reason = "oversize" if num_present >= size else "truncated"
+        return self._damage(name, offset, BLOCK + num_present, reason, detail)
 
     def _extend(self, kind: bytes, size: int) -> Iterator[TarDamage]:
+        """Read an extension header; only an unreadable one is yielded, as damage."""
         stream, offset = self._stream, self._stream.offset
         if size > MAX_EXTENSION_BYTES:
             stream.at += BLOCK
-            self._skip()
-            yield self._damage(
-                "",
-                offset,
-                stream.offset - offset,
-                "bad_header",
-                f"an extension header of {size} bytes",
-                named=False,
-            )
+            self._resynchronise()
+            num_bytes, detail = stream.offset - offset, f"an extension header of {size} bytes"
+            yield self._damage("", offset, num_bytes, "bad_header", detail, named=False)
             self._extension = None
             return
-        short = self._bring(size)
+        num_present = self._load_data(size)
         start = stream.at + BLOCK
-        records = (
-            extension_records(kind, stream.data[start : start + size]) if short is None else None
-        )
-        stream.at = min(
-            start + (size + -size % BLOCK if short is None else short), len(stream.data)
-        )
+        records = None
+        if num_present is None:
+            records = extension_records(kind, stream.data[start : start + size])
+            num_present = size + -size % BLOCK
+        stream.at = min(start + num_present, len(stream.data))
         if records is not None:
-            self._pending += stream.offset - offset
+            self._extension_bytes += stream.offset - offset
             self._extension = None if self._extension is None else self._extension | records
             return
-        detail = (
-            "an extension header that is cut"
-            if self._cut
-            else "an extension header that cannot be read"
-        )
-        yield self._damage(
-            "",
-            offset,
-            stream.offset - offset,
-            "truncated" if self._cut else "bad_header",
-            detail,
-            named=False,
-        )
+        reason, detail = "bad_header", "an extension header that cannot be read"
+        if self._truncated:
+            reason, detail = "truncated", "an extension header that is cut short"
+        yield self._damage("", offset, stream.offset - offset, reason, detail, named=False)
         self._extension = None
 
-    def _bad_header(self, have: int) -> Iterator[Item]:
+    def _bad_header(self, available: int) -> Iterator[Item]:
+        """Skip from an invalid header to the next valid one."""
         stream = self._stream
-        num_zeros = self._zeros == 1
-        if num_zeros:
-            self._zeros = 0
-        elif self._zeros:
-            yield self._end_of_zeros()
-        start = stream.offset - num_zeros * BLOCK
-        name = (
-            text_of(stream.data[stream.at : stream.at + 100])
-            if stream.data.startswith(MAGIC, stream.at + MAGIC_AT)
-            else ""
-        )
-        if have < BLOCK:
-            self._cut = True
-            stream.at += have
-            yield self._damage(
-                "",
-                start,
-                stream.offset - start,
-                "truncated",
-                "the archive is cut inside a header",
-                named=False,
-            )
+        # a single zero block before it belongs to the same damage
+        num_zero_bytes = BLOCK if self._num_zero_blocks == 1 else 0
+        if num_zero_bytes:
+            self._num_zero_blocks = 0
+        elif self._num_zero_blocks:
+            yield self._zero_blocks()
+        start = stream.offset - num_zero_bytes
+        name = ""
+        if stream.data.startswith(MAGIC, stream.at + MAGIC_AT):
+            name = text_of(stream.data[stream.at : stream.at + 100])  # a guess
+        if available < BLOCK:
+            self._truncated = True
+            stream.at += available
+            num_bytes, detail = stream.offset - start, "the archive is cut inside a header"
+            yield self._damage("", start, num_bytes, "truncated", detail, named=False)
             return
         stream.at += 1
-        self._skip()
+        self._resynchronise()
         num_bytes = stream.offset - start
-        yield self._damage(
-            name,
-            start,
-            num_bytes,
-            "bad_header",
-            f"{num_bytes} bytes without a valid header",
-            named=False,
-        )
+        detail = f"{num_bytes} bytes without a valid header"
+        yield self._damage(name, start, num_bytes, "bad_header", detail, named=False)
         self._extension = {}
 
-    def _skip(self) -> None:
-        """Goes to the next valid header, or to the blocks of zeros at the end."""
+    def _resynchronise(self) -> None:
+        """Move to the next valid header, else to the zero blocks at the end of the archive."""
         stream = self._stream
         while True:
-            stream.ahead(8 * BLOCK)
-            found = find_header(stream.data, stream.at)
-            if found is not None:
-                stream.at = found
+            stream.load(8 * BLOCK)
+            at = find_header(stream.data, stream.at)
+            if at is not None:
+                stream.at = at
                 return
             if stream.ended:
+                # the zeros at the end may continue damaged data: take the complete blocks, if two
                 zeros = len(stream.data) - max(stream.at, len(stream.data.rstrip(b"\0")))
                 stream.at = len(stream.data) - (zeros - zeros % BLOCK if zeros >= 2 * BLOCK else 0)
                 return
+            # keep the last blocks: a header may begin in them
             stream.at = max(stream.at, len(stream.data) - 4 * BLOCK)
 
     def _damage(
@@ -365,8 +342,10 @@ class _Tar:
         *,
         named: bool = True,
     ) -> TarDamage:
-        return TarDamage(name, offset, self._with_pending(num_bytes), reason, detail, named)
+        num_bytes = self._with_extension_bytes(num_bytes)
+        return TarDamage(name, offset, num_bytes, reason, detail, named)
 
-    def _with_pending(self, num_bytes: int) -> int:
-        pending, self._pending = self._pending, 0
+    def _with_extension_bytes(self, num_bytes: int) -> int:
+        """Count the extension headers before an entry as part of it."""
+        pending, self._extension_bytes = self._extension_bytes, 0
         return pending + num_bytes

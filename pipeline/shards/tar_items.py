@@ -1,10 +1,14 @@
-"""What an archive is made of: members, damage, and what holds no file."""
+"""The items of an archive: members, damage and framing."""
 
 from typing import NamedTuple
 
 
 class Member(NamedTuple):
-    """A whole file of the archive: `size` bytes from `start` of the stream's window on, as long as that does not move; `num_bytes` with headers and padding."""
+    """An intact file of the archive.
+
+    Its data is `stream.data[start : start + size]` until the next item is read. `offset` is the
+    position of its header in the archive, `num_bytes` its size with all headers and padding.
+    """
 
     name: str
     offset: int
@@ -14,7 +18,10 @@ class Member(NamedTuple):
 
 
 class TarDamage(NamedTuple):
-    """A stretch of the archive that gives no member; `named` says that a valid header gave the name, else it is a guess or empty."""
+    """A range of the archive that yields no member; `reason` is one of errors.REASONS.
+
+    If `named`, the name comes from a valid header; else it is a guess or empty.
+    """
 
     name: str
     offset: int
@@ -25,7 +32,7 @@ class TarDamage(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """Bytes that hold no file: directories, and the blocks of zeros at the end."""
+    """Intact bytes that contain no file: directories and the zero blocks at the end."""
 
     num_bytes: int
 

@@ -36,8 +36,8 @@ def judge_shard(data: bytes, original: Shard, limits: Limits, may_rename: bool) 
         if data[:2] != b"\x1f\x8b" and data[:4] != b"\x28\xb5\x2f\xfd"
         else _unpacked(data, limits)
     )
-    assert reader.account.bytes == len(unpacked), (
-        f"{reader.account.bytes} bytes of {len(unpacked)} are accounted for"
+    assert reader.accounting.bytes == len(unpacked), (
+        f"{reader.accounting.bytes} bytes of {len(unpacked)} are accounted for"
     )
     named = {each.key for each in lost}
     unclear = []
@@ -70,12 +70,12 @@ def read_shard(
     """The samples and losses, read a second time where samples lie apart; every reading's account is checked."""
     torn: dict[str, int] = {}
     while True:
-        reader = ShardReader(io.BytesIO(data), limits=limits, load=load, torn=torn)
+        reader = ShardReader(io.BytesIO(data), limits=limits, load=load, non_contiguous=torn)
         items = list(reader)
         _check_account(reader, items)
-        if torn or not reader.apart:
+        if torn or not reader.non_contiguous:
             break
-        torn = reader.apart
+        torn = reader.non_contiguous
     kept = [item for item in items if isinstance(item, Sample)]
     assert len({sample.key for sample in kept}) == len(kept), "a key is kept twice"
     return (
@@ -86,7 +86,7 @@ def read_shard(
 
 
 def _check_account(reader: ShardReader, items: Sequence[Sample | RejectedSample]) -> None:
-    account = reader.account
+    account = reader.accounting
     assert account.members == account.kept + account.lost + account.ignored, account
     assert (
         account.bytes
@@ -103,19 +103,19 @@ def _check_account(reader: ShardReader, items: Sequence[Sample | RejectedSample]
     assert (account.samples, account.samples_lost) == (len(kept), len(lost)), account
     assert (account.kept, account.lost) == (
         sum(len(each.suffixes) for each in kept),
-        sum(len(each.losses) for each in lost),
+        sum(len(each.damaged) for each in lost),
     ), account
     for each in lost:
         assert (
-            each.losses
+            each.damaged
             and each.reason in REASONS
-            and all(loss.reason in REASONS and loss.detail for loss in each.losses)
+            and all(loss.reason in REASONS and loss.detail for loss in each.damaged)
         ), each
 
 
 def _unpacked(data: bytes, limits: Limits) -> bytes:
     stream = Stream(io.BytesIO(data), limits.shard_bytes)
-    stream.ahead(2**40)
+    stream.load(2**40)
     return stream.data
 
 

@@ -31,7 +31,7 @@ class Read(NamedTuple):
 
     @property
     def losses(self) -> list[DamagedMember]:
-        return [loss for lost in self.lost for loss in lost.losses]
+        return [loss for lost in self.lost for loss in lost.damaged]
 
     @property
     def rejected(self) -> list[tuple[str, str]]:
@@ -42,11 +42,11 @@ def read(data: bytes, **options: object) -> Read:
     """Reads a shard, a second time where samples lie apart, and checks its account."""
     torn: dict[str, int] = {}
     for _ in range(2):
-        reader = ShardReader(io.BytesIO(data), torn=torn, **options)
+        reader = ShardReader(io.BytesIO(data), non_contiguous=torn, **options)
         items = list(reader)
-        if not reader.apart:
+        if not reader.non_contiguous:
             break
-        torn = reader.apart
+        torn = reader.non_contiguous
     samples = [item for item in items if isinstance(item, Sample)]
     assert len({sample.key for sample in samples}) == len(samples)
     found = Read(
@@ -54,7 +54,7 @@ def read(data: bytes, **options: object) -> Read:
         [item for item in items if isinstance(item, RejectedSample)],
         reader,
     )
-    account = reader.account
+    account = reader.accounting
     assert account.members == account.kept + account.lost + account.ignored
     assert (
         account.bytes

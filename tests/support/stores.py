@@ -217,7 +217,7 @@ def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
                 facts = json.loads(sample.members["json"])
                 assert facts["sample_id"] not in found
                 found[facts["sample_id"]] = (facts, sample)
-            assert reader.account.samples_lost == 0
+            assert reader.accounting.samples_lost == 0
     return found
 
 

@@ -101,9 +101,9 @@ def test_any_list_of_members_is_read_by_the_rules(
     kept, lost, reader = read_shard(data, Limits(), everything)
     expected, num_lost = by_the_rules(members)
     assert {key: sample.members for key, sample in kept.items()} == expected
-    assert reader.account.members == len(members)
-    assert sum(len(each.losses) for each in lost) == num_lost
-    assert {loss.reason for each in lost for loss in each.losses} <= {"duplicate", "wrong_type"}
+    assert reader.accounting.members == len(members)
+    assert sum(len(each.damaged) for each in lost) == num_lost
+    assert {loss.reason for each in lost for loss in each.damaged} <= {"duplicate", "wrong_type"}
 
 
 def _is_plain(name: str) -> bool:

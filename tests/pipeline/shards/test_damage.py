@@ -54,7 +54,7 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     losses = [
         loss
         for item in items
-        for loss in (item.losses if isinstance(item, RejectedSample) else item.ignored)
+        for loss in (item.damaged if isinstance(item, RejectedSample) else item.ignored)
     ]
     assert sorted((loss.member, loss.reason) for loss in losses) == sorted(case.losses)
     assert {loss.reason for loss in losses} <= set(REASONS)
@@ -62,7 +62,7 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     assert {item.key for item in items if isinstance(item, RejectedSample)} >= case.lost_keys & {
         loss.key for loss in losses if loss.key not in case.kept
     }
-    account = reader.account
+    account = reader.accounting
     check_account(asdict(account))
     assert account.samples == len(case.kept)
     assert account.kept == sum(len(members) for members in case.kept.values())
@@ -87,7 +87,7 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     assert by_tarfile(clean) == by_webdataset(clean) == case.kept
     items, reader = read_twice(StorePath.at(clean), list)
     assert {item.key: item.members for item in items} == case.kept
-    assert (reader.account.lost, reader.account.regrouped) == (0, 0)
+    assert (reader.accounting.lost, reader.accounting.regrouped) == (0, 0)
 
 
 def check_account(account: dict[str, int]) -> None:

@@ -65,7 +65,7 @@ def test_an_extension_header_that_says_nothing_of_the_member_is_part_of_it(kind:
         )
         assert found.samples == ORIGINAL
         assert found.lost == []
-        assert found.reader.account.bytes_kept == END + 1024
+        assert found.reader.accounting.bytes_kept == END + 1024
 
 
 def test_scan_loads_text_only_and_agrees_on_the_digest() -> None:
@@ -91,13 +91,13 @@ def test_members_with_their_time_in_an_extension_header() -> None:
             tar.addfile(info, io.BytesIO(member))
     data = file.getvalue()
     found = read(data)
-    assert (found.samples, found.lost, found.reader.account.bytes_kept) == (
+    assert (found.samples, found.lost, found.reader.accounting.bytes_kept) == (
         ORIGINAL,
         [],
         END + 1024 * len(MEMBERS),
     )
     # not the first, whose data are zeros, nor the last, behind which there are zeros
-    for at in range(5 * 512 + 4096, found.reader.account.bytes_kept - 8 * 512, 512):
+    for at in range(5 * 512 + 4096, found.reader.accounting.bytes_kept - 8 * 512, 512):
         over = read(data[:at] + b"\xff" * 512 + data[at + 512 :])
         assert sum(members == ORIGINAL[key] for key, members in over.samples.items()) >= NUM - 1
         assert over.lost or over.samples.keys() == ORIGINAL.keys()
@@ -119,7 +119,7 @@ def test_samples_whose_members_lie_apart_are_put_together() -> None:
         found = read(make_tar(order))
         assert found.samples == ORIGINAL
         assert found.lost == []
-        assert 1 <= found.reader.account.regrouped <= NUM
+        assert 1 <= found.reader.accounting.regrouped <= NUM
     crowded = read(make_tar(by_suffix), limits=Limits(sample_bytes=9000))
     assert crowded.samples.items() < ORIGINAL.items()
     assert set(crowded.rejected) == {
@@ -159,7 +159,7 @@ class TestPacked:
         found = read(pack(TAR + bytes(2**24)), limits=Limits(shard_bytes=2**20))
         assert found.samples == ORIGINAL
         assert [loss.reason for loss in found.losses] == ["oversize"]
-        assert found.reader.account.bytes == 2**20
+        assert found.reader.accounting.bytes == 2**20
 
 
 def sample(members: dict[str, bytes]) -> Sample:

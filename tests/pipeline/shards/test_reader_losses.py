@@ -39,7 +39,7 @@ def test_what_lies_between_members_costs_nothing_else(filling: bytes) -> None:
         found = read(TAR[:at] + filling + TAR[at:])
         assert found.samples == ORIGINAL
         assert [(loss.reason, loss.offset) for loss in found.losses] == [("bad_header", at)]
-        assert found.reader.account.bytes_lost == len(filling)
+        assert found.reader.accounting.bytes_lost == len(filling)
 
 
 def test_bytes_that_are_missing_cost_the_samples_that_they_were_of() -> None:

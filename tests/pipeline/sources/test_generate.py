@@ -41,7 +41,7 @@ def read(folder: Path) -> list[Sample]:
         with ShardFile(path) as file:
             reader = ShardReader(file)
             samples += reader.samples()
-            assert reader.account.samples_lost == 0
+            assert reader.accounting.samples_lost == 0
     return samples
 
 
