@@ -289,7 +289,7 @@ def _fill(file: RemoteFile, descriptor: int) -> None:
             raise StoreError(f"{file.path} changed while it was copied", "try again")
         return
     expected = (file.sha256, file.num_bytes)
-    # the second attempt tells a damaged file from a damaged transfer
+    # a second attempt: the transfer may have been damaged, not the file
     if _write(file, descriptor) != expected and (actual := _write(file, descriptor)) != expected:
         raise DataError(
             f"{file.path} has the SHA-256 {actual[0]} and {actual[1]} bytes, "

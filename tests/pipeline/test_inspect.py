@@ -1,4 +1,4 @@
-"""Inspection: what is told of shards, feature sets, scores, plans, runs and stores is what is in them, and all of it is JSON."""
+"""`inspect` describes shards, feature sets, scores, plans, runs and stores correctly, as JSON."""
 
 import io
 import json
@@ -30,11 +30,11 @@ from tests.support.refusals import refused
 from tests.support.stores import make_features
 
 
-def told(path: Path | str) -> dict[str, Any]:
-    """What is found, once through JSON."""
-    found = inspect(path)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    return found
+def inspected(path: Path | str) -> dict[str, Any]:
+    """The summary of a path, which JSON preserves."""
+    summary = inspect(path)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    return summary
 
 
 @pytest.fixture
@@ -45,19 +45,23 @@ def shards(tmp_path: Path) -> Path:
     return folder
 
 
-def test_shards(shards: Path) -> None:
-    found = told(shards)
-    summary = json.loads((shards / "shards.json").read_text())
-    assert (found["kind"], found["num_samples"]) == ("shards", 40)
-    assert (found["num_rejected"], found["rejected"]) == (0, {})
-    assert found["splits"] == summary["splits"]
-    assert {part["shard"]: part["bytes"] for part in found["shards"]} == summary["shards"]
-    assert found["bytes"] == sum(path.stat().st_size for path in shards.glob("*.tar"))
-    assert found["members"] == {"image.png": 40, "json": 40, "tensor.npy": 40}
-    assert found["modalities"]["image"] == {"kind": "image", "member": ["image.png"], "missing": 0}
-    one, some = told(shards / "shard-000001.tar"), told(f"{shards}/shard-00000[12].tar")
-    assert one["num_samples"] == found["shards"][1]["samples"]
-    assert some["num_samples"] == sum(part["samples"] for part in found["shards"][1:])
+def test_shards_are_counted_by_split_and_suffix(shards: Path) -> None:
+    summary = inspected(shards)
+    expected = json.loads((shards / "shards.json").read_text())
+    assert (summary["kind"], summary["num_samples"]) == ("shards", 40)
+    assert (summary["num_rejected"], summary["rejected"]) == (0, {})
+    assert summary["splits"] == expected["splits"]
+    assert {part["shard"]: part["bytes"] for part in summary["shards"]} == expected["shards"]
+    assert summary["bytes"] == sum(path.stat().st_size for path in shards.glob("*.tar"))
+    assert summary["members"] == {"image.png": 40, "json": 40, "tensor.npy": 40}
+    assert summary["modalities"]["image"] == {
+        "kind": "image",
+        "member": ["image.png"],
+        "missing": 0,
+    }
+    one, some = inspected(shards / "shard-000001.tar"), inspected(f"{shards}/shard-00000[12].tar")
+    assert one["num_samples"] == summary["shards"][1]["samples"]
+    assert some["num_samples"] == sum(part["samples"] for part in summary["shards"][1:])
 
 
 def test_damaged_shards_with_missing_modalities(shards: Path) -> None:
@@ -66,61 +70,61 @@ def test_damaged_shards_with_missing_modalities(shards: Path) -> None:
     members = {"a.json": b'{"label": "x", "split": "train"}', "b.json": b'{"label": "x"}'}
     members |= {"b.image.png": b"?", "c.image.png": b"?", "d.json": b"{"}
     second.write_bytes(make_tar(members))
-    found = told(shards)
-    parts = {part["shard"]: part for part in found["shards"]}
+    summary = inspected(shards)
+    parts = {part["shard"]: part for part in summary["shards"]}
     part = parts[second.name]
     assert part["bytes"] == second.stat().st_size
     assert (part["samples"], part["rejected"]) == (2, 2)
     assert (part["account"]["samples"], part["account"]["members"]) == (4, 5)
     assert parts[third.name]["rejected"] == 0
-    assert found["num_samples"] == sum(part["samples"] for part in parts.values()) < 40
-    assert found["num_rejected"] == sum(part["rejected"] for part in parts.values())
-    assert found["num_rejected"] == sum(found["rejected"].values())
-    assert (found["rejected"]["missing_member"], found["rejected"]["undecodable"]) == (1, 1)
-    assert found["rejected"]["truncated"] >= 1
-    assert found["modalities"]["image"]["missing"] == 1
-    assert found["modalities"]["tensor"]["missing"] == 2
-    assert found["splits"]["none"] == {"samples": 1, "labels": {"x": 1}}
+    assert summary["num_samples"] == sum(part["samples"] for part in parts.values()) < 40
+    assert summary["num_rejected"] == sum(part["rejected"] for part in parts.values())
+    assert summary["num_rejected"] == sum(summary["rejected"].values())
+    assert (summary["rejected"]["missing_member"], summary["rejected"]["undecodable"]) == (1, 1)
+    assert summary["rejected"]["truncated"] >= 1
+    assert summary["modalities"]["image"]["missing"] == 1
+    assert summary["modalities"]["tensor"]["missing"] == 2
+    assert summary["splits"]["none"] == {"samples": 1, "labels": {"x": 1}}
 
 
 def test_features(tmp_path: Path) -> None:
     features = make_features(tmp_path / "made", missing=0.3)
-    found = told(tmp_path / "made")
-    assert (found["kind"], found["num_rows"], found["num_parts"]) == ("features", 200, 3)
-    assert found["fingerprint"] == features.fingerprint
-    assert found["splits"].keys() == features.manifest["splits"].keys()
-    for split, part in found["splits"].items():
+    summary = inspected(tmp_path / "made")
+    assert (summary["kind"], summary["num_rows"], summary["num_parts"]) == ("features", 200, 3)
+    assert summary["fingerprint"] == features.fingerprint
+    assert summary["splits"].keys() == features.manifest["splits"].keys()
+    for split, part in summary["splits"].items():
         labels = features.labels[features.rows_of(split)].tolist()
         assert part["samples"] == features.manifest["splits"][split]
         assert part["labels"] == {f"c{k}": labels.count(k) for k in range(3)}
     for k, name in enumerate(features.modalities):
-        assert found["modalities"][name]["missing"] == (~features.has[:, k]).sum()
-    assert found["modalities"]["sight"]["shape"] == [2, 3, 16, 16]
-    assert found["schema"]["has_sight"] == "bool"
+        assert summary["modalities"][name]["missing"] == (~features.has[:, k]).sum()
+    assert summary["modalities"]["sight"]["shape"] == [2, 3, 16, 16]
+    assert summary["schema"]["has_sight"] == "bool"
     files = [path for path in (tmp_path / "made").rglob("*") if path.is_file()]
-    assert found["bytes"] == sum(path.stat().st_size for path in files)
+    assert summary["bytes"] == sum(path.stat().st_size for path in files)
 
 
 def test_scores_and_plan(tmp_path: Path) -> None:
     costs = arithmetic_costs(100, 3, missing=True)
     table = with_metadata(scores_table(costs), {"epoch": 4, "parents": {"features": "f" * 64}})
     write_table(StorePath.at(tmp_path / "scores.arrow"), table)
-    found = told(tmp_path / "scores.arrow")
-    assert (found["kind"], found["num_rows"], found["epoch"]) == ("scores", 100, 4)
-    assert found["parents"] == {"features": "f" * 64}
-    assert found["labels"] == {str(label): 20 for label in range(5)}
+    summary = inspected(tmp_path / "scores.arrow")
+    assert (summary["kind"], summary["num_rows"], summary["epoch"]) == ("scores", 100, 4)
+    assert summary["parents"] == {"features": "f" * 64}
+    assert summary["labels"] == {str(label): 20 for label in range(5)}
     for k, name in enumerate(["m0", "m1", "m2"]):
-        assert found["abilities"][name]["missing"] == np.isnan(costs[:, k]).sum()
-    assert found["abilities"]["m1"]["mean_kl"] == pytest.approx(np.nanmean(costs[:, 1]))
+        assert summary["abilities"][name]["missing"] == np.isnan(costs[:, k]).sum()
+    assert summary["abilities"]["m1"]["mean_kl"] == pytest.approx(np.nanmean(costs[:, 1]))
     scores = Scores.open(StorePath.at(tmp_path / "scores.arrow"))
     plan = build(remix_plan_builder(scores, PlanConfig(), 16, seed=0, epoch=4))
     write_table(StorePath.at(tmp_path / "plan.arrow"), plan.table)
-    found = told(tmp_path / "plan.arrow")
+    summary = inspected(tmp_path / "plan.arrow")
     steps = list(plan.steps())
-    assert (found["kind"], found["num_steps"], found["num_rows"]) == ("plan", len(steps), 100)
-    assert found["fingerprint"] == plan.fingerprint
-    assert found["parents"]["scores"] == scores.fingerprint
-    for name, part in found["steps"].items():
+    assert (summary["kind"], summary["num_steps"], summary["num_rows"]) == ("plan", len(steps), 100)
+    assert summary["fingerprint"] == plan.fingerprint
+    assert summary["parents"]["scores"] == scores.fingerprint
+    for name, part in summary["steps"].items():
         sizes = [len(step.rows) for step in steps if step.modality == name]
         assert part == {
             "steps": len(sizes),
@@ -130,10 +134,10 @@ def test_scores_and_plan(tmp_path: Path) -> None:
         }
 
 
-def test_scores_with_values_that_no_number_stands_for(tmp_path: Path) -> None:
+def test_infinite_and_missing_scores_are_counted(tmp_path: Path) -> None:
     table = pa.table({"row": [0, 1], "kl_a": [np.inf, np.nan], "kl_b": [np.nan, np.nan]})
     write_table(StorePath.at(tmp_path / "s.arrow"), table)
-    assert told(tmp_path / "s.arrow")["abilities"] == {
+    assert inspected(tmp_path / "s.arrow")["abilities"] == {
         "a": {"missing": 1, "infinite": 1, "mean_kl": None},
         "b": {"missing": 2, "infinite": 0, "mean_kl": None},
     }
@@ -141,33 +145,33 @@ def test_scores_with_values_that_no_number_stands_for(tmp_path: Path) -> None:
 
 def test_run_and_store(tmp_path: Path) -> None:
     path = StorePath.at(tmp_path) / "runs" / "mine"
-    facts: dict[str, object] = {"kind": "run", "name": "mine", "status": "running"}
-    facts["features"] = {"name": "made", "fingerprint": "f" * 64}
-    (path / "run.json").write_json(facts)
+    run_json: dict[str, object] = {"kind": "run", "name": "mine", "status": "running"}
+    run_json["features"] = {"name": "made", "fingerprint": "f" * 64}
+    (path / "run.json").write_json(run_json)
     row = {"epoch": 1, "rho": float("nan"), "train_loss": 0.5}
     epochs = pa.Table.from_pylist([{**row, "epoch": 0}, row], epochs_schema(["a"]))
     write_table(path / "epochs.arrow", epochs)
     (path / "checkpoints" / "last.pt").write_bytes(b"1234")
     (path / "plans" / "epoch-0000.arrow").write_bytes(b"12")
-    found = told(tmp_path / "runs" / "mine")
-    assert (found["kind"], found["status"]) == ("run", "running")
-    assert found["features"] == facts["features"]
-    assert found["checkpoints"] == {"last.pt": 4}
-    assert (found["plans"], found["scores"]) == ({"epoch-0000.arrow": 2}, {})
-    assert found["epochs"]["num"] == 2
-    (last,) = found["epochs"]["last"]
+    summary = inspected(tmp_path / "runs" / "mine")
+    assert (summary["kind"], summary["status"]) == ("run", "running")
+    assert summary["features"] == run_json["features"]
+    assert summary["checkpoints"] == {"last.pt": 4}
+    assert (summary["plans"], summary["scores"]) == ({"epoch-0000.arrow": 2}, {})
+    assert summary["epochs"]["num"] == 2
+    (last,) = summary["epochs"]["last"]
     assert (last["train_loss"], last["rho"]) == (0.5, None)
-    assert found["epochs"]["schema"]["share_a"] == "double"
+    assert summary["epochs"]["schema"]["share_a"] == "double"
     make_features(tmp_path / "features" / "made", num_rows=20)
-    found = told(tmp_path)
-    assert (found["kind"], found["runs"], found["features"]) == ("store", ["mine"], ["made"])
+    summary = inspected(tmp_path)
+    assert (summary["kind"], summary["runs"], summary["features"]) == ("store", ["mine"], ["made"])
 
 
 def test_any_other_table(tmp_path: Path) -> None:
     write_table(StorePath.at(tmp_path / "t.arrow"), pa.table({"epoch": [1, 2]}))
-    found = told(tmp_path / "t.arrow")
-    assert (found["kind"], found["num_rows"]) == ("table", 2)
-    assert found["schema"] == {"epoch": "int64"}
+    summary = inspected(tmp_path / "t.arrow")
+    assert (summary["kind"], summary["num_rows"]) == ("table", 2)
+    assert summary["schema"] == {"epoch": "int64"}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def test_any_other_table(tmp_path: Path) -> None:
         ("plan.arrow", DataError, "modality int64 string"),
     ],
 )
-def test_what_is_not_there_or_not_known(
+def test_a_missing_or_unknown_path_is_an_error(
     tmp_path: Path, name: str, error: type[InputError], words: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -194,11 +198,11 @@ def test_what_is_not_there_or_not_known(
         inspect(tmp_path / name)
 
 
-def test_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_inspecting_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
     script = (
         f"import sys; from pipeline.inspect import inspect; inspect({str(tmp_path / 'made')!r})\n"
-        "loaded = {'torch', 'ray', 'webdataset', 'av'} & set(sys.modules); assert not loaded, loaded"
+        "loaded = {'torch', 'ray', 'webdataset', 'av'} & set(sys.modules)\nassert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -1,4 +1,4 @@
-"""Which Ray is joined, and what is said where none is there; each in a process of its own, which no other test has given a Ray."""
+"""Connecting to Ray, or failing to; each test uses a process of its own without a running Ray."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ except InputError as error:
 
 
 def connect(address: str = "", **environment: str) -> str:
-    """What a process that connects prints: the CPUs that it has then, or the error."""
+    """Output of a process that connects: its number of CPUs, or the error."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", CONNECT, address]
     done = subprocess.run(
@@ -34,7 +34,7 @@ def connect(address: str = "", **environment: str) -> str:
     return done.stdout
 
 
-def test_a_cluster_that_only_a_file_of_this_machine_names_is_not_joined() -> None:
+def test_a_cluster_that_left_its_files_on_this_machine_is_not_joined() -> None:
     # Ray's sockets need a short path
     with TemporaryDirectory(prefix="rc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         (Path(folder) / "ray").mkdir()
@@ -42,17 +42,17 @@ def test_a_cluster_that_only_a_file_of_this_machine_names_is_not_joined() -> Non
         assert connect(RAY_TMPDIR=folder) == "3.0\n"
 
 
-@pytest.mark.parametrize("named", ["argument", "environment"])
-def test_a_cluster_that_does_not_answer_is_named(named: str) -> None:
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_a_cluster_that_does_not_answer_is_named_in_the_error(source: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        said = connect(address) if named == "argument" else connect(RAY_ADDRESS=f"ray://{address}")
-    assert address in said and "RAY_ADDRESS" in said
+        output = (
+            connect(address) if source == "argument" else connect(RAY_ADDRESS=f"ray://{address}")
+        )
+    assert address in output and "RAY_ADDRESS" in output
 
 
 @pytest.mark.parametrize("name", ["HOME", "RAY_TMPDIR"])
-def test_a_folder_in_which_ray_cannot_start_is_an_error_that_names_its_variable(
-    name: str, tmp_path: Path
-) -> None:
+def test_an_unusable_folder_is_an_error_that_names_its_variable(name: str, tmp_path: Path) -> None:
     folder = "/proc/nobody" if name == "HOME" else str(tmp_path / ("long" * 25))
     assert name in connect(**{name: folder})

@@ -1,4 +1,4 @@
-"""A decode and a run that take long enough to be disturbed, and what has to hold of them in the end."""
+"""A decode job and a training run slow enough to be interrupted, and checks of their results."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ EPOCHS, WORKERS = 3, 2
 NUM_SHARDS = 6
 DECODE = DecodeConfig(
     modalities={
-        "see": VideoSpec(kind="video", member="mp4", frames=8, size=32),
-        "hear": AudioSpec(kind="audio", member="mp4", seconds=1.0, num_mels=32),
-        "feel": TensorSpec(kind="tensor", member="npy", shape=(3,)),
+        "video": VideoSpec(kind="video", member="mp4", frames=8, size=32),
+        "audio": AudioSpec(kind="audio", member="mp4", seconds=1.0, num_mels=32),
+        "touch": TensorSpec(kind="tensor", member="npy", shape=(3,)),
     }
 )
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file below a folder that is no lock and is not being written, whose hidden name ends in .tmp."""
-    found = sorted(
+    """SHA-256 of each file below a folder, except locks and unfinished files (.tmp)."""
+    paths = sorted(
         path
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".tmp" and path.name != ".lock"
     )
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in found
+        for path in paths
     }
 
 
@@ -48,14 +48,14 @@ def decode_into(out: Path, shards: Path) -> Any:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The decode that nothing disturbs."""
+    """The result of an uninterrupted decode job."""
 
     fingerprint: str
     files: dict[str, str]
     num_bytes: int
 
     def check_partial(self, seen: dict[str, str]) -> None:
-        """Asserts that what was seen of another decode is some, not all, of these very files, and no manifest."""
+        """Assert that an interrupted job wrote some of these files, not all, and no manifest."""
         assert seen.items() <= self.files.items()
         assert "manifest.json" not in seen
         assert "samples.arrow" not in seen
@@ -67,7 +67,7 @@ def accounts(names: dict[str, str]) -> list[str]:
 
 
 def slow_config(store: Path, name: str, num_workers: int = WORKERS, **changes: Any) -> RunConfig:
-    """A run whose scoring and whose epochs last long enough to be interrupted."""
+    """A run whose scoring and epochs are slow enough to be interrupted."""
     train = {"epochs": EPOCHS, "warmup_epochs": 1, "batch_size": 8, "score_batch": 1}
     resources = {
         "workers": num_workers,
@@ -79,14 +79,14 @@ def slow_config(store: Path, name: str, num_workers: int = WORKERS, **changes: A
 
 
 def check_whole(run: Run) -> None:
-    """Asserts that a run ended, and that each planned row was trained once."""
-    found = verify(run)
-    assert (found["ok"], found["status"]) == (True, "finished"), found["problems"]
+    """Assert that a run finished and trained each planned row once."""
+    report = verify(run)
+    assert (report["ok"], report["status"]) == (True, "finished"), report["problems"]
     check_coverage(run, EPOCHS)
 
 
 def check_same(run: Run, reference: Run) -> None:
-    """Asserts that a run is whole, and that its plans, scores and weights are the reference's to the bit."""
+    """Assert that a run is complete and has the plans, scores and weights of the reference."""
     check_whole(run)
     for epoch in range(EPOCHS):
         assert run.plan(epoch).read_bytes() == reference.plan(epoch).read_bytes()

@@ -1,4 +1,4 @@
-"""Tables with edits under a right or a wrong fingerprint."""
+"""Edited tables with a correct or an outdated fingerprint."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,10 @@ Edit = Callable[[pa.Table], pa.Table]
 
 
 def sealed(table: pa.Table, **changes: Any) -> pa.Table:
-    """The table under metadata with these entries changed and a right fingerprint; one with nulls, which have no hash, under those that it had."""
+    """The table with changed metadata and a correct fingerprint.
+
+    A table with nulls, which cannot be hashed, keeps its old metadata.
+    """
     is_plan = "rows" in table.column_names
     old = (PLAN if is_plan else SCORES).schema
     if any(column.null_count for column in table.columns) or (
@@ -35,22 +38,23 @@ def sealed(table: pa.Table, **changes: Any) -> pa.Table:
 
 
 def with_value(table: pa.Table, name: str, row: int, new: object) -> pa.Table:
-    """The table with another value in a column."""
-    at, values = table.column_names.index(name), table[name].to_pylist()
+    """The table with one value of a column replaced."""
+    number, values = table.column_names.index(name), table[name].to_pylist()
     values[row] = new
     field = table.schema.field(name)
-    return table.set_column(at, field, pa.array(values, field.type))
+    return table.set_column(number, field, pa.array(values, field.type))
 
 
 def value(name: str, row: int, new: object) -> Edit:
-    """Another value in a column; the table is sealed again."""
+    """An edit that replaces one value and updates the fingerprint."""
     return lambda table: sealed(with_value(table, name, row, new))
 
 
 def facts(**changes: Any) -> Edit:
+    """An edit that changes metadata and updates the fingerprint."""
     return lambda table: sealed(table, **changes)
 
 
 def lying(edit: Edit) -> Edit:
-    """The edit under the fingerprint that was there before."""
+    """The edit with the outdated fingerprint."""
     return lambda table: edit(table).replace_schema_metadata(table.schema.metadata)

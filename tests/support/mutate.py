@@ -1,4 +1,7 @@
-"""Mutated files as cases of `benchmarks/fuzz.py`, and what may come of opening them: an error of ours, or the very content of the unharmed file."""
+"""Mutated files as cases of `benchmarks/fuzz.py`.
+
+Opening one must raise a RemixError or return the content of the original file.
+"""
 
 import json
 import os
@@ -30,7 +33,7 @@ from tests.support.stores import SHAPES, make_features, run_config
 
 
 def kind_of(name: str, folder: Path) -> Kind:
-    """A kind by its name, one of KINDS, whose judge writes into a folder."""
+    """The kind of this name in KINDS; its judge writes files into `folder`."""
     return KINDS[name](folder)
 
 
@@ -49,9 +52,9 @@ def _written(table: pa.Table, compression: str | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _same(found: pa.Table, expected: pa.Table) -> None:
-    assert fingerprint(found.select(expected.column_names), {}) == fingerprint(expected, {}), (
-        "another table came out"
+def _same(actual: pa.Table, expected: pa.Table) -> None:
+    assert fingerprint(actual.select(expected.column_names), {}) == fingerprint(expected, {}), (
+        "the table differs from the original"
     )
 
 
@@ -76,15 +79,15 @@ def scores_to_mutate() -> pa.Table:
 
 
 def _allowing(*works: Callable[[], object]) -> bool:
-    """Whether all of them ended without an error of ours; others pass through."""
-    taken = True
+    """Whether all functions return without a RemixError; other errors pass through."""
+    accepted = True
     for work in works:
         try:
             work()
         except RemixError as error:
-            taken = False
-            assert len(str(error)) < 20_000, "an endless message"
-    return taken
+            accepted = False
+            assert len(str(error)) < 20_000, "the message is too long"
+    return accepted
 
 
 def scores_kind(folder: Path, compression: str | None = None) -> Kind:
@@ -101,14 +104,14 @@ def scores_kind(folder: Path, compression: str | None = None) -> Kind:
     return Kind(_written(table, compression), judge, mutations)
 
 
-def _same_scores(found: Scores, expected: pa.Table) -> None:
-    """Scores that say no fingerprint, as those from elsewhere, are taken for what they are."""
-    if found.fingerprint:
-        _same(found.table, expected)
+def _same_scores(actual: Scores, expected: pa.Table) -> None:
+    """Scores without a fingerprint, as other programs write them, may have any content."""
+    if actual.fingerprint:
+        _same(actual.table, expected)
 
 
 def plan_kind(folder: Path, compression: str | None = None) -> Kind:
-    """A plan file, also through PlanBatchSampler."""
+    """A plan file, opened as a plan and by PlanBatchSampler."""
     from trainer.sampler.plan_batch_sampler import PlanBatchSampler
 
     table = build(remix_plan_builder(Scores(scores_to_mutate()), PlanConfig(), 8, 0, 2)).table
@@ -137,13 +140,13 @@ def _features_kind(
     assert made.path.local
     number = 0
 
-    def look(path: StorePath) -> None:
+    def check(path: StorePath) -> None:
         features = FeatureSet.open(path)
         _same(features.samples, made.samples)
         for modality in features.modalities:
             for start in range(0, features.num_rows, 64):
                 rows = np.arange(start, min(start + 64, features.num_rows))
-                # the bytes of features are compared with their SHA-256 by `remix verify --parts` alone
+                # only `remix verify --parts` compares parts with their SHA-256
                 assert features.read(modality, rows).shape == (len(rows), *made.shape(modality))
 
     def judge(data: bytes) -> bool:
@@ -154,7 +157,7 @@ def _features_kind(
         shutil.copytree(folder / "made", copy, copy_function=os.link)
         (copy / name).unlink()
         (copy / name).write_bytes(data)
-        return _allowing(lambda: look(StorePath.at(copy)), lambda: json.dumps(inspect(copy)))
+        return _allowing(lambda: check(StorePath.at(copy)), lambda: json.dumps(inspect(copy)))
 
     return Kind((folder / "made" / name).read_bytes(), judge, mutate)
 
@@ -176,7 +179,7 @@ def checkpoint_kind(folder: Path) -> Kind:
         0,
     ).state_dict()
     cursor = {"epoch": 1, "step": 0, "plan_fingerprint": "", "best_epoch": 0, "best_accuracy": 0.5}
-    facts = {
+    metadata = {
         "features": features.fingerprint,
         "digest": config.digest,
         "seed": 0,
@@ -186,7 +189,11 @@ def checkpoint_kind(folder: Path) -> Kind:
     }
     checkpoints.save(
         path,
-        {**facts, "model": state, "architecture": checkpoints.architecture(config.model, features)},
+        {
+            **metadata,
+            "model": state,
+            "architecture": checkpoints.architecture(config.model, features),
+        },
     )
 
     def judge(data: bytes) -> bool:
@@ -199,17 +206,17 @@ def checkpoint_kind(folder: Path) -> Kind:
     return Kind(path.read_bytes(), judge, mutations)
 
 
-def _yaml_kind(folder: Path, name: str, asked: object, read: Callable[[Path], BaseModel]) -> Kind:
+def _yaml_kind(folder: Path, name: str, config: object, read: Callable[[Path], BaseModel]) -> Kind:
     def judge(data: bytes) -> bool:
         path = _file(data, folder, name)
         return _allowing(lambda: json.dumps(read(path).model_dump(mode="json"), allow_nan=False))
 
-    return Kind(yaml.safe_dump(asked, sort_keys=False).encode(), judge, text_mutations)
+    return Kind(yaml.safe_dump(config, sort_keys=False).encode(), judge, text_mutations)
 
 
 def decode_yaml_kind(folder: Path) -> Kind:
     """A DecodeConfig in YAML."""
-    asked = {
+    config = {
         "modalities": {
             "eyes": {"kind": "video", "member": ["mp4"], "frames": 4, "size": 32},
             "ears": {"kind": "audio", "member": "wav", "seconds": 1.5, "sample_rate": 16000},
@@ -219,15 +226,15 @@ def decode_yaml_kind(folder: Path) -> Kind:
         "max_rejected_share": 0.5,
         "limits": {"seconds": 60.0, "pixels": 4096},
     }
-    return _yaml_kind(folder, "decode.yaml", asked, lambda path: load(DecodeConfig, path))
+    return _yaml_kind(folder, "decode.yaml", config, lambda path: load(DecodeConfig, path))
 
 
 def run_yaml_kind(folder: Path) -> Kind:
     """A run's YAML."""
     from trainer.config import load_run
 
-    asked = run_config(folder, source={"generate": {"samples": 20}}).model_dump(mode="json")
-    return _yaml_kind(folder, "run.yaml", asked, load_run)
+    config = run_config(folder, source={"generate": {"samples": 20}}).model_dump(mode="json")
+    return _yaml_kind(folder, "run.yaml", config, load_run)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
@@ -264,7 +271,7 @@ def _cases(names: Sequence[str], folder: Path) -> Cases:
         name, kind = kinds[number % len(kinds)]
         (data,) = kind.mutations(kind.original, (seed << 40) + number, 1)
         return Case(
-            name=name, data=data, judge=lambda data: "taken" if kind.judge(data) else "refused"
+            name=name, data=data, judge=lambda data: "accepted" if kind.judge(data) else "refused"
         )
 
     return case

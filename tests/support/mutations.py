@@ -1,4 +1,4 @@
-"""Mutations of bytes and of text, at random and at the edges of formats, and a kind of file to mutate."""
+"""Random mutations of binary and text files, weighted to where formats have their headers."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -19,7 +19,11 @@ TEXT += ["0x" + "f" * 300]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A file of a kind unharmed, and a judge, which says whether bytes were taken, and raises where neither an error of ours nor that content came of them."""
+    """A kind of file to mutate.
+
+    `judge` returns whether the bytes were accepted, and raises if opening them gave neither a
+    RemixError nor the content of `original`.
+    """
 
     original: bytes
     judge: Callable[[bytes], bool]
@@ -27,7 +31,7 @@ class Kind:
 
 
 def mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
-    """Mutations of an Arrow or other binary file, every second one near an end, where its headers are."""
+    """Mutations of a binary file; many near its start or end, where Arrow has its headers."""
     rng = random.Random(seed)
     for _ in range(num):
         mutated = data
@@ -42,7 +46,7 @@ def mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
 
 
 def text_mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
-    """Mutations of a YAML or JSON file: its values replaced by odd ones, lines repeated, moved and indented, and bytes flipped."""
+    """Mutations of a YAML or JSON file: odd values, repeated or indented lines, flipped bytes."""
     rng = random.Random(seed)
     for _ in range(num):
         lines = data.split(b"\n")
@@ -58,8 +62,8 @@ def text_mutations(data: bytes, seed: int, num: int) -> Iterator[bytes]:
             elif how == 4:
                 lines[at] = b"  " * rng.randrange(4) + lines[at].strip()
             elif how == 5:
-                path = rng.randrange(len(lines[at]) + 1)
-                lines[at] = lines[at][:path] + odd + lines[at][path:]
+                column = rng.randrange(len(lines[at]) + 1)
+                lines[at] = lines[at][:column] + odd + lines[at][column:]
             else:
                 lines[at] = next(mutations(lines[at], rng.randrange(2**32), 1))
         yield b"\n".join(lines)

@@ -1,4 +1,4 @@
-"""A real S3 API over HTTP, in a process of its own: moto's server, which checks keys, signatures and permissions once a user has been made."""
+"""moto's S3 server in a process of its own; it checks keys, signatures and permissions."""
 
 import json
 import os
@@ -23,7 +23,10 @@ ALLOW_ALL = {
 
 
 class S3Server:
-    """Starts on a free port of loopback; after `stop` and `start` it listens there again, knows the same keys, and is empty."""
+    """An S3 server on a free port of the loopback interface.
+
+    After `stop` and `start` it is empty, and has the same port and keys.
+    """
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -37,10 +40,8 @@ class S3Server:
             "-p",
             str(self.port),
         ]
-        environment = {
-            **os.environ,
-            "INITIAL_NO_AUTH_ACTION_COUNT": "3",
-        }  # from the fourth request on, keys are asked for
+        # the three requests below that create the user need no keys, all later ones do
+        environment = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "3"}
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -48,9 +49,8 @@ class S3Server:
         for _ in range(600):
             assert self._process.poll() is None, "moto_server did not start"
             try:
-                httpx.post(
-                    f"{url}/moto-api/seed?a=1"
-                )  # the keys that it makes up are the same every time
+                # with a seed, the generated keys are the same after each start
+                httpx.post(f"{url}/moto-api/seed?a=1")
                 break
             except httpx.TransportError:
                 time.sleep(0.05)
@@ -66,22 +66,25 @@ class S3Server:
         iam.put_user_policy(
             UserName="remix", PolicyName="all", PolicyDocument=json.dumps(ALLOW_ALL)
         )
-        made = iam.create_access_key(UserName="remix")["AccessKey"]
-        self.key, self.secret = made["AccessKeyId"], made["SecretAccessKey"]
+        access_key = iam.create_access_key(UserName="remix")["AccessKey"]
+        self.key, self.secret = access_key["AccessKeyId"], access_key["SecretAccessKey"]
 
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """From now on it takes connections and never answers."""
+        """Accept connections but never answer, until `thaw`."""
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
     def uri(self, path: str = "", secret: str | None = None) -> str:
-        """The URI of a place, by default a bucket that does not exist yet."""
+        """The URI of a path, by default a bucket that does not exist yet."""
         keys = f"{self.key}:{quote(secret or self.secret, safe='')}"
-        options = f"scheme=http&endpoint_override=127.0.0.1:{self.port}&region=us-east-1&allow_bucket_creation=true"
+        options = (
+            f"scheme=http&endpoint_override=127.0.0.1:{self.port}&region=us-east-1"
+            "&allow_bucket_creation=true"
+        )
         return f"s3://{keys}@{path or f'bucket-{uuid4().hex[:12]}'}?{options}"

@@ -1,4 +1,4 @@
-"""What is refused: the class of the error, and what it names."""
+"""Assertions about the class of an error and the names in its message."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 def refused(
     kind: type[Exception], *words: object, file: object = ""
 ) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Expects an error of this class that names the file, and in whose other words each of these stands by itself."""
+    """Expect an error of this class whose message contains the file and each of the words."""
     with pytest.raises(kind) as caught:
         yield caught
     text = str(caught.value)
@@ -20,7 +20,7 @@ def refused(
 
 
 def unnamed(text: str, *words: object, file: object = "") -> list[object]:
-    """Those of the words that do not stand by themselves in a text without the path of the file."""
+    """The words missing from a text in which the path of the file does not count."""
     rest = text.replace(str(file), "") if file else text
     return [
         word

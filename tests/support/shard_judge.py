@@ -1,4 +1,4 @@
-"""A judge of what a reader makes of a harmed shard: the samples as they were or a named loss each, and an account that balances."""
+"""Judges how the reader handles a damaged shard: samples are intact or reported, counts add up."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,14 @@ from pipeline.shards.tar_items import Member, TarDamage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """A whole shard: by key, what a reader gives back of each sample, and the bytes of its members with their headers; `flexible` says a flip may rename."""
+    """An intact shard.
+
+    Attributes:
+        data: its bytes.
+        samples: members of each sample, by key and suffix.
+        spans: offset and bytes of each member with its headers, by key.
+        flexible: a flipped bit may rename a member.
+    """
 
     data: bytes
     samples: dict[str, dict[str, bytes]]
@@ -24,41 +31,44 @@ class Shard:
 
 
 def judge_shard(data: bytes, original: Shard, limits: Limits, may_rename: bool) -> str:
-    """The account must balance, no loss be silent, and every sample whose bytes are all there be kept as it is, or be named."""
+    """Check that the accounting adds up and that each intact sample is kept or reported.
+
+    Returns the outcome: "whole", "all lost", or the last reason in REASONS.
+    """
     kept, lost, reader = read_shard(data, limits, everything)
     again, lost_again, text = read_shard(data, limits, only_text)
     assert text.digest == reader.digest, "the digest depends on what is loaded"
     assert lost_again == lost and {key: again[key].suffixes for key in again} == {
         key: kept[key].suffixes for key in kept
     }, "loading changes what is kept"
-    unpacked = (
+    content = (
         data
         if data[:2] != b"\x1f\x8b" and data[:4] != b"\x28\xb5\x2f\xfd"
-        else _unpacked(data, limits)
+        else _decompressed(data, limits)
     )
-    assert reader.accounting.bytes == len(unpacked), (
-        f"{reader.accounting.bytes} bytes of {len(unpacked)} are accounted for"
+    assert reader.accounting.bytes == len(content), (
+        f"{reader.accounting.bytes} bytes of {len(content)} are accounted for"
     )
-    named = {each.key for each in lost}
-    unclear = []
+    reported = {sample.key for sample in lost}
+    missing = []
     for key, spans in original.spans.items():
-        if key in named or (
+        if key in reported or (
             key in kept and original.samples[key].items() <= kept[key].members.items()
         ):
             continue
-        if all(unpacked.startswith(span, at) or span in unpacked for at, span in spans):
-            unclear.append(key)
-    if unclear:
+        if all(content.startswith(span, at) or span in content for at, span in spans):
+            missing.append(key)
+    if missing:
         _check_damaged(
-            unpacked, limits, [span for key in unclear for _, span in original.spans[key]], unclear
+            content, limits, [span for key in missing for _, span in original.spans[key]], missing
         )
     assert lost or may_rename or kept.keys() == original.samples.keys(), (
-        "a sample is gone in silence"
+        "a sample is lost without a report"
     )
     return (
         "whole"
         if not lost
-        else max({each.reason for each in lost}, key=REASONS.index)
+        else max({sample.reason for sample in lost}, key=REASONS.index)
         if kept
         else "all lost"
     )
@@ -67,15 +77,17 @@ def judge_shard(data: bytes, original: Shard, limits: Limits, may_rename: bool) 
 def read_shard(
     data: bytes, limits: Limits, load: Callable[[str], bool]
 ) -> tuple[dict[str, Sample], list[RejectedSample], ShardReader]:
-    """The samples and losses, read a second time where samples lie apart; every reading's account is checked."""
-    torn: dict[str, int] = {}
+    """Read a shard, twice if its samples are not contiguous, and check each accounting."""
+    non_contiguous: dict[str, int] = {}
     while True:
-        reader = ShardReader(io.BytesIO(data), limits=limits, load=load, non_contiguous=torn)
+        reader = ShardReader(
+            io.BytesIO(data), limits=limits, load=load, non_contiguous=non_contiguous
+        )
         items = list(reader)
-        _check_account(reader, items)
-        if torn or not reader.non_contiguous:
+        _check_accounting(reader, items)
+        if non_contiguous or not reader.non_contiguous:
             break
-        torn = reader.non_contiguous
+        non_contiguous = reader.non_contiguous
     kept = [item for item in items if isinstance(item, Sample)]
     assert len({sample.key for sample in kept}) == len(kept), "a key is kept twice"
     return (
@@ -85,35 +97,35 @@ def read_shard(
     )
 
 
-def _check_account(reader: ShardReader, items: Sequence[Sample | RejectedSample]) -> None:
-    account = reader.accounting
-    assert account.members == account.kept + account.lost + account.ignored, account
-    assert (
-        account.bytes
-        == account.bytes_kept + account.bytes_lost + account.bytes_ignored + account.bytes_framing
-    ), account
-    assert (
-        min(account.bytes_kept, account.bytes_lost, account.bytes_ignored, account.bytes_framing)
-        >= 0
-    ), account
+def _check_accounting(reader: ShardReader, items: Sequence[Sample | RejectedSample]) -> None:
+    counts = reader.accounting
+    assert counts.members == counts.kept + counts.lost + counts.ignored, counts
+    num_bytes = [
+        counts.bytes_kept,
+        counts.bytes_lost,
+        counts.bytes_ignored,
+        counts.bytes_framing,
+    ]
+    assert counts.bytes == sum(num_bytes), counts
+    assert min(num_bytes) >= 0, counts
     kept, lost = (
         [item for item in items if isinstance(item, Sample)],
         [item for item in items if isinstance(item, RejectedSample)],
     )
-    assert (account.samples, account.samples_lost) == (len(kept), len(lost)), account
-    assert (account.kept, account.lost) == (
-        sum(len(each.suffixes) for each in kept),
-        sum(len(each.damaged) for each in lost),
-    ), account
-    for each in lost:
+    assert (counts.samples, counts.samples_lost) == (len(kept), len(lost)), counts
+    assert (counts.kept, counts.lost) == (
+        sum(len(sample.suffixes) for sample in kept),
+        sum(len(sample.damaged) for sample in lost),
+    ), counts
+    for sample in lost:
         assert (
-            each.damaged
-            and each.reason in REASONS
-            and all(loss.reason in REASONS and loss.detail for loss in each.damaged)
-        ), each
+            sample.damaged
+            and sample.reason in REASONS
+            and all(member.reason in REASONS and member.detail for member in sample.damaged)
+        ), sample
 
 
-def _unpacked(data: bytes, limits: Limits) -> bytes:
+def _decompressed(data: bytes, limits: Limits) -> bytes:
     stream = Stream(io.BytesIO(data), limits.shard_bytes)
     stream.load(2**40)
     return stream.data
@@ -122,27 +134,26 @@ def _unpacked(data: bytes, limits: Limits) -> bytes:
 def _check_damaged(
     data: bytes, limits: Limits, spans: Sequence[bytes], keys: Sequence[str]
 ) -> None:
-    """Bytes of a sample that is neither kept nor named must lie in a stretch that is named, or behind an extension header that renames them.
+    """Check that a sample neither kept nor reported overlaps a range that excuses it.
 
-    Or off the grid of blocks in a member whose size takes them in, and behind which stands what may stand there: that is a file that holds a tar.
+    Excuses: reported damage; an extension header, which may rename it; or a position off the block
+    grid inside an intact member, which then contains a tar.
     """
-    stretches = list(_stretches(data, limits))
+    ranges = list(_ranges(data, limits))
     for span in spans:
         at = data.find(span)
         if any(
             start < at + len(span)
             and at < end
             and (excused or (start < at and (at - start) % BLOCK))
-            for start, end, excused in stretches
+            for start, end, excused in ranges
         ):
             return
-    raise AssertionError(
-        f"{keys} are all there, neither kept nor named, and lie in no damaged stretch"
-    )
+    raise AssertionError(f"{keys} are intact, but neither kept nor reported, and overlap no damage")
 
 
-def _stretches(data: bytes, limits: Limits) -> Iterator[tuple[int, int, bool]]:
-    """Of every item of an archive: start, end, and whether a sample in it may be absent; they leave no byte out."""
+def _ranges(data: bytes, limits: Limits) -> Iterator[tuple[int, int, bool]]:
+    """Start and end of each item, and whether a sample in it may be absent; they cover all."""
     stream, at = Stream(io.BytesIO(data), limits.shard_bytes), 0
     for item in read_members(stream, limits.member_bytes):
         at += item.num_bytes

@@ -1,4 +1,4 @@
-"""A small shard, where its members lie, and all that the reader says of bytes."""
+"""A small shard, the offsets of its members, and a reader with checks."""
 
 import gzip
 import io
@@ -31,45 +31,42 @@ class Read(NamedTuple):
 
     @property
     def losses(self) -> list[DamagedMember]:
-        return [loss for lost in self.lost for loss in lost.damaged]
+        return [member for sample in self.lost for member in sample.damaged]
 
     @property
     def rejected(self) -> list[tuple[str, str]]:
-        return [(lost.key, lost.reason) for lost in self.lost]
+        return [(sample.key, sample.reason) for sample in self.lost]
 
 
 def read(data: bytes, **options: object) -> Read:
-    """Reads a shard, a second time where samples lie apart, and checks its account."""
-    torn: dict[str, int] = {}
+    """Read a shard, twice if its samples are not contiguous, and check the accounting."""
+    non_contiguous: dict[str, int] = {}
     for _ in range(2):
-        reader = ShardReader(io.BytesIO(data), non_contiguous=torn, **options)
+        reader = ShardReader(io.BytesIO(data), non_contiguous=non_contiguous, **options)
         items = list(reader)
         if not reader.non_contiguous:
             break
-        torn = reader.non_contiguous
+        non_contiguous = reader.non_contiguous
     samples = [item for item in items if isinstance(item, Sample)]
     assert len({sample.key for sample in samples}) == len(samples)
-    found = Read(
+    result = Read(
         {sample.key: sample.members for sample in samples},
         [item for item in items if isinstance(item, RejectedSample)],
         reader,
     )
-    account = reader.accounting
-    assert account.members == account.kept + account.lost + account.ignored
-    assert (
-        account.bytes
-        == account.bytes_kept + account.bytes_lost + account.bytes_ignored + account.bytes_framing
+    accounting = reader.accounting
+    assert accounting.members == accounting.kept + accounting.lost + accounting.ignored
+    assert accounting.bytes == sum(
+        getattr(accounting, f"bytes_{name}") for name in ("kept", "lost", "ignored", "framing")
     )
-    assert (account.samples, account.samples_lost) == (len(samples), len(found.lost))
-    assert (account.kept, account.lost) == (
+    assert (accounting.samples, accounting.samples_lost) == (len(samples), len(result.lost))
+    assert (accounting.kept, accounting.lost) == (
         sum(len(sample.suffixes) for sample in samples),
-        len(found.losses),
+        len(result.losses),
     )
-    assert account.ignored == sum(len(sample.ignored) for sample in samples)
-    assert {loss.reason for loss in found.losses} | {lost.reason for lost in found.lost} <= set(
-        REASONS
-    )
-    return found
+    assert accounting.ignored == sum(len(sample.ignored) for sample in samples)
+    assert {item.reason for item in [*result.losses, *result.lost]} <= set(REASONS)
+    return result
 
 
 def offsets() -> dict[str, int]:
@@ -80,7 +77,7 @@ def offsets() -> dict[str, int]:
 END = max(
     offset + 512 + -(-len(dict(MEMBERS)[name]) // 512) * 512 for name, offset in offsets().items()
 )
-"""Of the members; the blocks of zeros come behind."""
+"""The end of the last member; zero blocks follow."""
 
 
 def overwritten(at: int, new: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Feature tables: rows found by arithmetic, read without loss, fingerprints independent of chunking."""
+"""Feature sets: rows are read back as written; fingerprints do not depend on chunks."""
 
 import pickle
 import re
@@ -26,7 +26,7 @@ from tests.support.stores import make_features
 
 @pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32"])
-def test_rows_come_back_as_they_were_written(tmp_path: Path, num_rows: int, dtype: str) -> None:
+def test_rows_are_read_as_written(tmp_path: Path, num_rows: int, dtype: str) -> None:
     values = np.random.default_rng(0).integers(0, 255, (num_rows, 2, 3, 4)).astype(dtype)
     path = StorePath.at(tmp_path)
     cut = num_rows // 3
@@ -69,7 +69,7 @@ def test_local_parts_are_mapped_not_copied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 @pytest.mark.parametrize("kind", ["local", "remote", "cached"])
-def test_compressed_parts_are_read_and_a_bounded_number_of_their_batches_is_kept(
+def test_few_record_batches_of_compressed_parts_are_kept_in_memory(
     tmp_path: Path, kind: str, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = make_features(tmp_path / "made", num_rows=640, num_parts=1)
@@ -95,7 +95,7 @@ def test_compressed_parts_are_read_and_a_bounded_number_of_their_batches_is_kept
     assert pa.total_allocated_bytes() - before <= 2 * expected[:64].nbytes
 
 
-def test_a_feature_set_travels_to_another_process(tmp_path: Path) -> None:
+def test_a_feature_set_can_be_pickled(tmp_path: Path) -> None:
     features = make_features(tmp_path)
     features.read("sound", np.array([3]))
     again = pickle.loads(pickle.dumps(features))
@@ -104,7 +104,7 @@ def test_a_feature_set_travels_to_another_process(tmp_path: Path) -> None:
     )
 
 
-def test_without_a_manifest_there_is_nothing(tmp_path: Path) -> None:
+def test_a_feature_set_without_a_manifest_is_missing(tmp_path: Path) -> None:
     make_features(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(MissingError, match=re.escape(str(tmp_path))):
@@ -139,16 +139,16 @@ def test_the_fingerprint_does_not_depend_on_chunks(cuts: list[int]) -> None:
         TABLE.set_column(0, "a", pa.array([1, 2, 3, 4], pa.int32())),
     ],
 )
-def test_the_fingerprint_sees_every_change(other: pa.Table) -> None:
+def test_the_fingerprint_changes_with_the_content(other: pa.Table) -> None:
     assert fingerprint(other, {}) != fingerprint(TABLE, {})
     assert fingerprint(TABLE, {"seed": 1}) != fingerprint(TABLE, {"seed": 2})
 
 
-def test_metadata_survives_the_file(tmp_path: Path) -> None:
+def test_metadata_is_stored_in_the_file(tmp_path: Path) -> None:
     table = with_metadata(TABLE, {"epoch": 3, "parents": {"features": "abc"}})
     write_table(StorePath.at(tmp_path / "t.arrow"), table)
-    facts = read_metadata(read_table(StorePath.at(tmp_path / "t.arrow")).schema)
-    assert facts == {
+    metadata = read_metadata(read_table(StorePath.at(tmp_path / "t.arrow")).schema)
+    assert metadata == {
         "epoch": 3,
         "parents": {"features": "abc"},
         "fingerprint": fingerprint(TABLE, {"epoch": 3, "parents": {"features": "abc"}}),

@@ -1,4 +1,5 @@
-"""Damaged shards of 50 clips: all that can be saved is kept, all else is named, by the reader, by `remix lint`, by `remix repair` and by decoding."""
+"""Damaged shards of 50 clips: recoverable samples are kept and all losses reported by the reader,
+`remix lint`, `remix repair` and decoding."""
 
 import json
 import re
@@ -28,12 +29,12 @@ SPLITS = ("train", "train", "validation", "test")
 
 
 def clips(prefix: str = "s") -> Samples:
-    """Clips of which no two have the same bytes: a box at the end of each MP4 holds its number."""
-    films = [encode_clip(4 + i, size=(32, 32)) for i in range(4)]
+    """Clips with different bytes: a box at the end of each MP4 contains its number."""
+    videos = [encode_clip(4 + i, size=(32, 32)) for i in range(4)]
     return {
         f"{prefix}{i:03d}": {
             "json": facts(i % 3, SPLITS[i % 4], sample_id=f"{prefix}{i:03d}"),
-            "mp4": films[i % 4] + struct.pack(">I4sI", 12, b"free", i),
+            "mp4": videos[i % 4] + struct.pack(">I4sI", 12, b"free", i),
         }
         for i in range(NUM)
     }
@@ -43,7 +44,7 @@ CASES = catalogue(make_shard(clips()))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_can_be_saved_is_kept_and_the_rest_is_named(
+def test_recoverable_samples_are_kept_and_losses_reported(
     tmp_path: Path, command: Command, name: str
 ) -> None:
     case = CASES[name]
@@ -62,23 +63,25 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     assert {item.key for item in items if isinstance(item, RejectedSample)} >= case.lost_keys & {
         loss.key for loss in losses if loss.key not in case.kept
     }
-    account = reader.accounting
-    check_account(asdict(account))
-    assert account.samples == len(case.kept)
-    assert account.kept == sum(len(members) for members in case.kept.values())
-    assert account.lost + account.ignored == len(case.losses)
-    assert account.regrouped == case.regrouped
-    assert account.bytes == len(case.data) or case.suffix != ".tar"
+    accounting = reader.accounting
+    check_accounting(asdict(accounting))
+    assert accounting.samples == len(case.kept)
+    assert accounting.kept == sum(len(members) for members in case.kept.values())
+    assert accounting.lost + accounting.ignored == len(case.losses)
+    assert accounting.regrouped == case.regrouped
+    assert accounting.bytes == len(case.data) or case.suffix != ".tar"
 
     code, out, _ = command("lint", path, "--json")
     (shard,) = json.loads(out)["shards"]
     assert code == bool(case.losses)
     assert (shard["shard"], shard["samples_kept"]) == (path.name, len(case.kept))
-    told = [(loss["key"], loss["member"], loss["offset"], loss["reason"]) for loss in shard["lost"]]
-    assert sorted(told) == sorted(
+    reported = [
+        (loss["key"], loss["member"], loss["offset"], loss["reason"]) for loss in shard["lost"]
+    ]
+    assert sorted(reported) == sorted(
         (loss.key, loss.member, loss.offset, loss.reason) for loss in losses
     )
-    assert (shard["members"], shard["bytes"]) == (account.members, account.bytes)
+    assert (shard["members"], shard["bytes"]) == (accounting.members, accounting.bytes)
 
     code, out, _ = command("repair", path, "--out", tmp_path / "clean", "--json")
     assert code == 0
@@ -90,8 +93,8 @@ def test_what_can_be_saved_is_kept_and_the_rest_is_named(
     assert (reader.accounting.lost, reader.accounting.regrouped) == (0, 0)
 
 
-def check_account(account: dict[str, int]) -> None:
-    """Every member and every byte is counted once."""
+def check_accounting(account: dict[str, int]) -> None:
+    """Check that every member and byte is counted once."""
     assert account["members"] == account["kept"] + account["lost"] + account["ignored"]
     assert account["bytes"] == sum(
         account[f"bytes_{name}"] for name in ("kept", "lost", "ignored", "framing")
@@ -99,14 +102,14 @@ def check_account(account: dict[str, int]) -> None:
 
 
 def by_tarfile(path: Path) -> Samples:
-    found: dict[str, dict[str, bytes]] = {}
+    samples: dict[str, dict[str, bytes]] = {}
     with tarfile.open(path) as tar:
         for member in tar:
             key, _, suffix = member.name.rpartition(".")
             data = tar.extractfile(member)
             assert data
-            found.setdefault(key, {})[suffix] = data.read()
-    return found
+            samples.setdefault(key, {})[suffix] = data.read()
+    return samples
 
 
 def by_webdataset(path: Path) -> Samples:
@@ -130,24 +133,24 @@ TOGETHER = [
     "members .pkl and .pyd",
 ]
 CONFIG = DecodeConfig(
-    modalities={"see": VideoSpec(kind="video", member="mp4", frames=2, size=16)},
+    modalities={"video": VideoSpec(kind="video", member="mp4", frames=2, size=16)},
     max_rejected_share=0.2,
 )
 
 
 def make_shards(folder: Path, names: list[str]) -> dict[str, Case]:
-    """Damaged shards in a folder, each of samples of its own; the cases by the shards' names."""
+    """Write damaged shards with different samples; returns the cases by name of the shard."""
     folder.mkdir()
-    found = {}
+    cases = {}
     for i, name in enumerate(names):
         case = catalogue(make_shard(clips(f"{i}-")))[name]
-        found[f"{i}{case.suffix}"] = case
+        cases[f"{i}{case.suffix}"] = case
         (folder / f"{i}{case.suffix}").write_bytes(case.data)
-    return found
+    return cases
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_decoding_keeps_the_same_samples_and_names_the_same_losses(
+def test_decoding_keeps_the_same_samples_and_reports_the_same_losses(
     tmp_path: Path, command: Command
 ) -> None:
     cases = make_shards(tmp_path / "in", TOGETHER)
@@ -162,20 +165,20 @@ def test_decoding_keeps_the_same_samples_and_names_the_same_losses(
         assert [row["sample_id"] for row in rows if row["shard"] == part["shard"]] == list(
             case.kept
         )
-        told = [row for row in rejected if row["shard"] == part["shard"]]
+        reported = [row for row in rejected if row["shard"] == part["shard"]]
         lost = [loss for loss in case.losses if not loss[0].endswith((".pkl", ".pyd"))]
         for member, _ in lost:
-            assert any(member in row["error"] for row in told), (part["shard"], member)
-        assert {row["sample_id"] for row in told} - {""} == {
+            assert any(member in row["error"] for row in reported), (part["shard"], member)
+        assert {row["sample_id"] for row in reported} - {""} == {
             member.rpartition(".")[0] for member, _ in lost
         } - {""}
-        assert {row["reason"] for row in told} <= {reason for _, reason in lost}
-        assert all(row["stage"] == "shard" for row in told)
+        assert {row["reason"] for row in reported} <= {reason for _, reason in lost}
+        assert all(row["stage"] == "shard" for row in reported)
         assert account["rejected"] == {
-            reason: sum(row["reason"] == reason for row in told)
-            for reason in {row["reason"] for row in told}
+            reason: sum(row["reason"] == reason for row in reported)
+            for reason in {row["reason"] for row in reported}
         }
-        check_account(account)
+        check_accounting(account)
         assert account["kept"] == 2 * account["samples"] == 2 * len(case.kept)
         assert (account["lost"], account["ignored"]) == (len(lost), len(case.losses) - len(lost))
         assert account["bytes"] == len(case.data) or case.suffix != ".tar"

@@ -1,4 +1,4 @@
-"""`remix lint` and `remix repair`: what they find in folders of shards, what they say of samples that will not decode, and what they refuse."""
+"""`remix lint` and `remix repair`: reports on folders of shards, unusable samples, and errors."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from remix.cli.data import lint_text
 from tests.support.media_files import facts, make_tar
 from tests.support.stores import Command
 
-WHOLE = make_tar(
+INTACT = make_tar(
     [
         (f"{key}.{suffix}", data)
         for key in "abc"
@@ -35,22 +35,22 @@ def folder_of(path: Path, **shards: bytes) -> Path:
     return path
 
 
-def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> None:
-    folder = folder_of(tmp_path / "in", one=WHOLE, two=WHOLE[: 7 * 512])
+def test_lint_reports_a_folder_with_totals(tmp_path: Path, command: Command) -> None:
+    folder = folder_of(tmp_path / "in", one=INTACT, two=INTACT[: 7 * 512])
     seen: list[tuple[int, int]] = []
-    found = lint(
+    report = lint(
         discover_shards([str(folder)]), progress=lambda done, total: seen.append((done, total))
     )
     assert seen == [(1, 2), (2, 2)]
     assert [
-        (shard["shard"], shard["samples_kept"], len(shard["lost"])) for shard in found["shards"]
+        (shard["shard"], shard["samples_kept"], len(shard["lost"])) for shard in report["shards"]
     ] == [("one.tar", 3, 0), ("two.tar", 1, 2)]
-    assert (found["samples_kept"], found["num_lost"], found["num_unusable"]) == (4, 2, 0)
-    assert found["reasons"] == {"missing_member": 1, "truncated": 1}
+    assert (report["samples_kept"], report["num_lost"], report["num_unusable"]) == (4, 2, 0)
+    assert report["reasons"] == {"missing_member": 1, "truncated": 1}
     code, out, _ = command("lint", folder, "--json")
-    assert (code, json.loads(out)) == (1, found)
+    assert (code, json.loads(out)) == (1, report)
     code, out, _ = command("lint", str(folder / "*.tar"))
-    assert (code, out.strip()) == (1, lint_text(found))
+    assert (code, out.strip()) == (1, lint_text(report))
     assert any(
         line.startswith("two.tar: b.json at byte 2560: missing_member: ") and "wav" in line
         for line in out.splitlines()
@@ -72,7 +72,7 @@ def test_a_folder_is_one_report_with_sums(tmp_path: Path, command: Command) -> N
         ({"json": b"{}", "wav": b"1"}, "missing_member", "label"),
     ],
 )
-def test_samples_that_decoding_will_reject_are_named_and_are_no_loss(
+def test_unusable_samples_are_reported_but_are_no_loss(
     tmp_path: Path, command: Command, members: dict[str, bytes], reason: str, detail: str
 ) -> None:
     folder = folder_of(
@@ -86,16 +86,18 @@ def test_samples_that_decoding_will_reject_are_named_and_are_no_loss(
         ),
     )
     code, out, _ = command("lint", folder, "--json")
-    (one,) = json.loads(out)["shards"][0]["unusable"]
-    assert (code, one["key"], one["reason"]) == (0, "a", reason)
-    assert detail in one["detail"]
+    (unusable,) = json.loads(out)["shards"][0]["unusable"]
+    assert (code, unusable["key"], unusable["reason"]) == (0, "a", reason)
+    assert detail in unusable["detail"]
     assert json.loads(out)["num_unusable"] == 1
     code, out, _ = command("lint", folder)
     assert f"x.tar: sample a will not decode: {reason}: " in out
     assert out.endswith("2 samples kept in 1 shards, 0 losses, 1 samples that will not decode\n")
 
 
-def test_limits_and_members_come_from_a_configuration(tmp_path: Path, command: Command) -> None:
+def test_limits_and_known_suffixes_come_from_the_configuration(
+    tmp_path: Path, command: Command
+) -> None:
     members = [
         ("a.json", facts("a")),
         ("a.odd", b"1" * 3000),
@@ -119,7 +121,7 @@ def test_limits_and_members_come_from_a_configuration(tmp_path: Path, command: C
     assert "member_byte" in err
 
 
-def test_repair_writes_whole_samples_alone(tmp_path: Path, command: Command) -> None:
+def test_repair_writes_only_complete_samples(tmp_path: Path, command: Command) -> None:
     (tmp_path / "in").mkdir()
     crossed = make_tar(
         [
@@ -136,9 +138,9 @@ def test_repair_writes_whole_samples_alone(tmp_path: Path, command: Command) -> 
         make_tar({f"{long}.json": facts(1), f"{long}.wav": b"1"}, tarfile.PAX_FORMAT)[:-5000]
     )
     code, out, _ = command("repair", tmp_path / "in", "--out", tmp_path / "out", "--json")
-    found = json.loads(out)
+    report = json.loads(out)
     assert code == 0
-    assert (found["out"], found["samples_kept"], found["num_regrouped"]) == (
+    assert (report["out"], report["samples_kept"], report["num_regrouped"]) == (
         str(tmp_path / "out"),
         3,
         2,
@@ -159,11 +161,11 @@ def test_repair_writes_whole_samples_alone(tmp_path: Path, command: Command) -> 
 
 
 def test_repair_overwrites_nothing(tmp_path: Path, command: Command) -> None:
-    folder = folder_of(tmp_path / "in", x=WHOLE[:-10_240])
+    folder = folder_of(tmp_path / "in", x=INTACT[:-10_240])
     before = (folder / "x.tar").read_bytes()
     code, _, err = command("repair", folder, "--out", folder)
     assert (code, str(folder / "x.tar") in err) == (2, True)
-    (folder / "x.tar.gz").write_bytes(gzip.compress(WHOLE))
+    (folder / "x.tar.gz").write_bytes(gzip.compress(INTACT))
     code, _, err = command("repair", folder, "--out", tmp_path / "out")
     assert (code, str(tmp_path / "out" / "x.tar") in err) == (2, True)
     assert not (tmp_path / "out").exists()
@@ -172,7 +174,7 @@ def test_repair_overwrites_nothing(tmp_path: Path, command: Command) -> None:
 
 
 class Growing(pafs.FSSpecHandler):
-    """A file system where somebody writes a shard on between two readings."""
+    """A file system in which a shard grows each time it is opened."""
 
     def open_input_file(self, path: str) -> pa.PythonFile:
         with open(path, "ab") as file:
@@ -180,21 +182,21 @@ class Growing(pafs.FSSpecHandler):
         return super().open_input_file(path)
 
 
-def test_a_shard_that_changes_meanwhile_is_not_repaired(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "in", x=WHOLE)
+def test_a_shard_that_changes_between_two_reads_is_not_repaired(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "in", x=INTACT)
     shard = StorePath(pafs.PyFileSystem(Growing(LocalFileSystem())), str(folder / "x.tar"))
     with pytest.raises(StoreError, match=r"x\.tar\b"):
         repair([shard], StorePath.at(tmp_path / "out"))
     assert not [*(tmp_path / "out").glob("**/*.tar*")]
 
 
-def test_what_cannot_be_read_or_written_is_an_error_of_ours(
+def test_unreadable_input_and_unwritable_output_are_errors_that_name_the_path(
     tmp_path: Path, command: Command
 ) -> None:
     for name, options in (("lint", []), ("repair", ["--out", tmp_path / "out"])):
         code, _, err = command(name, tmp_path / "nothing", *options)
         assert (code, str(tmp_path / "nothing") in err) == (2, True)
-    folder = folder_of(tmp_path / "in", w=WHOLE, x=WHOLE)
+    folder = folder_of(tmp_path / "in", w=INTACT, x=INTACT)
     shards = discover_shards([str(folder)])
     (folder / "w.tar").unlink()
     with pytest.raises(MissingError, match=r"w\.tar\b"):
@@ -206,10 +208,12 @@ def test_what_cannot_be_read_or_written_is_an_error_of_ours(
 @pytest.mark.parametrize(
     "data", [b"", bytes(1024), b"not a tar" * 300, b"\x1f\x8b", b"\x28\xb5\x2f\xfd\x00"]
 )
-def test_what_is_no_shard(tmp_path: Path, command: Command, data: bytes) -> None:
+def test_a_file_that_is_no_shard_has_losses_and_no_samples(
+    tmp_path: Path, command: Command, data: bytes
+) -> None:
     folder = folder_of(tmp_path / "in", x=data)
     code, out, _ = command("lint", folder, "--json")
-    found = json.loads(out)
-    assert found["samples_kept"] == 0
+    report = json.loads(out)
+    assert report["samples_kept"] == 0
     assert code == (data != bytes(1024))
-    assert (found["num_lost"] > 0) == code
+    assert (report["num_lost"] > 0) == code

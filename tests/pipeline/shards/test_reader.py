@@ -1,4 +1,4 @@
-"""Shards: every readable sample is found, packed or not, with its facts."""
+"""The shard reader returns every readable sample of plain and compressed shards."""
 
 import io
 import re
@@ -34,13 +34,13 @@ from tests.support.shard_reading import (
 @pytest.mark.parametrize("fmt", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize("name", ["a", "folder/" + "y" * 80, "ünïcode/" + "z" * 60])
 def test_reads_every_tar_format(fmt: int, name: str) -> None:
-    found = read(make_tar({f"{name}.json": b"{}", f"{name}.audio.OGG": b"abc"}, fmt))
-    assert found.samples == {name: {"json": b"{}", "audio.ogg": b"abc"}}
-    assert found.lost == []
+    result = read(make_tar({f"{name}.json": b"{}", f"{name}.audio.OGG": b"abc"}, fmt))
+    assert result.samples == {name: {"json": b"{}", "audio.ogg": b"abc"}}
+    assert result.lost == []
 
 
 @pytest.mark.parametrize("fmt", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_reads_names_longer_than_ustar_holds(fmt: int) -> None:
+def test_reads_names_longer_than_ustar_allows(fmt: int) -> None:
     name = "deep/" * 60 + "k" * 120
     assert read(make_tar({f"{name}.npy": b"1"}, fmt)).samples == {name: {"npy": b"1"}}
 
@@ -53,36 +53,34 @@ def test_reads_size_from_pax() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"g", b"K"])
-def test_an_extension_header_that_says_nothing_of_the_member_is_part_of_it(kind: bytes) -> None:
+def test_an_extension_header_without_records_of_the_member_is_counted_with_it(kind: bytes) -> None:
     info = tarfile.TarInfo("pax_global_header")
     info.type, info.size = kind, 20
     for at in (0, offsets()["s003.mp4"], offsets()[f"s{NUM - 1:03d}.mp4"]):
-        found = read(
+        result = read(
             TAR[:at]
             + info.tobuf(tarfile.USTAR_FORMAT)
             + b"20 comment=made by\n".ljust(512, b"\0")
             + TAR[at:]
         )
-        assert found.samples == ORIGINAL
-        assert found.lost == []
-        assert found.reader.accounting.bytes_kept == END + 1024
+        assert result.samples == ORIGINAL
+        assert result.lost == []
+        assert result.reader.accounting.bytes_kept == END + 1024
 
 
 def test_scan_loads_text_only_and_agrees_on_the_digest() -> None:
-    whole, text = read(TAR), read(TAR, load=only_text)
-    assert text.samples == {
-        key: {"json": members["json"]} for key, members in whole.samples.items()
-    }
-    assert text.reader.digest == whole.reader.digest
+    full, text = read(TAR), read(TAR, load=only_text)
+    assert text.samples == {key: {"json": members["json"]} for key, members in full.samples.items()}
+    assert text.reader.digest == full.reader.digest
     assert (
         read(overwritten(offsets()["s003.mp4"] + 512 + 40, b"!")).reader.digest
-        != whole.reader.digest
+        != full.reader.digest
     )
-    assert read(TAR[:END]).reader.digest != whole.reader.digest
+    assert read(TAR[:END]).reader.digest != full.reader.digest
 
 
 def test_members_with_their_time_in_an_extension_header() -> None:
-    """As webdataset writes them: what is damaged costs one sample, and the others have their very bytes."""
+    """As webdataset writes them: damage costs one sample, and the others are intact."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, member in MEMBERS:
@@ -90,25 +88,25 @@ def test_members_with_their_time_in_an_extension_header() -> None:
             info.size, info.mtime = len(member), 1763930000.123456
             tar.addfile(info, io.BytesIO(member))
     data = file.getvalue()
-    found = read(data)
-    assert (found.samples, found.lost, found.reader.accounting.bytes_kept) == (
+    result = read(data)
+    assert (result.samples, result.lost, result.reader.accounting.bytes_kept) == (
         ORIGINAL,
         [],
         END + 1024 * len(MEMBERS),
     )
-    # not the first, whose data are zeros, nor the last, behind which there are zeros
-    for at in range(5 * 512 + 4096, found.reader.accounting.bytes_kept - 8 * 512, 512):
+    # neither the first member, whose data is zeros, nor the last, which zeros follow
+    for at in range(5 * 512 + 4096, result.reader.accounting.bytes_kept - 8 * 512, 512):
         over = read(data[:at] + b"\xff" * 512 + data[at + 512 :])
         assert sum(members == ORIGINAL[key] for key, members in over.samples.items()) >= NUM - 1
         assert over.lost or over.samples.keys() == ORIGINAL.keys()
         for moved in (data[:at] + data[at + 512 :], data[:at] + b"\xff" * 99 + data[at:]):
-            found = read(moved)
-            assert len(found.samples) >= NUM - 1
-            assert found.samples.items() <= ORIGINAL.items()
-            assert found.lost
+            result = read(moved)
+            assert len(result.samples) >= NUM - 1
+            assert result.samples.items() <= ORIGINAL.items()
+            assert result.lost
 
 
-def test_samples_whose_members_lie_apart_are_put_together() -> None:
+def test_samples_that_are_not_contiguous_are_joined() -> None:
     by_suffix = sorted(MEMBERS, key=lambda member: member[0].rpartition(".")[2])
     for order in (
         MEMBERS[::2] + MEMBERS[1::2],
@@ -116,10 +114,10 @@ def test_samples_whose_members_lie_apart_are_put_together() -> None:
         by_suffix,
         MEMBERS[1:] + MEMBERS[:1],
     ):
-        found = read(make_tar(order))
-        assert found.samples == ORIGINAL
-        assert found.lost == []
-        assert 1 <= found.reader.accounting.regrouped <= NUM
+        result = read(make_tar(order))
+        assert result.samples == ORIGINAL
+        assert result.lost == []
+        assert 1 <= result.reader.accounting.regrouped <= NUM
     crowded = read(make_tar(by_suffix), limits=Limits(sample_bytes=9000))
     assert crowded.samples.items() < ORIGINAL.items()
     assert set(crowded.rejected) == {
@@ -129,11 +127,11 @@ def test_samples_whose_members_lie_apart_are_put_together() -> None:
 
 @pytest.mark.parametrize("pack", [gz, zst])
 class TestPacked:
-    def test_whole(self, pack: Callable[[bytes], bytes]) -> None:
-        found = read(pack(TAR))
-        assert found.samples == ORIGINAL
-        assert found.lost == []
-        assert found.reader.digest == read(TAR).reader.digest
+    def test_intact(self, pack: Callable[[bytes], bytes]) -> None:
+        result = read(pack(TAR))
+        assert result.samples == ORIGINAL
+        assert result.lost == []
+        assert result.reader.digest == read(TAR).reader.digest
         assert read(pack(TAR[:5000]) + pack(TAR[5000:])).samples == ORIGINAL
 
     def test_cut(self, pack: Callable[[bytes], bytes]) -> None:
@@ -144,22 +142,22 @@ class TestPacked:
         packed = pack(make_tar(members))
         kept = []
         for cut in range(5, len(packed), 977):
-            found = read(packed[:cut])
-            kept.append(len(found.samples))
-            for key, suffixes in found.samples.items():
+            result = read(packed[:cut])
+            kept.append(len(result.samples))
+            for key, suffixes in result.samples.items():
                 assert suffixes == {
                     name.partition(".")[2]: data for name, data in members if name.startswith(key)
                 }
-            assert {loss.reason for loss in found.losses} <= {"truncated", "missing_member"}
-            assert ("", "truncated") in {(loss.key, loss.reason) for loss in found.losses}
+            assert {loss.reason for loss in result.losses} <= {"truncated", "missing_member"}
+            assert ("", "truncated") in {(loss.key, loss.reason) for loss in result.losses}
         assert kept == sorted(kept)
         assert NUM - 1 in kept
 
     def test_bomb(self, pack: Callable[[bytes], bytes]) -> None:
-        found = read(pack(TAR + bytes(2**24)), limits=Limits(shard_bytes=2**20))
-        assert found.samples == ORIGINAL
-        assert [loss.reason for loss in found.losses] == ["oversize"]
-        assert found.reader.accounting.bytes == 2**20
+        result = read(pack(TAR + bytes(2**24)), limits=Limits(shard_bytes=2**20))
+        assert result.samples == ORIGINAL
+        assert [loss.reason for loss in result.losses] == ["oversize"]
+        assert result.reader.accounting.bytes == 2**20
 
 
 def sample(members: dict[str, bytes]) -> Sample:
@@ -179,11 +177,11 @@ def sample(members: dict[str, bytes]) -> Sample:
         ({"cls": b"7"}, "trainer.tar", ("k", "7", None)),
     ],
 )
-def test_facts_of_a_sample(
+def test_metadata_of_a_sample(
     members: dict[str, bytes], shard: str, expected: tuple[str, str, str | None]
 ) -> None:
-    facts = parse_metadata(sample(members), shard)
-    assert (facts.sample_id, facts.label, facts.split) == expected
+    metadata = parse_metadata(sample(members), shard)
+    assert (metadata.sample_id, metadata.label, metadata.split) == expected
 
 
 @pytest.mark.parametrize(
@@ -197,26 +195,26 @@ def test_facts_of_a_sample(
         ({}, "missing_member"),
     ],
 )
-def test_facts_that_cannot_be_told(members: dict[str, bytes], reason: str) -> None:
+def test_invalid_metadata_rejects_the_sample(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(SampleError) as caught:
         parse_metadata(sample(members), "train-0.tar")
     assert caught.value.reason == reason
 
 
-def test_find_shards(tmp_path: Path) -> None:
+def test_shards_are_discovered_by_folder_glob_and_path(tmp_path: Path) -> None:
     for name in ("b/2.tar", "b/1.tar", "a/3.tar", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(TAR)
-    found = discover_shards(
+    result = discover_shards(
         [str(tmp_path / "b"), str(tmp_path / "*" / "*.tar"), StorePath.at(tmp_path / "a/3.tar")]
     )
-    assert [Path(path.path).relative_to(tmp_path).as_posix() for path in found] == [
+    assert [Path(path.path).relative_to(tmp_path).as_posix() for path in result] == [
         "a/3.tar",
         "b/1.tar",
         "b/2.tar",
     ]
-    assert shard_names(found) == ["a/3.tar", "b/1.tar", "b/2.tar"]
-    assert shard_names(found[1:]) == ["1.tar", "2.tar"]
+    assert shard_names(result) == ["a/3.tar", "b/1.tar", "b/2.tar"]
+    assert shard_names(result[1:]) == ["1.tar", "2.tar"]
     for missing in (str(tmp_path / "nothing-*.tar"), str(tmp_path / "c"), str(tmp_path / "c.tar")):
         with pytest.raises(InputError, match=re.escape(missing)) as caught:
             discover_shards([missing])

@@ -1,4 +1,5 @@
-"""69 files that are whole, odd or broken: each is decoded to what its manifest implies, or rejected for the right reason."""
+"""69 valid, unusual or broken files: each decodes as its manifest implies, or is rejected for the
+right reason."""
 
 import csv
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pipeline.storage.store_path import StorePath
 from tests.support.media_files import facts, write_shard
 
 NUM_FILES = 69
-IMAGES, SOUNDS = ("gif", "jpg", "png", "webp"), ("flac", "mp3", "opus", "wav")
+IMAGES, AUDIO = ("gif", "jpg", "png", "webp"), ("flac", "mp3", "opus", "wav")
 REJECTED = {
     "broken/decord__corrupted.mp4": "undecodable",
     "broken/derived__bitflips_in_mdat.mp4": "undecodable",
@@ -53,20 +54,23 @@ REJECTED = {
     "broken/small__Mpeg4.mp4": "no_such_stream",
     "broken/torchcodec__bad_huffman.jpg": "undecodable",
     "broken/torchcodec__sigsegv.png": "truncated",
-    # The header has no way to say that the channels change.
+    # a FLAC header cannot express that the number of channels changes
     "edge/flac__02_-_increasing_number_of_channels.flac": "bad_header",
-    # No sample of sound is no sound.
+    # no audio samples
     "edge/small__wav.wav": "empty",
 }
-"""Files that do not decode; all others must."""
+"""Reasons of the files that are rejected; all others must decode."""
 
 
 def kinds_of(streams: str, suffix: str) -> set[str]:
-    """What PyAV's list of streams ("video:h264 audio:aac") promises; pictures are files of one video stream, and cover art is no film."""
+    """Modality kinds of a file, from PyAV's list of streams ("video:h264 audio:aac").
+
+    PyAV lists an image, and cover art in an audio file, as a video stream.
+    """
     if suffix in IMAGES:
         return {"image"}
     kinds = {stream.partition(":")[0] for stream in streams.split()} & {"video", "audio"}
-    return kinds & {"audio"} if suffix in SOUNDS else kinds
+    return kinds & {"audio"} if suffix in AUDIO else kinds
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -79,10 +83,10 @@ def test_all_files_through_the_real_job(tmp_path: Path, real_data: Callable[[str
     folder = real_data("torture")
     files = {f"{number:02d}": row for number, row in enumerate(rows(folder))}
     suffixes = {Path(row["file"]).suffix[1:] for row in files.values()}
-    clips = tuple(sorted(suffixes - {*IMAGES, *SOUNDS}))
+    clips = tuple(sorted(suffixes - {*IMAGES, *AUDIO}))
     config = DecodeConfig(
         modalities={
-            "audio": AudioSpec(kind="audio", member=(*clips, *SOUNDS)),
+            "audio": AudioSpec(kind="audio", member=(*clips, *AUDIO)),
             "video": VideoSpec(kind="video", member=clips),
             "image": ImageSpec(kind="image", member=IMAGES),
         },
@@ -113,11 +117,15 @@ def test_all_files_through_the_real_job(tmp_path: Path, real_data: Callable[[str
     }
     assert not {name for name in REJECTED if kinds[name] == "valid"}
     assert summary.num_rows + summary.num_rejected == NUM_FILES
-    has = dict(zip(features.samples["sample_id"].to_pylist(), features.has.tolist(), strict=True))
+    present = dict(
+        zip(features.samples["sample_id"].to_pylist(), features.has.tolist(), strict=True)
+    )
     for row in files.values():
         if row["file"] not in REJECTED:
             kinds = kinds_of(row["pyav_streams"], Path(row["file"]).suffix[1:])
-            assert has[row["file"]] == [name in kinds for name in features.modalities], row["file"]
+            assert present[row["file"]] == [name in kinds for name in features.modalities], row[
+                "file"
+            ]
 
 
 def array_of(folder: Path, name: str, spec: AnySpec) -> np.ndarray:
@@ -127,19 +135,19 @@ def array_of(folder: Path, name: str, spec: AnySpec) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def test_odd_files_have_their_content(real_data: Callable[[str], Path]) -> None:
-    """Each against what another reader, or the picture's own rule, says it holds."""
+def test_unusual_files_are_decoded_correctly(real_data: Callable[[str], Path]) -> None:
+    """Compare with another reader, or with the rule that generated the file."""
     from PIL import Image
 
     folder = real_data("torture")
     with Image.open(folder / "edge/torchcodec__grayscale_16bit.png") as file:
         grey = np.asarray(file)[:, 8:56].astype(np.float64) / 257
-    picture = array_of(
+    image = array_of(
         folder,
         "edge/torchcodec__grayscale_16bit.png",
         ImageSpec(kind="image", member="png", size=48, channels=1),
     )
-    np.testing.assert_allclose(picture[0], grey, atol=1)
+    np.testing.assert_allclose(image[0], grey, atol=1)
     with Image.open(folder / "edge/pillow__hopper_orientation_6.jpg") as file:
         upright = np.rot90(np.asarray(file), -1).transpose(2, 0, 1)
     np.testing.assert_array_equal(
@@ -162,23 +170,23 @@ def test_odd_files_have_their_content(real_data: Callable[[str], Path]) -> None:
         assert spectrum.max() - np.median(spectrum) > 3, name
 
 
-def test_what_comes_behind_the_last_promised_sample_changes_nothing(
+def test_data_after_the_last_declared_audio_sample_is_ignored(
     real_data: Callable[[str], Path],
 ) -> None:
-    """An MP3 with a byte behind its last frame; a FLAC of which FFmpeg cuts a piece of the last frame a second time."""
+    """An MP3 with a byte after its last frame; a FLAC whose last frame FFmpeg partly repeats."""
     folder = real_data("torture")
-    mp3, sound = (
+    mp3, spec = (
         (folder / "edge/minimp3__MEANDR90.mp3").read_bytes(),
         {"a": AudioSpec(kind="audio", member="mp3")},
     )
     np.testing.assert_array_equal(
-        decode_sample({"mp3": mp3}, sound, Limits())["a"],
-        decode_sample({"mp3": mp3[:-1]}, sound, Limits())["a"],
+        decode_sample({"mp3": mp3}, spec, Limits())["a"],
+        decode_sample({"mp3": mp3[:-1]}, spec, Limits())["a"],
     )
-    heard = array_of(
+    spectrum = array_of(
         folder, "edge/ravdess__flac_junk_after_end.flac", AudioSpec(kind="audio", member="flac")
     )[0]
-    silent = (heard == heard.min()).all(0)
+    silent = (spectrum == spectrum.min()).all(0)
     hop, window, num = 160, 512, 29_760
     assert not silent[: num // hop].any()
     assert silent[(num + window // 2) // hop + 1 :].all()

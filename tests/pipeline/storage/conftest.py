@@ -1,4 +1,4 @@
-"""A small feature set, and a copy of it for each test."""
+"""A small feature set, and a link to it for each test."""
 
 from pathlib import Path
 

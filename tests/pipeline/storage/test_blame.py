@@ -1,4 +1,4 @@
-"""An error is told of the file that failed, not of the one that is being written meanwhile."""
+"""An error names the file that failed, not the one that is being written meanwhile."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.storage.store_path import StorePath
 from tests.support.media_files import make_tar
 
 
-def test_an_error_of_another_file_stays_what_it_is_and_nothing_is_left(tmp_path: Path) -> None:
+def test_an_error_of_another_file_is_unchanged_and_nothing_is_left(tmp_path: Path) -> None:
     with (
         pytest.raises(PermissionError, match="source"),
         StorePath.at(tmp_path / "out").create() as file,
@@ -26,7 +26,7 @@ def test_an_error_of_another_file_stays_what_it_is_and_nothing_is_left(tmp_path:
 
 
 class Failing(io.RawIOBase):
-    """A file whose disk fails behind its first bytes."""
+    """A file whose disk fails after its first bytes."""
 
     def __init__(self, data: bytes, num_bytes: int) -> None:
         self._file, self._left = io.BytesIO(data), num_bytes
@@ -43,7 +43,7 @@ class Failing(io.RawIOBase):
 
 
 class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
-    """A local folder that says it is remote; from the third opening on its disk fails."""
+    """A local folder that acts as a remote one; from the second opening on its disk fails."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(fsspec.filesystem("dir", path=str(root), target_protocol="file"))
@@ -56,7 +56,7 @@ class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
         return pa.PythonFile(Failing(data, limit), mode="r")
 
 
-def test_a_shard_that_cannot_be_read_while_another_is_written_is_named(tmp_path: Path) -> None:
+def test_a_shard_that_fails_while_its_clean_copy_is_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     members = {}
     for i in range(100):

@@ -1,4 +1,4 @@
-"""Files read record batch by record batch: what comes back is what was written, and a damaged or hostile file is an error, never the end of the process."""
+"""BatchFile reads what was written; a damaged or hostile file raises, never kills the process."""
 
 import os
 import tracemalloc
@@ -36,11 +36,11 @@ def written(path: StorePath, table: pa.Table = TABLE, *, batch_rows: int = 7) ->
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 40, 1000])
-def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: int) -> None:
+def test_batches_and_columns_equal_the_table(tmp_path: Path, batch_rows: int) -> None:
     file = BatchFile(written(StorePath.at(tmp_path / "t.arrow"), batch_rows=batch_rows), PLAN)
     assert pa.Table.from_batches(file.batches()).equals(TABLE)
-    some = pa.Table.from_batches(file.batches(["rows", "step"]))
-    assert some.equals(TABLE.select(["step", "rows"]))
+    selected = pa.Table.from_batches(file.batches(["rows", "step"]))
+    assert selected.equals(TABLE.select(["step", "rows"]))
     assert file.metadata == {"epoch": 3, "fingerprint": "f"}
     assert file.ends() == [*range(batch_rows, 40, batch_rows), 40]
     for row in range(40):
@@ -48,7 +48,7 @@ def test_batches_and_columns_are_those_of_the_table(tmp_path: Path, batch_rows: 
         assert file.batch(number).column("step")[offset].as_py() == row
 
 
-def test_a_place_that_is_not_local_is_read_the_same(tmp_path: Path) -> None:
+def test_a_remote_file_is_read_the_same(tmp_path: Path) -> None:
     store = pa.fs.SubTreeFileSystem(str(tmp_path), pa.fs.LocalFileSystem())
     path = written(StorePath(store, "deep/t.arrow"))
     assert path.local is None
@@ -58,11 +58,11 @@ def test_a_place_that_is_not_local_is_read_the_same(tmp_path: Path) -> None:
 def test_threads_share_a_file(tmp_path: Path) -> None:
     file = BatchFile(written(StorePath.at(tmp_path / "t.arrow"), batch_rows=1), PLAN)
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(
+        columns = pool.map(
             lambda i: file.batch(i % 40, ["step"] if i % 2 else None).column("step").to_pylist(),
             range(800),
         )
-    assert list(found) == [[i % 40] for i in range(800)]
+    assert list(columns) == [[i % 40] for i in range(800)]
 
 
 def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_an_empty_table_has_no_batch(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b"ARROW1\0\0" + b"\xff" * 500 + b"ARROW1"), DataError),
     ],
 )
-def test_what_is_no_such_file_is_named(
+def test_a_path_that_is_no_arrow_file_is_named(
     tmp_path: Path, make: Callable[[Path], object], error: type[Exception]
 ) -> None:
     make(tmp_path / "x.arrow")
@@ -91,22 +91,22 @@ def test_what_is_no_such_file_is_named(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "named"),
+    ("key", "value", "name"),
     [
         (b"remix.x", b"{", "remix.x"),
         (b"remix.\xff", b"{", "remix.\ufffd"),
         (b"remix.deep", b"[" * 100_000, "remix.deep"),
     ],
 )
-def test_metadata_that_is_no_json_is_named(
-    tmp_path: Path, key: bytes, value: bytes, named: str
+def test_metadata_that_is_not_json_is_named(
+    tmp_path: Path, key: bytes, value: bytes, name: str
 ) -> None:
     path = written(StorePath.at(tmp_path / "x.arrow"), TABLE.replace_schema_metadata({key: value}))
-    with refused(DataError, f"'{named}'", file=path):
+    with refused(DataError, f"'{name}'", file=path):
         BatchFile(path, PLAN)
 
 
-def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path: Path) -> None:
+def test_nulls_in_a_list_are_rejected_and_those_among_floats_are_not(tmp_path: Path) -> None:
     nested = TABLE.set_column(2, "rows", pa.array([[None]] * 40, pa.list_(pa.int64())))
     path = written(StorePath.at(tmp_path / "t.arrow"), nested)
     with refused(DataError, "rows", file=path):
@@ -116,14 +116,14 @@ def test_nulls_within_a_list_are_refused_and_those_among_floats_are_not(tmp_path
     assert file.batch(0).column("loss").to_pylist() == [0.5, None]
 
 
-def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
+def test_invalid_offsets_are_an_error(tmp_path: Path) -> None:
     offsets, path = np.array([0, 777, 1000], np.int32), StorePath.at(tmp_path / "t.arrow")
     rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.arange(1000)))
     steps = {"step": pa.array([0, 1], pa.int32()), "modality": ["a", "b"], "rows": rows}
     data = written(path, pa.table(steps)).read_bytes()
     assert data.count(offsets.tobytes()) == 1
-    for lie in ([0, 777, 2**30], [0, -5, 1000], [0, 1000, 777], [2**30, 2**30, 2**30]):
-        path.write_bytes(data.replace(offsets.tobytes(), np.array(lie, np.int32).tobytes()))
+    for invalid in ([0, 777, 2**30], [0, -5, 1000], [0, 1000, 777], [2**30, 2**30, 2**30]):
+        path.write_bytes(data.replace(offsets.tobytes(), np.array(invalid, np.int32).tobytes()))
         file = BatchFile(path, PLAN)
         assert file.batch(0, ["step"]).num_rows == 2
         with refused(DataError, 0, file=path):
@@ -132,7 +132,7 @@ def test_offsets_that_lie_are_an_error(tmp_path: Path) -> None:
             read_table(path, trusted=False)
 
 
-def test_names_that_are_not_text_are_an_error(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_an_error(tmp_path: Path) -> None:
     path = written(StorePath.at(tmp_path / "t.arrow"))
     data = path.read_bytes()
     path.write_bytes(data.replace("m0é".encode(), b"m0\xff\xfe"))
@@ -160,7 +160,7 @@ def test_a_file_replaced_while_it_is_open_is_read_to_its_end(tmp_path: Path) -> 
     assert pa.Table.from_batches(file.batches()).equals(TABLE)
 
 
-def test_a_plan_of_any_length_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
+def test_memory_is_that_of_a_batch_for_a_plan_of_any_length(tmp_path: Path) -> None:
     num, path, pool = 5_000_000, StorePath.at(tmp_path / "plan.arrow"), pa.default_memory_pool()
     write_plan(
         path, joint_plan_builder(np.arange(num), 64, 0, 0, config=PlanConfig(locality=10_000))

@@ -1,4 +1,5 @@
-"""Copies of a remote store's parts that the processes of a node share: one download a part, never more bytes than allowed, whoever dies."""
+"""The node cache: one download per part for all processes, and never more bytes than allowed,
+whichever process dies."""
 
 import logging
 import multiprocessing
@@ -31,26 +32,26 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.pipeline.storage.test_node_cache"])
 
 
-def start(work: Callable[..., None], *given: object) -> BaseProcess:
-    process = PROCESSES.Process(target=work, args=given)
+def start(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    process = PROCESSES.Process(target=work, args=arguments)
     process.start()
     return process
 
 
 def finish(processes: list[BaseProcess]) -> None:
-    """Waits for processes, which must all have ended well."""
+    """Wait for processes, which must all succeed."""
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 def kept(cache: NodeCache) -> set[str]:
-    """The hashes of the copies."""
+    """File names of the copies."""
     return {path.name for path in cache.folder.iterdir()}
 
 
 def read_at_random(features: FeatureSet, seed: int) -> None:
-    """Reads rows of random parts and compares them with the files themselves."""
+    """Read rows of random parts and compare them with the original files."""
     rng = np.random.default_rng(seed)
     original = FeatureSet(StorePath.at(features.path.fs.handler.root), features.manifest)
     for _ in range(40):
@@ -60,7 +61,7 @@ def read_at_random(features: FeatureSet, seed: int) -> None:
 
 
 @pytest.mark.parametrize("num_parts", [2, 5])
-def test_the_bound_holds_and_no_reader_is_broken_while_processes_read_at_random(
+def test_the_limit_is_kept_and_no_reader_fails_while_processes_read_at_random(
     features: FeatureSet, tmp_path: Path, num_parts: int
 ) -> None:
     cache = NodeCache(tmp_path / "cache", num_parts * part_bytes(features))
@@ -75,14 +76,12 @@ def test_the_bound_holds_and_no_reader_is_broken_while_processes_read_at_random(
 
 
 def fetch_all(features: FeatureSet) -> None:
-    """Reads a row of every part."""
+    """Read a row of every part."""
     for name in features.modalities:
         features.read(name, np.arange(0, 768, 64))
 
 
-def test_processes_that_ask_together_share_one_download(
-    features: FeatureSet, tmp_path: Path
-) -> None:
+def test_concurrent_processes_share_one_download(features: FeatureSet, tmp_path: Path) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 2**30), seconds=0.02)
     finish([start(fetch_all, cached) for _ in range(4)])
     assert list(downloads(cached).values()) == [1] * 36
@@ -90,9 +89,7 @@ def test_processes_that_ask_together_share_one_download(
     assert downloads(cached).total() == 36
 
 
-def test_the_same_content_is_copied_once_wherever_it_lies(
-    features: FeatureSet, tmp_path: Path
-) -> None:
+def test_the_same_content_at_two_paths_is_copied_once(features: FeatureSet, tmp_path: Path) -> None:
     cache, cached = NodeCache(tmp_path / "cache", 2**30), remote(features)
     file = cached.file_of("sound", 0)
     again = replace(file, path=file.path.parent / "elsewhere")
@@ -101,7 +98,7 @@ def test_the_same_content_is_copied_once_wherever_it_lies(
 
 
 @pytest.mark.parametrize("cut", [0, 100])
-def test_a_part_whose_content_is_not_its_manifests_is_an_error_that_names_both_hashes(
+def test_a_part_that_differs_from_its_manifest_is_an_error_that_names_both_hashes(
     made: FeatureSet, tmp_path: Path, cut: int
 ) -> None:
     cached = remote(
@@ -116,7 +113,7 @@ def test_a_part_whose_content_is_not_its_manifests_is_an_error_that_names_both_h
     assert kept(cached.cache) == {cached.file_of("sound", 0).sha256}
 
 
-def test_a_part_that_is_not_there_is_missing(features: FeatureSet, tmp_path: Path) -> None:
+def test_a_missing_part_is_an_error(features: FeatureSet, tmp_path: Path) -> None:
     cache, file = NodeCache(tmp_path / "cache", 2**30), remote(features).file_of("sound", 0)
     with refused(MissingError, file="nowhere"):
         cache.fetch(replace(file, path=file.path.parent / "nowhere"))
@@ -125,7 +122,7 @@ def test_a_part_that_is_not_there_is_missing(features: FeatureSet, tmp_path: Pat
         cache.fetch(replace(file, sha256="../x"))
 
 
-def test_of_a_downloader_that_is_killed_nothing_is_taken_for_a_copy_and_others_go_on(
+def test_a_killed_download_is_never_used_as_a_copy_and_others_continue(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     cache = NodeCache(tmp_path / "cache", 4 * part_bytes(features))
@@ -141,7 +138,7 @@ def test_of_a_downloader_that_is_killed_nothing_is_taken_for_a_copy_and_others_g
     read_at_random(remote(features, cache), 0)
 
 
-def test_what_a_killed_downloader_left_makes_room(features: FeatureSet, tmp_path: Path) -> None:
+def test_the_rest_of_a_killed_download_is_evicted(features: FeatureSet, tmp_path: Path) -> None:
     cache = NodeCache(tmp_path / "cache", part_bytes(features), keep=True)
     process = start(fetch_all, remote(features, cache, seconds=60.0))
     wait_for(lambda: any(path.stat().st_size for path in cache.folder.glob("*.part")))
@@ -153,20 +150,20 @@ def test_what_a_killed_downloader_left_makes_room(features: FeatureSet, tmp_path
     assert kept(cache) == {file.sha256}
 
 
-def test_the_least_recently_used_goes_first_and_never_what_is_held(
+def test_the_least_recently_used_copy_is_evicted_first_but_never_a_mapped_one(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     files = [remote(features).file_of("sight", part) for part in range(6)]
     cache = NodeCache(tmp_path / "cache", 3 * files[0].num_bytes)
     assert cache.fetch(files[0])
-    held = cache.map(files[0])
-    view = np.frombuffer(held, np.uint8)
+    mapped = cache.map(files[0])
+    view = np.frombuffer(mapped, np.uint8)
     assert all(cache.fetch(files[part]) for part in (1, 2, 1, 3))
     assert kept(cache) == {files[part].sha256 for part in (0, 1, 3)}
     others = [cache.map(files[4]), cache.map(files[5])]
     assert all(others)
     assert cache.map(files[1]) is None and not cache.fetch(files[2])
-    del held, others
+    del mapped, others
     assert cache.fetch(files[1]) and cache.fetch(files[2])
     assert kept(cache) == {files[part].sha256 for part in (0, 1, 2)}
     assert view.tobytes() == (features.path.local / "sight" / "part-00000.arrow").read_bytes()
@@ -174,7 +171,7 @@ def test_the_least_recently_used_goes_first_and_never_what_is_held(
     assert cache.fetch(files[3]) and not (cache.folder / str(files[0].sha256)).exists()
 
 
-def test_a_cache_that_keeps_gives_up_only_what_was_last_used_before_it(
+def test_with_keep_only_copies_last_used_before_opening_are_evicted(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     files = [remote(features).file_of("sight", part) for part in range(4)]
@@ -185,7 +182,7 @@ def test_a_cache_that_keeps_gives_up_only_what_was_last_used_before_it(
     assert kept(cache) == {files[0].sha256, files[2].sha256}
 
 
-def test_a_folder_that_is_not_ours_alone_is_refused(
+def test_a_folder_with_other_files_or_of_another_user_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cache").mkdir(mode=0o755)
@@ -202,7 +199,7 @@ def test_a_folder_that_is_not_ours_alone_is_refused(
 
 
 def read_on_a_full_disk(features: FeatureSet, out: Path, pause: float) -> None:
-    """Reads with files limited to some bytes, which fails as a full disk does, and again without; writes down what was logged."""
+    """Read with a limit on file sizes, which acts like a full disk, then without; logs to `out`."""
     logging.basicConfig(filename=out, format="%(message)s")
     caches.PAUSE_SECONDS = pause
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -214,7 +211,7 @@ def read_on_a_full_disk(features: FeatureSet, out: Path, pause: float) -> None:
 
 
 @pytest.mark.parametrize("pause", [0, 60])
-def test_on_a_full_disk_rows_come_from_the_store_for_a_while_and_one_warning_says_so(
+def test_on_a_full_disk_rows_are_read_from_the_store_for_a_while_with_one_warning(
     features: FeatureSet, tmp_path: Path, pause: float
 ) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 2**30))
@@ -224,13 +221,13 @@ def test_on_a_full_disk_rows_come_from_the_store_for_a_while_and_one_warning_say
     assert len(list((tmp_path / "cache").iterdir())) == (0 if pause else 36)
 
 
-def test_open_parts_of_a_disk_take_no_file_descriptors(features: FeatureSet) -> None:
+def test_open_local_parts_use_no_file_descriptors(features: FeatureSet) -> None:
     before = psutil.Process().num_fds()
     fetch_all(features)
     assert psutil.Process().num_fds() == before
 
 
-def test_open_copies_take_a_bounded_number_of_file_descriptors(
+def test_open_copies_use_a_limited_number_of_file_descriptors(
     features: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "OPEN_PARTS", 5)

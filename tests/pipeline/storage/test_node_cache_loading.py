@@ -1,4 +1,4 @@
-"""The node cache under loaders and runs: the same batches and weights, parts fetched ahead in order, and errors passed on."""
+"""The node cache under loaders and runs: same batches and weights, prefetching in order, errors."""
 
 import threading
 import time
@@ -42,7 +42,7 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 def local_plan(features: FeatureSet, locality: int | None) -> BatchPlan:
-    """A plan of all rows, each assigned to some modality, by modality in turn."""
+    """A plan of all rows with random costs."""
     costs = np.random.default_rng(0).random((features.num_rows, len(features.modalities)))
     scores = Scores(scores_table(costs, names=features.modalities))
     return build(remix_plan_builder(scores, PlanConfig(locality=locality), 16, 0, 0))
@@ -50,7 +50,7 @@ def local_plan(features: FeatureSet, locality: int | None) -> BatchPlan:
 
 @pytest.mark.parametrize("locality", [None, 128])
 @pytest.mark.parametrize("num_parts", [0, 1, 4, 50])
-def test_batches_are_the_same_to_the_bit_whatever_the_cache(
+def test_batches_do_not_depend_on_the_cache(
     features: FeatureSet, tmp_path: Path, locality: int | None, num_parts: int
 ) -> None:
     cache = NodeCache(tmp_path / "cache", num_parts * part_bytes(features))
@@ -71,7 +71,7 @@ def test_with_locality_a_small_cache_fetches_each_part_once(
     assert list(downloads(cached).values()) == [1] * 36
 
 
-def test_a_plan_without_locality_that_does_not_fit_evicts_nothing(
+def test_a_plan_without_locality_larger_than_the_cache_evicts_nothing(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 10 * part_bytes(features), keep=True))
@@ -91,7 +91,7 @@ def fetchers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "part-fetcher"]
 
 
-def test_parts_are_fetched_in_order_and_at_most_half_of_the_cache_ahead(
+def test_parts_are_prefetched_in_order_up_to_half_of_the_cache(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 8 * part_bytes(features)))
@@ -101,13 +101,13 @@ def test_parts_are_fetched_in_order_and_at_most_half_of_the_cache_ahead(
     with Prefetcher(cached, steps) as ahead:
         for num_ahead in range(4, 16):
             wait_for(lambda num=num_ahead: len(downloads(cached)) >= min(num, 12))
-            time.sleep(0.02)  # what it should not do would take no longer
+            time.sleep(0.02)  # long enough for an unwanted download
             assert list(downloads(cached)) == names[:num_ahead]
             ahead.advance(num_ahead - 4)
     assert not fetchers()
 
 
-def test_an_error_of_the_fetching_thread_ends_the_loader_and_the_thread_with_it(
+def test_an_error_of_the_prefetching_thread_ends_thread_and_loader(
     made: FeatureSet, tmp_path: Path
 ) -> None:
     cached = remote(damaged(made, tmp_path / "features", 5), NodeCache(tmp_path / "cache", 2**30))
@@ -120,7 +120,7 @@ def test_an_error_of_the_fetching_thread_ends_the_loader_and_the_thread_with_it(
         ahead.advance(0)
 
 
-def test_the_fetching_thread_ends_with_a_loader_that_is_left_early(
+def test_the_prefetching_thread_ends_with_a_loader_that_is_closed_early(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     cached = remote(features, NodeCache(tmp_path / "cache", 2 * part_bytes(features)), seconds=0.1)
@@ -131,7 +131,7 @@ def test_the_fetching_thread_ends_with_a_loader_that_is_left_early(
     assert not fetchers()
 
 
-def test_runs_on_s3_have_the_same_weights_whatever_the_cache_and_none_starts_where_it_is_refused(
+def test_weights_of_runs_on_s3_do_not_depend_on_the_cache_and_an_invalid_cache_stops_a_run(
     s3: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri, store = s3(), tmp_path / "store"
@@ -148,8 +148,8 @@ def test_runs_on_s3_have_the_same_weights_whatever_the_cache_and_none_starts_whe
     assert large == total and 0 < small <= 60_000 and none == 0
     warnings = [record.getMessage() for record in caplog.records if record.name == "remix.cache"]
     assert len(warnings) == 2
-    for named in (f"{total / 1e9:.3g}", "plan.locality", "null", "resources.cache_size", "6e-05"):
-        assert named in warnings[0]
+    for name in (f"{total / 1e9:.3g}", "plan.locality", "null", "resources.cache_size", "6e-05"):
+        assert name in warnings[0]
     (tmp_path / "cache-0" / "thesis.tex").write_text("mine")
     resources = {"cache_dir": str(tmp_path / "cache-0")}
     with refused(ConfigError, file="thesis.tex"):

@@ -1,4 +1,4 @@
-"""Copies of files whose SHA-256 is not known, by version: what the service keeps, from its threads."""
+"""Cached copies by file version, without a SHA-256, as the service uses them from its threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,14 +16,14 @@ from tests.support.cached_features import Remote
 
 
 def put(remote: Remote, name: str, data: bytes) -> RemoteFile:
-    """Writes a file, and says which version of it there is now."""
+    """Write a file; returns its current version."""
     path = StorePath(pafs.PyFileSystem(remote), name)
     path.write_bytes(data)
     return RemoteFile(path=path, sha256=None, num_bytes=len(data), mtime_ns=path.info().mtime_ns)
 
 
 def opened(remote: Remote) -> list[str]:
-    """What was opened, in order."""
+    """Names of the opened files, in order."""
     log = remote.root.parent / "opened"
     return log.read_text().split() if log.exists() else []
 
@@ -48,7 +48,7 @@ def copies(cache: NodeCache) -> set[bytes]:
     return {path.read_bytes() for path in cache.folder.iterdir()}
 
 
-def test_a_version_is_downloaded_once_in_whole(remote: Remote, tmp_path: Path) -> None:
+def test_a_version_is_downloaded_once_and_completely(remote: Remote, tmp_path: Path) -> None:
     data = np.random.default_rng(0).bytes(2 * PIECE_BYTES + 12345)
     file = put(remote, "a", data)
     cache = NodeCache(tmp_path / "cache", len(data))
@@ -66,7 +66,9 @@ def test_another_version_is_another_copy(remote: Remote, cache: NodeCache) -> No
     assert copies(cache) == {b"old", b"new"}
 
 
-def test_what_cannot_be_copied_is_left_to_the_caller(remote: Remote, cache: NodeCache) -> None:
+def test_a_file_that_cannot_be_cached_is_left_to_the_caller(
+    remote: Remote, cache: NodeCache
+) -> None:
     large, empty = put(remote, "a", b"x" * 101), put(remote, "b", b"")
     unknown = replace(put(remote, "c", b"x"), mtime_ns=None)
     assert [read(cache, file) for file in (large, empty, unknown)] == [None, None, None]
@@ -74,7 +76,7 @@ def test_what_cannot_be_copied_is_left_to_the_caller(remote: Remote, cache: Node
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_threads_that_ask_together_share_one_download_or_learn_that_it_failed(
+def test_concurrent_threads_share_one_download_or_its_failure(
     remote: Remote, cache: NodeCache, fails: bool
 ) -> None:
     file, gate = put(remote, "a", b"data"), threading.Event()
@@ -86,20 +88,20 @@ def test_threads_that_ask_together_share_one_download_or_learn_that_it_failed(
 
     remote.before_open = wait_and_fail
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(read, cache, file) for _ in range(8)]
-        assert not wait(asked, 0.2).done
+        futures = [pool.submit(read, cache, file) for _ in range(8)]
+        assert not wait(futures, 0.2).done
         gate.set()
         if fails:
-            assert all(isinstance(each.exception(30), StoreError) for each in asked)
+            assert all(isinstance(future.exception(30), StoreError) for future in futures)
             assert copies(cache) == set()
         else:
-            assert {each.result(30) for each in asked} == {b"data"}
+            assert {future.result(30) for future in futures} == {b"data"}
             assert opened(remote) == ["a"]
     remote.before_open = lambda: None
     assert read(cache, file) == b"data"
 
 
-def test_an_eviction_that_fails_leaves_the_file_to_the_caller_and_nobody_waiting(
+def test_a_failed_eviction_leaves_the_file_to_the_caller_and_no_thread_waiting(
     remote: Remote, cache: NodeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = put(remote, "a", b"a" * 60), put(remote, "b", b"b" * 60)
@@ -110,6 +112,6 @@ def test_an_eviction_that_fails_leaves_the_file_to_the_caller_and_nobody_waiting
 
     with monkeypatch.context() as broken, ThreadPoolExecutor(4) as pool:
         broken.setattr(Path, "unlink", fail)
-        asked = [pool.submit(read, cache, second) for _ in range(4)]
-        assert [each.result(30) for each in asked] == [None] * 4
+        futures = [pool.submit(read, cache, second) for _ in range(4)]
+        assert [future.result(30) for future in futures] == [None] * 4
     assert read(cache, first) == b"a" * 60
