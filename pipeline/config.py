@@ -81,7 +81,7 @@ def load(model: type[M], path: str | Path | StorePath) -> M:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, of which PyYAML silently keeps the last."""
+    """A safe loader that rejects duplicate keys; PyYAML would silently keep the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping and check its keys, before `<<` adds keys that it may override."""

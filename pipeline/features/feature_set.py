@@ -32,7 +32,7 @@ class FeatureSet:
     """A finished feature set: its manifest, its samples, and the rows of each modality as arrays.
 
     Args:
-        store_path: the folder of the feature set.
+        path: the folder of the feature set.
         manifest: the content of its manifest.json, validated.
         cache: caches the parts of a remote feature set on this node; not used for a local one.
 
@@ -42,18 +42,18 @@ class FeatureSet:
     """
 
     def __init__(
-        self, store_path: StorePath, manifest: dict[str, Any], cache: NodeCache | None = None
+        self, path: StorePath, manifest: dict[str, Any], cache: NodeCache | None = None
     ) -> None:
-        self.path = store_path
+        self.path = path
         self.manifest = manifest
         self.modalities: list[str] = list(manifest["modalities"])
         self.classes: list[str] = manifest["classes"]
         self.fingerprint: str = manifest["fingerprint"]
         self.num_rows: int = manifest["num_rows"]
         self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
-        self.cache = None if store_path.local else cache
+        self.cache = None if path.local else cache
         self._parts = PartReader(
-            partial(_file_of, store_path, manifest["parts"]),
+            partial(_file_of, path, manifest["parts"]),
             partial(_expected, manifest),
             self.cache,
         )
@@ -161,11 +161,11 @@ class FeatureSet:
 
 
 def _file_of(
-    store_path: StorePath, parts: Sequence[dict[str, Any]], modality: str, part: int
+    path: StorePath, parts: Sequence[dict[str, Any]], modality: str, part: int
 ) -> RemoteFile:
     entry = parts[part].get("files", {}).get(modality, {"sha256": None, "bytes": 0})
     return RemoteFile(
-        path=store_path / modality / part_name(parts[part]["index"]),
+        path=path / modality / part_name(parts[part]["index"]),
         sha256=entry["sha256"],
         num_bytes=entry["bytes"],
     )

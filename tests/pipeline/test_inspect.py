@@ -202,7 +202,8 @@ def test_inspecting_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
     script = (
         f"import sys; from pipeline.inspect import inspect; inspect({str(tmp_path / 'made')!r})\n"
-        "loaded = {'torch', 'ray', 'webdataset', 'av'} & set(sys.modules)\nassert not loaded, loaded"
+        "loaded = {'torch', 'ray', 'webdataset', 'av'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
