@@ -1,1 +1,1 @@
-"""Scores to plans: which rows share a batch, and which modality the batch trains."""
+"""Plans: which rows share a batch, and which modality the batch trains."""

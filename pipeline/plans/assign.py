@@ -1,8 +1,9 @@
-"""Scores to the modality that each row trains, for any slice of the scores.
+"""Assignment: which modality each row trains.
 
-A row goes to the modality of lowest cost, where a temperature adds noise to each cost: with T times a Gumbel draw taken off, modality k is the
-lowest with probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030). Natural shares need the memory of
-a slice. Others are met in memory (pipeline/plans/target_shares.py): all costs are held as float64, and the modality of each row is kept.
+A row trains the modality of lowest cost. A temperature T adds noise: with T times a Gumbel draw
+subtracted, modality k is the cheapest with probability proportional to exp(-cost_k / T) (Gumbel
+1954; Maddison et al. 2014, arXiv 1411.0030). Natural shares need only the memory of a slice of the
+scores. Target shares (pipeline/plans/target_shares.py) need the float64 costs of all rows at once.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
 from pipeline.errors import DataError, MismatchError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import CostScale, above_chance, cost_scales
-from pipeline.plans.target_shares import Choice, lowest, meet, target_of
+from pipeline.plans.target_shares import AssignmentArray, assign_to_target, cheapest, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
@@ -25,44 +26,50 @@ Costs = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Assignment:
-    """What makes any slice of the scores into modalities."""
+class AssignmentRule:
+    """Assigns any slice of the scores, with the same result for a row in every slice."""
 
     modalities: tuple[str, ...]
     policy: str
     seed: int
     epoch: int
     source: str = "kl"
-    """What is read of each modality: its column <source>_<m>."""
-    measures: tuple[CostScale, ...] = ()
+    """Costs are read from the columns <source>_<m>."""
+    scales: tuple[CostScale, ...] = ()
     temperature: float = 0.0
-    met: tuple[Int64Array, Choice] | None = None
-    """Where the target shares are not the natural ones: the rows (N,), ascending, and the modality of each."""
+    solved: tuple[Int64Array, AssignmentArray] | None = None
+    """All rows (N,), ascending, and their assignment, if target shares change the natural one."""
 
-    def choose(self, block: pa.Table) -> Choice:
-        """(n,) int8: the index of each row's modality; a tie goes to the last of the tied modalities."""
-        if self.met is None:
-            return lowest(self.costs(block))
-        rows, choice = self.met
-        return choice[np.searchsorted(rows, column(block, "row"))]
+    def assign(self, block: pa.Table) -> AssignmentArray:
+        """(n,) int8: index of each row's modality; of tied modalities, the last."""
+        if self.solved is None:
+            return cheapest(self.costs(block))
+        rows, assignment = self.solved
+        return assignment[np.searchsorted(rows, column(block, "row"))]
 
     def costs(self, block: pa.Table) -> list[Costs]:
-        """Per modality (n,): ability, its opposite, probability of the label or a hash in [0, 1), measured and softened; NaN where the sample lacks it."""
+        """The cost (n,) of each modality by the policy, NaN if the sample lacks it.
+
+        Ability (kl), its negative (easy), probability of the label (loss) or a hash in [0, 1)
+        (random); all but the last are then normalised and given noise, if so configured.
+        """
         if self.policy == "random":
-            draws = [uniform(each) for each in self._drawn(block, Purpose.RANDOM_POLICY)]
+            draws = [uniform(hashed) for hashed in self._hashes(block, Purpose.RANDOM_POLICY)]
             return [
-                np.where(self._lacking(block, name), np.nan, each)
-                for name, each in zip(self.modalities, draws, strict=True)
+                np.where(self._lacking(block, name), np.nan, draw)
+                for name, draw in zip(self.modalities, draws, strict=True)
             ]
         costs = [self._read(block, name) for name in self.modalities]
-        if self.measures:
-            costs = [measure(cost) for measure, cost in zip(self.measures, costs, strict=True)]
+        if self.scales:
+            costs = [scale(cost) for scale, cost in zip(self.scales, costs, strict=True)]
         if self.policy == "easy":
             costs = [-cost for cost in costs]
         if self.temperature:
             costs = [
-                cost - self.temperature * gumbel(each)
-                for cost, each in zip(costs, self._drawn(block, Purpose.TEMPERATURE), strict=True)
+                cost - self.temperature * gumbel(hashed)
+                for cost, hashed in zip(
+                    costs, self._hashes(block, Purpose.TEMPERATURE), strict=True
+                )
             ]
         return costs
 
@@ -75,8 +82,9 @@ class Assignment:
         if len(bad):
             row = column(block, "row")[bad[0]]
             raise DataError(
-                f"scores: row {row}: {self.source}_{name} is {values[bad[0]]} but kl_{name} is a number",
-                "score that sample again",
+                f"scores, row {row}: {self.source}_{name} is {values[bad[0]]}, "
+                f"but kl_{name} is a number",
+                "score the sample again",
             )
         return np.where(lacking, np.nan, values)
 
@@ -84,23 +92,29 @@ class Assignment:
         lacking: npt.NDArray[np.bool_] = np.isnan(column(block, f"kl_{name}"))
         return lacking
 
-    def _drawn(self, block: pa.Table, purpose: Purpose) -> Iterator[UInt64Array]:
-        """Per modality (n,) hashes of the rows."""
+    def _hashes(self, block: pa.Table, purpose: Purpose) -> Iterator[UInt64Array]:
+        """Yield the hashes (n,) of the rows, independent for each modality."""
         for k in range(len(self.modalities)):
             yield hashes(key_of(self.seed, self.epoch, purpose, k), column(block, "row"))
 
 
-def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Assignment:
-    """What `config` asks of these scores (raises ConfigError, DataError where shares cannot be met)."""
+def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> AssignmentRule:
+    """The rule that `config` makes of these scores.
+
+    Raises:
+        ConfigError: shares do not fit the modalities.
+        DataError: a column is missing, or too few rows have a modality for its share.
+        MismatchError: the scores were smoothed with another weight.
+    """
     names = tuple(scores.modalities)
     source = _source(scores, config)
-    natural = Assignment(
+    natural = AssignmentRule(
         modalities=names,
         policy=config.policy,
         seed=seed,
         epoch=epoch,
         source=source,
-        measures=cost_scales(scores, config, source),
+        scales=cost_scales(scores, config, source),
         temperature=config.temperature,
     )
     target = target_of(
@@ -112,39 +126,46 @@ def find_assignment(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
     for block in scores.blocks():
         costs[:, start : start + len(block)] = natural.costs(block)
         start += len(block)
-    if target.met(np.bincount(lowest(costs), minlength=len(names))):
+    if target.satisfied_by(np.bincount(cheapest(costs), minlength=len(names))):
         return natural
     keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)
-    return replace(natural, met=(scores.rows, meet(target, names, costs, keys)))
+    return replace(natural, solved=(scores.rows, assign_to_target(target, names, costs, keys)))
 
 
 def _source(scores: Scores, config: PlanConfig) -> str:
-    """Which columns a policy reads (raises DataError where they are not there, MismatchError where they were smoothed otherwise)."""
+    """The prefix of the columns that a policy reads.
+
+    Raises DataError if one is missing, MismatchError if they were smoothed with another weight.
+    """
     if config.policy == "loss":
-        source, asked, cure = "p_label", "policy 'loss'", "score again, or choose another policy"
+        source, reader, cure = "p_label", "policy 'loss'", "score again, or choose another policy"
     elif config.smoothing and config.policy != "random":
-        source, asked, cure = (
+        source, reader, cure = (
             "smooth",
             f"smoothing {config.smoothing}",
-            "give scores of a run that was trained with it, or set smoothing to 0",
+            "use scores of a run that was trained with it, or set smoothing to 0",
         )
-        if scores.metadata.get("smoothing", config.smoothing) != config.smoothing:
-            told = scores.metadata["smoothing"]
+        recorded = scores.metadata.get("smoothing", config.smoothing)
+        if recorded != config.smoothing:
             raise MismatchError(
-                f"{scores.what} were smoothed by {told}, but field 'smoothing' is {config.smoothing}",
-                "set it to that, or to 0",
+                f"{scores.what}: smoothed with weight {recorded}, "
+                f"but field 'smoothing' is {config.smoothing}",
+                f"set smoothing to {recorded}, or to 0",
             )
     else:
         return "kl"
     for name in scores.modalities:
         if f"{source}_{name}" not in scores.table.column_names:
             raise DataError(
-                f"{scores.what}: column '{source}_{name}' is missing, which {asked} needs", cure
+                f"{scores.what}: column '{source}_{name}' is missing; {reader} reads it", cure
             )
     return source
 
 
-def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Choice:
-    """(N,) int8: the index among `scores.modalities` of the modality that each row trains (raises ConfigError, DataError)."""
-    assignment = find_assignment(scores, config, seed, epoch)
-    return np.concatenate([assignment.choose(block) for block in scores.blocks()])
+def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> AssignmentArray:
+    """(N,) int8: index in `scores.modalities` of the modality that each row trains.
+
+    Raises ConfigError, DataError, MismatchError.
+    """
+    rule = assignment_rule(scores, config, seed, epoch)
+    return np.concatenate([rule.assign(block) for block in scores.blocks()])

@@ -1,7 +1,8 @@
-"""How any plan is made: rows are chosen per modality, shuffled within windows, cut into batches and put in order, a bounded number at a time.
+"""Build a plan window by window: assign rows, shuffle them, cut batches, order the batches.
 
-A window is what is shuffled together: all rows, or those of `locality` consecutive rows of the features. Every modality runs through the
-windows by itself, so a plan of any length needs the memory of some windows and batches (and 24 bytes a window for their order).
+A window is a set of rows that are shuffled together: the whole epoch, or `locality` consecutive
+rows of the feature table. Memory is bounded by CHUNK_ROWS and the largest window, plus 24 bytes
+per window for the order in which windows are visited.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,49 +22,64 @@ from pipeline.storage.arrow_files import blocks, column
 from pipeline.storage.metadata import Fingerprinter, encode_metadata
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
 
-Choose = Callable[[pa.Table], npt.NDArray[np.int8]]
+AssignRows = Callable[[pa.Table], npt.NDArray[np.int8]]
+"""Maps any slice of the table of rows to a modality index per row."""
 
 CHUNK_ROWS = 2**20
-"""About how many rows a record batch of a plan holds."""
+"""Approximate number of rows in one record batch of a plan."""
 GROUP_ROWS = 2**16
-"""Small windows are worked on together until they have so many rows."""
+"""Small windows are processed together up to this many rows, to save calls into NumPy."""
 MAX_BATCH_SIZE = 2**30
 COPY_BITS = 40
-"""A row's copies, where the table says which it is, are shuffled as rows that lie so far apart."""
-OWNER_BITS = 8
-"""Of a mixed plan, the bits behind a row that say which modality it trains, from 1 up; 0: all."""
+"""Copy i of row r is hashed as r + i * 2**COPY_BITS: above every row number, so never equal."""
+ASSIGNMENT_BITS = 8
+"""In a mixed plan, each row number is shifted left by this, with its assignment + 1 below it."""
 
 
 class PlanBuilder:
-    """A plan that is made while it is read: `table` has the eligible rows in ascending order, `choose` gives any slice's index into `names`.
+    """Builds a plan window by window, so memory depends on the window, not on the plan.
 
-    With `owners`, any slice's modalities (-1: all), batches are mixed, and each of their rows says which it trains.
+    Rows are assigned, shuffled within their window by a counter hash of (seed, epoch, row), cut
+    into batches whose sizes differ by at most one, and ordered. The same inputs give the same
+    bytes on any machine.
+
+    Args:
+        table: The eligible rows, ascending: column `row`, also `label` to stratify and `copy` if
+            rows are repeated.
+        names: What a batch can train: modalities, "all", or both.
+        assign: For a slice of the table, the index into `names` of the batches of each row.
+        metadata: Further metadata of the plan.
+        assign_within_batch: If given, batches are mixed: for a slice of the table, the index of
+            the modality that each row trains, -1 for all of them.
+    Raises:
+        ConfigError: `batch_size` is out of range.
+        DataError: the table is empty.
     """
 
     def __init__(
         self,
         table: pa.Table,
         names: list[str],
-        choose: Choose,
+        assign: AssignRows,
         *,
         config: PlanConfig,
         batch_size: int,
         seed: int,
         epoch: int,
         metadata: Mapping[str, object],
-        owners: Choose | None = None,
+        assign_within_batch: AssignRows | None = None,
     ) -> None:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise ConfigError(
-                f"batch size is {batch_size}", f"give a number from 1 to {MAX_BATCH_SIZE}"
+                f"batch size is {batch_size}", f"choose a number from 1 to {MAX_BATCH_SIZE}"
             )
         if not table.num_rows:
-            raise DataError("there is no eligible row to plan", "give a split that has samples")
+            raise DataError("no rows to plan", "choose a split that has samples")
         self.names = names
         self._table = table
-        self._choose = choose
-        self._owners = owners
-        self._kind = MIXED_PLAN if owners else PLAN
+        self._assign = assign
+        self._assign_within_batch = assign_within_batch
+        self._schema = MIXED_PLAN if assign_within_batch else PLAN
         self._config = config
         self._batch_size = batch_size
         self._seed = (seed, epoch)
@@ -73,55 +89,70 @@ class PlanBuilder:
             "batch_size": batch_size,
             **metadata,
         }
-        self._groups = _groups(table, config.locality, key_of(seed, epoch, Purpose.WINDOWS))
-        # without `locality` there is one group, which every modality asks for
-        self._chosen = lru_cache(maxsize=1)(self._choose_group)
+        self._groups = _window_groups(table, config.locality, key_of(seed, epoch, Purpose.WINDOWS))
+        # Useful only if there is a single group, whose assignment and order serve every modality.
+        # With more groups each modality computes them again, so that memory stays at one group.
+        self._assigned = lru_cache(maxsize=1)(self._assign_group)
         self._ordered = lru_cache(maxsize=2)(self._order_group)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The plan's steps in order, as record batches of bounded size; the same at every call."""
+        """Yield the plan's steps in order, as record batches of bounded size. Repeatable."""
+        # The number of rows of each modality decides the number and sizes of its batches, and how
+        # those are interleaved, so one pass counts before the first batch can be cut.
         counts = sum(
             (
-                np.bincount(self._chosen(group), minlength=len(self.names))
+                np.bincount(self._assigned(group), minlength=len(self.names))
                 for group in range(len(self._groups))
             ),
             np.zeros(len(self.names), np.int64),
         )
         num_steps = -(-counts // self._batch_size)
+        # A block of steps needs a different number of rows of each modality, so each modality
+        # reads the windows through a stream of its own, at its own pace.
         streams = [_Stream(self._ordered, len(self._groups), k) for k in range(len(self.names))]
         done = np.zeros(len(self.names), np.int64)
         for block in self._step_blocks(num_steps):
             sizes = np.empty(len(block), np.int64)
             for k in np.unique(block):
+                # Batch i of n has the rows from count * i // n to count * (i + 1) // n. All sizes
+                # then differ by at most one, so that no small last batch has a noisy gradient or
+                # too few rows for the ranks.
                 steps = np.arange(done[k], done[k] + np.count_nonzero(block == k) + 1)
                 sizes[block == k] = np.diff(counts[k] * steps // num_steps[k])
-            rows = _weave(
+            rows = _place(
                 [stream.take(int(sizes[block == k].sum())) for k, stream in enumerate(streams)],
                 np.repeat(block, sizes),
             )
             offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
             numbers = pa.array(np.arange(done.sum(), done.sum() + len(block), dtype=np.int32))
             values = (
-                [rows >> OWNER_BITS, ((rows & ((1 << OWNER_BITS) - 1)) - 1).astype(np.int8)]
-                if self._owners
+                [
+                    rows >> ASSIGNMENT_BITS,
+                    ((rows & ((1 << ASSIGNMENT_BITS) - 1)) - 1).astype(np.int8),
+                ]
+                if self._assign_within_batch
                 else [rows]
             )
-            lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(each)) for each in values]
+            lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(part)) for part in values]
             yield pa.record_batch(
-                [numbers, pa.array(self.names).take(pa.array(block)), *lists], schema=self._kind
+                [numbers, pa.array(self.names).take(pa.array(block)), *lists], schema=self._schema
             )
             done += np.bincount(block, minlength=len(self.names))
 
     def schema(self) -> pa.Schema:
-        """The plan's schema with its metadata and fingerprint; makes the plan once to hash it."""
-        content = Fingerprinter(self._kind)
+        """The plan's schema with metadata and fingerprint. Builds the plan once to hash it."""
+        content = Fingerprinter(self._schema)
         for batch in self.batches():
             content.update(batch)
-        return self._kind.with_metadata(
+        return self._schema.with_metadata(
             encode_metadata({**self.metadata, "fingerprint": content.hexdigest(self.metadata)})
         )
 
     def _step_blocks(self, num_steps: Int64Array) -> Iterator[Int64Array]:
+        """Yield the modality index of each step in order, about CHUNK_ROWS rows at a time.
+
+        The blocks bound the memory: only the rows of one block are in memory at a time.
+        """
         num_per_block = max(1, CHUNK_ROWS // self._batch_size)
         if self._config.order == "interleaved":
             yield from (
@@ -141,17 +172,22 @@ class PlanBuilder:
             [self._table.slice(start, stop - start) for start, stop in self._groups[group].tolist()]
         )
 
-    def _choose_group(self, group: int) -> npt.NDArray[np.int8]:
+    def _assign_group(self, group: int) -> npt.NDArray[np.int8]:
         table = self._slice(group)
-        return np.concatenate([self._choose(block) for block in blocks(table)])
+        return np.concatenate([self._assign(block) for block in blocks(table)])
 
     def _order_group(self, group: int) -> list[Int64Array]:
-        """The rows of each modality in a group of windows, window by window."""
-        table, windows, choice = self._slice(group), self._groups[group], self._chosen(group)
+        """Shuffle a group of windows: the rows of each modality, window by window.
+
+        One sort by (modality, window, hash of the row) does it for all windows and modalities. A
+        hash, not a random generator, because it does not depend on the NumPy version, nor on how
+        many rows are processed together.
+        """
+        table, windows, assignment = self._slice(group), self._groups[group], self._assigned(group)
         rows = column(table, "row")
-        cells: npt.NDArray[np.integer] = choice
+        subsets: npt.NDArray[np.integer] = assignment
         if len(windows) > 1:
-            cells = choice.astype(np.int64) * len(windows) + np.repeat(
+            subsets = assignment.astype(np.int64) * len(windows) + np.repeat(
                 np.arange(len(windows)), windows[:, 1] - windows[:, 0]
             )
         counters = (
@@ -159,62 +195,67 @@ class PlanBuilder:
             if "copy" in table.column_names
             else rows
         )
-        keys, num_cells = (
+        keys, num_subsets = (
             hashes(key_of(*self._seed, Purpose.ROWS), counters),
             len(self.names) * len(windows),
         )
         if self._config.stratify:
             labels = column(table, "label").astype(np.int64)
             position = spread_positions(
-                cells.astype(np.int64),
-                num_cells,
+                subsets.astype(np.int64),
+                num_subsets,
                 labels,
                 keys,
                 counters,
                 key_of(*self._seed, Purpose.CLASSES),
             )
         else:
-            position = sort_positions(keys, cells, num_cells)
-        counts = np.bincount(choice, minlength=len(self.names))
-        if self._owners:
-            rows = rows << OWNER_BITS | (self._owners(table).astype(np.int64) + 1)
+            position = sort_positions(keys, subsets, num_subsets)
+        counts = np.bincount(assignment, minlength=len(self.names))
+        if self._assign_within_batch:
+            within = self._assign_within_batch(table).astype(np.int64)
+            rows = rows << ASSIGNMENT_BITS | (within + 1)
         return np.split(rows[position], np.cumsum(counts)[:-1])
 
 
 class _Stream:
-    """The rows of one modality in the order in which its batches take them."""
+    """The shuffled rows of one modality, read group by group."""
 
     def __init__(
         self, ordered: Callable[[int], list[Int64Array]], num_groups: int, index: int
     ) -> None:
         self._parts = (ordered(group)[index] for group in range(num_groups))
-        self._left = np.empty(0, np.int64)
+        self._pending = np.empty(0, np.int64)
 
     def take(self, num_rows: int) -> Int64Array:
-        """The next rows."""
-        taken = []
-        while len(self._left) < num_rows:
-            taken.append(self._left)
-            num_rows -= len(self._left)
-            self._left = next(self._parts)
-        taken.append(self._left[:num_rows])
-        self._left = self._left[num_rows:]
-        return np.concatenate(taken) if len(taken) > 1 else taken[0]
+        """Return the next `num_rows` rows."""
+        parts = []
+        while len(self._pending) < num_rows:
+            parts.append(self._pending)
+            num_rows -= len(self._pending)
+            self._pending = next(self._parts)
+        parts.append(self._pending[:num_rows])
+        self._pending = self._pending[num_rows:]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _weave(parts: list[Int64Array], owners: Int64Array) -> Int64Array:
-    """The values of several sequences, put where `owners` names them."""
-    present = [k for k, part in enumerate(parts) if len(part)]
-    if len(present) == 1:
-        return parts[present[0]]
-    out = np.empty(len(owners), np.int64)
-    for k in present:
-        out[owners == k] = parts[k]
+def _place(sequences: list[Int64Array], source: Int64Array) -> Int64Array:
+    """Merge sequences: item i is the next item of sequence `source[i]`."""
+    used = [k for k, sequence in enumerate(sequences) if len(sequence)]
+    if len(used) == 1:
+        return sequences[used[0]]
+    out = np.empty(len(source), np.int64)
+    for k in used:
+        out[source == k] = sequences[k]
     return out
 
 
-def _groups(table: pa.Table, locality: int | None, key: int) -> list[Int64Array]:
-    """Groups of windows in the order of their visit; a window is (start, stop), positions in the table."""
+def _window_groups(table: pa.Table, locality: int | None, key: int) -> list[Int64Array]:
+    """Windows in the order of their visit, in groups of about GROUP_ROWS rows.
+
+    A group is an array (W, 2) of start and stop positions in the table. Windows are visited in the
+    order of the hashes of their numbers, so that an epoch does not follow the feature table.
+    """
     num_rows = table.num_rows
     if locality is None:
         return [np.array([[0, num_rows]])]

@@ -1,4 +1,4 @@
-"""Plans: which rows share a batch, which modality the batch trains, and in what order."""
+"""Batch plans: the rows and the modality of every global step of an epoch, in order."""
 
 import hashlib
 import os
@@ -20,31 +20,31 @@ from pipeline.storage.store_path import StorePath
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One global step: all ranks train `modality` (or "all") on `rows` together."""
+    """One global step: the ranks together train `modality` (or "all") on `rows`."""
 
     step: int
     modality: str
     rows: npt.NDArray[np.int64]
     assigned: npt.NDArray[np.int8] | None = None
-    """(n,) of a batch whose rows train different modalities: the index of each row's among the plan's modalities, -1 for all of them."""
+    """Mixed batches only, (n,): index of the modality that each row trains, -1 for all of them."""
 
     @property
     def rows_hash(self) -> str:
-        """The first 16 hex digits of the SHA-256 of its rows as int64: what the log of a run keeps of them."""
+        """First 16 hex digits of the SHA-256 of the rows as int64, as a run's log of steps has."""
         return hashlib.sha256(np.ascontiguousarray(self.rows, np.int64).data).hexdigest()[:16]
 
     def for_rank(self, rank: int, world_size: int) -> npt.NDArray[np.int64]:
-        """The contiguous slice of the global batch that is this rank's; slices differ in size by at most one."""
+        """Rows of one rank: a contiguous slice of the global batch; sizes differ by at most one."""
         return self.rows[self.slice_of(rank, world_size)]
 
     def slice_of(self, rank: int, world_size: int) -> slice:
-        """Where in the global batch this rank's rows are."""
+        """Positions of one rank's rows in the global batch."""
         num = len(self.rows)
         return slice(num * rank // world_size, num * (rank + 1) // world_size)
 
     def trained(self, modalities: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """(n, K): which modalities each row of a mixed batch trains, as far as it has them."""
-        assert self.assigned is not None, "the rows of this batch train the same"
+        """Mixed batches only, (n, K): which modalities each row trains, present or not."""
+        assert self.assigned is not None, "all rows of this batch train the same modality"
         trained: npt.NDArray[np.bool_] = (self.assigned[:, None] == np.arange(len(modalities))) | (
             self.assigned[:, None] < 0
         )
@@ -52,7 +52,7 @@ class Step:
 
 
 class BatchPlan:
-    """A plan as its table: one row a global step, in order.
+    """A plan: a table with one row per global step, in order.
 
     Example:
         plan = remix.BatchPlan.open("store/runs/demo/plans/epoch-0011.arrow")
@@ -72,10 +72,16 @@ class BatchPlan:
         trusted: bool = False,
         num_rows: int | None = None,
     ) -> "BatchPlan":
-        """Memory-maps a plan file.
+        """Memory-map a plan file and check it.
 
-        Unless this run wrote it, it is checked in full, against the `num_rows` of the features too.
-        Raises MissingError, DataError, StoreError.
+        Args:
+            path: A local path or a pyarrow.fs URI.
+            trusted: Skip all checks of the content; for a plan that this process wrote.
+            num_rows: Number of rows of the features; a plan with other rows is an error.
+        Raises:
+            MissingError: the file does not exist.
+            DataError: the file is damaged, or not a valid plan.
+            StoreError: the store cannot be read.
         """
         store_path = StorePath.at(path)
         table = read_table(store_path, trusted=trusted)
@@ -92,10 +98,10 @@ class BatchPlan:
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the plan's content and metadata."""
+        """Hash of the plan's content and metadata. Raises DataError if the file has none."""
         if "fingerprint" not in self.metadata:
             raise DataError(
-                "the plan has no fingerprint in its metadata", "give a plan that Remix wrote"
+                "metadata 'remix.fingerprint' of the plan is missing", "use a plan that Remix wrote"
             )
         return str(self.metadata["fingerprint"])
 
@@ -103,23 +109,23 @@ class BatchPlan:
         return int(self.table.num_rows)
 
     def steps(self, start: int = 0) -> Iterator[Step]:
-        """The steps from `start` on, read record batch by record batch."""
+        """Yield the steps from `start` on, reading one record batch at a time."""
         for batch in self.table.slice(start).to_batches():
             modalities = batch.column("modality").to_pylist()
             numbers = batch.column("step").to_pylist()
             rows = batch.column("rows")
             offsets, values = rows.offsets.to_numpy(), rows.values.to_numpy()
             mixed = batch.column("assigned") if "assigned" in batch.schema.names else None
-            bounds, owners = (
+            bounds, assignment = (
                 (mixed.offsets.to_numpy(), mixed.values.to_numpy())
                 if mixed is not None
                 else (offsets, None)
             )
             for i, (step, modality) in enumerate(zip(numbers, modalities, strict=True)):
-                own = None if owners is None else owners[bounds[i] : bounds[i + 1]]
+                assigned = None if assignment is None else assignment[bounds[i] : bounds[i + 1]]
                 yield Step(
                     step=step,
                     modality=modality,
                     rows=values[offsets[i] : offsets[i + 1]],
-                    assigned=own,
+                    assigned=assigned,
                 )

@@ -1,4 +1,4 @@
-"""From scores, or from rows alone, to a plan."""
+"""Make plans: joint ones from rows alone, remixed ones from scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError
-from pipeline.plans.assign import find_assignment
-from pipeline.plans.builder import Choose, PlanBuilder
+from pipeline.plans.assign import assignment_rule
+from pipeline.plans.builder import AssignRows, PlanBuilder
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.resample import with_copies
@@ -20,8 +20,9 @@ from pipeline.storage.metadata import read_metadata, with_metadata
 from pipeline.storage.schemas import ALL
 from pipeline.storage.store_path import StorePath
 
-STATED = {"order", "shares", "min_share", "stratify", "locality"}
-"""Fields that a plan's metadata always have; the others only where they differ from their defaults, so that a new field changes no plan."""
+ALWAYS_RECORDED = {"order", "shares", "min_share", "stratify", "locality"}
+"""Fields always in a plan's metadata. Others are written only if they differ from their defaults,
+so that a new field does not change the fingerprints of existing plans."""
 
 
 def joint_plan_builder(
@@ -36,23 +37,32 @@ def joint_plan_builder(
     num_classes: int | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> PlanBuilder:
-    """A warm-up plan in the making: all modalities of the (n,) rows; `labels` (n,) are needed to stratify (raises ConfigError, DataError)."""
+    """A builder of a joint plan, as in warm-up: every row (n,) trains all its modalities.
+
+    Args:
+        rows: (n,) rows to plan, in any order, without repeats.
+        labels: (n,) their labels, required to stratify.
+        modalities, num_classes, parents: Recorded in the metadata.
+    Raises:
+        ConfigError: the batch size is out of range, or labels are missing.
+        DataError: no rows, or a repeated one.
+    """
     config = config or PlanConfig()
     table = {"row": np.asarray(rows, np.int64)}
     if config.stratify:
         if labels is None:
             raise ConfigError(
-                "field 'stratify' is true, but the rows came without labels", "give their labels"
+                "field 'stratify' is true, but the rows have no labels", "pass their labels"
             )
         table["label"] = np.asarray(labels, np.int64)
     ordered = pa.table(table)
     if (np.diff(table["row"]) <= 0).any():
         ordered = ordered.take(np.argsort(table["row"], kind="stable"))
-        same = np.flatnonzero(np.diff(ordered["row"].to_numpy()) == 0)
-        if len(same):
+        repeated = np.flatnonzero(np.diff(ordered["row"].to_numpy()) == 0)
+        if len(repeated):
             raise DataError(
-                f"row {ordered['row'][int(same[0])]} is to be planned more than once",
-                "give each row once",
+                f"row {ordered['row'][int(repeated[0])]} occurs more than once in the rows to plan",
+                "pass each row once",
             )
     metadata = _metadata(config, modalities, num_classes, parents, policy="joint")
     return PlanBuilder(
@@ -77,7 +87,16 @@ def remix_plan_builder(
     num_classes: int | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> PlanBuilder:
-    """A remixed plan in the making; parents not given are those that the scores name (raises ConfigError, DataError)."""
+    """A builder of a plan that assigns rows to modalities by their scores.
+
+    Args:
+        parents: Fingerprints recorded in the metadata; by default those of the scores and of the
+            features that were scored.
+    Raises:
+        ConfigError: the batch size or a field of `config` does not fit the scores.
+        DataError: the scores lack a column, or too few rows have a modality for its share.
+        MismatchError: the scores were smoothed with another weight.
+    """
     known = {
         "scores": scores.fingerprint,
         "features": scores.features_fingerprint,
@@ -90,8 +109,8 @@ def remix_plan_builder(
         {name: hash_ for name, hash_ in known.items() if hash_},
         policy=config.policy,
     )
-    choose, table, names = _chooser(scores, config, seed, epoch), scores.table, scores.modalities
-    asked: dict[str, Any] = {
+    assign, table, names = _assigner(scores, config, seed, epoch), scores.table, scores.modalities
+    options: dict[str, Any] = {
         "config": config,
         "batch_size": batch_size,
         "seed": seed,
@@ -99,52 +118,60 @@ def remix_plan_builder(
         "metadata": metadata,
     }
     if config.copies == "resample":
-        table = with_copies(scores, np.concatenate([choose(block) for block in scores.blocks()]))
-        choose = _chosen
+        table = with_copies(scores, np.concatenate([assign(block) for block in scores.blocks()]))
+        assign = _assignment_of
     if config.order == "mixed":
         return PlanBuilder(
-            table, [ALL], lambda part: np.zeros(part.num_rows, np.int8), owners=choose, **asked
+            table,
+            [ALL],
+            lambda part: np.zeros(part.num_rows, np.int8),
+            assign_within_batch=assign,
+            **options,
         )
-    # the index of "all" is -1 in an assignment, and the last of the names in a draft
+    # "all" is -1 in an assignment, but the last of the builder's names
     joint = [ALL] if config.joint_share else []
     return PlanBuilder(
         table,
         [*names, *joint],
-        lambda part: np.where((chosen := choose(part)) < 0, np.int8(len(names)), chosen),
-        **asked,
+        lambda part: np.where((assignment := assign(part)) < 0, np.int8(len(names)), assignment),
+        **options,
     )
 
 
-def _chooser(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Choose:
-    """Any slice's modalities by the policy, -1 for the rows that keep all of them."""
-    choose = find_assignment(scores, config, seed, epoch).choose
+def _assigner(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> AssignRows:
+    """The assignment of any slice by the policy, -1 for the rows that train all modalities."""
+    assign = assignment_rule(scores, config, seed, epoch).assign
     if not config.joint_share:
-        return choose
+        return assign
     key = key_of(seed, epoch, Purpose.JOINT_SHARE)
 
-    def kept(part: pa.Table) -> npt.NDArray[np.int8]:
+    def with_joint(part: pa.Table) -> npt.NDArray[np.int8]:
         return np.where(
             uniform(hashes(key, column(part, "row"))) < config.joint_share,
             np.int8(-1),
-            choose(part),
+            assign(part),
         )
 
-    return kept
+    return with_joint
 
 
-def _chosen(part: pa.Table) -> npt.NDArray[np.int8]:
-    chosen: npt.NDArray[np.int8] = column(part, "choice")
-    return chosen
+def _assignment_of(part: pa.Table) -> npt.NDArray[np.int8]:
+    assignment: npt.NDArray[np.int8] = column(part, "assignment")
+    return assignment
 
 
-def build(draft: PlanBuilder) -> BatchPlan:
-    """The whole plan in memory."""
-    table = pa.Table.from_batches(draft.batches())
-    return BatchPlan(with_metadata(table, draft.metadata))
+def build(builder: PlanBuilder) -> BatchPlan:
+    """Build the complete plan in memory."""
+    table = pa.Table.from_batches(builder.batches())
+    return BatchPlan(with_metadata(table, builder.metadata))
 
 
 def write_plan(path: StorePath, plan: BatchPlan | PlanBuilder) -> str:
-    """Writes a plan atomically and returns its fingerprint; a draft is made twice, to hash and to write, and never held whole (raises StoreError)."""
+    """Write a plan atomically and return its fingerprint. Raises StoreError.
+
+    A builder is run twice, first to hash the plan and then to write it, so that the complete plan
+    is never in memory.
+    """
     if isinstance(plan, BatchPlan):
         write_table(path, plan.table)
         return plan.fingerprint
@@ -165,7 +192,7 @@ def _metadata(
 ) -> dict[str, object]:
     known = {} if num_classes is None else {"num_classes": num_classes}
     return {
-        **config.model_dump(mode="json", include=STATED),
+        **config.model_dump(mode="json", include=ALWAYS_RECORDED),
         **config.model_dump(mode="json", exclude_defaults=True),
         "policy": policy,
         "modalities": list(modalities),

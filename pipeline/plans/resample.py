@@ -1,7 +1,8 @@
-"""How often a sample comes again in a modality that contributes little to its prediction: the bands of Resample.
+"""Resample: repeat a sample in the modalities that contribute little to its prediction.
 
-Wei et al., "Enhancing Multimodal Cooperation via Sample-level Modality Valuation", CVPR 2024, arXiv 2309.06255: one, two or three more times
-where a Shapley value is about 0.5, 0 or -0.5, the values that two modalities can have below 1. The edges are those of its public code.
+Wei et al., "Enhancing Multimodal Cooperation via Sample-level Modality Valuation", CVPR 2024,
+arXiv 2309.06255: one, two or three copies for a Shapley value near 0.5, 0 or -0.5, the values below
+1 that two modalities can have. The thresholds are those of the authors' public code.
 """
 
 import numpy as np
@@ -13,48 +14,52 @@ from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
 EDGES = (-0.1, 0.4, 0.9)
-"""A value beyond i of these edges gives len(EDGES) - i copies."""
+"""Thresholds of Shapley values; a value has one copy per threshold that it does not exceed."""
 
 
 def copies(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int8]:
-    """Shapley values of a modality, of any shape, NaN where a sample lacks it, to the number of copies in that modality alone."""
-    found = sum((values <= edge).astype(np.int8) for edge in EDGES)
-    return np.asarray(found, np.int8)
+    """Number of copies that train a modality, from its Shapley values of any shape; NaN gives 0."""
+    num = sum((values <= edge).astype(np.int8) for edge in EDGES)
+    return np.asarray(num, np.int8)
 
 
-def with_copies(scores: Scores, choice: npt.NDArray[np.int8]) -> pa.Table:
-    """Each row by the modality of `choice` (N,), then its copies: row, label, `copy` from 0 up and `choice`, 15 bytes a row of the epoch (raises DataError)."""
-    each = np.stack([copies(_values(scores, name)) for name in scores.modalities], axis=1)  # (N, K)
-    each = np.concatenate([np.ones((len(scores), 1), np.int8), each], axis=1)
-    num = each.sum(axis=1, dtype=np.int64)
-    owners = np.tile(np.arange(-1, len(scores.modalities), dtype=np.int8), len(scores)).repeat(
-        each.ravel()
+def with_copies(scores: Scores, assignment: npt.NDArray[np.int8]) -> pa.Table:
+    """All rows with `assignment` (N,), each followed by its copies. Raises DataError.
+
+    Columns: row, label, `copy` (0 for the row itself) and `assignment`; 15 bytes per row.
+    """
+    counts = np.stack([copies(_values(scores, name)) for name in scores.modalities], axis=1)
+    counts = np.concatenate([np.ones((len(scores), 1), np.int8), counts], axis=1)  # (N, 1 + K)
+    num = counts.sum(axis=1, dtype=np.int64)
+    repeated = np.tile(np.arange(-1, len(scores.modalities), dtype=np.int8), len(scores)).repeat(
+        counts.ravel()
     )
     first = np.cumsum(num) - num
-    owners[first] = choice
+    repeated[first] = assignment
     copy = np.arange(num.sum()) - np.repeat(first, num)
     return pa.table(
         {
             "row": np.repeat(scores.rows, num),
             "label": np.repeat(scores.labels, num),
             "copy": copy.astype(np.int16),
-            "choice": owners,
+            "assignment": repeated,
         }
     )
 
 
 def _values(scores: Scores, name: str) -> npt.NDArray[np.floating]:
-    wanted = f"shapley_{name}"
-    if wanted not in scores.table.column_names:
+    source = f"shapley_{name}"
+    if source not in scores.table.column_names:
         raise DataError(
-            f"{scores.what}: column {wanted!r} is missing, which copies 'resample' need",
-            "give scores of a run with plan.copies: resample",
+            f"{scores.what}: column {source!r} is missing; copies 'resample' read it",
+            "use scores of a run with plan.copies: resample",
         )
-    values = column(scores.table, wanted)
+    values = column(scores.table, source)
     bad = np.flatnonzero(~np.isfinite(values) & ~np.isnan(scores.kl(name)))
     if len(bad):
         raise DataError(
-            f"{scores.what}: row {scores.rows[bad[0]]}: {wanted} is {values[bad[0]]} but kl_{name} is a number",
-            "score that sample again",
+            f"{scores.what}, row {scores.rows[bad[0]]}: {source} is {values[bad[0]]}, "
+            f"but kl_{name} is a number",
+            "score the sample again",
         )
     return values

@@ -1,4 +1,4 @@
-"""What a plan does, in numbers that survive JSON: balance, batch sizes, transitions, churn, difficulty, and how much it makes a reader read."""
+"""Statistics of a plan as JSON: shares, batch sizes, transitions, churn, scores, data read."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -34,31 +34,51 @@ def plan_statistics(
     previous: BatchPlan | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> Json:
-    """A plan's statistics; needs one byte a feature row, and with scores one more a scored row.
+    """Statistics of a plan. Memory: one byte per feature row, and one more per scored row.
 
-    `order` tells the course of the plan: the steps of each modality between equal edges, one bin a step where there are at most MAX_ORDER_BINS.
-    `labels` are those of all feature rows (by default the scores'); `batch_rows` is the size of the features' record batches.
-    `churn` is the share of the rows in both plans whose modality differs; null where there is no previous plan or one of the two has joint rows.
-    Of a mixed plan rows count by what they train, and steps under "all"; a row that comes again counts each time, and has the owner of its last step.
-    `read_amplification` is the rows of all record batches that each step touches, over the rows that it uses: 1 at best, `batch_rows` at worst.
+    In a mixed plan, rows count for the modality that they train and steps for "all". A repeated row
+    counts every time; for `churn`, `class_counts` and `histograms` its last step decides.
+
+    Args:
+        plan: The plan.
+        labels: Labels of all feature rows, for `class_counts`; by default those of the scores.
+        scores: The scores that the plan was made from, for `histograms`.
+        previous: The plan of the epoch before, for `churn`.
+        batch_rows: Rows per record batch of the features, for `read_amplification`.
+    Returns:
+        num_steps, num_rows: Size of the plan.
+        modalities: Per modality, num_steps, num_rows, its share of the rows, read_amplification
+            and class_counts (null if no labels are known).
+        batch_sizes: Minimum, maximum and mean, and the number of batches of each size.
+        transitions: How often a step of one modality is followed by a step of another.
+        num_switches: The number of modality changes between steps.
+        order: The number of steps of each modality between equidistant edges; one bin per step up
+            to MAX_ORDER_BINS.
+        churn: Fraction of the rows in both plans whose modality differs; null without a previous
+            plan, or if rows of either plan train all modalities.
+        read_amplification: Rows in the record batches that each step reads, divided by the rows
+            that it uses: from 1 to `batch_rows`.
+        histograms: As score_histograms; null without scores.
     """
     names = _names(plan)
-    owners = _owners(plan, names)
+    assignment = _assignment(plan, names)
     statistics: Json = {
         "num_steps": len(plan),
         **_steps(plan, names, batch_rows),
         "order": _order(plan, names),
     }
-    statistics |= {"churn": _churn(owners, names, previous), "histograms": None}
+    statistics |= {"churn": _churn(assignment, names, previous), "histograms": None}
     if scores is not None:
-        scored = np.concatenate([_at(owners, column(block, "row")) for block in scores.blocks()])
+        scored = np.concatenate(
+            [_at(assignment, column(block, "row")) for block in scores.blocks()]
+        )
         statistics["histograms"] = score_histograms(
-            scores, plan.metadata.get("num_classes"), owners=scored, names=names
+            scores, plan.metadata.get("num_classes"), assignment=scored, names=names
         )
         if labels is None:
             counts = _class_counts(scored, scores.labels, len(names))
     if labels is not None:
-        counts = _class_counts(owners, labels, len(names))
+        counts = _class_counts(assignment, labels, len(names))
     known = labels is not None or scores is not None
     for k, name in enumerate(names):
         statistics["modalities"][name]["class_counts"] = counts[k].tolist() if known else None
@@ -66,9 +86,12 @@ def plan_statistics(
 
 
 def statistics_at(path: StorePath, scores: Scores | None = None) -> Json:
-    """The statistics of a plan file, as a run stores them where it lies in a run's folder, beside its scores, the plan before it and its features.
+    """Statistics of a plan file; in a run's folder also with its scores, features and last plan.
 
-    Raises MissingError, DataError, MismatchError.
+    Raises:
+        MissingError: the plan, or the scores that it was made from, do not exist.
+        DataError: a file is damaged.
+        MismatchError: the plan was made from other scores or features.
     """
     run = path.parent.parent
     within = path.parent.name == "plans" and (run / "run.json").exists()
@@ -80,9 +103,7 @@ def statistics_at(path: StorePath, scores: Scores | None = None) -> Json:
     if features is None:
         return plan_statistics(plan, scores=scores)
     if "epoch" not in plan.metadata:
-        raise DataError(
-            f"{path}: metadata 'remix.epoch' is missing", "give a plan that Remix wrote"
-        )
+        raise DataError(f"{path}: metadata 'remix.epoch' is missing", "use a plan that Remix wrote")
     epoch = plan.metadata["epoch"]
     before = path.parent / f"epoch-{epoch - 1:04d}.arrow"
     if scores is None and "scores" in parents:
@@ -103,13 +124,13 @@ def _features_of(run: StorePath) -> FeatureSet:
     name = features.get("name") if isinstance(features, dict) else None
     if not isinstance(name, str):
         raise DataError(
-            f"{run / 'run.json'} does not name its features", "restore it, or train again"
+            f"{run / 'run.json'}: field 'features.name' is missing", "restore it, or train again"
         )
     return FeatureSet.open(run.parent.parent / "features" / name)
 
 
 def _scores_of(run: StorePath, epoch: int, fingerprint: str) -> Scores:
-    """The scores that a plan was made from: those of its epoch, or of the last one before it that was scored."""
+    """The scores that a plan was made from: those of the last scored epoch up to its own."""
     for number in range(epoch, -1, -1):
         path = run / "scores" / f"epoch-{number:04d}.arrow"
         if path.exists():
@@ -117,13 +138,13 @@ def _scores_of(run: StorePath, epoch: int, fingerprint: str) -> Scores:
             check_parent(f"plan {epoch} of {run}", fingerprint, "scores", str(scores.fingerprint))
             return scores
     raise MissingError(
-        f"plan {epoch} of {run} was made from scores {fingerprint[:12]}, which are not there",
-        "give them with --scores",
+        f"plan {epoch} of {run} was made from scores {fingerprint[:12]}, which do not exist",
+        "pass them with --scores",
     )
 
 
 def _names(plan: BatchPlan) -> list[str]:
-    """The modalities that the plan may train: those of its metadata, then others that its steps name."""
+    """Modalities that the plan can train: those of its metadata, then others that steps name."""
     used = pc.unique(plan.table["modality"]).to_pylist()
     named = (
         []
@@ -134,27 +155,27 @@ def _names(plan: BatchPlan) -> list[str]:
 
 
 def _parts(plan: BatchPlan, names: list[str]) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """Per record batch: the modality index and the number of rows of each step, and the rows of all of them with what each trains."""
+    """Yield per record batch: modality index and size of each step, all rows, their assignment."""
     for batch in plan.table.to_batches():
         rows, modality = (
             batch.column("rows"),
             pc.index_in(batch.column("modality"), pa.array(names)).to_numpy(),
         )
         sizes = np.diff(rows.offsets.to_numpy())
-        owners = np.repeat(modality, sizes)
+        assignment = np.repeat(modality, sizes)
         if "assigned" in batch.schema.names:
             assigned = batch.column("assigned").flatten().to_numpy()
-            owners = np.where(assigned < 0, owners, assigned)
-        yield modality, sizes, rows.flatten().to_numpy(), owners
+            assignment = np.where(assigned < 0, assignment, assigned)
+        yield modality, sizes, rows.flatten().to_numpy(), assignment
 
 
-def _owners(plan: BatchPlan, names: list[str]) -> npt.NDArray[np.int8]:
-    """(largest row + 1,) int8: the index of each row's modality, UNPLANNED where it has none."""
+def _assignment(plan: BatchPlan, names: list[str]) -> npt.NDArray[np.int8]:
+    """(largest row + 1,) int8: index of each row's modality, UNPLANNED if not in the plan."""
     last = max((int(rows.max(initial=-1)) for _, _, rows, _ in _parts(plan, names)), default=-1)
-    owners = np.full(last + 1, UNPLANNED, np.int8)
-    for _, _, rows, found in _parts(plan, names):
-        owners[rows] = found
-    return owners
+    assignment = np.full(last + 1, UNPLANNED, np.int8)
+    for _, _, rows, part in _parts(plan, names):
+        assignment[rows] = part
+    return assignment
 
 
 def _steps(plan: BatchPlan, names: list[str], batch_rows: int) -> Json:
@@ -169,15 +190,15 @@ def _steps(plan: BatchPlan, names: list[str], batch_rows: int) -> Json:
         Counter[int](),
         np.empty(0, np.int64),
     )
-    for modality, sizes, rows, owners in _parts(plan, names):
+    for modality, sizes, rows, assignment in _parts(plan, names):
         num_steps += np.bincount(modality, minlength=num)
-        num_rows += np.bincount(owners, minlength=num)
+        num_rows += np.bincount(assignment, minlength=num)
         np.add.at(num_touched, modality, _touched(sizes, rows, batch_rows))
         sizes_seen.update(
             dict(zip(*(a.tolist() for a in np.unique(sizes, return_counts=True)), strict=True))
         )
-        walk = np.concatenate([last, modality])
-        np.add.at(transitions, (walk[:-1], walk[1:]), 1)
+        sequence = np.concatenate([last, modality])
+        np.add.at(transitions, (sequence[:-1], sequence[1:]), 1)
         last = modality[-1:]
     total = int(num_rows.sum())
     return {
@@ -207,7 +228,7 @@ def _steps(plan: BatchPlan, names: list[str], batch_rows: int) -> Json:
 
 
 def _order(plan: BatchPlan, names: list[str]) -> Json:
-    """How many steps of each modality lie between two edges; edges are step numbers."""
+    """Number of steps of each modality between two edges, which are step numbers."""
     num_bins = min(len(plan), MAX_ORDER_BINS)
     edges = [len(plan) * i // max(num_bins, 1) for i in range(num_bins + 1)]
     counts, start = np.zeros((len(names), num_bins), np.int64), 0
@@ -219,7 +240,7 @@ def _order(plan: BatchPlan, names: list[str]) -> Json:
 
 
 def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
-    """Per step, the number of record batches that hold a row of it."""
+    """Number of record batches of the features that each step reads from."""
     batches = rows // batch_rows
     span = int(batches.max(initial=0)) + 1
     keys = np.repeat(np.arange(len(sizes)) * span, sizes) + batches
@@ -229,47 +250,50 @@ def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
 
 
 def _churn(
-    owners: npt.NDArray[np.int8], names: list[str], previous: BatchPlan | None
+    assignment: npt.NDArray[np.int8], names: list[str], previous: BatchPlan | None
 ) -> float | None:
-    if previous is None or _any_joint(owners, names):
+    if previous is None or _any_joint(assignment, names):
         return None
     before_names = _names(previous)
-    before = _owners(previous, before_names)
+    before = _assignment(previous, before_names)
     if _any_joint(before, before_names):
         return None
     to_now = np.array(
         [names.index(name) if name in names else len(names) for name in before_names], np.int8
     )
-    num = min(len(before), len(owners))
-    both = (before[:num] != UNPLANNED) & (owners[:num] != UNPLANNED)
-    return _ratio(int((to_now[before[:num]] != owners[:num])[both].sum()), int(both.sum()))
+    num = min(len(before), len(assignment))
+    both = (before[:num] != UNPLANNED) & (assignment[:num] != UNPLANNED)
+    return _ratio(int((to_now[before[:num]] != assignment[:num])[both].sum()), int(both.sum()))
 
 
-def _any_joint(owners: npt.NDArray[np.int8], names: list[str]) -> bool:
-    return ALL in names and bool((owners == names.index(ALL)).any())
+def _any_joint(assignment: npt.NDArray[np.int8], names: list[str]) -> bool:
+    return ALL in names and bool((assignment == names.index(ALL)).any())
 
 
-def _class_counts(owners: npt.NDArray[np.int8], labels: Array, num: int) -> Array:
-    """(num, C): the labels of each modality's rows; the longer of `owners` and `labels` counts up to the end of the other."""
+def _class_counts(assignment: npt.NDArray[np.int8], labels: Array, num: int) -> Array:
+    """(num, C): class counts of each modality's rows, over the rows that both arrays have."""
     num_classes = int(labels.max(initial=0)) + 1
     counts = np.zeros(num * num_classes, np.int64)
-    for start in range(0, min(len(owners), len(labels)), TABLE_ROWS):
-        stop = min(start + TABLE_ROWS, len(owners), len(labels))
-        planned = np.flatnonzero(owners[start:stop] != UNPLANNED) + start
+    for start in range(0, min(len(assignment), len(labels)), TABLE_ROWS):
+        stop = min(start + TABLE_ROWS, len(assignment), len(labels))
+        planned = np.flatnonzero(assignment[start:stop] != UNPLANNED) + start
         counts += np.bincount(
-            owners[planned].astype(np.int64) * num_classes + labels[planned], minlength=len(counts)
+            assignment[planned].astype(np.int64) * num_classes + labels[planned],
+            minlength=len(counts),
         )
     return counts.reshape(num, num_classes)
 
 
-def _at(owners: npt.NDArray[np.int8], rows: Array) -> npt.NDArray[np.int8]:
-    """The owners of these rows; rows past the last planned one have none."""
-    if not len(owners):
+def _at(assignment: npt.NDArray[np.int8], rows: Array) -> npt.NDArray[np.int8]:
+    """The assignment of some rows, UNPLANNED for rows after the last planned one."""
+    if not len(assignment):
         return np.full(len(rows), UNPLANNED, np.int8)
     return np.where(
-        rows < len(owners), owners[np.minimum(rows, len(owners) - 1)], np.int8(UNPLANNED)
+        rows < len(assignment),
+        assignment[np.minimum(rows, len(assignment) - 1)],
+        np.int8(UNPLANNED),
     )
 
 
-def _ratio(above: Any, below: Any) -> float | None:
-    return float(above / below) if below else None
+def _ratio(numerator: Any, denominator: Any) -> float | None:
+    return float(numerator / denominator) if denominator else None

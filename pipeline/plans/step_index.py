@@ -1,4 +1,4 @@
-"""The index of a plan: the step of each row of the features, found without a scan."""
+"""Step index of a plan: the step of each row of the features, without a scan of the plan."""
 
 import tempfile
 
@@ -18,9 +18,14 @@ UNPLANNED = -1
 
 
 def write_step_index(path: StorePath, plan: BatchPlan, num_rows: int) -> None:
-    """Writes the first step of each of the `num_rows` rows of the features, -1 where the plan does not have it (raises MismatchError, StoreError).
+    """Write the first step of each of the `num_rows` rows of the features, -1 if not planned.
 
-    The memory is that of a record batch; 4 bytes a row of disk beside the file, or where Python keeps temporary files if the store is remote.
+    Needs the memory of one record batch, and 4 bytes of disk per row for a temporary file: next to
+    `path`, or in Python's temporary folder if the store is remote.
+
+    Raises:
+        MismatchError: the plan has a row that the features lack.
+        StoreError: the file cannot be written.
     """
     schema = STEPS_SCHEMA.with_metadata(
         encode_metadata(
@@ -36,7 +41,8 @@ def write_step_index(path: StorePath, plan: BatchPlan, num_rows: int) -> None:
             (start, min(INDEX_ROWS, num_rows - start)) for start in range(0, num_rows, INDEX_ROWS)
         ]
         for _, num in blocks:
-            # written, not mapped: a disk that is full raises here, where a page that it cannot hold would end the process
+            # written before it is mapped: on a full disk this raises, whereas the first write to
+            # a mapped page would kill the process
             with file.recording():
                 scratch.write(np.full(num, UNPLANNED, np.int32).data)
         with file.recording():
@@ -53,11 +59,11 @@ def write_step_index(path: StorePath, plan: BatchPlan, num_rows: int) -> None:
             if len(outside):
                 raise MismatchError(
                     f"the plan has row {outside[0]}, but the features have {num_rows} rows",
-                    "give the features that it was made for",
+                    "use the features that it was made for",
                 )
-            # of a row that comes again the first step counts, which is written last
-            free = np.flatnonzero(steps[planned] == UNPLANNED)[::-1]
-            steps[planned[free]] = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))[free]
+            # Reversed: of repeated indices NumPy keeps the last value, here that of the first step.
+            unset = np.flatnonzero(steps[planned] == UNPLANNED)[::-1]
+            steps[planned[unset]] = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))[unset]
         for start, num in blocks:
             writer.write_batch(
                 pa.record_batch([pa.array(steps[start : start + num])], schema=schema)
@@ -65,7 +71,7 @@ def write_step_index(path: StorePath, plan: BatchPlan, num_rows: int) -> None:
 
 
 def step_of(index: BatchFile, row: int) -> int | None:
-    """The step that has the row; None where the plan does not have it (raises DataError)."""
+    """The first step that has the row, None if not planned. Raises DataError."""
     batch_rows, num_rows = index.metadata.get("batch_rows"), index.metadata.get("num_rows")
     if (
         not isinstance(batch_rows, int)
@@ -73,14 +79,18 @@ def step_of(index: BatchFile, row: int) -> int | None:
         or batch_rows < 1
         or index.num_batches != -(-num_rows // batch_rows)
     ):
-        message = f"{index.what} has {index.num_batches} record batches, but its metadata says {num_rows} rows in batches of {batch_rows}"
-        raise DataError(message, "write the file again")
+        raise DataError(
+            f"{index.what} has {index.num_batches} record batches, "
+            f"but its metadata has {num_rows} rows in batches of {batch_rows}",
+            "write the file again",
+        )
     if not 0 <= row < num_rows:
         return None
     steps = index.batch(row // batch_rows).column("step")
     if len(steps) != min(batch_rows, num_rows - row // batch_rows * batch_rows):
         raise DataError(
-            f"{index.what}: record batch {row // batch_rows} has {len(steps)} rows, which its metadata does not say",
+            f"{index.what}: record batch {row // batch_rows} has {len(steps)} rows, "
+            f"but its metadata has {num_rows} rows in batches of {batch_rows}",
             "write the file again",
         )
     step = int(steps[row % batch_rows].as_py())

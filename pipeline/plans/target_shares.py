@@ -1,12 +1,18 @@
-"""Target shares: the assignment of least total cost in which each modality has its number of rows.
+"""Target shares: the assignment of least total cost with a given number of rows per modality.
 
-Rows start at the modality of lowest cost plus price, and move along the cheapest path from a modality that has too many
-to one that has too few until none does (successive shortest paths; Ahuja, Magnanti, Orlin, Network Flows, 1993), all
-rows of equal margin at once. For two modalities the price is the quantile of the margin. For more, prices are
-found by scaling: first for costs cut to their leading bits, then bit by bit. A bit moves two prices apart by less than the
-number of modalities K, in its units, so rows whose first choice leads by more than K keep it and leave the search.
+This is a transportation problem, solved by successive shortest paths (Ahuja, Magnanti, Orlin,
+Network Flows, 1993). Each modality has a price. Rows start at the modality of lowest cost plus
+price. Then rows move along the cheapest path from a modality with too many rows to one with too
+few, all rows of equal margin at a time, until the counts match.
 
-Costs are integers in float64, so sums are exact; the memory is 8 bytes a row and modality, several times over.
+Good prices at the start save most of the moves. With two modalities, the price is a quantile of the
+cost difference. With more, prices come from cost scaling: solve for the leading bits of the costs,
+then add one bit at a time. In units of the current bit, a bit changes the difference of two prices
+by less than the number of modalities K, so a row whose best modality leads by more than K keeps it
+and is left out of the remaining iterations.
+
+Costs are integers in float64, so that sums are exact and the result is the same on every machine.
+Memory is a few times 8 bytes per row and modality.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,57 +26,63 @@ from pipeline.arrays import FloatArray, Int64Array, UInt64Array
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
 
-Choice = npt.NDArray[np.int8]
+AssignmentArray = npt.NDArray[np.int8]
 COST_BITS = 44
-"""Costs lie within +-2**COST_BITS."""
+"""Costs are scaled to integers from -2**COST_BITS to 2**COST_BITS."""
 LIMIT = 2.0 ** (COST_BITS + 2)
-"""No finite difference of two costs is larger."""
+"""Larger than any finite difference of two costs."""
 SAMPLE_ROWS = 2**17
+"""With at least twice as many rows, the first prices are computed from a sample of this size."""
 SAMPLE_BITS = 8
-"""How many of the leading bits of the prices a sample of the rows finds."""
+"""Number of leading bits of the costs for which the sample is used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """How many rows each modality gets: exactly `counts` of them, or at least so many where `floor`."""
+    """Number of rows of each modality: exactly `counts`, or at least `counts` if `floor`."""
 
     counts: tuple[int, ...]
     floor: bool = False
 
-    def met(self, counts: Int64Array) -> bool:
-        """Whether these counts do."""
+    def satisfied_by(self, counts: Int64Array) -> bool:
+        """Whether an assignment with these counts needs no change."""
         return bool((counts >= self.counts).all() and (self.floor or (counts <= self.counts).all()))
 
 
 def target_of(
     config: PlanConfig, names: Sequence[str], num_rows: int, above_chance: Sequence[float] = ()
 ) -> Target | None:
-    """The counts that a configuration asks for, None for natural shares (raises ConfigError).
+    """The row counts that a configuration requires, None for natural shares.
 
-    `above_chance`: what each modality's validation accuracy exceeds chance by, for shares in
-    proportion to it; they are equal where none does.
+    Args:
+        above_chance: Validation accuracy above chance of each modality, to which shares
+            'validation' are proportional; they are equal if all are 0.
+    Raises:
+        ConfigError: `shares` or `min_share` does not fit the modalities.
     """
     if config.shares in ("natural", "validation") and config.min_share * len(names) > 1 + 1e-9:
         raise ConfigError(
-            f"field 'min_share' is {config.min_share}, but {len(names)} modalities can have at most {1 / len(names):.4f} each",
-            "lower it",
+            f"field 'min_share' is {config.min_share}, but {len(names)} modalities "
+            f"can have at most {1 / len(names):.4f} each",
+            "lower min_share",
         )
     if config.shares == "validation":
         weights = above_chance if any(above_chance) else [1] * len(names)
-        return Target(counts=_largest_remainder(_raised(weights, config.min_share), num_rows))
+        return Target(counts=_largest_remainder(_with_floor(weights, config.min_share), num_rows))
     if config.shares == "natural":
         low = min(ceil(config.min_share * num_rows - 1e-9), num_rows // len(names))
         return Target(counts=(low,) * len(names), floor=True) if low > 0 else None
     if config.min_share:
         raise ConfigError(
-            f"field 'min_share' is {config.min_share}, a floor under shares natural and validation, but shares are {config.shares!r}",
-            "give one of the two",
+            f"field 'min_share' is {config.min_share}, but field 'shares' is {config.shares!r}",
+            "set only one of them, or shares to natural or validation",
         )
     shares = dict.fromkeys(names, 1 / len(names)) if config.shares == "equal" else config.shares
     if set(shares) != set(names):
         raise ConfigError(
-            f"field 'shares' names {sorted(shares)}, but the scores have {sorted(names)}",
-            "give a share for each of them and no other",
+            f"field 'shares' has the modalities {sorted(shares)}, "
+            f"but the scores have {sorted(names)}",
+            "set a share for each modality of the scores",
         )
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
@@ -78,52 +90,60 @@ def target_of(
     return Target(counts=_largest_remainder([shares[name] / total for name in names], num_rows))
 
 
-def meet(target: Target, names: Sequence[str], costs: FloatArray, keys: UInt64Array) -> Choice:
-    """(n,) int8: the modality of each row under the target, at the least total cost (raises DataError where missing modalities forbid it).
+def assign_to_target(
+    target: Target, names: Sequence[str], costs: FloatArray, keys: UInt64Array
+) -> AssignmentArray:
+    """Assign rows to modalities under a target at the least total cost: (n,) int8.
 
-    `costs` are (K, n), of any unit, NaN where the row lacks the modality; they are rounded in place.
-    `keys` (n,) tell rows of equal margin apart.
+    Args:
+        costs: (K, n), in any unit, NaN if the row lacks the modality. Overwritten.
+        keys: (n,) hashes that decide between rows of equal margin.
+    Raises:
+        DataError: too few rows have a modality.
     """
     largest = max(np.nanmax(costs, initial=0.0), -np.nanmin(costs, initial=0.0))
     np.rint(np.ldexp(costs, COST_BITS - int(np.frexp(largest)[1]), out=costs), out=costs)
     costs[np.isnan(costs)] = np.inf
     if not target.floor:
-        return _meet_exactly(np.array(target.counts), names, costs, keys)
-    # Those below the floor get exactly it, as many as they turn out to be; the others stand together.
-    scarce: list[int] = []
+        return _solve(np.array(target.counts), names, costs, keys)
+    # Modalities below the floor get exactly the floor; all others are treated as a single modality,
+    # whose cost is the lowest of theirs. Raising one may push another below the floor, so repeat.
+    raised: list[int] = []
     while True:
-        others = [k for k in range(len(names)) if k not in scarce]
-        choice = np.array(others, np.int8)[lowest(costs[others])]
-        if scarce:
-            counts = np.array([target.counts[k] for k in scarce])
-            merged = np.concatenate([costs[scarce], costs[others].min(axis=0, keepdims=True)])
-            part = _meet_exactly(
+        others = [k for k in range(len(names)) if k not in raised]
+        assignment = np.array(others, np.int8)[cheapest(costs[others])]
+        if raised:
+            counts = np.array([target.counts[k] for k in raised])
+            merged = np.concatenate([costs[raised], costs[others].min(axis=0, keepdims=True)])
+            part = _solve(
                 np.append(counts, len(keys) - counts.sum()),
-                [names[k] for k in scarce],
+                [names[k] for k in raised],
                 merged,
                 keys,
             )
-            choice = np.where(part < len(scarce), np.array([*scarce, -1], np.int8)[part], choice)
-        found = np.bincount(choice, minlength=len(names))
-        below = [k for k in others if found[k] < target.counts[k]]
+            assignment = np.where(
+                part < len(raised), np.array([*raised, -1], np.int8)[part], assignment
+            )
+        num_assigned = np.bincount(assignment, minlength=len(names))
+        below = [k for k in others if num_assigned[k] < target.counts[k]]
         if not below:
-            return choice
-        scarce += below
+            return assignment
+        raised += below
 
 
-def lowest(costs: Sequence[npt.NDArray[np.floating]] | FloatArray) -> Choice:
-    """(n,) int8: the last of the modalities of lowest cost; NaN where the row lacks the modality."""
-    best, choice = costs[0], np.zeros(len(costs[0]), np.int8)
+def cheapest(costs: Sequence[npt.NDArray[np.floating]] | FloatArray) -> AssignmentArray:
+    """(n,) int8: the modality of lowest cost, of several the last. NaN is a missing modality."""
+    best, assignment = costs[0], np.zeros(len(costs[0]), np.int8)
     for k, cost in enumerate(costs[1:], 1):
-        np.putmask(choice, (cost <= best) | np.isnan(best), k)
+        np.putmask(assignment, (cost <= best) | np.isnan(best), k)
         if k + 1 < len(costs):
             best = np.fmin(best, cost)
-    return choice
+    return assignment
 
 
-def _meet_exactly(
+def _solve(
     counts: Int64Array, names: Sequence[str], costs: FloatArray, keys: UInt64Array
-) -> Choice:
+) -> AssignmentArray:
     num, num_rows = costs.shape
     prices, first, step = np.zeros(num), COST_BITS, num_rows // SAMPLE_ROWS
     if num == 2:
@@ -131,23 +151,26 @@ def _meet_exactly(
         high = np.partition(margin, counts[0])[counts[0]] if counts[0] < num_rows else LIMIT
         prices[0], first = -np.clip(high, -LIMIT, LIMIT), 0
     elif step > 1:
-        some, few = costs[:, ::step], keys[::step]
-        wanted = np.array(_largest_remainder((counts / num_rows).tolist(), len(few)))
+        sampled_costs, sampled_keys = costs[:, ::step], keys[::step]
+        requested = np.array(_largest_remainder((counts / num_rows).tolist(), len(sampled_keys)))
         first -= SAMPLE_BITS
-        _, prices, _ = _scale(wanted, some, few, prices, range(COST_BITS, first, -1))
-    choice, _, short = _scale(counts, costs, keys, prices, range(first, -1, -1))
+        _, prices, _ = _scale(
+            requested, sampled_costs, sampled_keys, prices, range(COST_BITS, first, -1)
+        )
+    assignment, _, short = _scale(counts, costs, keys, prices, range(first, -1, -1))
     if short:
-        having = np.isfinite(costs)
+        present = np.isfinite(costs)
         for group in [*([k] for k in short), short]:
-            wanted, most = counts[group].sum(), int(having[group].any(axis=0).sum())
-            if wanted > most:
+            requested, available = counts[group].sum(), int(present[group].any(axis=0).sum())
+            if requested > available:
                 break
         who = " and ".join(repr(names[k]) for k in group)
         raise DataError(
-            f"modality {who}: {wanted} of {num_rows} rows asked for (a share of {wanted / num_rows:.4f}), but only {most} have it",
-            f"ask for at most {floor(1e4 * most / num_rows) / 1e4} of shares or min_share",
+            f"modality {who}: the plan needs {requested} of {num_rows} rows "
+            f"(a share of {requested / num_rows:.4f}), but only {available} have it",
+            f"set shares or min_share to at most {floor(1e4 * available / num_rows) / 1e4}",
         )
-    return choice
+    return assignment
 
 
 def _scale(
@@ -156,20 +179,22 @@ def _scale(
     keys: UInt64Array,
     prices: FloatArray,
     bits: Iterable[int],
-) -> tuple[Choice, FloatArray, list[int]]:
-    """The assignment for costs without their last `bits`, one after the other, and the prices for the bit after those.
+) -> tuple[AssignmentArray, FloatArray, list[int]]:
+    """Solve for costs without their last `bits`, one after the other (cost scaling).
 
-    Instead, of the first bit, the modalities that cannot get as many rows as they should.
+    Returns:
+        The assignment (n,), the prices for the next bit, and the modalities that cannot have their
+        number of rows; if there are any, the others are meaningless.
     """
-    choice, rows = np.empty(len(keys), np.int8), np.arange(len(keys))
+    assignment, rows = np.empty(len(keys), np.int8), np.arange(len(keys))
     for bit in bits:
         priced = np.floor(costs * 2.0**-bit)
         priced += prices[:, None]
-        part = lowest(priced)
+        part = cheapest(priced)
         short = _move(counts, priced, part, keys)
         if short:
-            return choice, prices, short
-        choice[rows] = part
+            return assignment, prices, short
+        assignment[rows] = part
         if not bit:
             break
         change = _distances(np.zeros(len(counts)), _margins(priced, part))[0]
@@ -177,14 +202,19 @@ def _scale(
         near = (priced <= priced.min(axis=0) + len(counts)).sum(axis=0) > 1
         counts = counts - np.bincount(part[~near], minlength=len(counts))
         costs, keys, rows, prices = costs[:, near], keys[near], rows[near], 2 * (prices - change)
-    return choice, prices, []
+    return assignment, prices, []
 
 
-def _move(counts: Int64Array, costs: FloatArray, choice: Choice, keys: UInt64Array) -> list[int]:
-    """Moves rows along cheapest paths until each modality has its count; those that cannot have it where there is no path."""
-    excess = np.bincount(choice, minlength=len(counts)) - counts
+def _move(
+    counts: Int64Array, costs: FloatArray, assignment: AssignmentArray, keys: UInt64Array
+) -> list[int]:
+    """Move rows along cheapest paths until every modality has its count; changes `assignment`.
+
+    Returns the modalities that no path reaches: they cannot have their count.
+    """
+    excess = np.bincount(assignment, minlength=len(counts)) - counts
     while excess.any():
-        margins = _margins(costs, choice)
+        margins = _margins(costs, assignment)
         distances, before = _distances(np.where(excess > 0, 0.0, np.inf), margins)
         open_to = np.where(excess < 0, distances, np.inf)
         last = at = int(open_to.argmin())
@@ -193,29 +223,32 @@ def _move(counts: Int64Array, costs: FloatArray, choice: Choice, keys: UInt64Arr
         moves = []
         while before[at] >= 0:
             giver, taker, at = before[at], at, int(before[at])
-            rows = np.flatnonzero(choice == giver)
+            rows = np.flatnonzero(assignment == giver)
             tied = costs[taker, rows] - costs[giver, rows] == margins[giver, taker]
             moves.append((rows[tied], taker))
         num = min(excess[at], -excess[last], *(len(rows) for rows, _ in moves))
         for rows, taker in moves:
-            choice[rows[np.argpartition(keys[rows], num - 1)[:num]]] = taker
+            assignment[rows[np.argpartition(keys[rows], num - 1)[:num]]] = taker
         excess[at] -= num
         excess[last] += num
     return []
 
 
-def _margins(costs: FloatArray, choice: Choice) -> FloatArray:
-    """(K, K): the least cost of moving a row from one modality to another, infinite where none can."""
+def _margins(costs: FloatArray, assignment: AssignmentArray) -> FloatArray:
+    """(K, K): least cost of moving a row from one modality to another, infinite if impossible."""
     margins = np.full((len(costs), len(costs)), np.inf)
     for k in range(len(costs)):
-        rows = np.flatnonzero(choice == k)
+        rows = np.flatnonzero(assignment == k)
         if len(rows):
             margins[k] = (costs[:, rows] - costs[k, rows]).min(axis=1)
     return margins
 
 
 def _distances(start: FloatArray, margins: FloatArray) -> tuple[FloatArray, Int64Array]:
-    """The length of the shortest path to each modality, and the modality before it on that path, -1 at its start (Bellman-Ford)."""
+    """Shortest path to each modality (Bellman-Ford): its length, and the modality before the last.
+
+    -1 marks the start of a path.
+    """
     distances, before = start, np.full(len(start), -1)
     for _ in range(len(start) - 1):
         through = distances[:, None] + margins
@@ -225,8 +258,8 @@ def _distances(start: FloatArray, margins: FloatArray) -> tuple[FloatArray, Int6
     return distances, before
 
 
-def _raised(weights: Sequence[float], floor: float) -> list[float]:
-    """Shares in proportion to the weights, except that those below the floor have it, at the others' cost."""
+def _with_floor(weights: Sequence[float], floor: float) -> list[float]:
+    """Shares in proportion to weights, each at least `floor`, with a sum of 1."""
     raised: set[int] = set()
     while True:
         total = sum(weight for k, weight in enumerate(weights) if k not in raised)

@@ -1,6 +1,6 @@
-"""A plan from outside, checked against its metadata, its fingerprint and the features.
+"""Validation of a plan from an untrusted source: metadata, fingerprint, steps and rows.
 
-Memory is that of a record batch, and a byte a row of the plan, of at most WINDOW_ROWS rows at a time.
+Memory is bounded by one record batch, and one byte per feature row, at most WINDOW_ROWS at a time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,8 @@ from pipeline.storage.table_checks import (
 )
 
 WINDOW_ROWS = 2**27
-"""Rows of the features that a search for repeated ones holds at once; a plan of more is read once more for each further window."""
+"""Feature rows in memory during the search for repeated ones; a plan with more rows is read once
+more for every further window."""
 
 Read = Callable[[], Iterable[pa.RecordBatch]]
 
@@ -37,10 +38,19 @@ def check_plan(
     what: str,
     num_rows: int | None = None,
 ) -> list[int]:
-    """Checks a whole plan and returns the number of steps up to the end of each record batch (raises DataError).
+    """Check a complete plan.
 
-    Its steps count from 0 up, each trains a modality that its metadata name, or all, on 1 to `batch_size` rows; no row is planned twice, unless
-    the plan says that it has copies, and each is one of the `num_rows` of the features, where they are known.
+    Steps are numbered from 0. Each trains a modality of the metadata, or all of them, on 1 to
+    `batch_size` rows. Each row is one of the `num_rows` of the features, if those are known, and is
+    planned once, unless the metadata allow copies.
+
+    Args:
+        read: Returns the plan's record batches; called several times.
+        what: Name of the plan in error messages.
+    Returns:
+        The number of steps up to the end of each record batch.
+    Raises:
+        DataError: the first rule that the plan breaks, with the step.
     """
     check_metadata(metadata, what)
     rules, content, marks, ends = (
@@ -56,7 +66,7 @@ def check_plan(
         ends.append(ends[-1] + batch.num_rows)
     if metadata and "fingerprint" not in metadata:
         raise DataError(
-            f"{what} has metadata of Remix, but no 'remix.fingerprint'",
+            f"{what}: metadata 'remix.fingerprint' is missing",
             f"{CURE} without 'remix.*' metadata, or let Remix write it",
         )
     if metadata:
@@ -74,7 +84,7 @@ def check_plan(
 
 
 class _Rules:
-    """What holds for each step of a plan by itself."""
+    """The rules that each step of a plan must obey by itself."""
 
     def __init__(self, metadata: Mapping[str, Any], what: str, num_rows: int | None) -> None:
         self._what, self._num_rows, self._batch_size = what, num_rows, metadata.get("batch_size")
@@ -83,25 +93,26 @@ class _Rules:
         self.last_row = -1
 
     def check(self, batch: pa.RecordBatch, start: int) -> npt.NDArray[np.int64]:
-        """Checks the steps of a record batch, the first of which should be step `start`, and returns all of their rows."""
+        """Check the steps of a record batch, numbered from `start`, and return all their rows."""
         for name in ("step", "modality", "rows"):
             column = batch.column(name)
             if column.null_count or (name == "rows" and column.flatten().null_count):
                 raise DataError(
-                    f"{self._what}: column {name!r} has nulls in steps {start} to {start + batch.num_rows - 1}",
+                    f"{self._what}: column {name!r} has nulls "
+                    f"in steps {start} to {start + batch.num_rows - 1}",
                     CURE,
                 )
         steps, rows = batch.column("step").to_numpy(), batch.column("rows")
         wrong = np.flatnonzero(steps != np.arange(start, start + len(steps)))
         if len(wrong):
             raise DataError(
-                f"{self._what} has step {steps[wrong[0]]} where step {start + wrong[0]} should be",
+                f"{self._what} has step {steps[wrong[0]]} instead of step {start + wrong[0]}",
                 CURE,
             )
         self._check_modalities(batch.column("modality"), start)
         sizes = np.diff(rows.offsets.to_numpy())
-        most = max(self._batch_size, 1) if self._batch_size else np.iinfo(np.int32).max
-        wrong = np.flatnonzero((sizes < 1) | (sizes > most))
+        largest = max(self._batch_size, 1) if self._batch_size else np.iinfo(np.int32).max
+        wrong = np.flatnonzero((sizes < 1) | (sizes > largest))
         if len(wrong):
             limit = f", but its batch_size is {self._batch_size}" if sizes[wrong[0]] else ""
             raise DataError(
@@ -122,14 +133,16 @@ class _Rules:
             or assigned.flatten().null_count
         ):
             raise DataError(
-                f"{column} is {assigned.type} with nulls or of another type than {MIXED_PLAN.field('assigned').type}",
+                f"{column} is {assigned.type}, or has nulls; "
+                f"it must be {MIXED_PLAN.field('assigned').type} without nulls",
                 CURE,
             )
-        sizes, wanted = (np.diff(each.offsets.to_numpy()) for each in (assigned, rows))
-        wrong = np.flatnonzero(sizes != wanted)
+        sizes, num_rows = (np.diff(lists.offsets.to_numpy()) for lists in (assigned, rows))
+        wrong = np.flatnonzero(sizes != num_rows)
         if len(wrong):
             raise DataError(
-                f"{column}: step {start + wrong[0]} says it of {sizes[wrong[0]]} rows, but has {wanted[wrong[0]]}",
+                f"{column}: step {start + wrong[0]} has {sizes[wrong[0]]} values "
+                f"for {num_rows[wrong[0]]} rows",
                 "plan again",
             )
         values = assigned.flatten().to_numpy()
@@ -138,7 +151,8 @@ class _Rules:
         if len(wrong):
             step = start + int(np.searchsorted(np.cumsum(sizes), wrong[0], side="right"))
             raise DataError(
-                f"{column}: step {step} has {values[wrong[0]]}, which is neither -1 nor among the {num} modalities",
+                f"{column}: step {step} has {values[wrong[0]]}, which is neither -1 "
+                f"nor the index of one of {num} modalities",
                 "plan again",
             )
 
@@ -147,7 +161,8 @@ class _Rules:
             if self._allowed is not None and name not in self._allowed:
                 step = start + pc.index(column, name).as_py()
                 raise DataError(
-                    f"{self._what}: column 'modality': step {step} trains {shorten(name)}, which is not among {', '.join(sorted(self._allowed))}",
+                    f"{self._what}: column 'modality': step {step} trains {shorten(name)}, "
+                    f"which is not one of {', '.join(sorted(self._allowed))}",
                     "plan again",
                 )
             self._names.add(name)
@@ -167,12 +182,12 @@ class _Rules:
         if values.min() < 0 or self.last_row >= num_rows:
             at = int(np.flatnonzero((values < 0) | (values >= num_rows))[0])
             step = start + int(np.searchsorted(np.cumsum(sizes), at, side="right"))
-            there = (
+            limit = (
                 f"the features have {num_rows} rows"
                 if self._num_rows is not None
-                else f"no features have more than {MAX_ROWS}"
+                else f"features have at most {MAX_ROWS} rows"
             )
-            reason = "which is negative" if values[at] < 0 else f"but {there}"
+            reason = "which is negative" if values[at] < 0 else f"but {limit}"
             raise DataError(
                 f"{self._what}: column 'rows': step {step} has row {values[at]}, {reason}",
                 "plan again, from scores of these features",
@@ -180,20 +195,20 @@ class _Rules:
 
 
 class _Marks:
-    """Which rows from `start` on, WINDOW_ROWS of them, were seen."""
+    """Marks of the rows seen, within a window of WINDOW_ROWS rows from `start` on."""
 
     def __init__(self, start: int) -> None:
         self._start, self._num = start, 0
         self._seen = np.zeros(0, np.bool_)
 
     def inside(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The rows of this window, counted from its start."""
+        """The rows inside the window, relative to its start."""
         if not len(rows) or (not self._start and rows.max() < WINDOW_ROWS):
             return rows
         return rows[(rows >= self._start) & (rows < self._start + WINDOW_ROWS)] - self._start
 
     def add(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Marks rows, and says which of those in the window were marked before."""
+        """Mark rows, and return for each one inside the window whether it was marked before."""
         inside = self.inside(rows)
         needed = int(inside.max(initial=-1)) + 1
         if needed > len(self._seen):
@@ -207,12 +222,12 @@ class _Marks:
 
     @property
     def repeated(self) -> bool:
-        """Whether a row was added more than once."""
+        """Whether any row was added more than once."""
         return int(np.count_nonzero(self._seen)) < self._num
 
 
 def _name_repeated(read: Read, start: int, what: str) -> None:
-    """Raises DataError that names a row of a window that occurs twice, and both steps."""
+    """Raise DataError with a row of the window that occurs twice, and both its steps."""
     marks = _Marks(start)
     for batch in read():
         rows = batch.column("rows").flatten().to_numpy()
@@ -224,16 +239,16 @@ def _name_repeated(read: Read, start: int, what: str) -> None:
             steps = _steps_of(read, row)
             raise DataError(
                 f"{what}: column 'rows': row {row} is in step {steps[0]} and in step {steps[1]}",
-                "plan again: each row is trained once",
+                "plan again, with each row once",
             )
 
 
 def _steps_of(read: Read, row: int) -> list[int]:
-    """The steps that have a row, as often as they do."""
-    found: list[int] = []
+    """Numbers of the steps that have a row, repeated if a step has it more than once."""
+    numbers: list[int] = []
     for batch in read():
         rows = batch.column("rows")
         hits = np.flatnonzero(rows.flatten().to_numpy() == row)
         steps = np.searchsorted(np.cumsum(np.diff(rows.offsets.to_numpy())), hits, side="right")
-        found += batch.column("step").to_numpy()[steps].tolist()
-    return found
+        numbers += batch.column("step").to_numpy()[steps].tolist()
+    return numbers

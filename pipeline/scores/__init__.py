@@ -1,1 +1,1 @@
-"""Predictions to scores: how hard each sample is for each modality."""
+"""Scores: how difficult each sample is for each modality, from unimodal predictions."""

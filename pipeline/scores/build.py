@@ -1,4 +1,4 @@
-"""From the unimodal predictions of a batch of rows to their scores: the one function behind training and `remix score`."""
+"""Make scores from unimodal predictions; training and `remix score` share this code."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,11 +16,18 @@ from pipeline.storage.metadata import with_metadata
 from pipeline.storage.schemas import scores_schema
 
 Predict = Callable[[Array], Mapping[str, Array]]
-"""rows (B,) int64 -> class probabilities (B, C) by name: one entry per modality; others are ignored."""
+"""Maps rows (B,) int64 to class probabilities (B, C) per modality; other entries are ignored."""
 
 
 def score_rows(features: FeatureSet, rows: Array, probabilities: Mapping[str, Array]) -> pa.Table:
-    """The scores of a batch of rows from their unimodal class probabilities, NaN where a sample lacks the modality (arXiv 2506.11550, section 3)."""
+    """Scores of a batch of rows, NaN if a sample lacks the modality (arXiv 2506.11550, section 3).
+
+    Args:
+        rows: (B,) row numbers.
+        probabilities: (B, C) class probabilities of each modality's head.
+    Returns:
+        A table of scores_schema: per modality kl_<m> in bits, p_label_<m> and predicted_<m>.
+    """
     labels = features.labels[rows]
     columns: dict[str, Any] = {
         "row": rows,
@@ -40,7 +47,11 @@ def score_rows(features: FeatureSet, rows: Array, probabilities: Mapping[str, Ar
 def batches_of(
     rows: Array, batch_size: int, part: int = 0, num_parts: int = 1
 ) -> Iterable[tuple[int, Array]]:
-    """Fixed batches of rows with their numbers; of several parts, each takes every num_parts-th, so that a batch is the same whoever computes it."""
+    """Yield every `num_parts`-th batch of rows, from batch `part` on, with its number.
+
+    The batches do not depend on `num_parts`: a row's prediction depends on its batch to the last
+    bit, so all processes must form the same batches.
+    """
     for number in range(part, -(-len(rows) // batch_size), num_parts):
         yield number, rows[number * batch_size : (number + 1) * batch_size]
 
@@ -56,37 +67,47 @@ def join_scores(
     smoothing: float = 0.0,
     previous: Scores | None = None,
 ) -> pa.Table:
-    """One scores table from the numbered tables of all batches, with its metadata, and smoothed on from the `previous` scores where that is asked for.
+    """Join the numbered tables of all batches to one scores table with metadata.
 
-    `accuracy`: the model's on the validation split by modality, where it is known.
+    Args:
+        batches: (number, table) in any order.
+        parents: Fingerprints recorded in the metadata, besides that of the features.
+        accuracy: Validation accuracy of each modality's head, if known.
+        smoothing: Weight of `previous` in a moving average; 0 adds no average.
+        previous: Scores of the epoch scored before, None for the first.
+    Raises:
+        MismatchError: `previous` has other rows.
     """
     tables: Sequence[pa.Table] = [table for _, table in sorted(batches, key=lambda pair: pair[0])]
     joined = pa.concat_tables(tables).combine_chunks()
-    facts = {
+    metadata = {
         "epoch": epoch,
         "seed": seed,
         "modalities": features.modalities,
         "num_classes": len(features.classes),
     }
     if accuracy:
-        facts["validation_accuracy"] = dict(accuracy)
+        metadata["validation_accuracy"] = dict(accuracy)
     if smoothing:
-        joined, facts["smoothing"] = (
+        joined, metadata["smoothing"] = (
             with_moving_average(joined, features.modalities, smoothing, previous),
             smoothing,
         )
     return with_metadata(
-        joined, {**facts, "parents": {"features": features.fingerprint, **parents}}
+        joined, {**metadata, "parents": {"features": features.fingerprint, **parents}}
     )
 
 
 def with_moving_average(
     table: pa.Table, modalities: list[str], smoothing: float, previous: Scores | None
 ) -> pa.Table:
-    """The scores with smooth_<m> float32: smoothing * that of `previous` + (1 - smoothing) * kl_<m>, the first ones kl_<m> itself (raises MismatchError)."""
+    """Add smooth_<m>: smoothing * smooth_<m> of `previous` + (1 - smoothing) * kl_<m>.
+
+    Without `previous` it is kl_<m>. Raises MismatchError if `previous` has other rows.
+    """
     if previous and not np.array_equal(previous.rows, column(table, "row")):
         raise MismatchError(
-            f"{previous.what} has other rows than the scores of this epoch, so they have no average",
+            f"{previous.what}: its rows are not those of this epoch's scores",
             "restore the file, or start a new run",
         )
     for name in modalities:

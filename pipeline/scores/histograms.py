@@ -1,6 +1,7 @@
-"""How many samples lie in each bin of ability and of difficulty, in two passes over blocks of scores: the range, then the counts.
+"""Histograms of ability and difficulty, in two passes over the scores: the range, then the counts.
 
-Blocks have one fixed size wherever they come from, so that a table in memory and a file read batch by batch give the same numbers to the bit.
+Scores are read in blocks of a fixed size, whether from memory or from a file, so that sums are
+rounded alike and the results are equal to the bit.
 """
 
 import math
@@ -21,7 +22,7 @@ from pipeline.storage.schemas import check_columns
 
 Json = dict[str, Any]
 Block = tuple[Array, Array | None]
-"""(n,) abilities in bits, NaN = missing, and whether each row trains the modality, None where that is not asked."""
+"""Abilities (n,) in bits, NaN if missing, and whether each row trains the modality, or None."""
 NUM_BINS = 20
 MAX_BINS = 1000
 
@@ -31,23 +32,30 @@ def score_histograms(
     num_classes: int | None = None,
     *,
     num_bins: int = NUM_BINS,
-    owners: npt.NDArray[np.int8] | None = None,
+    assignment: npt.NDArray[np.int8] | None = None,
     names: Sequence[str] | None = None,
 ) -> Json:
-    """Per modality, how many samples lie in each bin of KL (bits) and of difficulty; with `owners` (N,), indices into `names`, also how many of its own.
+    """Histograms of ability (`kl`, bits) and difficulty for each modality.
 
-    Difficulty is null where the number of classes is unknown (raises ConfigError, DataError).
+    Args:
+        num_classes: By default from the metadata of the scores; if unknown, difficulty is null.
+        assignment: (N,) indices into `names`: count also the rows that train each modality.
+    Raises:
+        ConfigError: `num_bins` is out of range.
+        DataError: the number of classes is not a positive integer.
     """
 
     def blocks(name: str) -> Iterator[Block]:
-        index = None if owners is None or names is None or name not in names else names.index(name)
+        index = (
+            None if assignment is None or names is None or name not in names else names.index(name)
+        )
         for number, block in enumerate(scores.blocks()):
-            own = (
+            active = (
                 None
-                if owners is None or index is None
-                else owners[number * TABLE_ROWS : (number + 1) * TABLE_ROWS] == index
+                if assignment is None or index is None
+                else assignment[number * TABLE_ROWS : (number + 1) * TABLE_ROWS] == index
             )
-            yield column(block, f"kl_{name}"), own
+            yield column(block, f"kl_{name}"), active
 
     return _histograms(blocks, scores.modalities, num_classes or scores.num_classes, num_bins)
 
@@ -55,20 +63,23 @@ def score_histograms(
 def file_histograms(
     file: BatchFile, num_classes: int | None = None, *, num_bins: int = NUM_BINS
 ) -> Json:
-    """The same of a scores file of any length, with the memory of a record batch of one column (raises ConfigError, DataError)."""
+    """score_histograms of a file, with the memory of one record batch of one column.
+
+    Raises ConfigError, DataError.
+    """
     names = [name.removeprefix("kl_") for name in file.schema.names if name.startswith("kl_")]
     check_columns(
         file.schema, pa.schema([(f"kl_{name}", pa.float32()) for name in names]), file.what
     )
 
     def blocks(name: str) -> Iterator[Block]:
-        for kl in _even(
+        for kl in _rechunk(
             batch.column(0).to_numpy(zero_copy_only=False) for batch in file.batches([f"kl_{name}"])
         ):
             if np.isinf(kl).any():
                 raise DataError(
                     f"{file.what}: column 'kl_{name}' has an infinite value",
-                    "score again; NaN stands for a missing modality",
+                    "score again; a missing modality is NaN",
                 )
             yield kl, None
 
@@ -82,36 +93,36 @@ def _histograms(
     num_bins: int,
 ) -> Json:
     if not 1 <= num_bins <= MAX_BINS:
-        raise ConfigError(f"num_bins is {num_bins}", f"give a number from 1 to {MAX_BINS}")
+        raise ConfigError(f"num_bins is {num_bins}", f"choose a number from 1 to {MAX_BINS}")
     if num_classes is not None and not (isinstance(num_classes, int) and num_classes >= 1):
-        raise DataError(f"num_classes is {num_classes!r}", "give a positive integer")
-    lowest, top = dict.fromkeys(names, 0.0), math.log2(num_classes) if num_classes else 0.0
+        raise DataError(f"num_classes is {num_classes!r}", "it must be a positive integer")
+    lowest, highest = dict.fromkeys(names, 0.0), math.log2(num_classes) if num_classes else 0.0
     for name in names:
         for kl, _ in blocks(name):
             lowest[name] = min(lowest[name], float(np.nanmin(kl, initial=0.0)))
-            top = max(top, float(np.nanmax(kl, initial=0.0)))
-    found: Json = {}
+            highest = max(highest, float(np.nanmax(kl, initial=0.0)))
+    histograms: Json = {}
     for name in names:
-        bits, hard, num_missing = (
-            _Histogram(lowest[name], top or 1.0, num_bins),
+        abilities, difficulties, num_missing = (
+            _Histogram(lowest[name], highest or 1.0, num_bins),
             _Histogram(0.0, 1.0, num_bins),
             0,
         )
-        for kl, own in blocks(name):
+        for kl, active in blocks(name):
             num_missing += int(np.isnan(kl).sum())
-            bits.add(kl, own)
+            abilities.add(kl, active)
             if num_classes and num_classes > 1:
-                hard.add(difficulty(kl, num_classes), own)
-        found[name] = {
+                difficulties.add(difficulty(kl, num_classes), active)
+        histograms[name] = {
             "num_missing": num_missing,
-            "kl": bits.json(),
-            "difficulty": hard.json() if num_classes and num_classes > 1 else None,
+            "kl": abilities.json(),
+            "difficulty": difficulties.json() if num_classes and num_classes > 1 else None,
         }
-    return found
+    return histograms
 
 
 class _Histogram:
-    """Counts between equal edges, and the mean, of values that come block by block."""
+    """Counts in bins of equal width, and the mean, of values added block by block."""
 
     def __init__(self, low: float, high: float, num_bins: int) -> None:
         self._range = (low, high)
@@ -119,19 +130,19 @@ class _Histogram:
         self._assigned: Array | None = None
         self._sums: list[float] = []
 
-    def add(self, values: Array, own: Array | None) -> None:
-        """Counts a block, NaN left out."""
+    def add(self, values: Array, active: Array | None) -> None:
+        """Count a block without its NaN."""
         present = ~np.isnan(values)
         known = values[present].astype(np.float64)
         self._counts += self._count(known)
         self._sums.append(float(known.sum()))
-        if own is not None:
+        if active is not None:
             self._assigned = (0 if self._assigned is None else self._assigned) + self._count(
-                known[own[present]]
+                known[active[present]]
             )
 
     def json(self) -> Json:
-        """`assigned` is null where no block said what is."""
+        """The histogram; `assigned` is null if no block had an assignment."""
         num = int(self._counts.sum())
         return {
             "edges": np.linspace(*self._range, len(self._counts) + 1).tolist(),
@@ -144,14 +155,14 @@ class _Histogram:
         return np.histogram(values, len(self._counts), self._range)[0]
 
 
-def _even(arrays: Iterable[Array]) -> Iterator[Array]:
-    """The values in blocks of TABLE_ROWS, the last of them smaller."""
-    left = np.empty(0, np.float32)
+def _rechunk(arrays: Iterable[Array]) -> Iterator[Array]:
+    """Yield the values in blocks of TABLE_ROWS; the last may be smaller."""
+    rest = np.empty(0, np.float32)
     for array in arrays:
-        values = np.concatenate([left, array]) if len(left) else array
-        whole = len(values) // TABLE_ROWS * TABLE_ROWS
-        for start in range(0, whole, TABLE_ROWS):
+        values = np.concatenate([rest, array]) if len(rest) else array
+        full = len(values) // TABLE_ROWS * TABLE_ROWS
+        for start in range(0, full, TABLE_ROWS):
             yield values[start : start + TABLE_ROWS]
-        left = values[whole:]
-    if len(left):
-        yield left
+        rest = values[full:]
+    if len(rest):
+        yield rest

@@ -1,4 +1,4 @@
-"""Offline scoring: a Ray Data job over a feature set, on actors that hold the model."""
+"""Batch scoring: a Ray Data job over a feature set, with one copy of the model per actor."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 
 class _Scorer:
-    """An actor: the model is made once, then batch after batch is scored."""
+    """A Ray actor that builds the model once and then scores batch after batch."""
 
     def __init__(
         self,
@@ -49,7 +49,15 @@ def score(
     parents: dict[str, str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> pa.Table:
-    """The scores of a split, computed by `workers` actors; the result does not depend on their number."""
+    """Score a split on `workers` actors; the result does not depend on their number.
+
+    Args:
+        make_predict: Builds the model on each actor.
+        num_gpus: GPUs per actor, may be fractional.
+        progress: Called with the number of batches done and their total.
+    Returns:
+        The scores table, as join_scores.
+    """
     connect()
     require(f"{workers} workers", workers, workers * num_gpus)
     rows = features.rows_of(split)
@@ -63,8 +71,8 @@ def score(
         num_cpus=1,
         num_gpus=num_gpus,
     )
-    found = []
+    results = []
     for item in dataset.iter_rows():
-        found.append((item["number"], pa.ipc.open_stream(item["table"]).read_all()))
-        progress(len(found), len(numbers))
-    return join_scores(found, features, epoch, parents or {}, seed)
+        results.append((item["number"], pa.ipc.open_stream(item["table"]).read_all()))
+        progress(len(results), len(numbers))
+    return join_scores(results, features, epoch, parents or {}, seed)

@@ -1,1 +1,1 @@
-"""Methods times seeds: runs, costs, tests and tables."""
+"""Comparison of methods over seeds: runs, costs, statistical tests and tables."""

@@ -1,4 +1,4 @@
-"""Methods times seeds, the same everything but the method: tables with their spread and their tests, and the curves behind them."""
+"""Compare methods over seeds with otherwise identical settings: tables, tests and curves."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,13 +32,21 @@ def compare(
     seeds: Sequence[int],
     train_run: TrainRun = RESUME,
 ) -> dict[str, Any]:
-    """Trains (or takes up) every run, then saves and returns the comparison; `train_run` brings one run to its end.
+    """Train every run, reusing or resuming existing ones, then save and return the comparison.
 
-    Raises InputError, before anything is trained where the features are there.
+    Args:
+        config: Settings that all runs share.
+        methods: Names as for with_method.
+        seeds: One run per method and seed.
+        train_run: Trains one run to its end.
+    Returns:
+        The content of table.json, and `place`, the folder of the comparison.
+    Raises:
+        InputError: a setting does not fit; before any training, if the features exist.
     """
     if len(set(methods)) != len(methods) or not methods or not seeds:
         raise ConfigError(
-            f"methods {', '.join(methods) or 'none'} with {len(seeds)} seeds",
+            f"methods are {', '.join(methods) or 'none'} with {len(seeds)} seeds",
             "name each method once, and at least one seed",
         )
     configs = {
@@ -48,60 +56,66 @@ def compare(
         features = FeatureSet.open(config.features_path)
         for method in methods:
             check(configs[seeds[0], method], features)
-    runs = {key: train_run(each) for key, each in configs.items()}
+    runs = {key: train_run(run_config) for key, run_config in configs.items()}
     features = FeatureSet.open(config.features_path)
     meters = {method: Meter(configs[seeds[0], method], features) for method in methods}
     since = config.train.warmup_epochs
-    outcomes = [
-        run_result_of(runs[key], each, key[1], meters[key[1]], since)
-        for key, each in configs.items()
+    results = [
+        run_result_of(runs[key], run_config, key[1], meters[key[1]], since)
+        for key, run_config in configs.items()
     ]
     reference = "joint_heads" if "joint_heads" in methods else methods[0]
-    result: dict[str, Any] = {
+    comparison: dict[str, Any] = {
         "name": config.name,
         "seeds": list(seeds),
         "reference": reference,
-        "methods": summarise(outcomes, methods, reference),
+        "methods": summarise(results, methods, reference),
         "tables": tables_of(methods),
-        "tests": paired_tests(outcomes, methods),
+        "tests": paired_tests(results, methods),
     }
     path = StorePath.at(config.store) / "comparisons" / config.name
-    _save(path, result, outcomes)
-    return {**result, "place": str(path)}
+    _save(path, comparison, results)
+    return {**comparison, "place": str(path)}
 
 
 def tables_of(methods: Sequence[str]) -> dict[str, list[str]]:
-    """The tables of which two rows or more were trained, and those rows, without tables whose rows all stand in another."""
-    found = {
+    """The tables to show and their rows, the methods that were trained.
+
+    A table with fewer than two rows, or whose rows all appear in another table, is left out.
+    """
+    trained_rows = {
         name: [method for method in table if method in methods] for name, table in TABLES.items()
     }
     shown: dict[str, list[str]] = {}
-    for name, rows in found.items():
-        larger = any(set(rows) < set(other) for other in found.values())
+    for name, rows in trained_rows.items():
+        larger = any(set(rows) < set(other) for other in trained_rows.values())
         if len(rows) > 1 and not larger and set(rows) not in map(set, shown.values()):
             shown[name] = rows
     return shown
 
 
 def summarise(
-    outcomes: Sequence[RunResult], methods: Sequence[str], reference: str
+    results: Sequence[RunResult], methods: Sequence[str], reference: str
 ) -> list[dict[str, Any]]:
-    """Per method, over seeds: test accuracy of each trained head, of the fused head with one modality alone, and cost, also relative to the reference."""
+    """Summarise each method over seeds: test accuracies and cost, also relative to the reference.
+
+    Ratios are medians over seeds, each against the reference's run of the same seed.
+    """
     rows = []
-    base = {outcome.seed: outcome.cost for outcome in outcomes if outcome.method == reference}
+    base = {result.seed: result.cost for result in results if result.method == reference}
     for method in methods:
-        own = [outcome for outcome in outcomes if outcome.method == method]
-        costs = [outcome.cost for outcome in own]
+        own = [result for result in results if result.method == method]
+        costs = [result.cost for result in own]
         mean = {key: float(np.mean([cost[key] for cost in costs])) for key in costs[0]}
         ratio = {
-            key: float(np.median([outcome.cost[key] / base[outcome.seed][key] for outcome in own]))
+            key: float(np.median([result.cost[key] / base[result.seed][key] for result in own]))
             for key in ("seconds", "flops")
         }
         rows.append(
             {
                 "method": method,
-                "accuracy": _spreads([outcome.accuracy for outcome in own]),
-                "zero_mask_accuracy": _spreads([outcome.zero_mask for outcome in own]),
+                "accuracy": _spreads([result.accuracy for result in own]),
+                "zero_mask_accuracy": _spreads([result.zero_mask for result in own]),
                 "num_steps": mean["num_steps"],
                 "time_ratio": ratio["seconds"],
                 "cost": {
@@ -115,42 +129,52 @@ def summarise(
     return rows
 
 
-def _spreads(each: Sequence[dict[str, float | None]]) -> dict[str, dict[str, Any]]:
-    """Of each head the spread over seeds, unless a seed has no accuracy of it."""
-    found = {head: [value for a in each if (value := a[head]) is not None] for head in each[0]}
-    return {head: spread(values) for head, values in found.items() if len(values) == len(each)}
+def _spreads(accuracies: Sequence[dict[str, float | None]]) -> dict[str, dict[str, Any]]:
+    """The spread over seeds of each head's accuracy, without heads that a seed has none for."""
+    by_head = {
+        head: [value for by in accuracies if (value := by[head]) is not None]
+        for head in accuracies[0]
+    }
+    return {
+        head: spread(values) for head, values in by_head.items() if len(values) == len(accuracies)
+    }
 
 
-def _save(path: StorePath, result: dict[str, Any], outcomes: Sequence[RunResult]) -> None:
+def _save(path: StorePath, comparison: dict[str, Any], results: Sequence[RunResult]) -> None:
     labelled = [
-        each.epochs.append_column("method", pa.repeat(each.method, len(each.epochs))).append_column(
-            "seed", pa.repeat(each.seed, len(each.epochs))
-        )
-        for each in outcomes
+        result.epochs.append_column(
+            "method", pa.repeat(result.method, len(result.epochs))
+        ).append_column("seed", pa.repeat(result.seed, len(result.epochs)))
+        for result in results
     ]
     curves = pa.concat_tables(labelled).combine_chunks()
     write_table(path / "curves.arrow", curves)
-    (path / "table.json").write_json(result)
-    (path / "table.md").write_bytes(markdown(result).encode())
+    (path / "table.json").write_json(comparison)
+    (path / "table.md").write_bytes(markdown(comparison).encode())
     shares = [name for name in curves.column_names if name.startswith("share_")]
     (path / "accuracy.png").write_bytes(plot(curves, ["validation_accuracy"]))
     (path / "share.png").write_bytes(plot(curves, shares))
 
 
 def plot(curves: pa.Table, columns: Sequence[str]) -> bytes:
-    """A PNG of the columns over epochs: one line a method and column, the mean over seeds, a band of one SD."""
+    """Plot columns over epochs as a PNG: mean over seeds and a band of one standard deviation.
+
+    There is one line per method and column.
+    """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for method, own in curves.to_pandas().groupby("method", sort=False):
         for column in columns:
-            each = own.groupby("epoch")[column].agg(["mean", "std"]).dropna(subset="mean")
-            if each.empty:
+            by_epoch = own.groupby("epoch")[column].agg(["mean", "std"]).dropna(subset="mean")
+            if by_epoch.empty:
                 continue
-            mean, sd = each["mean"], each["std"].fillna(0)
+            mean, sd = by_epoch["mean"], by_epoch["std"].fillna(0)
             name = f"{method}: {column.removeprefix('share_')}" if len(columns) > 1 else method
-            (line,) = axes.plot(each.index, mean, label=name)
-            axes.fill_between(each.index, mean - sd, mean + sd, alpha=0.15, color=line.get_color())
+            (line,) = axes.plot(by_epoch.index, mean, label=name)
+            axes.fill_between(
+                by_epoch.index, mean - sd, mean + sd, alpha=0.15, color=line.get_color()
+            )
     axes.set_xlabel("epoch")
     axes.set_ylabel(columns[0].replace("_", " ") if len(columns) == 1 else "share of samples")
     if axes.lines:

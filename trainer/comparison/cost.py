@@ -1,4 +1,7 @@
-"""The floating-point operations of a run: counted by taking one step of each kind on the CPU, then multiplied by what the steps' log says was taken."""
+"""Floating-point operations of a run: counted for one step of each kind, times the steps taken.
+
+Counting runs on the CPU; the number of steps and rows comes from the run's log and plans.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,14 +32,17 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of a step: what it takes whatever its rows, and what each row adds."""
+    """FLOPs of a step: fixed + row * number of rows."""
 
     fixed: int
     row: int
 
 
 class Meter:
-    """Counts matrix products, convolutions and attention, a multiplication and an addition as two; made for all runs of one method."""
+    """Counts the FLOPs of the runs of one method.
+
+    Matrix products, convolutions and attention count; a multiply-add is two operations.
+    """
 
     def __init__(self, config: RunConfig, features: FeatureSet) -> None:
         self.config, self.features = config, features
@@ -45,36 +51,40 @@ class Meter:
         self.forward = cache(self._forward)
 
     def train(self, run: Run) -> int:
-        """Forward and backward over all steps of a run; exact where what an encoder takes does not depend on which other modalities a row has."""
+        """FLOPs of all training steps, forward and backward.
+
+        Exact if the cost of an encoder for a row does not depend on the row's other modalities.
+        """
         total = 0
         for epoch in range(len(run.epochs())):
-            for modality, num_rows, encoded in self._taken(run, epoch):
+            for modality, num_rows, encoded in self._steps(run, epoch):
                 rate = self.step(modality)
                 total += rate.fixed + rate.row * num_rows
                 for name, num in encoded.items():
                     if num < num_rows:
-                        spared = 2 * (rate.row - self.step(modality, name).row)
-                        total -= spared * (num_rows - num)
+                        saved = 2 * (rate.row - self.step(modality, name).row)
+                        total -= saved * (num_rows - num)
         return total
 
-    def _taken(self, run: Run, epoch: int) -> Iterator[tuple[str, int, dict[str, int]]]:
-        """Of each step its modality, its rows, and how many of them each encoder that runs in such a step runs on."""
+    def _steps(self, run: Run, epoch: int) -> Iterator[tuple[str, int, dict[str, int]]]:
+        """Yield modality, number of rows, and number of encoded rows per encoder, of each step."""
         names = self.features.modalities
         if self.config.model.mask == "skip" and strategy_of(self.config).masks:
-            for each in run.steps(epoch).to_pylist():
-                modality = each["modality"]
+            for entry in run.steps(epoch).to_pylist():
+                modality = entry["modality"]
                 running = [name for name in names if modality in (ALL, name)]
-                encoded = {name: each[f"num_rows_{name}"] for name in running}
-                yield modality, each["num_rows"], encoded
+                encoded = {name: entry[f"num_rows_{name}"] for name in running}
+                yield modality, entry["num_rows"], encoded
         else:
             for step in run.open_plan(epoch).steps():
                 has = self.features.has[step.rows].sum(axis=0).tolist()
                 yield step.modality, len(step.rows), dict(zip(names, has, strict=True))
 
     def evaluate(self, run: Run) -> int:
-        """Forward over the train split each time that it was scored, the validation split each epoch, the test split once.
+        """FLOPs of the forward passes for scores, for validation in each epoch, and for the test.
 
-        Cross-fitting reads the encoders once more, and so do Shapley values; what is no forward pass of theirs, and diagnostics, do not count.
+        Cross-fitting and Shapley values add a pass over the train split each time it is scored.
+        Diagnostics, and computations other than these passes, are not counted.
         """
         train, plan = self.config.train, self.config.plan
         passes = 1 + (train.scores == "cross_fitted") + (plan.copies == "resample")
@@ -83,19 +93,19 @@ class Meter:
             "validation": len(run.epochs()),
             "test": 1,
         }
-        whole, total = self.forward().row, 0
+        per_row, total = self.forward().row, 0
         for split, num in times.items():
             has = self.features.has[self.features.rows_of(split)]
-            total += num * whole * len(has)
+            total += num * per_row * len(has)
             for name, lacking in zip(
                 self.features.modalities, (~has).sum(axis=0).tolist(), strict=True
             ):
                 if lacking:
-                    total -= num * 2 * (whole - self.forward(name).row) * lacking
+                    total -= num * 2 * (per_row - self.forward(name).row) * lacking
         return total
 
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
-        """The rate of a step in training; every second row lacks a modality where one is named."""
+        """The rate of a training step, in which every second row lacks the modality `lacking`."""
         config = self.config
         model = model_for(config.model, self.features, config.seed).train()
         optimizer = build_optimizer(config.optimizer, model)
@@ -117,7 +127,7 @@ class Meter:
         return self._rate(take, lacking)
 
     def _forward(self, lacking: str | None = None) -> Rate:
-        """The rate of a prediction; every second row lacks a modality where one is named."""
+        """The rate of a prediction, in which every second row lacks the modality `lacking`."""
         model = model_for(self.config.model, self.features, self.config.seed).eval()
 
         @torch.no_grad()
@@ -129,8 +139,8 @@ class Meter:
     def _rate(
         self, call: Callable[[Int64Array, Tensors, Tensors], None], lacking: str | None
     ) -> Rate:
-        """From what a call takes of 2 and of 4 rows."""
-        features, found = self.features, []
+        """The rate of a call, from its FLOPs for 2 and for 4 rows."""
+        features, flops = self.features, []
         for num_rows in (2, 4):
             raw, has = {}, {}
             for name in features.modalities:
@@ -139,13 +149,17 @@ class Meter:
                 has[name] = (torch.arange(num_rows) % 2 == 0) | (name != lacking)
             with FlopCounterMode(display=False) as counter:
                 call(np.arange(num_rows), raw, has)
-            found.append(int(counter.get_total_flops()))
-        row = (found[1] - found[0]) // 2
-        return Rate(found[0] - 2 * row, row)
+            flops.append(int(counter.get_total_flops()))
+        row = (flops[1] - flops[0]) // 2
+        return Rate(flops[0] - 2 * row, row)
 
 
 def cost_of(run: Run, meter: Meter, since: int) -> dict[str, Any]:
-    """What a finished run took: steps, seconds, FLOPs; and from epoch `since` on an epoch's median seconds and mean number of rows drawn per sample."""
+    """Cost of a finished run: num_steps, seconds, flops, epoch_seconds and expansion.
+
+    From epoch `since` on, epoch_seconds is the median per epoch, and expansion the mean number of
+    times that a sample is used per epoch.
+    """
     epochs = run.epochs()
     seconds = sum(
         epochs[f"{stage}_seconds"].to_numpy() for stage in ("score", "plan", "load", "step")

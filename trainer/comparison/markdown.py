@@ -1,4 +1,4 @@
-"""A comparison as Markdown: all methods, the paper's tables, tests, unimodal prediction, cost; accuracies in percent."""
+"""Markdown tables of a comparison: accuracies in percent, the paper's tables, tests and cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from trainer.comparison.run_result import spread
 
 MANY = 4
-"""Methods above which the tests are shown against the reference and random alone."""
+"""With more methods, only tests against the reference and against random are shown."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -33,13 +33,13 @@ def _parts(result: Mapping[str, Any]) -> Iterator[list[str]]:
         rows = [_gain(method, result) for method in table]
         yield [f"{name}:", "", *_table(["method", "fused", "gain over", "gain"], rows)]
     yield _table(
-        ["pair", "difference", "paired t over seeds, p", "McNemar over samples, p of each seed"],
+        ["pair", "difference", "p (t-test over seeds)", "p (McNemar test), per seed"],
         list(_tests(result)),
     )
     modalities = [head for head in heads if head != "fused"]
     masked = modalities if any(row["zero_mask_accuracy"] for row in methods) else []
-    named = [f"{name}, own head" for name in modalities]
-    named += [f"{name}, alone in the fused head" for name in masked]
+    columns = [f"{name}, unimodal head" for name in modalities]
+    columns += [f"{name} only, fused head" for name in masked]
     rows = [
         [
             row["method"],
@@ -48,19 +48,19 @@ def _parts(result: Mapping[str, Any]) -> Iterator[list[str]]:
         ]
         for row in methods
     ]
-    yield ["unimodal prediction:", "", *_table(["method", *named], rows)]
+    yield ["unimodal prediction:", "", *_table(["method", *columns], rows)]
     yield ["cost:", "", *_cost(methods, result["reference"])]
 
 
 def _gain(method: str, result: Mapping[str, Any]) -> list[str]:
-    """A row of one of the paper's tables: the gain of X+remix is over X, of any other method over the reference."""
-    by = {each["method"]: each["accuracy"]["fused"] for each in result["methods"]}
+    """A row of one of the paper's tables: X+remix is compared with X, others with the reference."""
+    fused = {row["method"]: row["accuracy"]["fused"] for row in result["methods"]}
     plain = method.split(":")[0]
     base = plain.removesuffix("+remix") if plain.endswith("+remix") else result["reference"]
-    own = by[method]
-    if base == method or base not in by:
+    own = fused[method]
+    if base == method or base not in fused:
         return [method, _percent(own), "-", "-"]
-    gain = spread(list(np.subtract(own["each"], by[base]["each"])))
+    gain = spread(list(np.subtract(own["each"], fused[base]["each"])))
     return [method, _percent(own), base, _percent(gain, sign="+")]
 
 
@@ -82,7 +82,7 @@ def _cost(methods: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
         "method",
         "expansion",
         "steps",
-        "s an epoch after warm-up",
+        "seconds per epoch (after warm-up)",
         f"time / {reference}",
         "GFLOPs",
         f"FLOPs / {reference}",
@@ -114,6 +114,6 @@ def _percents(by_head: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
     return [_percent(by_head[head]) if head in by_head else "-" for head in heads]
 
 
-def _percent(found: Mapping[str, Any], sign: str = "") -> str:
-    sd = "" if found["sd"] is None else f" ± {100 * found['sd']:.2f}"
-    return f"{100 * found['mean']:{sign}.2f}{sd}"
+def _percent(value: Mapping[str, Any], sign: str = "") -> str:
+    sd = "" if value["sd"] is None else f" ± {100 * value['sd']:.2f}"
+    return f"{100 * value['mean']:{sign}.2f}{sd}"

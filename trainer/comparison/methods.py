@@ -1,4 +1,4 @@
-"""The methods that `remix compare` knows: what each changes in a run, who published it, and the tables that it stands in."""
+"""The methods of `remix compare`: the settings that each changes, its paper, and the tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ Changes = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """What a method changes in a configuration."""
+    """Changes of a method to a configuration."""
 
     joint: bool = False
-    """Whether its plans are joint to the end: all modalities of every sample."""
+    """Warm up to the end: every batch trains all modalities of its samples."""
     model: Changes = field(default_factory=dict)
     train: Changes = field(default_factory=dict)
     plan: Changes = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Method:
 
 ALTERNATING: Changes = {"heads": "shared", "fusion": "entropy"}
 """The model of MLA."""
-# by arXiv 2506.11550 where nothing else is said: its method, its baseline, its ablation and its fusions
+# from arXiv 2506.11550 unless another paper is named
 METHODS: Mapping[str, Method] = {
     "joint": Method(joint=True, train={"warmup_weight": 0.0}),  # the fused loss alone
     "joint_heads": Method(joint=True),
@@ -76,9 +76,9 @@ POLICIES: Mapping[str, Changes] = {
     "cross_fitted": {"train": {"scores": "cross_fitted"}},
     "interleaved": {"plan": {"order": "interleaved"}},
 }
-"""What METHOD:POLICY changes beside the method; several may follow one another."""
+"""Changes of METHOD:POLICY in addition to those of the method; policies can be chained."""
 COMBINED = ("remix:validation:joint", "remix:cross_fitted:validation", "remix:validation:softmax")
-"""Policies together that the table of policies shows, too."""
+"""Chains of policies in the table of policies."""
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "fusion": (
@@ -103,58 +103,78 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         *COMBINED,
     ),
 }
-"""The paper's tables, and one of the policies, by the methods that are their rows."""
+"""The methods in the rows of each of the paper's tables, and of a table of policies."""
 DEFAULT = "joint_heads,random,remix"
 
 
 def methods_of(methods: str | None, tables: str | None) -> list[str]:
-    """Of `remix compare`: the named methods and those of the named tables, each once; by default DEFAULT (raises ConfigError)."""
-    asked = methods.split(",") if methods else []
+    """The methods of two comma-separated options, without repeats; by default DEFAULT.
+
+    Args:
+        methods: Names of methods.
+        tables: Names of tables, which stand for their rows.
+    Raises:
+        ConfigError: a table is unknown.
+    """
+    selected = methods.split(",") if methods else []
     for table in tables.split(",") if tables else []:
         if table not in TABLES:
-            raise ConfigError(f"table {table!r} is unknown", f"choose from {', '.join(TABLES)}")
-        asked += [method for method in TABLES[table] if method not in asked]
-    return asked or DEFAULT.split(",")
+            raise ConfigError(f"unknown table {table!r}", f"choose from {', '.join(TABLES)}")
+        selected += [method for method in TABLES[table] if method not in selected]
+    return selected or DEFAULT.split(",")
 
 
 def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
-    """The same run under METHOD or METHOD:POLICY:... and a seed, named <name>-<method>-seed<seed>, + and : as hyphens (raises ConfigError)."""
+    """The configuration of one run of a comparison.
+
+    Args:
+        config: Settings that all runs share.
+        method: METHOD or METHOD:POLICY:..., from METHODS and POLICIES.
+    Returns:
+        The configuration, named <name>-<method>-seed<seed>, with hyphens for + and :.
+    Raises:
+        ConfigError: the method or policy is unknown, or does not fit the settings.
+    """
     plain, *policies = method.split(":")
     if plain not in METHODS:
-        raise ConfigError(f"method {plain!r} is unknown", f"choose from {', '.join(METHODS)}")
+        raise ConfigError(f"unknown method {plain!r}", f"choose from {', '.join(METHODS)}")
     for policy in policies:
         if policy not in POLICIES:
             raise ConfigError(
-                f"policy {policy!r} of method {method!r} is unknown",
+                f"unknown policy {policy!r} in method {method!r}",
                 f"choose from {', '.join(POLICIES)}",
             )
     changes = METHODS[plain]
     joint = {"warmup_epochs": config.train.epochs} if changes.joint else {}
-    asked = {
+    changed = {
         "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
         "seed": seed,
         "model": changes.model,
         "train": {**joint, **changes.train},
         "plan": changes.plan,
     }
-    found = parse(RunConfig, merge(config.model_dump(mode="json"), asked), f"method {method}")
+    plain_config = parse(
+        RunConfig, merge(config.model_dump(mode="json"), changed), f"method {method}"
+    )
     if not policies:
-        return found
+        return plain_config
     if (
-        found.train.warmup_epochs >= found.train.epochs
-        or found.plan.policy == "random"
-        or found.plan.joint_share == 1
+        plain_config.train.warmup_epochs >= plain_config.train.epochs
+        or plain_config.plan.policy == "random"
+        or plain_config.plan.joint_share == 1
     ):
         raise ConfigError(
-            f"method {method!r}: {plain!r} assigns nothing that a policy could change",
-            f"give it to one that remixes, as in remix:{policies[0]}",
+            f"method {method!r}: {plain!r} has no assignment that a policy could change",
+            f"use a method that remixes, such as remix:{policies[0]}",
         )
-    asked = reduce(merge, (POLICIES[policy] for policy in policies), found.model_dump(mode="json"))
-    return parse(RunConfig, asked, f"method {method}")
+    changed = reduce(
+        merge, (POLICIES[policy] for policy in policies), plain_config.model_dump(mode="json")
+    )
+    return parse(RunConfig, changed, f"method {method}")
 
 
 def trains_heads(config: RunConfig) -> bool:
-    """Whether a run trains its unimodal heads: by a loss of their own, or through a fusion of their logits."""
+    """Whether unimodal heads are trained, by their own loss or through a fusion of logits."""
     train = config.train
     in_warmup = train.warmup_epochs > 0 and train.warmup_weight > 0
     remixing = train.warmup_epochs < train.epochs and train.remix_weight > 0

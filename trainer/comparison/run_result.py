@@ -1,4 +1,4 @@
-"""What one finished run came to, and the tests between two methods over seeds and over samples."""
+"""Results of one finished run, and statistical tests between two methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,24 +18,29 @@ from trainer.run_directory import Run
 
 Accuracy = dict[str, float | None]
 TINY = 1e-9
-"""Below what one sample can change in an accuracy, above what rounding does."""
+"""Smaller than the change of an accuracy by one sample, larger than rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """What one finished run came to."""
+    """Test results and cost of one finished run."""
 
     method: str
     seed: int
-    accuracy: Accuracy  # head -> test accuracy, None where no test sample has the modality or its head was not trained
-    zero_mask: Accuracy  # modality -> that of the fused head when it shows alone; empty without diagnostics
-    correct: npt.NDArray[np.bool_]  # (n,) the fused head on each test sample
-    cost: dict[str, Any]  # as cost_of
+    accuracy: Accuracy
+    """Test accuracy per head; None if no test sample has the modality, or it was not trained."""
+    zero_mask: Accuracy
+    """Test accuracy of the fused head with one modality only; empty without diagnostics."""
+    correct: npt.NDArray[np.bool_]
+    """(n,) whether the fused head is right, per test sample."""
+    cost: dict[str, Any]
+    """As cost_of."""
     epochs: pa.Table
+    """epochs.arrow of the run."""
 
 
 def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> RunResult:
-    """Reads a finished run of a method; `since` as for cost_of."""
+    """Read the result of a finished run; `since` as for cost_of."""
     test, result = run.test(), run.facts["result"]
     trained = trains_heads(config)
     return RunResult(
@@ -53,7 +58,7 @@ def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter, since:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, SD (n - 1; null of one value) and the values themselves."""
+    """Mean, sample standard deviation (None for a single value) and the values themselves."""
     return {
         "mean": float(np.mean(values)),
         "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -61,21 +66,26 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def paired_tests(outcomes: Sequence[RunResult], methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Per pair of methods: the difference of fused test accuracy, Student's paired t-test over seeds, and the exact McNemar test over samples for each seed."""
-    by = {(outcome.method, outcome.seed): outcome for outcome in outcomes}
-    seeds = sorted({outcome.seed for outcome in outcomes})
+def paired_tests(results: Sequence[RunResult], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Compare the fused test accuracy of every pair of methods.
+
+    Student's paired t-test over seeds, and the exact McNemar test over samples for each seed.
+    """
+    by = {(result.method, result.seed): result for result in results}
+    seeds = sorted({result.seed for result in results})
     tests = []
     for first, second in combinations(methods, 2):
         pairs = [(by[first, seed], by[second, seed]) for seed in seeds]
-        found = spread([(b.accuracy[FUSED] or 0.0) - (a.accuracy[FUSED] or 0.0) for a, b in pairs])
-        differs = np.ptp(found["each"]) > TINY
+        differences = spread(
+            [(b.accuracy[FUSED] or 0.0) - (a.accuracy[FUSED] or 0.0) for a, b in pairs]
+        )
+        differs = np.ptp(differences["each"]) > TINY
         tests.append(
             {
                 "pair": f"{second} - {first}",
-                "difference": found["mean"],
-                "sd": found["sd"],
-                "paired_t_p": float(stats.ttest_1samp(found["each"], 0.0).pvalue)
+                "difference": differences["mean"],
+                "sd": differences["sd"],
+                "paired_t_p": float(stats.ttest_1samp(differences["each"], 0.0).pvalue)
                 if differs
                 else None,
                 "mcnemar_p": [mcnemar_p(a.correct, b.correct) for a, b in pairs],
@@ -85,7 +95,7 @@ def paired_tests(outcomes: Sequence[RunResult], methods: Sequence[str]) -> list[
 
 
 def mcnemar_p(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    """The exact two-sided McNemar test on two methods' right answers over the same samples."""
+    """p of the exact two-sided McNemar test, from which samples (n,) each method gets right."""
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only_first + only_second == 0:
         return 1.0

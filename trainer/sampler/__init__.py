@@ -1,1 +1,1 @@
-"""A plan as the batches of any PyTorch DataLoader."""
+"""Batch sampler that reads a plan, for any PyTorch DataLoader."""

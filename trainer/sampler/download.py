@@ -1,4 +1,7 @@
-"""Download a plan from the service to a file on the local disk, with retries; memory holds one record batch of it."""
+"""Download a plan from the service to a local temporary file, with retries.
+
+One record batch is in memory at a time.
+"""
 
 import json
 import re
@@ -27,55 +30,70 @@ from pipeline.storage.store_path import StorePath
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+"""The last bytes of every Arrow IPC stream."""
 FIRST_WAIT = 0.5
+"""Seconds before the second attempt, at most."""
 MAX_WAIT = 60.0
-"""Seconds between attempts, whatever the service asks for."""
+"""Maximum seconds between attempts, also if the service requests more."""
 
 TRANSIENT = (
     httpx.TimeoutException,
     httpx.NetworkError,
     httpx.RemoteProtocolError,
     httpx.ProxyError,
-    httpx.HTTPStatusError,  # raised for RETRIED statuses alone
+    httpx.HTTPStatusError,  # raised for RETRIED statuses only
 )
 RETRIED = (429, 502, 503, 504)
-"""Statuses that the next attempt may not have; the service's 500 says that the plan is damaged."""
+"""Statuses of temporary failures. Not 500: the service sends it for a damaged plan."""
 REFUSALS: dict[int, tuple[type[InputError], str]] = {
-    401: (ConfigError, "give the service's token as token= or in the variable REMIX_TOKEN"),
-    403: (ConfigError, "give a token that may read it"),
-    404: (MissingError, "GET /v1/runs and /v1/runs/RUN/plans list what there is"),
-    409: (MismatchError, "check the URL and what the service says"),
+    401: (ConfigError, "pass the service's token as token= or in the variable REMIX_TOKEN"),
+    403: (ConfigError, "use a token that may read it"),
+    404: (MissingError, "GET /v1/runs and /v1/runs/RUN/plans list the plans"),
+    409: (MismatchError, "check the URL"),
 }
 
 
 def is_url(source: object) -> bool:
-    """Whether this names an HTTP address rather than a place."""
+    """Whether `source` is an HTTP URL rather than a path."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def fingerprint_in(url: str) -> str | None:
-    """The fingerprint that an address of the service names a plan by."""
-    found = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?([?#]|$)", url)
-    return found[1] if found else None
+    """The plan's fingerprint in a URL of the service, None if the URL has none."""
+    match = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?([?#]|$)", url)
+    return match[1] if match else None
 
 
 def public(url: str) -> str:
-    """An address as messages show it: without a password and without the query, which may hold a signature."""
+    """A URL without password and query, which may contain secrets, for messages."""
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])
 
 
 def download(url: str, *, token: str | None, retries: int, timeout: float) -> BatchFile:
-    """Fetches a plan's steps; `timeout` in seconds for each wait on the network (raises ConfigError, MissingError, MismatchError, DataError, StoreError)."""
+    """Download a plan.
+
+    Args:
+        url: URL of the plan at the service.
+        token: Bearer token, if the service requires one.
+        retries: Further attempts after a network failure.
+        timeout: Seconds to wait for the network at a time.
+    Raises:
+        ConfigError: an argument is invalid, or the service refuses the token.
+        MissingError: the service has no such plan.
+        MismatchError: the service's files do not belong together.
+        DataError: the response is not a valid plan.
+        StoreError: the service cannot be reached, or the local disk is full.
+    """
     if retries < 0 or timeout <= 0:
         raise ConfigError(
-            f"retries is {retries}, timeout {timeout}",
-            "give retries of at least 0 and a timeout above 0 seconds",
+            f"retries is {retries}, timeout is {timeout}",
+            "set retries to 0 or more, and timeout to more than 0 seconds",
         )
     token = (token or "").strip()
     if not (token.isascii() and token.isprintable()):
         raise ConfigError(
-            "the token has characters that an HTTP header cannot carry",
-            "give the token as the service was given it",
+            "the token has characters that are not allowed in an HTTP header",
+            "pass the same token as the service was started with",
         )
     headers = {"Accept": ARROW_STREAM, **({"Authorization": f"Bearer {token}"} if token else {})}
     attempts = Retrying(
@@ -90,18 +108,18 @@ def download(url: str, *, token: str | None, retries: int, timeout: float) -> Ba
             return attempts(_fetch, client, url)
     except TRANSIENT as error:
         raise StoreError(
-            f"{public(url)}: {str(error) or type(error).__name__}, {retries + 1} times",
-            "check that the service runs and can be reached from here",
+            f"{public(url)}: {str(error) or type(error).__name__} ({retries + 1} attempts)",
+            "check that the service runs and can be reached from this machine",
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{public(url)} cannot be kept in {tempfile.gettempdir()} ({error})",
+            f"{public(url)} cannot be written to {tempfile.gettempdir()} ({error})",
             "free space there, or set TMPDIR to another folder",
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise StoreError(
-            f"{public(url)} cannot be asked ({error})",
-            "give a URL like http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
+            f"the request to {public(url)} failed ({error})",
+            "use a URL such as http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
         ) from error
 
 
@@ -112,16 +130,19 @@ def _steps_url(url: str) -> str:
 
 
 def _seconds_to_wait(state: RetryCallState) -> float:
-    """What the service asks for, else twice as long each time, spread since all ranks ask at once."""
+    """Retry-After if the service sends it, else exponential backoff.
+
+    The backoff is random, since all ranks start at the same time.
+    """
     error = state.outcome.exception() if state.outcome else None
-    asked = _retry_after(error.response) if isinstance(error, httpx.HTTPStatusError) else None
-    # tenacity's own waits would draw from the generator of the caller's random numbers
-    spread = FIRST_WAIT * 2 ** (state.attempt_number - 1) * SystemRandom().uniform(0.5, 1)
-    return min(MAX_WAIT, spread if asked is None else asked)
+    requested = _retry_after(error.response) if isinstance(error, httpx.HTTPStatusError) else None
+    # not tenacity's own waits, which would change the state of the caller's random generator
+    backoff = FIRST_WAIT * 2 ** (state.attempt_number - 1) * SystemRandom().uniform(0.5, 1)
+    return min(MAX_WAIT, backoff if requested is None else requested)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds to wait, from a number or a date; None where the service does not say."""
+    """Seconds in the header Retry-After, a number or a date; None without a valid one."""
     value = response.headers.get("retry-after", "")
     if value.isdecimal():
         return float(value)
@@ -139,21 +160,19 @@ def _fetch(client: httpx.Client, url: str) -> BatchFile:
                 _problem(response), request=response.request, response=response
             )
         if not response.is_success:
-            kind, cure = REFUSALS.get(
-                status, (StoreError, "check the URL and what the service says")
-            )
+            kind, cure = REFUSALS.get(status, (StoreError, "check the URL and the service's log"))
             raise kind(f"{public(url)}: {_problem(response)}", cure)
         content = response.headers.get("content-type", "nothing")
         if not content.startswith(ARROW_STREAM):
             raise DataError(
-                f"{public(url)} answered {content}, not {ARROW_STREAM}",
-                "give the URL of a plan: http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
+                f"{public(url)}: the response is {content}, not {ARROW_STREAM}",
+                "use the URL of a plan: http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
             )
         tail = b""
         for chunk in response.iter_bytes(2**20):
             stream.write(chunk)
             tail = (tail + chunk)[-len(END_OF_STREAM) :]
-        # Arrow takes a stream that ends between two record batches for a whole one
+        # Arrow accepts a stream that was cut between two record batches
         if tail != END_OF_STREAM:
             raise httpx.RemoteProtocolError("the body ended early")
         stream.seek(0)
@@ -161,13 +180,13 @@ def _fetch(client: httpx.Client, url: str) -> BatchFile:
 
 
 def _to_file(body: IO[bytes], name: str) -> BatchFile:
-    """Writes an Arrow stream as an Arrow file that has no name, so that it goes with the process."""
+    """Convert an Arrow stream to a file without a name, which is deleted with the process."""
     try:
         with tempfile.TemporaryFile() as file:
             with pa.ipc.open_stream(body) as stream, pa.ipc.new_file(file, stream.schema) as writer:
                 check_columns(stream.schema, PLAN, name)
                 for batch in stream:
-                    batch.validate(full=True)  # before anything follows its offsets
+                    batch.validate(full=True)  # invalid offsets would crash their readers
                     writer.write_batch(batch)
             file.flush()
             return BatchFile(StorePath.at(f"/dev/fd/{file.fileno()}"))
@@ -175,13 +194,13 @@ def _to_file(body: IO[bytes], name: str) -> BatchFile:
         if isinstance(error, OSError) and error.errno:
             raise
         raise DataError(
-            f"{name} sent no valid Arrow stream ({error})",
-            "ask the service's log, or write the plan again",
+            f"{name}: the response is not a valid Arrow stream ({error})",
+            "check the service's log, or write the plan again",
         ) from error
 
 
 def _problem(response: httpx.Response) -> str:
-    """The status, and what a problem+json body says."""
+    """The status, and the detail of a problem+json body (RFC 9457)."""
     try:
         problem = json.loads(next(response.iter_bytes(2**16), b""))
         detail = problem.get("detail") if isinstance(problem, dict) else None

@@ -1,1 +1,1 @@
-"""From a model to predictions, scores and diagnostics."""
+"""Predictions of a model, and the scores and diagnostics made from them."""

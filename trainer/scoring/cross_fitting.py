@@ -1,4 +1,7 @@
-"""Scores by heads that are fitted anew to what the encoders say now, each row by one that has not seen it (`train.scores: cross_fitted`)."""
+"""Cross-fitted scoring: each row is scored by a head that was not trained on it.
+
+The heads are fitted to the encoders' current features (`train.scores: cross_fitted`).
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +22,15 @@ Rows = npt.NDArray[np.int64]
 def fit_heads(
     config: RunConfig, features: FeatureSet, world: World, predictor: Predictor
 ) -> Predict:
-    """Reads the train split once, each rank its stripe, and returns what predicts its rows, out of fold (raises RemixError where a feature is not finite)."""
+    """Fit heads on the train split, and return a function that predicts its rows out of fold.
+
+    Reads the split once, each rank every `world.size`-th batch. Raises RemixError if a feature is
+    not finite.
+    """
     grids = world.broadcast(_grids(config, features, predictor) if world.is_rank_zero else {})
     heads: dict[str, Heads] = {}
-    for name, mine in _statistics(config, features, world, predictor, grids).items():
-        total = world.sum(torch.from_numpy(mine.values).to(world.device)).cpu().numpy()
+    for name, own in _statistics(config, features, world, predictor, grids).items():
+        total = world.sum(torch.from_numpy(own.values).to(world.device)).cpu().numpy()
         summed = Statistics(len(features.classes), len(grids[name].exponents), total)
         heads[name] = world.broadcast(
             fit(summed) if world.is_rank_zero else Heads(np.empty(0), np.empty(0), np.empty(0))
@@ -40,12 +47,14 @@ def fit_heads(
 
 
 def _grids(config: RunConfig, features: FeatureSet, predictor: Predictor) -> dict[str, Grid]:
-    """Of each modality, from the first rows that have it."""
-    rows, found = features.rows_of("train"), {}
+    """The grid of each modality, from the first rows that have it."""
+    rows, grids = features.rows_of("train"), {}
     for k, name in enumerate(features.modalities):
-        some = rows[features.has[rows, k]][: config.train.score_batch]
-        found[name] = Grid.of(_finite(predictor, features, some if len(some) else rows[:1])[name])
-    return found
+        sample = rows[features.has[rows, k]][: config.train.score_batch]
+        grids[name] = Grid.of(
+            _finite(predictor, features, sample if len(sample) else rows[:1])[name]
+        )
+    return grids
 
 
 def _statistics(
@@ -55,30 +64,34 @@ def _statistics(
     predictor: Predictor,
     grids: dict[str, Grid],
 ) -> dict[str, Statistics]:
-    """Of this rank's batches."""
-    found = {
+    """The statistics of this rank's batches, per modality."""
+    statistics = {
         name: Statistics(len(features.classes), len(grid.exponents)) for name, grid in grids.items()
     }
     for _, batch in fetching(features, features.rows_of("train"), config.train.score_batch, world):
         labels, folds = features.labels[batch], folds_of(batch, config.seed)
         for k, (name, x) in enumerate(_finite(predictor, features, batch).items()):
             has = features.has[batch, k]
-            found[name].add(grids[name](x[has]), labels[has], folds[has])
-    return found
+            statistics[name].add(grids[name](x[has]), labels[has], folds[has])
+    return statistics
 
 
 def _finite(
     predictor: Predictor, features: FeatureSet, rows: Rows
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """(B, D_k) features of each modality, those of the rows that lack it zeros."""
-    found = predictor.features(rows)
-    for k, (name, x) in enumerate(found.items()):
+    """The features (B, D_k) of each modality, zero for rows that lack it.
+
+    Raises RemixError if one is not finite.
+    """
+    values = predictor.features(rows)
+    for k, (name, x) in enumerate(values.items()):
         has = features.has[rows, k]
-        lost = np.flatnonzero(has & ~np.isfinite(x).all(axis=1))
-        if len(lost):
+        diverged = np.flatnonzero(has & ~np.isfinite(x).all(axis=1))
+        if len(diverged):
             raise RemixError(
-                f"the features of {name!r} of row {rows[lost[0]]} are not finite",
-                "train has diverged: lower optimizer.lr or set clip_norm",
+                f"training diverged: the features of {name!r} for row {rows[diverged[0]]} "
+                "are not finite",
+                "lower optimizer.lr or set clip_norm",
             )
-        found[name] = np.where(has[:, None], x, np.float32(0))
-    return found
+        values[name] = np.where(has[:, None], x, np.float32(0))
+    return values

@@ -1,4 +1,7 @@
-"""What an epoch's model shows of imbalance and clash: gradients compared, and each modality left alone; nothing of the model or of a random state moves."""
+"""Imbalance diagnostics: gradient cosines and single-modality accuracy.
+
+They change neither the model nor any random state.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,31 +23,34 @@ from trainer.process_group import World
 from trainer.scoring.predictor import Predictor
 
 NUM_ROWS = 256
-"""Of the train split, whose gradients are compared: the same in every epoch."""
+"""Rows of the train split whose gradients are compared, the same in every epoch."""
 
 Examples = tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor]
-"""Inputs and `has` by modality, and labels, as the model takes them."""
-Found = dict[str, float | None]
+"""Inputs and presence per modality, and labels, as passed to the model."""
+Values = dict[str, float | None]
 
 
 def probe_rows(features: FeatureSet, seed: int) -> npt.NDArray[np.int64]:
-    """Up to NUM_ROWS rows of the train split, the first by their hash under the seed, ascending."""
+    """A random sample of at most NUM_ROWS rows of the train split, fixed by the seed; ascending."""
     rows = features.rows_of("train")
     order = np.argsort(hashes(key_of(seed, Purpose.DIAGNOSTICS), rows), kind="stable")
     return np.sort(rows[order[:NUM_ROWS]])
 
 
-def gradient_cosines(model: MultimodalModel, batches: Iterable[Examples]) -> Found:
-    """Cosines of loss gradients over all examples, the model in evaluation; null where a gradient is zero or there is none.
+def gradient_cosines(model: MultimodalModel, batches: Iterable[Examples]) -> Values:
+    """Cosine similarities of loss gradients over all examples, in evaluation mode.
 
-    `gradient_cosine_<m>`: the fused and the modality's own loss, on its encoder. `head_gradient_cosine`: the fused loss when one modality shows alone,
-    on the parameters that all modalities share, as the mean over pairs of modalities.
+    Returns:
+        gradient_cosine_<m>: Between the fused and the unimodal loss, on the encoder of <m>.
+        head_gradient_cosine: Between the fused losses of two modalities, each with the others
+            masked, on the parameters that all modalities share; the mean over pairs.
+        A value is None if a gradient is zero or does not exist.
     """
     was_training = model.training
     model.eval()
-    sums = _gradients(model, batches)
+    sums = _gradient_sums(model, batches)
     model.train(was_training)
-    found: Found = {
+    cosines: Values = {
         f"gradient_cosine_{name}": _cosine(sums.get(("fused", name)), sums.get(("own", name)))
         for name in model.modalities
     }
@@ -53,19 +59,23 @@ def gradient_cosines(model: MultimodalModel, batches: Iterable[Examples]) -> Fou
         for a, b in combinations(model.modalities, 2)
     ]
     known = [pair for pair in pairs if pair is not None]
-    return {**found, "head_gradient_cosine": float(np.mean(known)) if known else None}
+    return {**cosines, "head_gradient_cosine": float(np.mean(known)) if known else None}
 
 
-def _gradients(
+def _gradient_sums(
     model: MultimodalModel, batches: Iterable[Examples]
 ) -> dict[tuple[str, str], Tensor]:
-    """By (loss, modality) the summed gradient (P,), of the fused and its own loss on its encoder, and of the fused loss when it is alone on what is shared."""
+    """Summed gradients (P,) keyed by (loss, modality).
+
+    Losses are "fused" and "own" (unimodal), on the modality's encoder, and "alone" (fused, with all
+    other modalities masked), on the shared parameters.
+    """
     sums: dict[tuple[str, str], Tensor] = {}
 
     def add(loss: str, name: str, value: Tensor, parameters: list[nn.Parameter]) -> None:
-        given = [each for each in parameters if each.requires_grad]
-        found = torch.autograd.grad(value, given, retain_graph=True, materialize_grads=True)
-        sums[loss, name] = sums.get((loss, name), 0) + torch.cat([g.flatten() for g in found])
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        grads = torch.autograd.grad(value, trainable, retain_graph=True, materialize_grads=True)
+        sums[loss, name] = sums.get((loss, name), 0) + torch.cat([g.flatten() for g in grads])
 
     shared = shared_parameters(model)
     for inputs, has, labels in batches:
@@ -76,7 +86,7 @@ def _gradients(
                 fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
                 add("fused", name, fused, parameters)
                 add("own", name, _loss_of(outputs.unimodal[name], labels, has[name]), parameters)
-            del outputs
+            del outputs  # frees the graph before the next forward passes
             for name in model.modalities if shared else []:
                 alone = model(inputs, has, train=name).fused
                 add("alone", name, _loss_of(alone, labels, has[name]), shared)
@@ -84,7 +94,7 @@ def _gradients(
 
 
 def shared_parameters(model: MultimodalModel) -> list[nn.Parameter]:
-    """Those of the fusion; where it has none, those of a head that all modalities share."""
+    """Parameters of the fusion or, if it has none, of the head that all modalities share."""
     heads = {model.head(name) for name in model.modalities}
     own = list(heads.pop().parameters()) if len(heads) == 1 else []
     return list(model.fusion.parameters()) or own
@@ -106,23 +116,29 @@ def zero_mask_accuracies(
     rows: npt.NDArray[np.int64],
     batch_size: int,
     world: World,
-) -> Found:
-    """Accuracy of the fused head when a modality shows alone, over the rows that have it; None where there are none."""
-    found: Found = {}
+) -> Values:
+    """Accuracy of the fused head with one modality, all others masked.
+
+    Over the rows that have the modality; None if no row has it.
+    """
+    accuracies: Values = {}
     for k, name in enumerate(features.modalities):
-        own, predict = rows[features.has[rows, k]], predictor.alone(name)
-        right = sum(
+        present, predict = rows[features.has[rows, k]], predictor.alone(name)
+        num_correct = sum(
             int((predict(batch)[FUSED].argmax(axis=1) == features.labels[batch]).sum())
-            for _, batch in fetching(features, own, batch_size, world)
+            for _, batch in fetching(features, present, batch_size, world)
         )
-        total = int(world.sum(torch.tensor(right, device=world.device)))
-        found[name] = total / len(own) if len(own) else None
-    return found
+        total = int(world.sum(torch.tensor(num_correct, device=world.device)))
+        accuracies[name] = total / len(present) if len(present) else None
+    return accuracies
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """The diagnostics of a run in training; every rank finds the same cosines, and its stripe of the accuracies."""
+    """Diagnostics during training.
+
+    Every rank computes all cosines; the rows of the accuracies are divided among ranks.
+    """
 
     model: MultimodalModel
     inputs: Inputs
@@ -131,8 +147,8 @@ class Diagnostics:
     config: RunConfig
     world: World
 
-    def epoch(self) -> Found:
-        """The columns of epochs.arrow that are null without diagnostics."""
+    def epoch(self) -> Values:
+        """The diagnostic columns of epochs.arrow."""
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
         ):
@@ -140,7 +156,7 @@ class Diagnostics:
         alone = self.zero_mask_accuracy("validation")
         return cosines | {f"zero_mask_accuracy_{name}": value for name, value in alone.items()}
 
-    def zero_mask_accuracy(self, split: str) -> Found:
+    def zero_mask_accuracy(self, split: str) -> Values:
         """zero_mask_accuracies on a split."""
         rows, batch_size = self.features.rows_of(split), self.config.train.score_batch
         return zero_mask_accuracies(self.predictor, self.features, rows, batch_size, self.world)

@@ -1,4 +1,4 @@
-"""The scores of an epoch: the live model on the training split, each rank its stripe."""
+"""Scores of an epoch: the current model on the train split, divided among ranks."""
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,14 @@ def score_epoch(
     predictor: Predictor,
     epoch: int,
 ) -> int:
-    """The epoch whose scores the plan of `epoch` is made from, and which are written now if need be.
+    """Score the train split if the plan of `epoch` needs new scores (`rescore_every`).
 
-    It is the last one that was to be scored (`rescore_every`); each rank scores its stripe.
+    Each rank scores every `world.size`-th batch.
+
+    Returns:
+        The epoch whose scores the plan is made from.
+    Raises:
+        RemixError: a prediction is NaN.
     """
     scored = epoch - (epoch - config.train.warmup_epochs) % config.train.rescore_every
     if not world.broadcast(run.scores(scored).exists()):
@@ -36,13 +41,13 @@ def score_epoch(
             if config.train.scores == "cross_fitted"
             else predictor
         )
-        mine: list[pa.Table] = []
+        tables: list[pa.Table] = []
         for _, batch in fetching(features, rows, config.train.score_batch, world):
             table = score_rows(features, batch, predict(batch))
             if config.plan.copies == "resample":
                 table = with_values(table, features, batch, predictor)
-            mine.append(table)
-        joined = world.join_rows(run.parts(f"epoch-{scored:04d}"), mine)
+            tables.append(table)
+        joined = world.join_rows(run.parts(f"epoch-{scored:04d}"), tables)
         if joined is not None:
             _check_finite(joined, features, epoch)
             run.write_scores(scored, _complete(joined, config, features, run, scored))
@@ -52,7 +57,7 @@ def score_epoch(
 def _complete(
     table: pa.Table, config: RunConfig, features: FeatureSet, run: Run, epoch: int
 ) -> pa.Table:
-    """The scores of an epoch, with what the epochs before it add to them: validation accuracies, and smoothed scores."""
+    """Add metadata, validation accuracies of the epoch before, and the moving average of scores."""
     last, smoothing = epoch - config.train.rescore_every, config.plan.smoothing
     smoothed = smoothing and last >= config.train.warmup_epochs
     previous = run.open_scores(last) if smoothed else None
@@ -69,7 +74,10 @@ def _complete(
 
 
 def validation_accuracy(run: Run, modalities: list[str], epoch: int) -> dict[str, float]:
-    """The unimodal heads' at the end of the epoch before, of the modalities that validation samples have; none where no epoch has ended."""
+    """Validation accuracy of each unimodal head at the end of the epoch before `epoch`.
+
+    Without modalities that no validation sample has; empty if no epoch has ended.
+    """
     if not epoch or not (run.path / "epochs.arrow").exists():
         return {}
     row = run.epochs().slice(epoch - 1, 1).to_pylist()[0]
@@ -81,12 +89,13 @@ def validation_accuracy(run: Run, modalities: list[str], epoch: int) -> dict[str
 
 
 def _check_finite(table: pa.Table, features: FeatureSet, epoch: int) -> None:
-    """Raises RemixError where the model predicts NaN: nothing can be planned from that, and nothing is written."""
+    """Raise RemixError if the model predicts NaN, before scores are written."""
     rows = column(table, "row")
     for k, name in enumerate(features.modalities):
-        lost = rows[np.isnan(column(table, f"kl_{name}")) & features.has[rows, k]]
-        if len(lost):
+        diverged = rows[np.isnan(column(table, f"kl_{name}")) & features.has[rows, k]]
+        if len(diverged):
             raise RemixError(
-                f"epoch {epoch}: the model's prediction of {name!r} for row {lost[0]} is NaN",
-                "train has diverged: lower optimizer.lr or set clip_norm",
+                f"training diverged in epoch {epoch}: the prediction of {name!r} "
+                f"for row {diverged[0]} is NaN",
+                "lower optimizer.lr or set clip_norm",
             )

@@ -1,7 +1,8 @@
-"""Class probabilities of rows by heads that have not seen them: linear discriminants on features, one for each fold of the rows, fitted to the others.
+"""Out-of-fold class probabilities: a linear discriminant head per fold, fitted to other folds.
 
-Features are first rounded to whole numbers. Sums and products of those stay below 2^53, where float64 is exact, so that statistics
-do not depend on how rows are cut into batches and shared among processes. Memory is that of F (D^2 + C D) numbers and of a batch.
+Features are first rounded to integers, whose sums of products stay below 2^53, where float64 is
+exact. The statistics therefore do not depend on how rows are divided into batches and among
+processes. Memory: F (D^2 + C D) numbers for F folds, D features and C classes, and one batch.
 """
 
 import math
@@ -16,83 +17,95 @@ from pipeline.portable_log import log
 
 FOLDS = 5
 BITS = 11
-"""Whole features lie within +-2**BITS: MAX_ROWS products of two are below 2**53."""
+"""Integer features are from -2**BITS to 2**BITS: MAX_ROWS products of two sum to at most 2**53."""
 HEADROOM = 1
-"""Bits by which a feature may be beyond the sample that its grid was made of before it is cut."""
+"""A feature is clipped only beyond 2**HEADROOM times the largest value in the grid's sample."""
 
 
 def folds_of(rows: Int64Array, seed: int) -> Int64Array:
-    """(n,): the fold of each row, a hash of it, the same in every epoch."""
+    """Fold (n,) of each row: a hash of its number, the same in every epoch."""
     return (hashes(key_of(seed, Purpose.FOLDS), rows) % np.uint64(FOLDS)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How a modality's features become whole numbers: by a power of two for each of the (D,)."""
+    """Fixed-point format of a modality's features: a power of two for each of the (D,)."""
 
     exponents: Int64Array
 
     @classmethod
     def of(cls, sample: npt.NDArray[np.floating]) -> "Grid":
-        """The grid on which a sample (n, D) of the features has 2**(BITS - HEADROOM) steps; those that are 0 in all of it count as the largest."""
+        """Fit the grid to a sample (n, D): its values become at most 2**(BITS - HEADROOM).
+
+        A feature that is 0 throughout the sample gets the exponent of the largest feature.
+        """
         largest = np.abs(sample.astype(np.float64)).max(axis=0, initial=0.0)
         largest = np.where(largest > 0, largest, largest.max() or 1.0)
         return cls(BITS - HEADROOM - np.frexp(largest)[1].astype(np.int64))
 
     def __call__(self, features: npt.NDArray[np.floating]) -> FloatArray:
-        """(n, D) whole numbers."""
-        whole: FloatArray = np.rint(np.ldexp(features.astype(np.float64), self.exponents)).clip(
+        """Round features (n, D) to integers, as float64."""
+        integers: FloatArray = np.rint(np.ldexp(features.astype(np.float64), self.exponents)).clip(
             -(2**BITS), 2**BITS
         )
-        return whole
+        return integers
 
 
 class Statistics:
-    """What fitting needs of a modality's rows, by fold: `counts` (F, C), `sums` of features by class (F, C, D), and `products` (F, D, D)."""
+    """Sufficient statistics of a modality's rows per fold.
+
+    counts (F, C) of rows, sums (F, C, D) of features by class, products (F, D, D) of features.
+    """
 
     def __init__(self, num_classes: int, dim: int, values: FloatArray | None = None) -> None:
-        """Nothing yet, or what `values` had."""
+        """All zeros, or views of `values`, the `values` attribute of other statistics."""
         sizes = [FOLDS * num_classes, FOLDS * num_classes * dim, FOLDS * dim * dim]
         self.values: FloatArray = np.zeros(sum(sizes)) if values is None else values
-        """All of it in one array: those of two sets of rows add up."""
+        """All statistics in one array, so that one sum joins those of several ranks."""
         counts, sums, products = np.split(self.values, np.cumsum(sizes)[:-1])
         self.counts = counts.reshape(FOLDS, num_classes)
         self.sums = sums.reshape(FOLDS, num_classes, dim)
         self.products = products.reshape(FOLDS, dim, dim)
 
-    def add(self, whole: FloatArray, labels: npt.NDArray[np.integer], folds: Int64Array) -> None:
-        """Adds rows: whole features (n, D), labels (n,) and folds (n,)."""
+    def add(self, integers: FloatArray, labels: npt.NDArray[np.integer], folds: Int64Array) -> None:
+        """Add rows: integer features (n, D), labels (n,) and folds (n,)."""
         np.add.at(self.counts, (folds, labels), 1)
-        np.add.at(self.sums, (folds, labels), whole)
+        np.add.at(self.sums, (folds, labels), integers)
         for fold in range(FOLDS):
-            x = whole[folds == fold]
+            x = integers[folds == fold]
             self.products[fold] += x.T @ x
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """A head for each fold: logits are whole @ weights * unit + bias, with whole weights, so that the product is exact."""
+    """One linear head per fold: logits = (integers @ weights) * unit + bias.
+
+    Weights are integers too, so that the product is exact.
+    """
 
     weights: FloatArray  # (F, D, C)
     units: FloatArray  # (F,)
     bias: FloatArray  # (F, C)
 
-    def __call__(self, whole: FloatArray, folds: Int64Array) -> npt.NDArray[np.float32]:
-        """(n, C) class probabilities of rows with these whole features, each by the head of its fold."""
-        logits = np.empty((len(whole), self.bias.shape[1]))
+    def __call__(self, integers: FloatArray, folds: Int64Array) -> npt.NDArray[np.float32]:
+        """Class probabilities (n, C) of integer features (n, D), each by the head of its fold."""
+        logits = np.empty((len(integers), self.bias.shape[1]))
         for fold in range(FOLDS):
-            mine = folds == fold
-            logits[mine] = (whole[mine] @ self.weights[fold]) * self.units[fold] + self.bias[fold]
+            inside = folds == fold
+            logits[inside] = (integers[inside] @ self.weights[fold]) * self.units[fold] + self.bias[
+                fold
+            ]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: FloatArray = odds / odds.sum(axis=1, keepdims=True)
         return probabilities.astype(np.float32)
 
 
 def fit(statistics: Statistics) -> Heads:
-    """The heads of all folds, each of all rows but those of its fold.
+    """Fit the head of each fold to the rows of all other folds.
 
-    Linear discriminant analysis: classes are Gaussian with one covariance, which is shrunk to a multiple of the identity by the Oracle
-    Approximating Shrinkage (Chen et al., IEEE Trans. Signal Processing 58, 2010). Where no covariance can be had, priors alone decide.
+    Linear discriminant analysis with a shared covariance, shrunk towards a multiple of the identity
+    by the Oracle Approximating Shrinkage (Chen et al., IEEE Trans. Signal Processing 58, 2010). If
+    the covariance cannot be estimated, the head predicts the class frequencies.
     """
     parts = (statistics.counts, statistics.sums, statistics.products)
     heads = [_fit(*(part.sum(axis=0) - part[fold] for part in parts)) for fold in range(FOLDS)]
@@ -103,37 +116,42 @@ def fit(statistics: Statistics) -> Heads:
 def _fit(
     counts: FloatArray, sums: FloatArray, products: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(C,), (C, D) and (D, D) -> whole weights (D, C), their unit and bias (C,)."""
-    num, (num_classes, dim), seen = float(counts.sum()), sums.shape, counts > 0
+    """Fit one head to statistics (C,), (C, D), (D, D): integer weights (D, C), unit, bias (C,)."""
+    num, (num_classes, dim), occurring = float(counts.sum()), sums.shape, counts > 0
     prior = np.full(num_classes, -math.inf if num else 0.0)
-    prior[seen] = log(counts[seen] / num)
-    freedom = num - int(seen.sum())
+    prior[occurring] = log(counts[occurring] / num)
+    freedom = num - int(occurring.sum())
     scatter = products.copy()
-    for total, count in zip(sums[seen], counts[seen], strict=True):
+    for total, count in zip(sums[occurring], counts[occurring], strict=True):
         scatter -= total[:, None] * total / count
     if freedom <= 0 or np.trace(scatter) <= 0:
         return np.zeros((dim, num_classes)), np.ones(()), prior
     centre = sums.sum(axis=0) / num
-    means = np.where(seen[:, None], sums / np.maximum(counts, 1)[:, None] - centre, 0.0)  # (C, D)
+    means = np.where(
+        occurring[:, None], sums / np.maximum(counts, 1)[:, None] - centre, 0.0
+    )  # (C, D)
     weights = _solve(_shrunk(scatter / freedom, freedom), means.T)
     bias = prior - ((centre + means / 2) * weights.T).sum(axis=1)
-    # as many bits as keep the sum of D products below 2^53
+    # the largest scale that keeps the sum of D products below 2^53
     exponent = 52 - BITS - dim.bit_length() - int(np.frexp(np.abs(weights).max())[1])
     return np.rint(np.ldexp(weights, exponent)), np.ldexp(np.ones(()), -exponent), bias
 
 
 def _shrunk(covariance: FloatArray, num: float) -> FloatArray:
-    """A covariance (D, D) of `num` samples, shrunk (Chen et al. 2010, equation 23)."""
+    """Shrink a covariance (D, D) of `num` samples (Chen et al. 2010, equation 23)."""
     dim, trace = len(covariance), float(np.trace(covariance))
     squares = float((covariance * covariance).sum())
-    above = (1 - 2 / dim) * squares + trace**2
-    below = (num + 1 - 2 / dim) * (squares - trace**2 / dim)
-    share = min(1.0, above / below) if below > 0 else 1.0
-    return (1 - share) * covariance + share * trace / dim * np.eye(dim)
+    numerator = (1 - 2 / dim) * squares + trace**2
+    denominator = (num + 1 - 2 / dim) * (squares - trace**2 / dim)
+    shrinkage = min(1.0, numerator / denominator) if denominator > 0 else 1.0
+    return (1 - shrinkage) * covariance + shrinkage * trace / dim * np.eye(dim)
 
 
 def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
-    """X (D, C) of matrix X = right for a positive definite (D, D): by elimination row by row, whose bits, unlike LAPACK's, no number of threads changes."""
+    """Solve matrix X = right for X (D, C), with a positive definite matrix (D, D).
+
+    Plain Gaussian elimination: the bits of LAPACK's result depend on the number of threads.
+    """
     matrix, solution = matrix.copy(), right.copy()
     for k in range(len(matrix)):
         factors = matrix[k + 1 :, k, None] / matrix[k, k]

@@ -1,4 +1,4 @@
-"""A checkpoint as the function that scores rows: what `remix score` puts on each actor."""
+"""Batch scoring of a feature set with the model of a checkpoint, as `remix score` does."""
 
 from functools import partial
 
@@ -25,11 +25,17 @@ def score_checkpoint(
     num_gpus: float,
     progress: Progress,
 ) -> pa.Table:
-    """The scores of a split under a checkpoint, by `workers` actors (raises InputError, MismatchError before any of them starts)."""
+    """Score a split with a checkpoint, on `workers` Ray actors.
+
+    Raises:
+        InputError: the split is empty, or the checkpoint cannot be read.
+        MismatchError: the checkpoint is for other features.
+    """
     if not len(features.rows_of(split)):
-        there = ", ".join(name for name, num in features.manifest["splits"].items() if num)
-        raise InputError(f"split {split!r} of {features.path} is empty", f"choose from {there}")
-    _, found = checkpoints.model_of(checkpoint, features)
+        splits = ", ".join(name for name, num in features.manifest["splits"].items() if num)
+        raise InputError(f"split {split!r} of {features.path} is empty", f"choose from {splits}")
+    # read here, before any actor starts, so that errors come early
+    _, state = checkpoints.model_of(checkpoint, features)
     return score(
         features,
         split,
@@ -38,15 +44,15 @@ def score_checkpoint(
         workers=workers,
         num_gpus=num_gpus,
         progress=progress,
-        epoch=found["cursor"]["epoch"],
-        seed=found["seed"],
+        epoch=state["cursor"]["epoch"],
+        seed=state["seed"],
         parents={"checkpoint": checkpoint.sha256()},
     )
 
 
 def load(checkpoint: StorePath, features: FeatureSet) -> Predict:
-    """The model of a checkpoint, ready to predict rows of the features."""
-    model, found = checkpoints.model_of(checkpoint, features)
+    """Load the model of a checkpoint for prediction on `features`."""
+    model, state = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = Inputs(found["architecture"], 0, device)
-    return Predictor(model.to(device), inputs, features, device, amp=found["amp"] == "bf16")
+    inputs = Inputs(state["architecture"], 0, device)
+    return Predictor(model.to(device), inputs, features, device, amp=state["amp"] == "bf16")

@@ -1,4 +1,4 @@
-"""From rows to class probabilities, per modality and fused: scoring, validation and test all go through here."""
+"""Predictions of a model for rows of a feature set, used by scoring, validation and test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A model in evaluation on a feature set: deterministic input, no augmentation, no gradient."""
+    """Predicts rows of a feature set in evaluation mode, without augmentation or gradients."""
 
     model: MultimodalModel
     inputs: Inputs
@@ -31,13 +31,13 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, rows: Array) -> dict[str, Array]:
-        """rows (B,) -> (B, C) float32 probabilities of each modality's head and of the fused head (key "fused")."""
+        """Class probabilities of rows (B,): per head, unimodal and "fused", (B, C) float32."""
         outputs = self.evaluate(self.model.predict, rows)
         logits = {**outputs.unimodal, FUSED: outputs.fused}
         return {name: _probabilities(value) for name, value in logits.items()}
 
     def alone(self, name: str) -> Callable[[Array], dict[str, Array]]:
-        """rows (B,) -> (B, C) float32 probabilities of the fused head (key "fused") when one modality shows and the others are masked."""
+        """A function that predicts with the fused head, all modalities but `name` masked."""
 
         @torch.inference_mode()
         def predict(rows: Array) -> dict[str, Array]:
@@ -48,7 +48,7 @@ class Predictor:
 
     @torch.inference_mode()
     def features(self, rows: Array) -> dict[str, Array]:
-        """rows (B,) -> (B, D_k) float32 features of each modality; those of a row without the modality mean nothing."""
+        """Features (B, D_k) float32 of each modality; meaningless for rows that lack it."""
         return {
             name: value.float().cpu().numpy()
             for name, value in self.evaluate(self.model.features, rows).items()
@@ -58,7 +58,7 @@ class Predictor:
     def evaluate(
         self, call: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], T], rows: Array
     ) -> T:
-        """What `call` makes of the inputs of rows (B,) and of which modalities they have, the model in evaluation."""
+        """Call a function with the inputs and presence of rows (B,), in evaluation mode."""
         was_training = self.model.training
         self.model.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
@@ -79,49 +79,57 @@ def outcomes(
     batch_size: int,
     world: World,
 ) -> list[pa.Table]:
-    """This rank's batches of rows: `row` int64 and per head (each modality, "fused") `predicted_<head>` int32 and `p_label_<head>` float32."""
-    mine = []
+    """Predict this rank's batches of `rows`.
+
+    Returns:
+        One table per batch: `row`, and per head (the modalities and "fused") `predicted_<head>`
+        int32 and `p_label_<head>` float32, the probability of the label.
+    """
+    tables = []
     for _, batch in fetching(features, rows, batch_size, world):
-        found, labels = predictor(batch), features.labels[batch]
+        by_head, labels = predictor(batch), features.labels[batch]
         columns = {"row": batch}
-        columns |= {f"predicted_{head}": p.argmax(1).astype(np.int32) for head, p in found.items()}
-        columns |= {f"p_label_{head}": p[np.arange(len(p)), labels] for head, p in found.items()}
-        mine.append(pa.table(columns))
-    return mine
+        columns |= {
+            f"predicted_{head}": p.argmax(1).astype(np.int32) for head, p in by_head.items()
+        }
+        columns |= {f"p_label_{head}": p[np.arange(len(p)), labels] for head, p in by_head.items()}
+        tables.append(pa.table(columns))
+    return tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A split under a model, over all ranks."""
+    """Evaluation of a model on a split, over all ranks."""
 
     accuracy: dict[str, float | None]
-    """By head; a modality's over the samples that have it, None where there are none."""
+    """Accuracy per head, over the samples that have the modality; None if no sample has it."""
     loss: float
-    """The fused head's mean cross-entropy."""
+    """Mean cross-entropy of the fused head."""
     rho: float | None
-    """OGM-GE's ratio: the mean probability of the label under the strongest modality over that under the weakest; None where one has no samples."""
+    """Confidence ratio of OGM-GE (arXiv 2203.15332): mean probability of the label under the
+    strongest modality, divided by that under the weakest; None if one has no samples."""
 
 
-def evaluate(mine: list[pa.Table], features: FeatureSet, world: World) -> Evaluation:
-    """Evaluates a split from each rank's outcomes, of which only sums are exchanged."""
+def evaluate(tables: list[pa.Table], features: FeatureSet, world: World) -> Evaluation:
+    """Evaluate a split from the `outcomes` of all ranks; only their sums are exchanged."""
     heads = [FUSED, *features.modalities]
-    # a place for each rank, so that the order of the sums of floats does not depend on the backend
+    # Each rank has its own entries, so that floats are added in the same order by every backend.
     sums = torch.zeros(world.size, len(heads), 4, dtype=torch.float64)
-    if mine:
-        table = pa.concat_tables(mine)
+    if tables:
+        table = pa.concat_tables(tables)
         rows = column(table, "row")
         for h, head in enumerate(heads):
             has = features.has[rows, h - 1] if h else np.full(len(rows), True)
-            right = column(table, f"predicted_{head}") == features.labels[rows]
+            correct = column(table, f"predicted_{head}") == features.labels[rows]
             p = column(table, f"p_label_{head}")[has]
             losses = -np.log(np.clip(p, 1e-9, 1))
-            totals = (len(p), right[has].sum(), *(x.sum(dtype=np.float64) for x in (p, losses)))
+            totals = (len(p), correct[has].sum(), *(x.sum(dtype=np.float64) for x in (p, losses)))
             sums[world.rank, h] = torch.tensor(totals)
-    num, right, p_label, loss = world.sum(sums.to(world.device)).cpu().numpy().sum(axis=0).T
+    num, correct, p_label, loss = world.sum(sums.to(world.device)).cpu().numpy().sum(axis=0).T
     means = [float(p / n) if n else 0.0 for p, n in zip(p_label[1:], num[1:], strict=True)]
     return Evaluation(
         accuracy={
-            head: float(right[h] / num[h]) if num[h] else None for h, head in enumerate(heads)
+            head: float(correct[h] / num[h]) if num[h] else None for h, head in enumerate(heads)
         },
         loss=float(loss[0] / num[0]),
         rho=max(means) / min(means) if min(means) > 0 else None,

@@ -1,1 +1,1 @@
-"""`remix verify`: a run checked against its own artifacts."""
+"""`remix verify`: check a run against its own artifacts."""

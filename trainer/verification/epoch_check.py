@@ -1,4 +1,4 @@
-"""An epoch's scores, plan, and what lies beside the plan, held against what the plan is made from."""
+"""Check an epoch's plan, its statistics and its index against the scores and configuration."""
 
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -22,7 +22,7 @@ from trainer.verification.problems import Problems
 
 
 class EpochCheck:
-    """Makes the plans of a run again, and compares."""
+    """Builds the plans of a run again, and compares."""
 
     def __init__(
         self, run: Run, config: RunConfig, features: FeatureSet, problems: Problems
@@ -31,23 +31,25 @@ class EpochCheck:
         self._digest = str(run.facts.get("digest"))
 
     def plan(self, epoch: int) -> BatchPlan | None:
-        """The plan of an epoch, compared with the one that is made again; None where it cannot be read."""
+        """Check the plan of an epoch and return it, None if it cannot be read."""
         path, num_epochs = self._run.plan(epoch), self._config.train.epochs
         if epoch >= num_epochs:
-            self._problems.add(path, f"the run has {num_epochs} epochs, from 0 up")
+            self._problems.add(
+                path, f"unexpected epoch {epoch}: the run has {num_epochs} epochs, from 0 up"
+            )
             return None
-        draft = self._draft(epoch)
+        builder = self._builder(epoch)
         with self._problems.reading(path):
             plan = BatchPlan.open(path, num_rows=self._features.num_rows)
-            if draft:
-                self._check_origin(path, plan, draft)
+            if builder:
+                self._check_origin(path, plan, builder)
             self._check_statistics(self._run.plan_stats(epoch), plan)
             self._check_index(self._run.plan_index(epoch), plan)
             return plan
         return None
 
-    def _draft(self, epoch: int) -> PlanBuilder | None:
-        """The plan as scores and configuration make it, None where the scores do not hold."""
+    def _builder(self, epoch: int) -> PlanBuilder | None:
+        """A builder of the plan from scores and configuration, None if the scores are invalid."""
         config, features = self._config, self._features
         since = epoch - config.train.warmup_epochs
         if since < 0:
@@ -56,66 +58,73 @@ class EpochCheck:
         path = self._run.scores(scored)
         with self._problems.reading(path):
             scores = Scores.open(path)
-            made_for = {
+            expected = {
                 "epoch": scored,
                 "seed": config.seed,
                 "modalities": features.modalities,
                 "num_classes": len(features.classes),
                 "parents": {"features": features.fingerprint, "config": self._digest},
             }
-            self._problems.expect(path, "metadata", scores.metadata, made_for)
+            self._problems.expect(path, "metadata", scores.metadata, expected)
             return plan_builder_of(config, features, epoch, scores, self._digest)
         return None
 
-    def _check_origin(self, path: StorePath, plan: BatchPlan, draft: PlanBuilder) -> None:
-        """Compares metadata and fingerprint, and where those differ names the first step that does."""
-        made = read_metadata(draft.schema())
-        if plan.metadata == made:
+    def _check_origin(self, path: StorePath, plan: BatchPlan, builder: PlanBuilder) -> None:
+        """Compare metadata and fingerprint; if they differ, report the first step that does."""
+        rebuilt = read_metadata(builder.schema())
+        if plan.metadata == rebuilt:
             return
-        known = {**dict.fromkeys(plan.metadata), **draft.metadata}
+        known = {**dict.fromkeys(plan.metadata), **builder.metadata}
         known.pop("fingerprint", None)
         self._problems.expect(path, "metadata", plan.metadata, known)
-        for number, steps in enumerate(zip_longest(plan.steps(), _steps(draft))):
-            stored, again = map(_described, steps)
-            if stored != again:
-                said = f"step {number} is {stored}, but scores, configuration and seed make {again}"
-                self._problems.add(path, said)
+        for number, steps in enumerate(zip_longest(plan.steps(), _steps(builder))):
+            stored, expected = map(_describe, steps)
+            if stored != expected:
+                self._problems.add(
+                    path,
+                    f"step {number} is {stored}; "
+                    f"expected from scores, configuration and seed: {expected}",
+                )
                 return
 
     def _check_statistics(self, path: StorePath, plan: BatchPlan) -> None:
-        """Compares all statistics that follow from the plan and its features."""
+        """Compare all statistics that can be computed from the plan and its features."""
         labels, batch_rows = self._features.labels, self._features.manifest["batch_rows"]
         expected = plan_statistics(plan, labels=labels, batch_rows=batch_rows)
         with self._problems.reading(path):
-            found = path.read_json()
-            wrong = [name for name, value in expected.items() if found.get(name) != value]
+            stored = path.read_json()
+            wrong = [name for name, value in expected.items() if stored.get(name) != value]
+            # these two also depend on other epochs' files
             if wrong := [name for name in wrong if name not in ("churn", "histograms")]:
-                self._problems.add(path, f"its {', '.join(wrong)} are not those of the plan")
+                self._problems.add(path, f"{', '.join(wrong)} differ from the plan's")
 
     def _check_index(self, path: StorePath, plan: BatchPlan) -> None:
-        """Compares the index with the first step of each row."""
+        """Compare the index with the first step of each row."""
         steps = np.full(self._features.num_rows, UNPLANNED, np.int32)
+        # reversed, so that of a repeated row the first step is written last and remains
         for batch in reversed(plan.table.to_batches()):
             rows, numbers = batch.column("rows"), batch.column("step").to_numpy()
-            each = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))
-            steps[rows.flatten().to_numpy()[::-1]] = each[::-1]
+            step_of_row = np.repeat(numbers, np.diff(rows.offsets.to_numpy()))
+            steps[rows.flatten().to_numpy()[::-1]] = step_of_row[::-1]
         with self._problems.reading(path):
-            found = read_table(path, trusted=False)
-            made_for = {"num_rows": len(steps), "parents": {"plan": plan.fingerprint}}
-            self._problems.expect(path, "metadata", read_metadata(found.schema), made_for)
-            if not found.equals(pa.table([steps], STEPS_SCHEMA)):
-                self._problems.add(path, "its steps of rows are not those of the plan")
+            table = read_table(path, trusted=False)
+            expected = {"num_rows": len(steps), "parents": {"plan": plan.fingerprint}}
+            self._problems.expect(path, "metadata", read_metadata(table.schema), expected)
+            if not table.equals(pa.table([steps], STEPS_SCHEMA)):
+                self._problems.add(path, "the steps of its rows differ from the plan's")
 
 
-def _steps(draft: PlanBuilder) -> Iterator[Step]:
-    for batch in draft.batches():
+def _steps(builder: PlanBuilder) -> Iterator[Step]:
+    for batch in builder.batches():
         yield from BatchPlan(pa.Table.from_batches([batch])).steps()
 
 
-def _described(step: Step | None) -> str:
-    """A step in words that differ where the steps do."""
+def _describe(step: Step | None) -> str:
+    """Describe a step, so that different steps have different descriptions."""
     if step is None:
         return "missing"
-    owners = step.assigned
-    assigned = "" if owners is None else f", assigned {fingerprint_of(owners.tolist())[:12]}"
-    return f"{len(step.rows)} rows of {step.modality!r}, {step.rows_hash}{assigned}"
+    assignment = step.assigned
+    assigned = (
+        "" if assignment is None else f", assignment {fingerprint_of(assignment.tolist())[:12]}"
+    )
+    return f"{len(step.rows)} rows of {step.modality!r}, hash {step.rows_hash}{assigned}"

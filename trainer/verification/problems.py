@@ -1,4 +1,4 @@
-"""The problems that `remix verify` finds, each with its epoch and its artifact."""
+"""Problems that `remix verify` reports, with their epoch and artifact."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,40 +10,43 @@ from pipeline.errors import RemixError, StoreError
 from pipeline.storage.store_path import StorePath
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, pa.ArrowException)
-"""What reading JSON of another shape than ours raises."""
+"""Exceptions raised by JSON or Arrow content of an unexpected form."""
 
 
 class Problems:
-    """What does not hold: each kind once an artifact and epoch, with how often it was seen.
+    """Collected problems, deduplicated by epoch, artifact and kind.
 
-    `epoch` is the one that is looked at.
+    Set `epoch` to the epoch that is being checked, None for artifacts of the run.
     """
 
     def __init__(self, store: StorePath, run: StorePath) -> None:
         self._roots = (f"{run.path}/", f"{store.path}/")
-        self._found: dict[tuple[int | None, str, str], tuple[str, int]] = {}
+        self._problems: dict[tuple[int | None, str, str], tuple[str, int]] = {}
         self.epoch: int | None = None
 
     def add(self, store_path: StorePath, what: str, kind: str | None = None) -> None:
-        """Notes a problem of an artifact; of a kind that it has in this epoch already, only the number."""
+        """Add a problem; one of a kind that the artifact has in this epoch is only counted."""
         path = store_path.path
         for root in self._roots:
             path = path.removeprefix(root)
         key = (self.epoch, path, kind or what)
-        first, num = self._found.get(key, (what, 0))
-        self._found[key] = (first, num + 1)
+        first, num = self._problems.get(key, (what, 0))
+        self._problems[key] = (first, num + 1)
 
-    def expect(self, store_path: StorePath, name: str, found: object, expected: object) -> None:
-        """Notes a problem where a value is not the one that it should be; of mappings, for each expected entry."""
-        if isinstance(found, Mapping) and isinstance(expected, Mapping):
+    def expect(self, store_path: StorePath, name: str, actual: object, expected: object) -> None:
+        """Add a problem if `actual` is not `expected`; of mappings, for each expected entry."""
+        if isinstance(actual, Mapping) and isinstance(expected, Mapping):
             for key, value in expected.items():
-                self.expect(store_path, f"{name}.{key}", found.get(key), value)
-        elif found != expected:
-            self.add(store_path, f"{name} is {_short(found)}, not {_short(expected)}")
+                self.expect(store_path, f"{name}.{key}", actual.get(key), value)
+        elif actual != expected:
+            self.add(store_path, f"{name} is {_shorten(actual)}, expected {_shorten(expected)}")
 
     @contextmanager
     def reading(self, store_path: StorePath) -> Iterator[None]:
-        """Makes a problem of an artifact that is missing or damaged (raises StoreError where the store itself does not answer)."""
+        """Add a problem if the artifact is missing or damaged.
+
+        Raises StoreError if the store itself cannot be reached.
+        """
         try:
             yield
         except RemixError as error:
@@ -51,21 +54,25 @@ class Problems:
                 store_path.info()
             self.add(store_path, str(error))
         except MALFORMED as error:
-            self.add(store_path, f"is damaged ({type(error).__name__}: {error})")
+            self.add(store_path, f"damaged ({type(error).__name__}: {error})")
 
     def __contains__(self, epoch: int) -> bool:
-        return any(key[0] == epoch for key in self._found)
+        return any(key[0] == epoch for key in self._problems)
 
     def listed(self) -> list[dict[str, Any]]:
-        """The problems in the order in which they were found."""
+        """All problems as JSON, in the order in which they were added."""
         return [
-            {"epoch": epoch, "artifact": path, "what": f"{what} ({num} such)" if num > 1 else what}
-            for (epoch, path, _), (what, num) in self._found.items()
+            {
+                "epoch": epoch,
+                "artifact": path,
+                "what": f"{what} (first of {num})" if num > 1 else what,
+            }
+            for (epoch, path, _), (what, num) in self._problems.items()
         ]
 
 
-def _short(value: object) -> str:
-    """A hash as its first 12 digits, any other value in at most some 100 characters."""
+def _shorten(value: object) -> str:
+    """The first 12 digits of a hash, other values cut to about 100 characters."""
     if isinstance(value, str) and len(value) == 64:
         return value[:12]
     text = repr(value)

@@ -1,4 +1,4 @@
-"""The steps that a run says it took, held against the steps of its plans."""
+"""Check the log of an epoch's training steps against its plan."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,29 +29,33 @@ def check_steps(
     *,
     masks: bool,
 ) -> tuple[int, int]:
-    """Holds the log of an epoch against its plan: steps in order, each once, each as planned.
+    """Check that the log of an epoch has each step once, in order and as planned.
 
-    `files` are named after their first steps; `masks`: a step of one modality trains no other.
-    Returns how many steps were taken, and the step after the last of them.
+    Args:
+        files: The log's files, with their first steps.
+        masks: Whether a step of one modality trains no other.
+    Returns:
+        The number of steps taken, and the step after the last of them.
     """
-    planned, taken, due = plan.steps(), 0, 0
+    planned, num_taken, next_step = plan.steps(), 0, 0
     for path, row in _rows(files, features.modalities, problems):
         number = row["step"]
-        if number != due:
-            problems.add(path, f"has step {number} where step {due} should be", "order")
-        if not due <= number < len(plan):
+        if number != next_step:
+            problems.add(path, f"step {number} follows, expected step {next_step}", "order")
+        if not next_step <= number < len(plan):
             continue
-        step = next(islice(planned, number - due, None))
+        step = next(islice(planned, number - next_step, None))
         for name, value in _expected(step, epoch, features, masks).items():
             if row[name] != value:
-                said = f"{name} is {row[name]!r}, but the plan says {value!r}"
-                problems.add(path, f"step {number}: {said}", name)
-        taken, due = taken + 1, number + 1
-    return taken, due
+                problems.add(
+                    path, f"step {number}: {name} is {row[name]!r}, {value!r} in the plan", name
+                )
+        num_taken, next_step = num_taken + 1, number + 1
+    return num_taken, next_step
 
 
 def _expected(step: Step, epoch: int, features: FeatureSet, masks: bool) -> Row:
-    """What the log has to say of a step."""
+    """The row of the log for a step that was trained as planned."""
     names, has = features.modalities, features.has[step.rows]
     if step.assigned is not None:
         has = has & step.trained(names)
@@ -69,15 +73,15 @@ def _expected(step: Step, epoch: int, features: FeatureSet, masks: bool) -> Row:
 def _rows(
     files: Sequence[tuple[int, StorePath]], modalities: list[str], problems: Problems
 ) -> Iterator[tuple[StorePath, Row]]:
-    """The rows of all files, from the first step on."""
+    """Yield the rows of all files, in the order of the files' first steps."""
     schema = steps_schema(modalities)
     columns = ["epoch", "step", "modality", "num_rows", "rows_hash"]
     columns += [f"num_rows_{name}" for name in modalities]
     for first, path in sorted(files, key=lambda file: file[0]):
-        # a listed file may be gone: a run that is resumed takes the steps after its checkpoint anew
+        # a listed file may have been deleted: a resumed run repeats the steps after its checkpoint
         with problems.reading(path), suppress(MissingError):
             batches = BatchFile(path, schema).batches(columns)
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 if not number:
-                    problems.expect(path, "its first step", row["step"], first)
+                    problems.expect(path, "the first step", row["step"], first)
                 yield path, row

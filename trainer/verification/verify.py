@@ -1,9 +1,12 @@
-"""`remix verify`: proves from a run's artifacts that every planned row was trained exactly once.
+"""`remix verify`: prove from a run's artifacts that every planned row was trained exactly once.
 
-Artifacts are read by the product's own readers, which hash them and check their content. Each epoch's plan is made again from
-its scores and the configuration; one of equal fingerprint trains each row of the split once, as every plan does that is made.
-A run may be in training meanwhile: what it writes last is read first, so that whatever a checkpoint, a table of epochs or a
-later plan implies was there before it is looked for; the log of the epoch in progress is the beginning of its plan.
+The readers of artifacts check their hashes and content. Each epoch's plan is built again from its
+scores and the configuration, and must have the same fingerprint; every plan that Remix builds
+trains each row of the split once. The log of steps must then match the plan.
+
+The run may be training meanwhile. Files are read in the opposite order of writing, so that whatever
+a checkpoint, epochs.arrow or a later plan implies has been written before verify looks for it. The
+log of the epoch in progress must match the beginning of its plan.
 """
 
 import re
@@ -35,15 +38,21 @@ from trainer.verification.problems import Problems
 Progress = Callable[[int, int], None]
 PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
 SAMPLE = pa.schema([("row", pa.int64()), ("sample_id", pa.string()), ("label", pa.int32())])
-"""The columns of test.arrow that say which samples were tested."""
+"""The columns of test.arrow that identify the tested samples."""
 
 
 def verify(
     run: Run, *, parts: bool = False, progress: Progress = lambda done, total: None
 ) -> dict[str, Any]:
-    """Verifies a run, with `parts` every byte of its features too.
+    """Verify a run.
 
-    Returns {"run", "status", "ok", "num_epochs", "epochs", "problems"} (raises StoreError).
+    Args:
+        parts: Also hash every file of its features.
+        progress: Called with the number of checks done and their total.
+    Returns:
+        {"run", "status", "ok", "num_epochs", "epochs", "problems"}
+    Raises:
+        StoreError: the store cannot be reached.
     """
     store = run.path.parent.parent
     problems, epochs = Problems(store, run.path), []
@@ -52,61 +61,65 @@ def verify(
         features = _read_features(store / "features" / opened[1].features, problems)
         if features:
             epochs = _Check(run, *opened, features, problems).run_all(parts, progress)
-    found = problems.listed()
+    listed = problems.listed()
     return {
         "run": run.path.name,
         "status": opened[0].get("status") if opened else None,
-        "ok": not found,
+        "ok": not listed,
         "num_epochs": opened[1].train.epochs if opened else None,
         "epochs": epochs,
-        "problems": found,
+        "problems": listed,
     }
 
 
 def _read_run(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] | None:
     path = run.path / "run.json"
     with problems.reading(path):
-        facts = run.facts
-        config = parse(RunConfig, facts["config"], str(path))
-        named = {"name": run.path.name, "digest": config.digest}
-        problems.expect(path, "run", facts, {**named, "features": {"name": config.features}})
-        return facts, config
+        run_json = run.facts
+        config = parse(RunConfig, run_json["config"], str(path))
+        expected = {
+            "name": run.path.name,
+            "digest": config.digest,
+            "features": {"name": config.features},
+        }
+        problems.expect(path, "run", run_json, expected)
+        return run_json, config
     return None
 
 
 def _read_features(path: StorePath, problems: Problems) -> FeatureSet | None:
-    """The features with their samples checked, None where they are damaged."""
+    """Open the features and check their samples; None if they are damaged."""
     with problems.reading(path / MANIFEST):
         features = FeatureSet.open(path)
         if features_fingerprint(features.manifest, "") is None:
-            raise DataError(f"{path / MANIFEST} names no shards or files", "decode again")
+            raise DataError(f"{path / MANIFEST} lists no shards or files", "decode again")
         samples = path / "samples.arrow"
         with problems.reading(samples):
-            # again, since this process may have checked them under another manifest
+            # not cached: this process may have checked them against an earlier manifest
             check_samples(features.samples, features.manifest, str(samples))
             return features
     return None
 
 
 class _Check:
-    """Checks a run whose features are whole."""
+    """Checks a run whose features are intact."""
 
     def __init__(
         self,
         run: Run,
-        facts: dict[str, Any],
+        run_json: dict[str, Any],
         config: RunConfig,
         features: FeatureSet,
         problems: Problems,
     ) -> None:
-        self._run, self._facts, self._config = run, facts, config
+        self._run, self._run_json, self._config = run, run_json, config
         self._features, self._problems = features, problems
-        # in this order: what a run writes last comes first
-        self._finished = facts.get("status") == "finished"
+        # the opposite order of writing, see above
+        self._finished = run_json.get("status") == "finished"
         self._last, self._best = (self._read_cursor(name) for name in ("last", "best"))
         self._rows = self._read_epochs()
-        named = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
-        self._planned = [int(name[1]) for name in named if name]
+        matches = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
+        self._planned = [int(match[1]) for match in matches if match]
         self._logs = self._list_logs()
         self._known = {*self._planned, *self._logs, *(row["epoch"] for row in self._rows)}
 
@@ -115,11 +128,14 @@ class _Check:
         with self._problems.reading(path):
             if not path.exists():
                 return None
-            found = checkpoints.load(path)
-            parents = {"features": self._features.fingerprint, "digest": self._facts.get("digest")}
-            made_for = {**parents, "seed": self._config.seed}
-            self._problems.expect(path, "checkpoint", found, made_for)
-            return Cursor(**found["cursor"])
+            state = checkpoints.load(path)
+            expected = {
+                "features": self._features.fingerprint,
+                "digest": self._run_json.get("digest"),
+                "seed": self._config.seed,
+            }
+            self._problems.expect(path, "checkpoint", state, expected)
+            return Cursor(**state["cursor"])
         return None
 
     def _read_epochs(self) -> list[dict[str, Any]]:
@@ -133,51 +149,52 @@ class _Check:
                 for batch in BatchFile(path, schema).batches(columns):
                     rows += batch.to_pylist()
             numbers, expected = [row["epoch"] for row in rows], range(max(len(rows), ended))
-            self._problems.expect(path, "the order of its epochs", numbers, [*expected])
+            self._problems.expect(path, "the list of epochs", numbers, [*expected])
         return [row for row in rows if row["epoch"] >= 0]
 
     def _list_logs(self) -> dict[int, list[tuple[int, StorePath]]]:
         logs: dict[int, list[tuple[int, StorePath]]] = {}
         for path in (self._run.path / "steps").list():
-            if found := steps_log.NAME.fullmatch(path.name):
-                logs.setdefault(int(found[1]), []).append((int(found[2]), path))
+            if match := steps_log.NAME.fullmatch(path.name):
+                logs.setdefault(int(match[1]), []).append((int(match[2]), path))
             else:
-                self._problems.add(path, "is not named epoch-EEEE-step-SSSSSSSS.arrow")
+                self._problems.add(path, "the name is not epoch-EEEE-step-SSSSSSSS.arrow")
         return logs
 
     def run_all(self, parts: bool, progress: Progress) -> list[dict[str, Any]]:
-        """Checks everything, and returns what was seen of each epoch."""
+        """Check everything, and return the counts of each epoch."""
         last, features, num_epochs = self._last, self._features, self._config.train.epochs
         if not self._finished:
+            # begun: epochs with a file, those before the cursor, and its own if it has steps
             begun = max([*self._known, last.epoch - (not last.step) if last else -1]) + 1
             num_epochs = min(begun, num_epochs)
         epochs = sorted({*self._known, *range(num_epochs)})
         numbers = range(len(features.manifest["parts"])) if parts else ()
         files = [features.file_of(name, part) for part in numbers for name in features.modalities]
-        total, done, seen = len(epochs) + len(files), count(1), []
+        total, done, checked = len(epochs) + len(files), count(1), []
         progress(0, total)
         for file in files:
             with self._problems.reading(file.path):
-                self._problems.expect(file.path, "its SHA-256", file.path.sha256(), file.sha256)
+                self._problems.expect(file.path, "SHA-256", file.path.sha256(), file.sha256)
             progress(next(done), total)
         check = EpochCheck(self._run, self._config, self._features, self._problems)
         for epoch in epochs:
             self._problems.epoch = epoch
             counts = self._check_epoch(epoch, check.plan(epoch))
             self._problems.epoch = None
-            seen.append({"epoch": epoch, **counts, "ok": epoch not in self._problems})
+            checked.append({"epoch": epoch, **counts, "ok": epoch not in self._problems})
             progress(next(done), total)
         self._check_checkpoints()
-        self._check_facts()
+        self._check_run_json()
         if self._finished:
             self._check_test()
-        return seen
+        return checked
 
     def _check_epoch(self, epoch: int, plan: BatchPlan | None) -> dict[str, int]:
-        """Holds the steps that were taken, the row in epochs.arrow and the cursor against the plan of an epoch."""
+        """Check the steps taken, the row of epochs.arrow and the cursor against an epoch's plan."""
         if plan is None:
             return {"steps": 0, "rows": 0, "taken": 0}
-        taken, due = steps_log.check_steps(
+        num_taken, next_step = steps_log.check_steps(
             self._logs.get(epoch, []),
             epoch,
             plan,
@@ -186,19 +203,25 @@ class _Check:
             masks=strategy_of(self._config).masks,
         )
         cursor = self._last or Cursor()
-        # a row in epochs.arrow is no proof of an end: what follows a checkpoint is taken again
+        # A row in epochs.arrow does not prove that the epoch ended: a run that was resumed from an
+        # older checkpoint repeats what follows it.
         ended = self._finished or epoch < max([cursor.epoch, *self._planned])
         required = len(plan) if ended else cursor.step if epoch == cursor.epoch else 0
-        if due < required:
-            said = f"steps {due} to {required - 1} are in no file, though the run went on"
-            self._problems.add(self._run.path / "steps", said)
+        if next_step < required:
+            self._problems.add(
+                self._run.path / "steps",
+                f"steps {next_step} to {required - 1} are missing, but the run continued",
+            )
         if cursor.step and epoch == cursor.epoch:
             path = self._run.checkpoint("last")
             known = plan.metadata.get("fingerprint")
-            self._problems.expect(path, "the plan in its cursor", cursor.plan_fingerprint, known)
+            self._problems.expect(path, "the plan of the cursor", cursor.plan_fingerprint, known)
             if not 0 < cursor.step < len(plan):
-                said = f"its cursor stands at step {cursor.step} of {len(plan)} of epoch {epoch}"
-                self._problems.add(path, said)
+                self._problems.add(
+                    path,
+                    f"the cursor is at step {cursor.step} of epoch {epoch}, "
+                    f"which has {len(plan)} steps",
+                )
         num_rows = pc.sum(pc.list_value_length(plan.table["rows"])).as_py() or 0
         counts = {"num_steps": len(plan), "num_rows": num_rows}
         planned = {**counts, "policy": plan.metadata.get("policy")}
@@ -206,37 +229,37 @@ class _Check:
             if row["epoch"] == epoch:
                 path = self._run.path / "epochs.arrow"
                 self._problems.expect(path, f"epoch {epoch}", row, planned)
-        return {"steps": len(plan), "rows": num_rows, "taken": taken}
+        return {"steps": len(plan), "rows": num_rows, "taken": num_taken}
 
     def _check_checkpoints(self) -> None:
-        """Where both checkpoints stand."""
+        """Check that both checkpoints exist if they should, and their cursors."""
         last, best, end = self._last, self._best, (self._config.train.epochs, 0)
-        path, best_place = (self._run.checkpoint(name) for name in ("last", "best"))
-        went_on = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
-        if went_on and not path.exists():
-            self._problems.add(path, "does not exist, though the run went on from it")
-        # `best` is written after `last`, which stands for it until then
+        path, best_path = (self._run.checkpoint(name) for name in ("last", "best"))
+        continued = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
+        if continued and not path.exists():
+            self._problems.add(path, "the file is missing, but the run continued from it")
+        # `best` is written after `last`, so it may not exist yet directly after the best epoch
         written = last and last.best_epoch >= 0 and (last.step or last.best_epoch + 1 < last.epoch)
-        if (written or self._finished) and not best_place.exists():
-            self._problems.add(best_place, "does not exist, though an epoch was the best")
+        if (written or self._finished) and not best_path.exists():
+            self._problems.add(best_path, "the file is missing, but the run has a best epoch")
         if last and (self._finished or not 0 <= last.epoch <= end[0]):
-            self._problems.expect(path, "its cursor", (last.epoch, last.step), end)
+            self._problems.expect(path, "the cursor", (last.epoch, last.step), end)
         if last and best and (self._finished or (written and best.epoch <= last.best_epoch)):
-            due = (last.best_epoch + 1, 0)
-            self._problems.expect(best_place, "its cursor", (best.epoch, best.step), due)
+            expected = (last.best_epoch + 1, 0)
+            self._problems.expect(best_path, "the cursor", (best.epoch, best.step), expected)
 
-    def _check_facts(self) -> None:
-        """What run.json says of the features and of the result."""
+    def _check_run_json(self) -> None:
+        """Check the features and the result recorded in run.json."""
         expected: dict[str, Any] = {
             "features": {"fingerprint": self._features.fingerprint},
             "modalities": self._features.modalities,
         }
         if self._finished and self._last:
             expected["result"] = {"best_epoch": self._last.best_epoch}
-        self._problems.expect(self._run.path / "run.json", "run", self._facts, expected)
+        self._problems.expect(self._run.path / "run.json", "run", self._run_json, expected)
 
     def _check_test(self) -> None:
-        """A finished run has tested each row of the split 'test' once."""
+        """Check that a finished run tested each row of the split 'test' once."""
         path = self._run.path / "test.arrow"
         with self._problems.reading(path):
             table = read_table(path, trusted=False)
@@ -244,5 +267,6 @@ class _Check:
             samples = self._features.samples
             tested = samples.select(SAMPLE.names).filter(pc.equal(samples["split"], "test"))
             if not table.select(SAMPLE.names).equals(tested):
-                said = "its rows, with their ids and labels, are not those of the split 'test'"
-                self._problems.add(path, said)
+                self._problems.add(
+                    path, "rows, ids or labels differ from those of the split 'test'"
+                )

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plans import target_shares
-from pipeline.plans.assign import assign, find_assignment
+from pipeline.plans.assign import assign, assignment_rule
 from pipeline.plans.config import PlanConfig
 from pipeline.scores.build import score_rows
 from pipeline.scores.difficulty import ability
@@ -72,8 +72,8 @@ def test_any_slice_gives_the_same_as_the_whole() -> None:
         PlanConfig(policy="random", min_share=0.3),
         PlanConfig(temperature=1.0),
     ]:
-        assignment = find_assignment(scores, config, 3, 4)
-        parts = [assignment.choose(scores.table.slice(start, 77)) for start in range(0, 3000, 77)]
+        assignment = assignment_rule(scores, config, 3, 4)
+        parts = [assignment.assign(scores.table.slice(start, 77)) for start in range(0, 3000, 77)]
         np.testing.assert_array_equal(np.concatenate(parts), assign(scores, config, 3, 4))
 
 

@@ -11,7 +11,7 @@ from pipeline.config import parse
 from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plans.assign import assign
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.normalize import worth
+from pipeline.plans.normalize import implied_ability
 from pipeline.portable_log import log
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import write_table
@@ -67,13 +67,15 @@ def test_the_worth_of_an_accuracy_is_the_ability_of_such_a_prediction(num_classe
         p = np.full(num_classes, (1 - accuracy) / (num_classes - 1))
         p[0] = accuracy
         bits = math.log2(num_classes) + (p[p > 0] * np.log2(p[p > 0])).sum()
-        assert worth(accuracy, num_classes) == pytest.approx(bits, rel=1e-12)
-    assert worth(1 / num_classes, num_classes) == worth(0.0, num_classes) == 0.01
+        assert implied_ability(accuracy, num_classes) == pytest.approx(bits, rel=1e-12)
+    assert (
+        implied_ability(1 / num_classes, num_classes) == implied_ability(0.0, num_classes) == 0.01
+    )
 
 
 def test_relative_to_validation_divides_by_that_worth() -> None:
     costs = arithmetic_costs(3000, 3, missing=True)
-    units = [worth(accuracy, 5) for accuracy in TOLD["validation_accuracy"].values()]
+    units = [implied_ability(accuracy, 5) for accuracy in TOLD["validation_accuracy"].values()]
     chosen = assign(scores_of(costs, **TOLD), PlanConfig(relative="validation"), 0, 0)
     np.testing.assert_array_equal(chosen, last_argmin(costs.astype(np.float64) / units))
     assert np.bincount(chosen, minlength=3)[2] < np.bincount(last_argmin(costs), minlength=3)[2]

@@ -80,12 +80,12 @@ def test_what_each_modality_trains_is_counted_apart() -> None:
     scores = Scores(scores_table(arithmetic_costs(150_000, 2, missing=True)))
     number = np.arange(len(scores))
     owners = np.where(number % 5 == 0, -1, number % 3).astype(np.int8)
-    found = score_histograms(scores, owners=owners, names=["x", "m1", "m0"])
+    found = score_histograms(scores, assignment=owners, names=["x", "m1", "m0"])
     for name, index in (("m0", 2), ("m1", 1)):
         own, kl = scores.kl(name)[owners == index].astype(np.float64), found[name]["kl"]
         counts = np.histogram(own[~np.isnan(own)], kl["edges"])[0].tolist()
         assert kl["assigned"] == counts
-    assert score_histograms(scores, owners=owners, names=["m0"])["m1"]["kl"]["assigned"] is None
+    assert score_histograms(scores, assignment=owners, names=["m0"])["m1"]["kl"]["assigned"] is None
 
 
 def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
