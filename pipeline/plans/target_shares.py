@@ -101,6 +101,7 @@ def assign_to_target(
     Raises:
         DataError: too few rows have a modality.
     """
+    # scale by a power of two and round: the costs become integers of at most COST_BITS bits
     largest = max(np.nanmax(costs, initial=0.0), -np.nanmin(costs, initial=0.0))
     np.rint(np.ldexp(costs, COST_BITS - int(np.frexp(largest)[1]), out=costs), out=costs)
     costs[np.isnan(costs)] = np.inf
@@ -197,8 +198,11 @@ def _scale(
         assignment[rows] = part
         if not bit:
             break
+        # Shortest distances as price changes leave no row with a modality cheaper than its own, so
+        # the next bit starts close to its solution.
         change = _distances(np.zeros(len(counts)), _margins(priced, part))[0]
         priced -= change[:, None]
+        # Only rows with two modalities within K of the lowest cost can still move, see above.
         near = (priced <= priced.min(axis=0) + len(counts)).sum(axis=0) > 1
         counts = counts - np.bincount(part[~near], minlength=len(counts))
         costs, keys, rows, prices = costs[:, near], keys[near], rows[near], 2 * (prices - change)

@@ -1,4 +1,4 @@
-"""Mixed plans made from plain numbers, and what each row trains counted from the steps."""
+"""Mixed plans from simple scores, and counts of the assignments in their steps."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from pipeline.storage.store_path import StorePath
 from tests.support.plan_tables import arithmetic_costs, scores_table
 
 TIMES = {-1.0: 3, -0.5: 3, 0.0: 2, 0.5: 1, 1.0: 0, 1.5: 0}
-"""How often a row comes again at a Shapley value."""
+"""Number of copies of a row by its Shapley value."""
 Steps = list[dict[str, Any]]
 Change = Callable[[Steps], object]
 
 
-def mixed(**asked: Any) -> PlanConfig:
-    return PlanConfig(order="mixed", **asked)
+def mixed(**options: Any) -> PlanConfig:
+    return PlanConfig(order="mixed", **options)
 
 
 def valued(num: int, num_modalities: int, *, missing: bool = True) -> Scores:
-    """Scores with Shapley values from TIMES, NaN where the modality is missing."""
+    """Scores with Shapley values from TIMES, NaN if the modality is missing."""
     costs = arithmetic_costs(num, num_modalities, missing=missing)
     values = np.array(list(TIMES), np.float32)[
         np.random.default_rng(num).integers(0, len(TIMES), costs.shape)
@@ -41,18 +41,20 @@ def valued(num: int, num_modalities: int, *, missing: bool = True) -> Scores:
 
 
 def trained(plan: BatchPlan, names: list[str]) -> Counter[tuple[int, int]]:
-    """How often each (row, modality) is trained, -1 for all of them."""
+    """How often each (row, modality) is trained; -1 stands for all modalities."""
     pairs: Counter[tuple[int, int]] = Counter()
     for step in plan.steps():
-        owner = -1 if step.modality == "all" else names.index(step.modality)
-        owners = [owner] * len(step.rows) if step.assigned is None else step.assigned.tolist()
-        pairs.update(zip(step.rows.tolist(), owners, strict=True))
+        index = -1 if step.modality == "all" else names.index(step.modality)
+        assignment = [index] * len(step.rows) if step.assigned is None else step.assigned.tolist()
+        pairs.update(zip(step.rows.tolist(), assignment, strict=True))
     return pairs
 
 
-def with_again(scores: Scores, owners: np.ndarray) -> Counter[tuple[int, int]]:
-    """Each row once by its owner, and as often as TIMES says by each modality."""
-    expected = Counter(dict.fromkeys(zip(scores.rows.tolist(), owners.tolist(), strict=True), 1))
+def with_copies_counted(scores: Scores, assignment: np.ndarray) -> Counter[tuple[int, int]]:
+    """Expected counts: every row once by its assignment, and its copies according to TIMES."""
+    expected = Counter(
+        dict.fromkeys(zip(scores.rows.tolist(), assignment.tolist(), strict=True), 1)
+    )
     for k, name in enumerate(scores.modalities):
         for row, value in zip(
             scores.rows.tolist(), scores.table[f"shapley_{name}"].to_pylist(), strict=True
@@ -69,12 +71,12 @@ def rewrite(
     without: str = "",
     plain: bool = False,
 ) -> None:
-    """Changes the steps of a plan file, under a right fingerprint, or with no metadata at all."""
+    """Change the steps of a plan file, and update the fingerprint or remove all metadata."""
     table = read_table(path)
-    steps, facts = table.to_pylist(), read_metadata(table.schema)
+    steps, metadata = table.to_pylist(), read_metadata(table.schema)
     change(steps)
     new = pa.Table.from_pylist(steps, schema or table.schema.remove_metadata())
-    kept = {key: value for key, value in facts.items() if key not in ("fingerprint", without)}
+    kept = {key: value for key, value in metadata.items() if key not in ("fingerprint", without)}
     write_table(path, new if plain else with_metadata(new, kept))
 
 

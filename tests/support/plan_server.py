@@ -1,4 +1,4 @@
-"""A plan over real HTTP, with the failures that a network has."""
+"""A server that sends a plan over real HTTP, with simulated network failures."""
 
 import json
 from collections.abc import Callable
@@ -18,18 +18,18 @@ def stream_of(table: pa.Table, chunk: int = 3) -> bytes:
     return bytes(sink.getvalue())
 
 
-Answer = Callable[["PlanHandler"], None]
+Response = Callable[["PlanHandler"], None]
 
 
 class PlanHandler(BaseHTTPRequestHandler):
-    """Answers as the test has laid down, and else with the plan."""
+    """Sends the responses that the test has queued, then the plan."""
 
     protocol_version = "HTTP/1.1"
     server: "PlanServer"
 
     def do_GET(self) -> None:
         self.server.seen.append((self.path, dict(self.headers)))
-        (self.server.answers.pop(0) if self.server.answers else whole)(self)
+        (self.server.responses.pop(0) if self.server.responses else send_plan)(self)
 
     def head(self, status: int, **headers: str) -> None:
         self.send_response(status)
@@ -42,7 +42,7 @@ class PlanHandler(BaseHTTPRequestHandler):
 
 
 class PlanServer(ThreadingHTTPServer):
-    """A plan over real HTTP, with the failures that a network has."""
+    """A server that sends a plan, with simulated network failures."""
 
     daemon_threads = True
 
@@ -50,16 +50,16 @@ class PlanServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), PlanHandler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1/runs/demo/plans/2/steps"
         self.body = stream_of(PLAN.table)
-        self.answers: list[Answer] = []
+        self.responses: list[Response] = []
         self.seen: list[tuple[str, dict[str, str]]] = []
 
 
-def whole(handler: PlanHandler) -> None:
+def send_plan(handler: PlanHandler) -> None:
     handler.head(200, content_length=str(len(handler.server.body)))
     handler.wfile.write(handler.server.body)
 
 
-def refused(status: int, detail: str | None = None, **headers: str) -> Answer:
+def refused(status: int, detail: str | None = None, **headers: str) -> Response:
     def send(handler: PlanHandler) -> None:
         body = (
             b"<p>no</p>"
@@ -73,8 +73,8 @@ def refused(status: int, detail: str | None = None, **headers: str) -> Answer:
     return send
 
 
-def cut(share: float, *, announced: bool) -> Answer:
-    """A part of the body; with its length announced, or until the connection closes."""
+def cut(share: float, *, announced: bool) -> Response:
+    """Send a part of the body, with or without the header Content-Length."""
 
     def send(handler: PlanHandler) -> None:
         body = handler.server.body

@@ -1,4 +1,4 @@
-"""Scores tables for the tests of plans."""
+"""Scores tables for tests of plans."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,10 @@ def scores_table(
     names: Sequence[str] = (),
     **metadata: Any,
 ) -> pa.Table:
-    """A table whose kl_ columns are the (N, K) costs, NaN = missing, and its p_label_ columns half of them; labels run through the classes."""
+    """Scores with the (N, K) costs as kl_ columns, NaN = missing, and half of them as p_label_.
+
+    Labels cycle through the classes.
+    """
     num, names = len(costs), names or [f"m{k}" for k in range(costs.shape[1])]
     rows = np.arange(num) if rows is None else np.asarray(rows)
     columns = {
@@ -36,7 +39,7 @@ def scores_table(
 def arithmetic_costs(
     num: int, num_modalities: int, *, missing: bool = False, levels: int = 997
 ) -> npt.NDArray[np.float32]:
-    """(N, K) costs made without any generator, with ties; with `missing`, some are NaN and each row keeps one."""
+    """(N, K) deterministic costs with ties; with `missing`, some are NaN, never all of a row."""
     row, k = np.arange(num)[:, None], np.arange(num_modalities)
     costs = ((row * (7919 + 104 * k) + 31 * k) % levels / levels * (1 + 0.2 * k)).astype(np.float32)
     if missing:

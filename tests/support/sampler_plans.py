@@ -1,4 +1,4 @@
-"""A plan, another plan, and the samples that they order."""
+"""Two plans, and a data set for them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +25,11 @@ MODALITIES = [modality for modality, _ in STEPS]
 NUM = len(PLAN)
 OTHER = build(joint_plan_builder(np.arange(200), 16, 5, 2))
 SAMPLES: Any = range(200)
-"""A data set in which a sample is its row."""
+"""A data set whose samples are their own row numbers."""
 
 
 def write(path: Path, table: pa.Table, chunk: int = 3) -> str:
-    """A plan file of small record batches, so that a few steps lie in many of them."""
+    """Write a plan in small record batches, so that even a short plan has many of them."""
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table, max_chunksize=chunk)
     return str(path)

@@ -1,4 +1,4 @@
-"""Where the artifacts of the trained store's run lie and are served, and ways to edit them."""
+"""Paths and URLs of the artifacts of the trained store's run, and ways to damage them."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def bad_offsets(path: Path) -> None:
-    """Lets the lists of a plan begin and end far outside of their values, in the bytes of the file."""
+    """Overwrite the list offsets in a plan's file, so that they point outside of the values."""
     table = BatchPlan.open(StorePath.at(path)).table
     offsets = table["rows"].chunk(0).offsets.to_numpy().astype(np.int32).tobytes()
     data = path.read_bytes()

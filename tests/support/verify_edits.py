@@ -1,4 +1,4 @@
-"""Edits to the artifacts of a run, and what `verify` names of them."""
+"""Edits to the artifacts of a run, and the problems that `verify` reports."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,31 +18,31 @@ Change = Callable[[pa.Table], pa.Table]
 
 
 def at(path: str) -> Callable[[Run], StorePath]:
-    """A file below the run's folder, or where the path begins with `features` one of its features."""
+    """A file in the run's folder or, if the path begins with `features`, in the store."""
     return lambda run: (run.path.parent.parent if path.startswith("features") else run.path) / path
 
 
-def found(run: Run, **options: Any) -> list[tuple[str, str]]:
-    """What is named: (artifact, what)."""
+def problems_of(run: Run, **options: Any) -> list[tuple[str, str]]:
+    """The problems of a run as (artifact, what)."""
     result = verify(run, **options)
     assert result["ok"] == (not result["problems"])
-    named = {each["epoch"] for each in result["problems"]}
-    assert all(each["ok"] == (each["epoch"] not in named) for each in result["epochs"])
-    return [(each["artifact"], each["what"]) for each in result["problems"]]
+    reported = {problem["epoch"] for problem in result["problems"]}
+    assert all(entry["ok"] == (entry["epoch"] not in reported) for entry in result["epochs"])
+    return [(problem["artifact"], problem["what"]) for problem in result["problems"]]
 
 
 def edited(path: str, change: Change, *, hashed: bool = False, **metadata: Any) -> Tamper:
-    """Changes a table and its metadata; `hashed`: under a right fingerprint."""
+    """Change a table and its metadata; with `hashed`, also update the fingerprint."""
 
     def tamper(run: Run) -> None:
         store_path = at(path)(run)
         before = read_table(store_path)
-        facts = {**read_metadata(before.schema), **metadata}
-        facts.pop("fingerprint", None)
+        changed = {**read_metadata(before.schema), **metadata}
+        changed.pop("fingerprint", None)
         table = change(before).combine_chunks()
         write_table(
             store_path,
-            with_metadata(table, facts)
+            with_metadata(table, changed)
             if hashed
             else table.replace_schema_metadata(before.schema.metadata),
         )
@@ -51,7 +51,7 @@ def edited(path: str, change: Change, *, hashed: bool = False, **metadata: Any) 
 
 
 def edited_steps(epoch: int, change: Callable[[Steps], object], **metadata: Any) -> Tamper:
-    """Changes the steps of a plan and its metadata, under a right fingerprint."""
+    """Change the steps of a plan and its metadata, and update the fingerprint."""
 
     def changed(table: pa.Table) -> pa.Table:
         steps = table.to_pylist()
@@ -62,7 +62,7 @@ def edited_steps(epoch: int, change: Callable[[Steps], object], **metadata: Any)
 
 
 def swap(steps: Steps) -> None:
-    """Exchanges a row of the first two steps."""
+    """Exchange a row of the first two steps."""
     first, second = steps[0]["rows"], steps[1]["rows"]
     first[0], second[0] = second[0], first[0]
 
@@ -99,7 +99,7 @@ def with_json(path: str, change: Callable[[dict[str, Any]], object]) -> Tamper:
 
 
 def checkpoint(name: str, cursor: dict[str, Any] | None = None, **changes: Any) -> Tamper:
-    """Changes entries of a checkpoint and of its cursor."""
+    """Change entries of a checkpoint and of its cursor."""
 
     def tamper(run: Run) -> None:
         before = checkpoints.load(run.checkpoint(name))

@@ -71,8 +71,8 @@ def _statistics(
     for _, batch in fetching(features, features.rows_of("train"), config.train.score_batch, world):
         labels, folds = features.labels[batch], folds_of(batch, config.seed)
         for k, (name, x) in enumerate(_finite(predictor, features, batch).items()):
-            has = features.has[batch, k]
-            statistics[name].add(grids[name](x[has]), labels[has], folds[has])
+            present = features.has[batch, k]
+            statistics[name].add(grids[name](x[present]), labels[present], folds[present])
     return statistics
 
 
@@ -85,13 +85,13 @@ def _finite(
     """
     values = predictor.features(rows)
     for k, (name, x) in enumerate(values.items()):
-        has = features.has[rows, k]
-        diverged = np.flatnonzero(has & ~np.isfinite(x).all(axis=1))
+        present = features.has[rows, k]
+        diverged = np.flatnonzero(present & ~np.isfinite(x).all(axis=1))
         if len(diverged):
             raise RemixError(
                 f"training diverged: the features of {name!r} for row {rows[diverged[0]]} "
                 "are not finite",
                 "lower optimizer.lr or set clip_norm",
             )
-        values[name] = np.where(has[:, None], x, np.float32(0))
+        values[name] = np.where(present[:, None], x, np.float32(0))
     return values

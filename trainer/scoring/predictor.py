@@ -119,11 +119,15 @@ def evaluate(tables: list[pa.Table], features: FeatureSet, world: World) -> Eval
         table = pa.concat_tables(tables)
         rows = column(table, "row")
         for h, head in enumerate(heads):
-            has = features.has[rows, h - 1] if h else np.full(len(rows), True)
+            present = features.has[rows, h - 1] if h else np.full(len(rows), True)
             correct = column(table, f"predicted_{head}") == features.labels[rows]
-            p = column(table, f"p_label_{head}")[has]
+            p = column(table, f"p_label_{head}")[present]
             losses = -np.log(np.clip(p, 1e-9, 1))
-            totals = (len(p), correct[has].sum(), *(x.sum(dtype=np.float64) for x in (p, losses)))
+            totals = (
+                len(p),
+                correct[present].sum(),
+                *(x.sum(dtype=np.float64) for x in (p, losses)),
+            )
             sums[world.rank, h] = torch.tensor(totals)
     num, correct, p_label, loss = world.sum(sums.to(world.device)).cpu().numpy().sum(axis=0).T
     means = [float(p / n) if n else 0.0 for p, n in zip(p_label[1:], num[1:], strict=True)]

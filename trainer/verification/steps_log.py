@@ -56,17 +56,17 @@ def check_steps(
 
 def _expected(step: Step, epoch: int, features: FeatureSet, masks: bool) -> Row:
     """The row of the log for a step that was trained as planned."""
-    names, has = features.modalities, features.has[step.rows]
+    names, active = features.modalities, features.has[step.rows]
     if step.assigned is not None:
-        has = has & step.trained(names)
+        active = active & step.trained(names)
     elif masks and step.modality != ALL:
-        has = has & (np.array(names) == step.modality)
+        active = active & (np.array(names) == step.modality)
     return {
         "epoch": epoch,
         "modality": step.modality,
         "num_rows": len(step.rows),
         "rows_hash": step.rows_hash,
-        **{f"num_rows_{name}": int(has[:, k].sum()) for k, name in enumerate(names)},
+        **{f"num_rows_{name}": int(active[:, k].sum()) for k, name in enumerate(names)},
     }
 
 

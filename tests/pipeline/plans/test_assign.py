@@ -44,13 +44,13 @@ def test_equals_an_independent_argmin_over_minus_entropy() -> None:
     assert (chosen[2::50] == 2).all()
 
 
-def test_loss_reads_the_probability_of_the_label_among_what_is_there() -> None:
+def test_policy_loss_takes_the_lowest_label_probability_of_present_modalities() -> None:
     table = scores_table(np.array([[0.1, 0.9], [0.4, 0.4], [0.9, 0.1], [np.nan, 0.9]]))
     table = with_value(table, "kl_m0", 0, 1.0)
     assert assign(Scores(table), PlanConfig(policy="loss"), 0, 0).tolist() == [0, 1, 1, 1]
 
 
-def test_random_is_uniform_among_what_is_there_and_changes_with_seed_and_epoch() -> None:
+def test_random_is_uniform_over_present_modalities_and_changes_with_seed_and_epoch() -> None:
     costs = arithmetic_costs(60_000, 3, missing=True)
     scores = Scores(scores_table(costs))
     chosen = assign(scores, PlanConfig(policy="random"), 1, 2)
@@ -63,7 +63,7 @@ def test_random_is_uniform_among_what_is_there_and_changes_with_seed_and_epoch()
         assert 0.3 < (chosen != assign(scores, PlanConfig(policy="random"), *other)).mean() < 0.6
 
 
-def test_any_slice_gives_the_same_as_the_whole() -> None:
+def test_assignment_does_not_depend_on_slices() -> None:
     scores = Scores(scores_table(arithmetic_costs(3000, 3, missing=True, levels=20)))
     for config in [
         PlanConfig(),
@@ -105,7 +105,7 @@ def test_shares_are_exact(num: int, policy: str, levels: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.integers(2, 4), st.integers(1, 14), st.booleans(), st.booleans())
-def test_shares_and_floors_are_met_at_the_least_cost(
+def test_shares_and_floors_have_the_least_total_cost(
     data: st.DataObject, num_modalities: int, num: int, ties: bool, floor: bool
 ) -> None:
     values = st.integers(0, 4).map(float) if ties else st.floats(0, 4, width=32)
@@ -120,7 +120,7 @@ def test_shares_and_floors_are_met_at_the_least_cost(
     modalities = [f"m{k}" for k in range(num_modalities)]
     target = target_shares.target_of(PlanConfig.model_validate(config), modalities, num)
     counts = target.counts if target else (0,) * num_modalities
-    # a slot for each row that a modality has to get, and under a floor slots for the rest that take any modality
+    # one slot per row that a modality must have; with a floor, further slots for any modality
     forced = costs[:, np.repeat(np.arange(num_modalities), counts)]
     free = np.repeat(np.nanmin(costs, axis=1)[:, None], num - sum(counts), axis=1)
     square = np.nan_to_num(np.concatenate([forced, free], axis=1).astype(np.float64), nan=1e6)
@@ -150,12 +150,12 @@ def test_shares_and_floors_are_met_at_the_least_cost(
         ({"min_share": 0.4}, "0.3333"),
     ],
 )
-def test_shares_that_make_no_sense(config: dict[str, object], named: str) -> None:
+def test_invalid_shares(config: dict[str, object], named: str) -> None:
     with refused(ConfigError, named):
         choose(arithmetic_costs(10, 3), **config)
 
 
-def test_shares_that_missing_modalities_forbid() -> None:
+def test_shares_that_too_few_rows_can_fill() -> None:
     costs = arithmetic_costs(100, 2)
     costs[:60, 1] = np.nan
     with refused(DataError, "m1", 70, 100, 40, 0.4):
@@ -164,7 +164,7 @@ def test_shares_that_missing_modalities_forbid() -> None:
 
 
 @pytest.mark.parametrize("at", [1, TABLE_ROWS])
-def test_a_row_that_occurs_twice_is_found_across_the_seam_of_two_blocks(at: int) -> None:
+def test_repeated_row_is_detected_across_blocks(at: int) -> None:
     rows = np.arange(TABLE_ROWS + 10)
     rows[at] = at - 1
     with refused(DataError, at - 1):
@@ -210,7 +210,7 @@ def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> 
         Scores(with_value(table, column, at, value)).check_features(features)
 
 
-def test_policy_loss_needs_its_columns() -> None:
+def test_policy_loss_requires_its_columns() -> None:
     loss = PlanConfig(policy="loss")
     with refused(DataError, "p_label_m1"):
         assign(Scores(TABLE.drop_columns(["p_label_m1"])), loss, 0, 0)
@@ -218,7 +218,7 @@ def test_policy_loss_needs_its_columns() -> None:
         assign(Scores(with_value(TABLE, "p_label_m0", 2, np.nan)), loss, 0, 0)
 
 
-def test_scores_are_compared_with_what_samples_have() -> None:
+def test_scores_must_match_the_modalities_of_samples() -> None:
     scores = Scores(with_value(TABLE, "kl_m1", 4, float("nan")))
     has = np.ones((60, 2), bool)
     has[12, 1] = False
@@ -233,7 +233,7 @@ def test_scores_are_compared_with_what_samples_have() -> None:
         scores.check_has(np.ones((50, 2), bool))
 
 
-def test_scores_from_elsewhere_in_any_order_and_precision(tmp_path: object) -> None:
+def test_scores_of_other_software_in_any_order_and_precision(tmp_path: object) -> None:
     table = TABLE.select(["row", "sample_id", "label", "kl_m0", "kl_m1"])
     schema = table.schema
     for name in ("kl_m0", "kl_m1"):

@@ -1,4 +1,4 @@
-"""Indexes: every id finds its rows and every row its step, whatever the ids, the seams of the record batches, or the damage."""
+"""Indexes: look-up of the rows of an id and of the step of a row, across record batches."""
 
 import tracemalloc
 from itertools import pairwise
@@ -44,25 +44,25 @@ def steps_index(path: StorePath, plan: BatchPlan, num_rows: int, index_rows: int
     return BatchFile(path, STEPS_SCHEMA)
 
 
-# few distinct ids, so that equal hashes fill whole record batches and straddle their seams
+# few distinct ids, so that equal hashes fill entire record batches and cross their boundaries
 @settings(deadline=None)
 @given(
     ids=st.lists(st.one_of(st.text(max_size=3), st.sampled_from(["a", "b", "日本", "\0", "🎬"]))),
     cut=st.integers(0, 10),
     index_rows=st.integers(1, 5),
 )
-def test_an_id_finds_all_of_its_rows_and_no_other(
+def test_id_index_returns_exactly_the_rows_of_an_id(
     folder: Path, ids: list[str], cut: int, index_rows: int
 ) -> None:
-    found = ids_index(
+    index = ids_index(
         StorePath.at(folder / IDS), hash_ids(ids[:cut]), hash_ids(ids[cut:]), index_rows=index_rows
     )
-    assert found.num_batches == -(-len(ids) // index_rows)
+    assert index.num_batches == -(-len(ids) // index_rows)
     for wanted in {*ids, "a", "not there", ""}:
-        assert find_rows(found, wanted) == [row for row, each in enumerate(ids) if each == wanted]
+        assert find_rows(index, wanted) == [row for row, each in enumerate(ids) if each == wanted]
 
 
-def test_ids_that_share_a_hash_are_all_told(tmp_path: Path) -> None:
+def test_ids_with_equal_hashes_are_all_returned(tmp_path: Path) -> None:
     wanted = hash_ids(["wanted"])[0]
     hashes = np.array([5, wanted, 2**64 - 1, wanted, 0, wanted], np.uint64)
     for index_rows in range(1, 8):
@@ -77,7 +77,7 @@ def test_ids_that_share_a_hash_are_all_told(tmp_path: Path) -> None:
     batch_size=st.integers(1, 70),
     index_rows=st.integers(1, 61),
 )
-def test_every_row_finds_its_step(
+def test_step_index_returns_the_step_of_every_row(
     folder: Path, data: st.DataObject, num_rows: int, batch_size: int, index_rows: int
 ) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), unique=True, min_size=1)))
@@ -85,22 +85,22 @@ def test_every_row_finds_its_step(
     cuts = data.draw(st.lists(st.integers(0, len(plan)), max_size=3))
     bounds = pairwise([0, *sorted(cuts), len(plan)])
     chunked = BatchPlan(pa.concat_tables([plan.table.slice(a, b - a) for a, b in bounds]))
-    found = steps_index(StorePath.at(folder / "steps.arrow"), chunked, num_rows, index_rows)
+    index = steps_index(StorePath.at(folder / "steps.arrow"), chunked, num_rows, index_rows)
     steps = {row: step.step for step in plan.steps() for row in step.rows.tolist()}
     assert len(steps) == len(rows)
     for row in range(-2, num_rows + 100):
-        assert step_of(found, row) == steps.get(row)
-    assert found.metadata["parents"] == {"plan": plan.fingerprint}
+        assert step_of(index, row) == steps.get(row)
+    assert index.metadata["parents"] == {"plan": plan.fingerprint}
 
 
-def test_features_without_rows_have_indexes_too(tmp_path: Path) -> None:
+def test_indexes_of_features_without_rows(tmp_path: Path) -> None:
     assert find_rows(ids_index(StorePath.at(tmp_path / IDS)), "a") == []
     plan = BatchPlan(build(joint_plan_builder(np.arange(4), 2, 0, 0)).table.slice(0, 0))
     assert step_of(steps_index(StorePath.at(tmp_path / "s.arrow"), plan, 0), 0) is None
 
 
 @pytest.mark.parametrize("row", [-1, 9])
-def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, row: int) -> None:
+def test_plan_of_other_features_is_refused_without_leaving_files(tmp_path: Path, row: int) -> None:
     table = build(joint_plan_builder(np.arange(4), 2, 0, 0)).table
     plan = BatchPlan(table.set_column(2, "rows", pa.array([[0, 1], [2, row]])))
     with refused(MismatchError, row, 9):
@@ -108,7 +108,7 @@ def test_a_plan_of_other_features_is_refused_and_leaves_nothing(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     plan, path = (
         build(joint_plan_builder(np.arange(4), 2, 0, 0)),
@@ -119,20 +119,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"batch_rows": 0}, {"batch_rows": "5"}, {"num_rows": 12}, None])
-def test_an_index_of_steps_that_lies_is_refused(
+def test_inconsistent_step_index_is_refused(
     tmp_path: Path, change: dict[str, object] | None
 ) -> None:
     path = StorePath.at(tmp_path / "s.arrow")
-    found = steps_index(path, build(joint_plan_builder(np.arange(11), 2, 0, 0)), 11)
-    metadata = {} if change is None else encode_metadata(found.metadata | change)
-    table = pa.Table.from_batches(found.batches()).replace_schema_metadata(metadata)
+    index = steps_index(path, build(joint_plan_builder(np.arange(11), 2, 0, 0)), 11)
+    metadata = {} if change is None else encode_metadata(index.metadata | change)
+    table = pa.Table.from_batches(index.batches()).replace_schema_metadata(metadata)
     with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=5)
     with refused(DataError, file=path):
         step_of(BatchFile(path, STEPS_SCHEMA), 10)
 
 
-def test_an_index_of_ids_that_lies_is_refused(tmp_path: Path) -> None:
+def test_inconsistent_id_index_is_refused(tmp_path: Path) -> None:
     path = StorePath.at(tmp_path / IDS)
     with path.create() as file, pa.ipc.new_file(file, IDS_SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist([], IDS_SCHEMA))
@@ -143,7 +143,7 @@ def test_an_index_of_ids_that_lies_is_refused(tmp_path: Path) -> None:
         find_rows(BatchFile(path, IDS_SCHEMA), "a")
 
 
-def test_the_index_of_a_long_plan_needs_the_memory_of_a_record_batch(tmp_path: Path) -> None:
+def test_memory_of_a_step_index_is_that_of_a_record_batch(tmp_path: Path) -> None:
     peaks, path, local = [], StorePath.at(tmp_path / "plan.arrow"), PlanConfig(locality=10_000)
     for num in (2_000_000, 6_000_000):
         write_plan(path, joint_plan_builder(np.arange(num), 64, 0, 0, config=local))

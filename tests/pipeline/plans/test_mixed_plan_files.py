@@ -1,4 +1,4 @@
-"""Files of mixed plans: what lies is refused, and index, statistics and command say what the rows train."""
+"""Files of mixed plans: validation, index, statistics and the command."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.plans import builder as draft
+from pipeline.plans import builder
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.planner import build, remix_plan_builder, write_plan
@@ -26,7 +26,7 @@ from tests.support.stores import Command
 
 
 def put(at: int, value: Any) -> Change:
-    """Another value for the first row of a step."""
+    """Replace the assignment of the first row of a step."""
     return lambda steps: steps[at]["assigned"].__setitem__(0, value)
 
 
@@ -44,7 +44,7 @@ LIES: list[tuple[Change, bool, str]] = [
 
 
 @pytest.mark.parametrize(("change", "plain", "words"), LIES)
-def test_a_mixed_plan_that_lies_is_refused(
+def test_invalid_mixed_plan_is_refused(
     tmp_path: Path, change: Change, plain: bool, words: str
 ) -> None:
     path = StorePath.at(tmp_path / "p.arrow")
@@ -56,7 +56,7 @@ def test_a_mixed_plan_that_lies_is_refused(
         BatchPlan.open(path)
 
 
-def test_what_rows_train_has_its_type(tmp_path: Path) -> None:
+def test_column_assigned_must_have_its_type(tmp_path: Path) -> None:
     path = StorePath.at(tmp_path / "p.arrow")
     write_plan(path, remix_plan_builder(valued(64, 3), mixed(), 8, 0, 0))
     rewrite(path, lambda steps: None, PLAN.append(pa.field("assigned", pa.list_(pa.int16()))))
@@ -65,7 +65,7 @@ def test_what_rows_train_has_its_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["sequential", "mixed"])
-def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any) -> None:
+def test_repeated_rows_require_metadata_copies(tmp_path: Path, order: Any) -> None:
     path = StorePath.at(tmp_path / "p.arrow")
     config = PlanConfig(order=order, copies="resample")
     write_plan(path, remix_plan_builder(valued(64, 3), config, 8, 0, 0))
@@ -77,10 +77,10 @@ def test_rows_come_again_only_where_the_plan_says_so(tmp_path: Path, order: Any)
         BatchPlan.open(path)
 
 
-def test_the_index_has_the_first_step_of_a_row(
+def test_step_index_has_the_first_step_of_a_repeated_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draft, "CHUNK_ROWS", 64)
+    monkeypatch.setattr(builder, "CHUNK_ROWS", 64)
     for order in ("interleaved", "mixed"):
         config = PlanConfig(order=order, copies="resample")
         plan = build(remix_plan_builder(valued(300, 3), config, 8, 0, 0))
@@ -95,41 +95,43 @@ def test_the_index_has_the_first_step_of_a_row(
             assert step_of(index, row) == first.get(row)
 
 
-def test_statistics_count_what_rows_train() -> None:
+def test_statistics_count_rows_by_their_assignment() -> None:
     scores = valued(900, 3)
-    for asked in ({}, {"joint_share": 0.3}, {"copies": "resample", "joint_share": 1.0}):
-        config = mixed(**asked)
+    for options in ({}, {"joint_share": 0.3}, {"copies": "resample", "joint_share": 1.0}):
+        config = mixed(**options)
         plan = build(remix_plan_builder(scores, config, 16, 0, 1))
         previous = build(remix_plan_builder(scores, config, 16, 0, 0))
-        told = plan_statistics(plan, scores=scores, previous=previous)
+        statistics = plan_statistics(plan, scores=scores, previous=previous)
         counts: Counter[int] = Counter()
         for (_, owner), num in trained(plan, scores.modalities).items():
             counts[owner] += num
-        assert list(told["modalities"]) == ["m0", "m1", "m2", "all"]
-        for k, name in zip((0, 1, 2, -1), told["modalities"], strict=True):
-            each = told["modalities"][name]
+        assert list(statistics["modalities"]) == ["m0", "m1", "m2", "all"]
+        for k, name in zip((0, 1, 2, -1), statistics["modalities"], strict=True):
+            each = statistics["modalities"][name]
             assert each["num_rows"] == counts[k]
             assert each["num_steps"] == (len(plan) if k < 0 else 0)
             assert each["share"] == pytest.approx(counts[k] / counts.total())
-            if "copies" not in asked:
-                owners = dict(trained(plan, scores.modalities).keys())
-                mine = scores.labels[[owners[row] == k for row in scores.rows.tolist()]]
+            if "copies" not in options:
+                assignment = dict(trained(plan, scores.modalities).keys())
+                mine = scores.labels[[assignment[row] == k for row in scores.rows.tolist()]]
                 assert each["class_counts"] == np.bincount(mine, minlength=5).tolist()
-        assert told["num_rows"] == counts.total() == sum(len(step.rows) for step in plan.steps())
-        assert told["num_switches"] == 0
-        assert told["churn"] == (None if "joint_share" in asked else 0.0)
+        assert (
+            statistics["num_rows"] == counts.total() == sum(len(step.rows) for step in plan.steps())
+        )
+        assert statistics["num_switches"] == 0
+        assert statistics["churn"] == (None if "joint_share" in options else 0.0)
 
 
-def test_the_command_plans_with_all_of_it(tmp_path: Path, command: Command) -> None:
+def test_the_command_accepts_all_options_of_mixed_plans(tmp_path: Path, command: Command) -> None:
     scores = valued(200, 3)
     source, out = tmp_path / "s.arrow", tmp_path / "p.arrow"
     write_table(StorePath.at(source), scores.table)
-    asked = "--order mixed --joint-share 0.4 --copies resample --batch-size 16 --seed 3 --epoch 5"
-    options = asked.split()
-    code, told, err = command("plan", source, "--out", out, *options, "--json")
+    options = "--order mixed --joint-share 0.4 --copies resample --batch-size 16 --seed 3 --epoch 5"
+    options = options.split()
+    code, statistics, err = command("plan", source, "--out", out, *options, "--json")
     assert code == 0, err
     wanted = build(remix_plan_builder(scores, mixed(joint_share=0.4, copies="resample"), 16, 3, 5))
-    assert json.loads(told)["fingerprint"] == wanted.fingerprint
+    assert json.loads(statistics)["fingerprint"] == wanted.fingerprint
     assert BatchPlan.open(out).fingerprint == wanted.fingerprint
     assert command("stats", out, "--scores", source)[0] == 0
     write_table(StorePath.at(source), scores.table.drop_columns(["shapley_m2"]))

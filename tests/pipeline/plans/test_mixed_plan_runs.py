@@ -1,4 +1,4 @@
-"""Runs on mixed plans: they train what the plans say, a planted fault is named, and the service tells each row's part."""
+"""Runs with mixed plans: training follows them, faults are reported, the service shows them."""
 
 import shutil
 from collections import Counter
@@ -24,7 +24,7 @@ from trainer.verification.verify import verify
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a run of each method: to be read only."""
+    """A store with a run of each method; read only."""
     store = tmp_path_factory.mktemp("store")
     make_features(store / "features" / "made", missing=0.2, num_rows=120)
     for method in METHODS:
@@ -37,33 +37,33 @@ def run_of(store: Path, method: str) -> Run:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_trains_what_its_plans_say(store: Path, method: str) -> None:
+def test_training_follows_the_plans(store: Path, method: str) -> None:
     run, features = (
         run_of(store, method),
         FeatureSet.open(StorePath.at(store / "features" / "made")),
     )
     assert verify(run)["problems"] == []
     check_coverage(run, 3)
-    names, told = features.modalities, run.epochs().to_pylist()
+    names, epochs = features.modalities, run.epochs().to_pylist()
     for epoch in (1, 2):
         pairs, taken = trained(BatchPlan.open(run.plan(epoch)), names), run.steps(epoch)
-        assert told[epoch]["num_rows"] == pairs.total()
+        assert epochs[epoch]["num_rows"] == pairs.total()
         for k, name in enumerate(names):
             rows = {pair: num for pair, num in pairs.items() if features.has[pair[0], k]}
-            owners = range(-1, 3) if method == "reassemble" else (-1, k)
-            shown = sum(num for (_, owner), num in rows.items() if owner in owners)
+            assignments = range(-1, 3) if method == "reassemble" else (-1, k)
+            shown = sum(num for (_, owner), num in rows.items() if owner in assignments)
             assert sum(taken[f"num_rows_{name}"].to_pylist()) == shown, (epoch, name)
             share = sum(num for (_, owner), num in pairs.items() if owner == k) / pairs.total()
-            assert told[epoch][f"share_{name}"] == pytest.approx(share)
+            assert epochs[epoch][f"share_{name}"] == pytest.approx(share)
 
 
 def first(steps: Steps, so: Callable[[int], object]) -> tuple[dict[str, Any], int]:
-    """The first step with a row of which it is so, and where in the step it is."""
+    """The first step with a row whose assignment fulfils a condition, and the row's position."""
     return next((step, i) for step in steps for i, row in enumerate(step["rows"]) if so(row))
 
 
 def reassigned(steps: Steps, has: np.ndarray) -> None:
-    """A row that may train any modality trains another."""
+    """Assign a row that has all modalities to another one."""
     step, at = first(steps, lambda row: has[row].all())
     step["assigned"][at] = (step["assigned"][at] + 1) % 3
 
@@ -74,7 +74,7 @@ def lacking(steps: Steps, has: np.ndarray) -> None:
 
 
 def fewer(steps: Steps, has: np.ndarray) -> None:
-    """A row that comes again does so once less."""
+    """Remove one copy of a repeated row."""
     num = Counter(row for step in steps for row in step["rows"])
     step, at = first(steps[::-1], lambda row: num[row] > 2)
     for name in {"rows", "assigned"} & step.keys():
@@ -89,7 +89,7 @@ FAULTS: list[tuple[str, Callable[[Steps, np.ndarray], object]]] = [
 
 
 @pytest.mark.parametrize(("method", "change"), FAULTS)
-def test_a_planted_fault_is_named(
+def test_a_changed_plan_is_reported(
     store: Path, tmp_path: Path, method: str, change: Callable[[Steps, np.ndarray], object]
 ) -> None:
     name = run_of(store, method).path.name
@@ -112,20 +112,20 @@ def client(store: Path) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("method", ["decouple", "resample+remix"])
-def test_the_service_says_what_each_row_trains(
+def test_the_service_returns_the_assignment_of_each_row(
     client: httpx.Client, store: Path, method: str
 ) -> None:
     run = run_of(store, method)
     for epoch in (0, 2):
         base, plan = f"/v1/runs/{run.path.name}/plans/{epoch}", BatchPlan.open(run.plan(epoch))
-        found, following = [], f"{base}/steps?limit=3"
+        items, following = [], f"{base}/steps?limit=3"
         while following:
             page = client.get(following).json()
-            found, following = found + page["items"], page["next"]
-        assert [{"assigned": None} | each for each in found] == [
+            items, following = items + page["items"], page["next"]
+        assert [{"assigned": None} | each for each in items] == [
             {"assigned": None} | step for step in plan.table.to_pylist()
         ]
-        assert (found[0].get("assigned") is not None) == (epoch == 2 and method != "resample+remix")
+        assert (items[0].get("assigned") is not None) == (epoch == 2 and method != "resample+remix")
         stats = run.plan_stats(epoch).read_json()
         assert client.get(f"{base}/stats").json() == stats
         shares = {name: each["share"] for name, each in stats["modalities"].items()}

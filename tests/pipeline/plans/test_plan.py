@@ -30,7 +30,10 @@ GOLDEN = Path(__file__).parents[2] / "support" / "golden_plans.json"
 
 
 def check_plan(plan: BatchPlan, expected: dict[str, np.ndarray], batch_size: int) -> None:
-    """Every row of each subset once, in batches of its modality whose sizes differ by at most one, sliced exactly by ranks."""
+    """Check that every row of each subset occurs once, in batches of its modality.
+
+    The sizes of the batches differ by at most one, and the slices of all ranks make up each batch.
+    """
     steps = list(plan.steps())
     assert [step.step for step in steps] == list(range(len(plan)))
     for name, rows in expected.items():
@@ -108,16 +111,19 @@ def golden_plans() -> dict[str, str]:
 
 
 def test_golden_plans() -> None:
-    """A difference here changes everyone's order: CONTRIBUTING says how to announce it."""
+    """A difference changes the order of every user's plans; see CONTRIBUTING before updating."""
     assert golden_plans() == json.loads(GOLDEN.read_text())
 
 
-def test_another_process_makes_the_same_bytes() -> None:
-    code = "import json, sys; from tests.pipeline.plans.test_plan import golden_plans; json.dump(golden_plans(), sys.stdout)"
+def test_plans_are_identical_in_another_process() -> None:
+    code = (
+        "import json, sys; from tests.pipeline.plans.test_plan import golden_plans; "
+        "json.dump(golden_plans(), sys.stdout)"
+    )
     root = Path(__file__).parents[3]
     environment = {"PYTHONHASHSEED": "77", "PYTHONPATH": str(root)}
-    found = subprocess.check_output([sys.executable, "-c", code], cwd=root, env=environment)
-    assert json.loads(found) == json.loads(GOLDEN.read_text())
+    actual = subprocess.check_output([sys.executable, "-c", code], cwd=root, env=environment)
+    assert json.loads(actual) == json.loads(GOLDEN.read_text())
 
 
 def test_the_hash_is_splitmix64() -> None:
@@ -145,17 +151,17 @@ def test_orders_differ_with_seed_and_epoch_and_look_random() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**64 - 1)), min_size=1, max_size=300))
-def test_sort_positions_orders_groups_and_loses_nothing(pairs: list[tuple[int, int]]) -> None:
+def test_sort_positions_sorts_by_group_then_key(pairs: list[tuple[int, int]]) -> None:
     groups, keys = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs], np.uint64)
     position = sort_positions(keys.copy(), groups, 5)
     assert sorted(position.tolist()) == list(range(len(pairs)))
     kept = keys >> np.uint64(3 + max(len(pairs) - 1, 1).bit_length())
-    found = list(zip(groups[position], kept[position], strict=True))
-    assert found == sorted(zip(groups, kept, strict=True))
+    actual = list(zip(groups[position], kept[position], strict=True))
+    assert actual == sorted(zip(groups, kept, strict=True))
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.integers(1, 100))
-def test_merge_keeps_proportion_whatever_the_block(lengths: list[int], num_per_block: int) -> None:
+def test_merge_keeps_proportions_for_any_block_size(lengths: list[int], num_per_block: int) -> None:
     merged = np.concatenate(list(merge(lengths, 5, num_per_block)))
     np.testing.assert_array_equal(merged, np.concatenate(list(merge(lengths, 5, 10**6))))
     assert np.bincount(merged, minlength=len(lengths)).tolist() == lengths
@@ -180,8 +186,8 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
     table = scores_table(arithmetic_costs(12_000, 2))
     scores = Scores(table.set_column(2, "label", pa.array(labels)))
 
-    def most_off(name: str, stratify: bool) -> float:
-        """By how many samples a class of a batch departs from its share in the subset."""
+    def largest_deviation(name: str, stratify: bool) -> float:
+        """Largest deviation of a batch's class counts from those of its subset, in samples."""
         config = PlanConfig(stratify=stratify, order="interleaved")
         steps = build(remix_plan_builder(scores, config, 48, 0, 0)).steps()
         batches = [
@@ -191,10 +197,10 @@ def test_each_batch_has_the_class_mix_of_its_subset() -> None:
         return max(float(np.abs(batch - batch.sum() * mix).max()) for batch in batches)
 
     for name in scores.modalities:
-        assert most_off(name, True) <= 2 < 4 < most_off(name, False)
+        assert largest_deviation(name, True) <= 2 < 4 < largest_deviation(name, False)
 
 
-def test_locality_reads_window_after_window() -> None:
+def test_locality_reads_one_window_after_another() -> None:
     scores = Scores(scores_table(arithmetic_costs(10_000, 2)))
     plan = build(remix_plan_builder(scores, PlanConfig(locality=500), 64, 0, 0))
     rows = np.concatenate([step.rows for step in plan.steps() if step.modality == "m1"])
@@ -204,7 +210,7 @@ def test_locality_reads_window_after_window() -> None:
     assert within.tolist() != sorted(within)
 
 
-def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> None:
+def test_memory_depends_on_windows_and_not_on_the_plan(tmp_path: Path) -> None:
     num = 2_000_000
     path = StorePath.at(tmp_path / "scores.arrow")
     write_table(path, scores_table(arithmetic_costs(num, 2)))
@@ -215,11 +221,11 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
         scores = Scores.open(path)
         opened = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
-        draft = remix_plan_builder(
+        builder = remix_plan_builder(
             scores, PlanConfig(locality=10_000, order="interleaved"), 64, 0, 0
         )
         total, arrow = 0, 0
-        for batch in draft.batches():
+        for batch in builder.batches():
             total += batch.column("rows").values.nbytes
             arrow = max(arrow, pool.bytes_allocated() - arrow_before)
         peak = tracemalloc.get_traced_memory()[1]
@@ -230,7 +236,7 @@ def test_a_plan_of_many_rows_needs_the_memory_of_its_windows(tmp_path: Path) -> 
     assert peak < 60e6 < path.info().size
 
 
-def test_a_draft_is_written_as_it_is_built(tmp_path: Path) -> None:
+def test_written_and_built_plans_are_identical(tmp_path: Path) -> None:
     costs = arithmetic_costs(30_000, 3)
     scores = Scores(scores_table(costs, parents={"features": "f00"}, fingerprint="5c0"))
     config = PlanConfig(locality=1000, order="interleaved")
@@ -262,7 +268,7 @@ def test_the_order_of_the_given_rows_does_not_matter() -> None:
     assert plan.fingerprint == other.fingerprint
 
 
-def test_plans_that_cannot_be_made(tmp_path: Path) -> None:
+def test_invalid_arguments_of_plan_builders(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         build(joint_plan_builder(np.empty(0, np.int64), 8, 0, 0))
     with refused(DataError, 4):

@@ -1,4 +1,4 @@
-"""The policies that stand beside the paper's: each is held against a computation of its own, and against a run."""
+"""Policies other than the paper's, compared with independent computations and used in a run."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ from trainer.launch import check, launch
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
-TOLD = {"num_classes": 5, "validation_accuracy": {"m0": 0.9, "m1": 0.4, "m2": 0.1}}
+METADATA = {"num_classes": 5, "validation_accuracy": {"m0": 0.9, "m1": 0.4, "m2": 0.1}}
 
 
 def scores_of(costs: np.ndarray, **metadata: object) -> Scores:
@@ -55,14 +55,14 @@ def test_spread_standardises_each_modality_over_the_rows_that_have_it(policy: st
     assert (chosen != assign(scores_of(costs), PlanConfig(policy=policy), 0, 0)).mean() > 0.1
 
 
-def test_spread_of_scores_that_are_all_alike() -> None:
+def test_spread_of_constant_scores() -> None:
     costs = np.stack([np.full(50, 0.3), np.linspace(0, 1, 50)], axis=1).astype(np.float32)
     chosen = assign(scores_of(costs), PlanConfig(relative="spread"), 0, 0)
     np.testing.assert_array_equal(chosen, np.linspace(0, 1, 50) <= 0.5)
 
 
 @pytest.mark.parametrize("num_classes", [2, 6, 1000])
-def test_the_worth_of_an_accuracy_is_the_ability_of_such_a_prediction(num_classes: int) -> None:
+def test_implied_ability_is_the_ability_of_a_calibrated_prediction(num_classes: int) -> None:
     for accuracy in (1 / num_classes + 0.3, 0.99, 1.0):
         p = np.full(num_classes, (1 - accuracy) / (num_classes - 1))
         p[0] = accuracy
@@ -73,32 +73,33 @@ def test_the_worth_of_an_accuracy_is_the_ability_of_such_a_prediction(num_classe
     )
 
 
-def test_relative_to_validation_divides_by_that_worth() -> None:
+def test_relative_validation_divides_by_the_implied_ability() -> None:
     costs = arithmetic_costs(3000, 3, missing=True)
-    units = [implied_ability(accuracy, 5) for accuracy in TOLD["validation_accuracy"].values()]
-    chosen = assign(scores_of(costs, **TOLD), PlanConfig(relative="validation"), 0, 0)
+    units = [implied_ability(accuracy, 5) for accuracy in METADATA["validation_accuracy"].values()]
+    chosen = assign(scores_of(costs, **METADATA), PlanConfig(relative="validation"), 0, 0)
     np.testing.assert_array_equal(chosen, last_argmin(costs.astype(np.float64) / units))
     assert np.bincount(chosen, minlength=3)[2] < np.bincount(last_argmin(costs), minlength=3)[2]
 
 
 @pytest.mark.parametrize(
-    ("asked", "target"), [({}, [0.7 / 0.9, 0.2 / 0.9, 0]), ({"min_share": 0.25}, [0.5, 0.25, 0.25])]
+    ("options", "target"),
+    [({}, [0.7 / 0.9, 0.2 / 0.9, 0]), ({"min_share": 0.25}, [0.5, 0.25, 0.25])],
 )
-def test_shares_by_validation(asked: dict[str, object], target: list[float]) -> None:
-    config = parse(PlanConfig, {"shares": "validation", **asked}, "test")
-    chosen = assign(scores_of(arithmetic_costs(9000, 3), **TOLD), config, 0, 0)
+def test_shares_by_validation(options: dict[str, object], target: list[float]) -> None:
+    config = parse(PlanConfig, {"shares": "validation", **options}, "test")
+    chosen = assign(scores_of(arithmetic_costs(9000, 3), **METADATA), config, 0, 0)
     counts = np.bincount(chosen, minlength=3)
     assert (np.abs(counts - 9000 * np.array(target)) < 1).all()
 
 
-def test_shares_by_validation_are_equal_where_nothing_is_above_chance() -> None:
+def test_shares_by_validation_are_equal_if_no_modality_is_above_chance() -> None:
     chance = {"num_classes": 5, "validation_accuracy": dict.fromkeys(["m0", "m1", "m2"], 0.2)}
     scores = scores_of(arithmetic_costs(900, 3), **chance)
     counts = np.bincount(assign(scores, PlanConfig(shares="validation"), 0, 0))
     assert counts.tolist() == [300] * 3
 
 
-def test_the_logarithm_is_one() -> None:
+def test_portable_log_is_accurate() -> None:
     wide, near = np.geomspace(1e-300, 1e300, 10_001), 1 + np.linspace(-0.3, 0.4, 10_001)
     values = np.concatenate([wide, near, [5e-324, 1.0, 1 - 2.0**-53]])
     np.testing.assert_allclose(log(values), np.log(values), rtol=7e-16, atol=0)
@@ -119,7 +120,7 @@ def test_soft_assignment_has_the_frequencies_of_the_gibbs_distribution(temperatu
     assert (chosen != assign(scores, config, 3, 5)).any()
 
 
-def test_a_temperature_of_nearly_nothing_changes_nothing_and_shares_hold_at_any() -> None:
+def test_tiny_temperature_changes_nothing_and_shares_are_exact_at_any() -> None:
     costs = arithmetic_costs(6001, 3, missing=True)
     scores = scores_of(costs)
     cold = assign(scores, PlanConfig(temperature=1e-12), 0, 0)
@@ -134,9 +135,7 @@ def test_a_temperature_of_nearly_nothing_changes_nothing_and_shares_hold_at_any(
         assert not np.isnan(costs[np.arange(6001), chosen]).any()
 
 
-def test_easy_goes_where_ability_is_highest_and_smoothed_scores_stand_in_for_those_of_the_epoch() -> (
-    None
-):
+def test_easy_takes_the_highest_ability_and_smoothing_reads_smoothed_scores() -> None:
     costs = arithmetic_costs(2000, 2, missing=True)
     smooth = np.where(np.isnan(costs), np.nan, costs[::-1])
     smooth = np.where(np.isnan(smooth) & ~np.isnan(costs), 0.25, smooth)
@@ -162,7 +161,7 @@ LACKING: list[tuple[dict[str, object], dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("config", "metadata", "words"), LACKING)
-def test_scores_that_lack_what_a_policy_needs(
+def test_missing_columns_and_metadata_of_a_policy(
     config: dict[str, object], metadata: dict[str, object], words: str
 ) -> None:
     scores = scores_of(arithmetic_costs(10, 2), **metadata)
@@ -171,12 +170,12 @@ def test_scores_that_lack_what_a_policy_needs(
 
 
 @pytest.mark.parametrize("field", [{"relative": "validation"}, {"smoothing": 0.1}])
-def test_loss_has_no_abilities(field: dict[str, object]) -> None:
+def test_policy_loss_refuses_options_that_need_abilities(field: dict[str, object]) -> None:
     with refused(ConfigError, "loss", *field):
         parse(PlanConfig, {"policy": "loss", **field}, "test")
 
 
-def test_the_control_stays_what_it_is() -> None:
+def test_normalisation_does_not_change_the_random_policy() -> None:
     scores = scores_of(arithmetic_costs(500, 3))
     plain = assign(scores, PlanConfig(policy="random"), 1, 2)
     for field in ({"relative": "spread"}, {"smoothing": 0.1}, {"temperature": 2.0}):
@@ -195,12 +194,12 @@ def test_smoothed_scores_are_checked_like_others(tmp_path: Path, value: float) -
         Scores.open(path)
 
 
-def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_with_all_options_verifies_and_resumes_exactly(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.1)
-    asked = {"smoothing": 0.6, "temperature": 0.2, "min_share": 0.1}
-    asked |= {"relative": "validation", "shares": "validation"}
+    options = {"smoothing": 0.6, "temperature": 0.2, "min_share": 0.1}
+    options |= {"relative": "validation", "shares": "validation"}
     train = {"epochs": 5, "scores": "cross_fitted"}
-    plain = run_config(tmp_path, plan=asked, train=train)
+    plain = run_config(tmp_path, plan=options, train=train)
     launch(plain)
     run = Run.open(plain.run_path)
     assert verify(run)["problems"] == []
@@ -219,7 +218,7 @@ def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path)
         if (event["event"], event["epoch"], event.get("step")) == ("step", 3, 4):
             raise KeyboardInterrupt
 
-    broken = run_config(tmp_path, plan=asked, train=train, name="broken")
+    broken = run_config(tmp_path, plan=options, train=train, name="broken")
     with pytest.raises(KeyboardInterrupt):
         launch(broken, progress=stop)
     launch(broken, resume=True)
@@ -227,7 +226,7 @@ def test_a_run_with_all_of_it_is_verified_and_resumes_to_the_bit(tmp_path: Path)
 
 
 @pytest.mark.parametrize("field", [{"relative": "validation"}, {"shares": "validation"}])
-def test_a_plan_before_any_validation_is_refused_before_work_starts(
+def test_policy_that_needs_validation_is_refused_before_training(
     tmp_path: Path, field: dict[str, object]
 ) -> None:
     features = make_features(tmp_path / "features" / "made")

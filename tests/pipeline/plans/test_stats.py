@@ -27,8 +27,8 @@ def scores_of(num: int = 3000, num_modalities: int = 3) -> Scores:
 
 
 def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
-    asked = PlanConfig.model_validate({"order": "interleaved", **config})
-    return build(remix_plan_builder(scores, asked, 32, 0, epoch, num_classes=NUM_CLASSES))
+    plan_config = PlanConfig.model_validate({"order": "interleaved", **config})
+    return build(remix_plan_builder(scores, plan_config, 32, 0, epoch, num_classes=NUM_CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def plan_of(scores: Scores, epoch: int = 0, **config: object) -> BatchPlan:
 def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_rows: int) -> None:
     scores = scores_of()
     plan, previous = plan_of(scores, **config), plan_of(scores, 1, policy="random")
-    found = plan_statistics(plan, scores=scores, previous=previous, batch_rows=batch_rows)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    statistics = plan_statistics(plan, scores=scores, previous=previous, batch_rows=batch_rows)
+    assert json.loads(json.dumps(statistics, allow_nan=False)) == statistics
 
     steps = list(plan.steps())
     label = dict(zip(scores.rows.tolist(), scores.labels.tolist(), strict=True))
-    assert found["num_steps"] == len(steps) and found["num_rows"] == len(scores)
+    assert statistics["num_steps"] == len(steps) and statistics["num_rows"] == len(scores)
     for name in scores.modalities:
         own = [step.rows.tolist() for step in steps if step.modality == name]
         rows = [row for batch in own for row in batch]
         num_read = sum(len({row // batch_rows for row in batch}) for batch in own) * batch_rows
         classes = Counter(label[row] for row in rows)
-        assert found["modalities"][name] == {
+        assert statistics["modalities"][name] == {
             "num_steps": len(own),
             "num_rows": len(rows),
             "share": pytest.approx(len(rows) / len(scores)),
@@ -56,30 +56,30 @@ def test_statistics_equal_a_count_step_by_step(config: dict[str, object], batch_
             "class_counts": [classes[c] for c in range(NUM_CLASSES)],
         }
     sizes = Counter(len(step.rows) for step in steps)
-    assert found["batch_sizes"] == {
+    assert statistics["batch_sizes"] == {
         "min": min(sizes),
         "max": max(sizes),
         "mean": pytest.approx(len(scores) / len(steps)),
         "counts": {str(size): sizes[size] for size in sorted(sizes)},
     }
     moves = Counter((a.modality, b.modality) for a, b in pairwise(steps))
-    assert found["transitions"] == {
+    assert statistics["transitions"] == {
         a: {b: moves[a, b] for b in scores.modalities} for a in scores.modalities
     }
-    assert found["num_switches"] == sum(a != b for a, b in moves.elements())
+    assert statistics["num_switches"] == sum(a != b for a, b in moves.elements())
     before, now = (
         {row: step.modality for step in p.steps() for row in step.rows.tolist()}
         for p in (previous, plan)
     )
-    assert found["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
+    assert statistics["churn"] == pytest.approx(np.mean([before[row] != now[row] for row in now]))
 
 
 def test_a_modality_that_gets_no_row_is_reported() -> None:
     costs = np.stack([np.full(50, 2.0), np.full(50, 1.0)], axis=1)
-    found = plan_statistics(
+    statistics = plan_statistics(
         build(remix_plan_builder(Scores(scores_table(costs)), PlanConfig(), 8, 0, 0))
     )
-    assert found["modalities"]["m0"] == {
+    assert statistics["modalities"]["m0"] == {
         "num_steps": 0,
         "num_rows": 0,
         "share": 0.0,
@@ -89,22 +89,22 @@ def test_a_modality_that_gets_no_row_is_reported() -> None:
 
 
 def test_locality_lowers_read_amplification() -> None:
-    whole, local = (
+    global_shuffle, local = (
         plan_statistics(plan_of(scores_of(20_000, 2), locality=locality))["read_amplification"]
         for locality in (None, 256)
     )
-    assert local < whole / 4
+    assert local < global_shuffle / 4
 
 
 def test_histograms_count_every_score_and_those_assigned() -> None:
     scores = scores_of()
-    found = plan_statistics(plan_of(scores), scores=scores)
+    statistics = plan_statistics(plan_of(scores), scores=scores)
     for name in scores.modalities:
-        kl, part = scores.kl(name), found["histograms"][name]
+        kl, part = scores.kl(name), statistics["histograms"][name]
         assert part["num_missing"] == np.isnan(kl).sum() > 0
         for histogram in (part["kl"], part["difficulty"]):
             assert sum(histogram["counts"]) == (~np.isnan(kl)).sum()
-            assert sum(histogram["assigned"]) == found["modalities"][name]["num_rows"]
+            assert sum(histogram["assigned"]) == statistics["modalities"][name]["num_rows"]
             assert len(histogram["edges"]) == len(histogram["counts"]) + 1
         assert part["kl"]["edges"][-1] == pytest.approx(np.log2(NUM_CLASSES))
         assert part["difficulty"]["mean"] == pytest.approx(
@@ -115,28 +115,30 @@ def test_histograms_count_every_score_and_those_assigned() -> None:
 def test_histograms_without_a_plan_or_classes() -> None:
     costs = arithmetic_costs(100, 2)
     costs[:, 1] = np.nan
-    found = score_histograms(Scores(scores_table(costs)), num_bins=7)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["m0"]["difficulty"] is None and found["m0"]["kl"]["assigned"] is None
-    assert len(found["m0"]["kl"]["counts"]) == 7 and sum(found["m0"]["kl"]["counts"]) == 100
-    assert found["m1"]["num_missing"] == 100 and found["m1"]["kl"]["mean"] is None
+    statistics = score_histograms(Scores(scores_table(costs)), num_bins=7)
+    assert json.loads(json.dumps(statistics, allow_nan=False)) == statistics
+    assert statistics["m0"]["difficulty"] is None and statistics["m0"]["kl"]["assigned"] is None
+    assert (
+        len(statistics["m0"]["kl"]["counts"]) == 7 and sum(statistics["m0"]["kl"]["counts"]) == 100
+    )
+    assert statistics["m1"]["num_missing"] == 100 and statistics["m1"]["kl"]["mean"] is None
 
 
 def test_a_joint_plan_has_neither_churn_nor_modalities() -> None:
     scores = scores_of(200)
     labels = np.zeros(500, np.int32)
     joint = build(joint_plan_builder(scores.rows, 32, 0, 0, modalities=scores.modalities))
-    found = plan_statistics(joint, labels=labels, previous=plan_of(scores))
-    assert found["churn"] is None and found["histograms"] is None
-    assert list(found["modalities"]) == ["all"]
-    assert found["modalities"]["all"]["class_counts"] == [200]
+    statistics = plan_statistics(joint, labels=labels, previous=plan_of(scores))
+    assert statistics["churn"] is None and statistics["histograms"] is None
+    assert list(statistics["modalities"]) == ["all"]
+    assert statistics["modalities"]["all"]["class_counts"] == [200]
     assert plan_statistics(plan_of(scores), previous=joint)["churn"] is None
     assert plan_statistics(plan_of(scores), previous=plan_of(scores, 5))["churn"] == 0
     assert plan_statistics(plan_of(scores))["modalities"]["m0"]["class_counts"] is None
 
 
 @pytest.mark.parametrize("num_steps", [100, 513, 1024])
-def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
+def test_the_order_of_a_long_plan_is_counted_in_equal_bins(num_steps: int) -> None:
     scores = scores_of(num_steps, 2)
     plan = build(remix_plan_builder(scores, PlanConfig(order="interleaved"), 1, 0, 0))
     order = plan_statistics(plan)["order"]
@@ -156,9 +158,12 @@ def test_the_order_of_a_long_plan_is_told_in_even_bins(num_steps: int) -> None:
 
 def test_a_plan_without_steps_has_statistics() -> None:
     plan = plan_of(scores_of(100))
-    found = plan_statistics(BatchPlan(plan.table.slice(0, 0)))
-    assert found["order"] == {"edges": [0], "num_steps": {name: [] for name in ("m0", "m1", "m2")}}
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    statistics = plan_statistics(BatchPlan(plan.table.slice(0, 0)))
+    assert statistics["order"] == {
+        "edges": [0],
+        "num_steps": {name: [] for name in ("m0", "m1", "m2")},
+    }
+    assert json.loads(json.dumps(statistics, allow_nan=False)) == statistics
 
 
 def test_labels_of_all_rows_and_of_the_scored_rows_count_alike() -> None:
@@ -173,7 +178,7 @@ def test_labels_of_all_rows_and_of_the_scored_rows_count_alike() -> None:
     assert by_labels["modalities"] == by_scores["modalities"]
 
 
-def test_churn_goes_by_name_and_by_common_rows() -> None:
+def test_churn_compares_common_rows_by_modality_name() -> None:
     costs = arithmetic_costs(100, 2)
     table = scores_table(costs, names=["a", "b"])
     swapped = scores_table(costs[:, ::-1], names=["b", "a"])
@@ -185,7 +190,7 @@ def test_churn_goes_by_name_and_by_common_rows() -> None:
     assert plan_statistics(one, previous=other)["churn"] == pytest.approx(ties)
 
 
-def test_a_plan_where_it_lies_has_the_statistics_that_its_run_stored(
+def test_statistics_of_a_plan_file_equal_those_of_its_run(
     trained_store: Path, tmp_path: Path
 ) -> None:
     plans = sorted(trained_store.glob("runs/*/plans/epoch-????.arrow"))

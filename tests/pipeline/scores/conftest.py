@@ -1,4 +1,4 @@
-"""A small feature set to be harmed."""
+"""A small feature set that tests damage."""
 
 import shutil
 from pathlib import Path

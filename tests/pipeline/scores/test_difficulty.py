@@ -7,7 +7,7 @@ from pipeline.scores.difficulty import ability, difficulty
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 400])
-def test_ability_runs_from_uniform_to_certain(num_classes: int) -> None:
+def test_ability_is_zero_for_uniform_and_largest_for_certain_predictions(num_classes: int) -> None:
     bits = ability(np.stack([np.full(num_classes, 1 / num_classes), np.eye(num_classes)[0]]))
     assert bits.dtype == np.float32
     np.testing.assert_allclose(bits, [0, np.log2(num_classes)], atol=2e-5)
@@ -28,5 +28,5 @@ def test_difficulty_is_normalised_entropy(values: list[float]) -> None:
     np.testing.assert_allclose(hard, entropy, atol=1e-5)
 
 
-def test_a_missing_modality_stays_missing() -> None:
+def test_difficulty_of_a_missing_modality_is_nan() -> None:
     assert np.isnan(difficulty(np.array([np.nan], np.float32), 4)).all()

@@ -1,4 +1,4 @@
-"""Histograms of scores: the same to the bit from a table and from a file, however it is cut, with the memory of a record batch."""
+"""Histograms of scores: identical from tables and files, with the memory of one record batch."""
 
 import json
 import tracemalloc
@@ -28,7 +28,7 @@ def written(path: StorePath, table: pa.Table, batch_rows: int) -> BatchFile:
 
 
 @pytest.mark.parametrize("batch_rows", [1000, 100_000])
-def test_a_file_and_a_table_give_the_same_to_the_bit(tmp_path: Path, batch_rows: int) -> None:
+def test_histograms_of_a_file_and_a_table_are_identical(tmp_path: Path, batch_rows: int) -> None:
     table = scores_table(arithmetic_costs(200_000, 3, missing=True, levels=99_991), num_classes=7)
     chunked = pa.concat_tables([table.slice(0, 77_777), table.slice(77_777)])
     expected = score_histograms(Scores(table), 7)
@@ -50,25 +50,25 @@ def test_a_file_and_a_table_give_the_same_to_the_bit(tmp_path: Path, batch_rows:
     num_classes=st.none() | st.integers(1, 1000),
     num_bins=st.integers(1, 1000),
 )
-def test_histograms_are_those_of_numpy(
+def test_histograms_equal_those_of_numpy(
     kl: list[float], num_classes: int | None, num_bins: int
 ) -> None:
     values = np.array([kl, np.zeros(len(kl))], np.float32)
-    found = score_histograms(Scores(scores_table(values.T)), num_classes, num_bins=num_bins)
+    histograms = score_histograms(Scores(scores_table(values.T)), num_classes, num_bins=num_bins)
     top = max(0.0, np.log2(num_classes or 1), float(np.nanmax(values))) or 1.0
     for name, bits in zip(("m0", "m1"), values, strict=True):
         known = bits[~np.isnan(bits)].astype(np.float64)
         edges = np.linspace(min(0.0, known.min(initial=0.0)), top, num_bins + 1)
         counts = np.histogram(known, edges)[0].tolist()
         mean = pytest.approx(known.mean(), rel=1e-12, abs=1e-30) if len(known) else None
-        assert found[name]["kl"] == {
+        assert histograms[name]["kl"] == {
             "edges": pytest.approx(edges.tolist(), rel=1e-15),
             "counts": counts,
             "assigned": None,
             "mean": mean,
         }
-        assert found[name]["num_missing"] == len(kl) - len(known) == len(kl) - sum(counts)
-        hard = found[name]["difficulty"]
+        assert histograms[name]["num_missing"] == len(kl) - len(known) == len(kl) - sum(counts)
+        hard = histograms[name]["difficulty"]
         assert (hard is None) == (num_classes in (None, 1))
         if hard is not None:
             levels = np.linspace(0, 1, num_bins + 1)
@@ -76,16 +76,19 @@ def test_histograms_are_those_of_numpy(
             assert hard["counts"] == counts
 
 
-def test_what_each_modality_trains_is_counted_apart() -> None:
+def test_rows_assigned_to_each_modality_are_counted() -> None:
     scores = Scores(scores_table(arithmetic_costs(150_000, 2, missing=True)))
     number = np.arange(len(scores))
-    owners = np.where(number % 5 == 0, -1, number % 3).astype(np.int8)
-    found = score_histograms(scores, assignment=owners, names=["x", "m1", "m0"])
+    assignment = np.where(number % 5 == 0, -1, number % 3).astype(np.int8)
+    histograms = score_histograms(scores, assignment=assignment, names=["x", "m1", "m0"])
     for name, index in (("m0", 2), ("m1", 1)):
-        own, kl = scores.kl(name)[owners == index].astype(np.float64), found[name]["kl"]
+        own, kl = scores.kl(name)[assignment == index].astype(np.float64), histograms[name]["kl"]
         counts = np.histogram(own[~np.isnan(own)], kl["edges"])[0].tolist()
         assert kl["assigned"] == counts
-    assert score_histograms(scores, assignment=owners, names=["m0"])["m1"]["kl"]["assigned"] is None
+    assert (
+        score_histograms(scores, assignment=assignment, names=["m0"])["m1"]["kl"]["assigned"]
+        is None
+    )
 
 
 def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
@@ -98,13 +101,15 @@ def test_the_number_of_classes_may_come_from_the_file(tmp_path: Path) -> None:
         file_histograms(liar)
 
 
-def test_a_column_that_has_no_histogram_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_column_without_a_histogram_is_named(tmp_path: Path) -> None:
     table, path = scores_table(arithmetic_costs(50, 2)), StorePath.at(tmp_path / "s.arrow")
     with refused(DataError, "kl_m1", file=path):
         file_histograms(written(path, with_value(table, "kl_m1", 33, -np.inf), 10))
-    whole = table.set_column(table.column_names.index("kl_m1"), "kl_m1", pa.array(range(50)))
+    integer_scores = table.set_column(
+        table.column_names.index("kl_m1"), "kl_m1", pa.array(range(50))
+    )
     with refused(DataError, "kl_m1", "int64", file=path):
-        file_histograms(written(path, whole, 10))
+        file_histograms(written(path, integer_scores, 10))
 
 
 @pytest.mark.parametrize("num_bins", [0, 1001])
@@ -113,7 +118,7 @@ def test_the_number_of_bins_is_bounded(num_bins: int) -> None:
         score_histograms(Scores(scores_table(arithmetic_costs(5, 2))), num_bins=num_bins)
 
 
-def test_a_file_of_many_rows_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
+def test_memory_of_a_file_histogram_is_that_of_a_record_batch(tmp_path: Path) -> None:
     num, part, path = 1_000_000, 2**16, StorePath.at(tmp_path / "s.arrow")
     schema = pa.schema([("row", pa.int64()), ("kl_a", pa.float32()), ("kl_b", pa.float32())])
     with path.create() as file, pa.ipc.new_file(file, schema) as writer:
@@ -125,10 +130,10 @@ def test_a_file_of_many_rows_needs_the_memory_of_a_batch(tmp_path: Path) -> None
     before = pool.bytes_allocated()
     tracemalloc.start()
     try:
-        found = file_histograms(BatchFile(path), 8)
+        histograms = file_histograms(BatchFile(path), 8)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert sum(found["a"]["kl"]["counts"]) == num
-    assert found["a"]["kl"]["mean"] == (np.arange(num) % 97).mean()
+    assert sum(histograms["a"]["kl"]["counts"]) == num
+    assert histograms["a"]["kl"]["mean"] == (np.arange(num) % 97).mean()
     assert peak < 64 * part and pool.bytes_allocated() - before < 4 * 4 * part

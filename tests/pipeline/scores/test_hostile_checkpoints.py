@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, lie or hold code: refused with the file and the entry named, and nothing of them runs."""
+"""Damaged or invalid checkpoints are refused with the file and the entry; their code never runs."""
 
 import os
 import zipfile
@@ -24,7 +24,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 class Harm:
-    """Touches a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,21 +34,21 @@ class Harm:
 
 
 def torch_file(path: Path, change: Change) -> None:
-    found = torch.load(path, weights_only=True)
-    change(found)
-    torch.save(found, path)
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
 
 
 def changed(change: Change) -> Callable[[Path], None]:
     return lambda path: torch_file(path, change)
 
 
-def first(found: dict[str, Any]) -> str:
-    return next(iter(found["model"]))
+def first(state: dict[str, Any]) -> str:
+    return next(iter(state["model"]))
 
 
 def packed(path: Path) -> None:
-    """The same members, deflated."""
+    """Compress the members of the archive."""
     with zipfile.ZipFile(path) as old:
         members = [(info.filename, old.read(info)) for info in old.infolist()]
     members.append(("archive/data/bomb", bytes(2**26)))
@@ -58,7 +58,7 @@ def packed(path: Path) -> None:
 
 
 def other_weight(path: Path) -> None:
-    """One bit of the largest tensor is another."""
+    """Flip one bit of the largest tensor."""
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as members:
         at = max(members.infolist(), key=lambda member: member.file_size).header_offset
@@ -67,7 +67,7 @@ def other_weight(path: Path) -> None:
 
 
 def harmful(path: Path) -> None:
-    torch_file(path, lambda found: found.update(optimizer=Harm(path.parent / "harm")))
+    torch_file(path, lambda state: state.update(optimizer=Harm(path.parent / "harm")))
 
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], type[InputError], str]] = {
@@ -106,7 +106,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], type[InputError], str
 
 
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_checkpoints_that_lie(tmp_path: Path, name: str) -> None:
+def test_invalid_checkpoints(tmp_path: Path, name: str) -> None:
     harm, error, words = BAD_CHECKPOINTS[name]
     kind = mutate.kind_of("checkpoint", tmp_path)
     assert kind.judge(kind.original)
@@ -115,12 +115,14 @@ def test_checkpoints_that_lie(tmp_path: Path, name: str) -> None:
     harm(path)
     with refused(error, *words.split(), file=path) as raised:
         checkpoints.model_of(StorePath.at(path), FeatureSet.open(StorePath.at(tmp_path / "made")))
-    cause = raised.value.__cause__  # of a value that does not fit, the entry is named instead
+    cause = raised.value.__cause__  # None for an invalid value, whose entry is named instead
     assert isinstance(cause, ValidationError) or str(cause or "") in str(raised.value)
     assert not (tmp_path / "harm").exists()
 
 
-def test_score_refuses_a_checkpoint_before_ray_starts(tmp_path: Path, command: Command) -> None:
+def test_score_refuses_an_invalid_checkpoint_before_ray_starts(
+    tmp_path: Path, command: Command
+) -> None:
     path = tmp_path / "harmful.pt"
     kind = mutate.kind_of("checkpoint", tmp_path)
     path.write_bytes(kind.original)
@@ -132,7 +134,7 @@ def test_score_refuses_a_checkpoint_before_ray_starts(tmp_path: Path, command: C
     assert not (tmp_path / "harm").exists() and not (tmp_path / "scores.arrow").exists()
 
 
-def test_a_run_is_not_resumed_from_an_optimizer_that_does_not_fit(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_from_another_optimizer_state(tmp_path: Path) -> None:
     shapes = {key: SHAPES[key] for key in ("sound", "touch")}
     make_features(tmp_path / "features" / "made", shapes, num_rows=60)
     changes = {
@@ -145,9 +147,9 @@ def test_a_run_is_not_resumed_from_an_optimizer_that_does_not_fit(tmp_path: Path
     original = path.read_bytes()
 
     for change in (
-        lambda found: found["optimizer"]["state"][0].update(exp_avg=torch.zeros(5)),
-        lambda found: found["optimizer"]["param_groups"].clear(),
-        lambda found: found.update(optimizer=7),
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(5)),
+        lambda state: state["optimizer"]["param_groups"].clear(),
+        lambda state: state.update(optimizer=7),
     ):
         path.write_bytes(original)
         torch_file(path, change)

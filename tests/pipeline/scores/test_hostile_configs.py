@@ -1,4 +1,4 @@
-"""YAML that is no configuration: refused with the file and the field named, however deep or circular it is."""
+"""Invalid YAML is refused with the file and the field, even if it is deep or circular."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ BAD_YAML: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_YAML)
-def test_yaml_that_is_no_configuration(tmp_path: Path, command: Command, name: str) -> None:
+def test_invalid_yaml(tmp_path: Path, command: Command, name: str) -> None:
     data, words = BAD_YAML[name]
     path = tmp_path / "decode.yaml"
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Manifests, samples and parts of features that lie or are damaged: an error of ours that names file, column and row."""
+"""Damaged or invalid manifests, samples and parts raise a Remix error with file, column and row."""
 
 import json
 from collections.abc import Callable
@@ -61,7 +61,7 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_MANIFESTS)
-def test_manifests_that_lie(features: Path, command: Command, name: str) -> None:
+def test_invalid_manifests(features: Path, command: Command, name: str) -> None:
     change, words = BAD_MANIFESTS[name]
     path = features / MANIFEST
     manifest = json.loads(path.read_text())
@@ -94,11 +94,11 @@ BAD_SAMPLES: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_SAMPLES)
-def test_samples_that_lie(features: Path, command: Command, name: str) -> None:
+def test_invalid_samples(features: Path, command: Command, name: str) -> None:
     edit, words = BAD_SAMPLES[name]
     path = StorePath.at(features / "samples.arrow")
     write_table(path, edit(read_table(path).combine_chunks()))
-    for _ in range(2):  # what was refused is not trusted the next time
+    for _ in range(2):  # refused again, so the failure was not cached as a success
         with refused(DataError, *words.split(), file=path):
             _ = FeatureSet.open(StorePath.at(features)).samples
     code, _, said = command("inspect", features)
@@ -142,8 +142,8 @@ BAD_PARTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("name", BAD_PARTS)
 @pytest.mark.parametrize("local", [True, False])
-def test_parts_that_lie(features: Path, name: str, local: bool) -> None:
-    """The manifest has the number of bytes that lie there, but for the file that is cut."""
+def test_invalid_parts(features: Path, name: str, local: bool) -> None:
+    """The manifest has the actual size of the file, except for the one that is cut."""
     make, words = BAD_PARTS[name]
     path = features / "touch" / part_name(1)
     data = make(path.read_bytes())

@@ -1,4 +1,7 @@
-"""Scores and plans that are damaged or lie: an error of ours that names file, column and row, whoever opens them; never a crash, never another table."""
+"""Damaged or invalid scores and plans raise a Remix error with file, column and row.
+
+All readers are tested. They never crash, and never return another table.
+"""
 
 import hashlib
 import json
@@ -85,7 +88,7 @@ BAD_SCORES: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_SCORES)
-def test_scores_that_lie(tmp_path: Path, command: Command, name: str) -> None:
+def test_invalid_scores(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_SCORES[name]
     path = tmp_path / "scores.arrow"
     write_table(StorePath.at(path), edit(SCORES))
@@ -96,7 +99,7 @@ def test_scores_that_lie(tmp_path: Path, command: Command, name: str) -> None:
     assert not (tmp_path / "plan.arrow").exists()
 
 
-def test_scores_that_are_as_they_should_be(tmp_path: Path) -> None:
+def test_valid_scores(tmp_path: Path) -> None:
     bare = SCORES.select(["row", "sample_id", "label", "kl_ears", "kl_eyes"])
     same = SCORES.set_column(1, "sample_id", pa.array(["same"] * 150))
     for table in (
@@ -115,7 +118,7 @@ def test_scores_that_are_as_they_should_be(tmp_path: Path) -> None:
 
 
 def step(number: int, **new: object) -> Edit:
-    """Another step of a plan, which is sealed again."""
+    """Change a step of a plan, and update the fingerprint."""
 
     def edit(table: pa.Table) -> pa.Table:
         steps = table.to_pylist()
@@ -151,7 +154,7 @@ BAD_PLANS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_PLANS)
-def test_plans_that_lie(tmp_path: Path, command: Command, name: str) -> None:
+def test_invalid_plans(tmp_path: Path, command: Command, name: str) -> None:
     edit, words = BAD_PLANS[name]
     path = tmp_path / "plan.arrow"
     write_table(StorePath.at(path), edit(PLAN))
@@ -168,7 +171,7 @@ def test_plans_that_lie(tmp_path: Path, command: Command, name: str) -> None:
         assert code == 2 and not unnamed(said, *words.split(), file=path)
 
 
-def test_rows_are_those_of_the_features_where_they_are_known(tmp_path: Path) -> None:
+def test_rows_of_a_plan_must_be_rows_of_the_features(tmp_path: Path) -> None:
     path = StorePath.at(tmp_path / "plan.arrow")
     write_table(path, PLAN)
     assert len(BatchPlan.open(path, num_rows=150)) == len(PLAN)
@@ -180,7 +183,7 @@ def test_rows_are_those_of_the_features_where_they_are_known(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("window", [7, 64])
-def test_repeated_rows_are_found_window_by_window(
+def test_repeated_rows_are_detected_window_by_window(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setattr(validation, "WINDOW_ROWS", window)
@@ -199,8 +202,8 @@ def test_repeated_rows_are_found_window_by_window(
             BatchPlan.open(path)
 
 
-def test_the_fingerprint_is_what_it_was() -> None:
-    """Strings are hashed from their buffers: the hash is that of their bytes one by one, sliced, chunked or empty."""
+def test_fingerprints_have_not_changed() -> None:
+    """Strings are hashed from their buffers, with the same result if sliced, chunked or empty."""
     words = ["x", "", "yz", "é", "\0", "x" * 300]
     table = pa.table({"s": words})
     lengths = hashlib.sha256(np.array([len(w.encode()) for w in words], np.int64)).hexdigest()

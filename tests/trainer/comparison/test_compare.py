@@ -1,4 +1,4 @@
-"""The comparison: paired, saved, resumable, its statistics right, its costs counted."""
+"""The comparison of methods: pairing, files, resuming, statistics and costs."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from trainer.launch import launch
 from trainer.run_directory import Run
 
 
-def test_mcnemar_is_the_binomial_test_on_the_discordant() -> None:
+def test_mcnemar_is_the_binomial_test_on_discordant_samples() -> None:
     first, second = (
         np.array([1, 1, 1, 1, 0, 0, 1, 0], bool),
         np.array([0, 0, 0, 1, 1, 0, 0, 0], bool),
@@ -40,7 +40,7 @@ def test_mcnemar_is_the_binomial_test_on_the_discordant() -> None:
     assert mcnemar_p(first, first) == 1.0
 
 
-def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> None:
+def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=100)
     config = run_config(tmp_path, name="c", train={"epochs": 3, "warmup_epochs": 1})
     methods = ["joint", "joint_heads", "random", "remix", "remix:softmax"]
@@ -91,7 +91,7 @@ def test_compare_trains_every_method_on_the_same_everything(tmp_path: Path) -> N
 
 
 def check_plans(runs: dict[str, Run]) -> None:
-    """The methods train the same batches while they warm up, and plan by their policies afterwards."""
+    """Check that methods share the batches of warm-up, and plan by their policies afterwards."""
     firsts = [
         {step.rows.tobytes() for step in BatchPlan.open(runs[f"c-{method}-seed0"].plan(0)).steps()}
         for method in ("joint_heads", "random", "remix")
@@ -135,17 +135,17 @@ def check_text(result: dict[str, Any]) -> None:
     assert [row[2] for row in rows] == ["-", *["joint_heads"] * 3]
     assert (
         "| remix:softmax - remix |" not in text
-    )  # many methods: against the reference and random alone
+    )  # many methods: only tests against the reference and random
     assert "| remix - random |" in text
     assert "unimodal prediction:" in text
     assert "cost:" in text
 
 
 class Products:
-    """What the layers of the small model below multiply for a row, in floating-point operations."""
+    """FLOPs per row of the layers of the small model below."""
 
     def __init__(self) -> None:
-        # a multiplication and an addition a weight and position; each conv halves its side: 4, 2, 1, 1
+        # a multiply-add per weight and position; each convolution halves the side: 4, 2, 1, 1
         convolutions = [
             2 * 9 * before * after * side**2
             for before, after, side in ((1, 4, 4), (4, 8, 2), (8, 16, 1), (16, 32, 1))
@@ -153,14 +153,14 @@ class Products:
         linears = [2 * 6 * 16, 2 * 16 * 16]
         self.heads, self.fusion = {"sight": 2 * 32 * 3, "touch": 2 * 16 * 3}, 2 * 48 * 3
         self.forward = {"sight": sum(convolutions), "touch": sum(linears)}
-        # backward takes as much for the weights, and as much for the input wherever a weight is before it
+        # backward costs as much for the weights, and again for the input if a weight precedes it
         self.encode = {
             "sight": 3 * sum(convolutions) - convolutions[0],
             "touch": 3 * sum(linears) - linears[0],
         }
 
     def trained(self, run: Run, has: np.ndarray[Any, Any], mask: str, strategy: str) -> int:
-        """Of the steps of three epochs."""
+        """FLOPs of the training steps of three epochs."""
         expected = 0
         for epoch in range(3):
             for step in BatchPlan.open(run.plan(epoch)).steps():
@@ -181,7 +181,7 @@ class Products:
         return expected
 
     def predicted(self, has: np.ndarray[Any, Any]) -> int:
-        """Of one pass over rows that have this."""
+        """FLOPs of one forward pass over rows with these modalities."""
         return (
             sum(
                 has[:, k].sum() * self.forward[name] + len(has) * self.heads[name]
@@ -194,7 +194,7 @@ class Products:
 @pytest.mark.parametrize(
     ("mask", "strategy"), [("skip", "remix"), ("feature", "remix"), ("skip", "reassemble")]
 )
-def test_the_cost_of_a_run_is_what_its_layers_multiply(
+def test_the_cost_of_a_run_is_the_sum_over_its_layers(
     tmp_path: Path, mask: str, strategy: str
 ) -> None:
     shapes = {"sight": ((1, 8, 8), "float32"), "touch": ((6,), "float32")}
@@ -235,18 +235,18 @@ def test_the_cost_of_a_run_is_what_its_layers_multiply(
 @pytest.mark.parametrize(
     "method", [*METHODS, *(f"remix:{policy}" for policy in POLICIES), "mla+remix:softmax"]
 )
-def test_every_method_and_policy_is_a_valid_run(tmp_path: Path, method: str) -> None:
+def test_every_method_and_policy_gives_a_valid_configuration(tmp_path: Path, method: str) -> None:
     config = run_config(tmp_path)
-    found = with_method(config, method, 7)
-    assert (found.seed, found.name) == (
+    method_config = with_method(config, method, 7)
+    assert (method_config.seed, method_config.name) == (
         7,
         f"run-{method.replace('+', '-').replace(':', '-')}-seed7",
     )
-    same = found.model_copy(update={"name": config.name, "seed": config.seed}) == config
+    same = method_config.model_copy(update={"name": config.name, "seed": config.seed}) == config
     assert same == (method == "remix")
 
 
-def test_tables_name_methods_that_there_are(tmp_path: Path) -> None:
+def test_tables_name_existing_methods(tmp_path: Path) -> None:
     assert {method.split(":")[0] for table in TABLES.values() for method in table} <= set(METHODS)
     assert methods_of(None, None) == DEFAULT.split(",")
     assert methods_of("sum,remix:softmax", "ablation,unimodal") == [
@@ -275,7 +275,7 @@ def test_an_unknown_method_is_an_error(tmp_path: Path, method: str, named: str) 
         compare(run_config(tmp_path), ["joint", method], [0], lambda each: pytest.fail("trained"))
 
 
-def test_what_cannot_be_trained_is_known_before_anything_is(tmp_path: Path) -> None:
+def test_invalid_methods_are_refused_before_training(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=60)
     with pytest.raises(ConfigError, match=r"(?s)(?=.*\bheads\b)(?=.*\bshared\b)"):
         compare(

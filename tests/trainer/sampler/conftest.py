@@ -1,4 +1,4 @@
-"""A plan as a file and at a URL."""
+"""A plan in a file and at a URL."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`PlanBatchSampler` of a file: the plan as it is, by rank and worker, resumed anywhere, and refused where it is not what it says."""
+"""`PlanBatchSampler` of a file: ranks, workers, resuming, and refusal of invalid plans."""
 
 import json
 import multiprocessing
@@ -36,19 +36,19 @@ from tests.support.sampler_plans import (
 
 
 class Pairs(Dataset[tuple[int, str]]):
-    """A sample is its row and the modality that it trains."""
+    """A data set whose samples are (row, modality)."""
 
     def __getitem__(self, item: tuple[int, str]) -> tuple[int, str]:
         return item
 
 
-def test_a_loader_takes_the_plan_as_it_is(plan_file: str) -> None:
+def test_a_loader_returns_the_batches_of_the_plan(plan_file: str) -> None:
     sampler = PlanBatchSampler(plan_file)
     assert isinstance(sampler, Sampler)
     loader = DataLoader(SAMPLES, batch_sampler=sampler)
     assert len(loader) == NUM == sampler.num_steps > 10
     assert loaded(loader) == ROWS
-    assert loaded(loader) == ROWS  # the next pass is a whole one
+    assert loaded(loader) == ROWS  # the next pass is a complete one
     assert sampler.fingerprint == PLAN.fingerprint
     assert {type(row) for batch in sampler for row in batch} == {int}
 
@@ -71,7 +71,9 @@ def test_ranks_share_each_step_and_resume_on_any_number_of_ranks(
         sampler.load_state_dict(states[0])
         assert len(sampler) == NUM - resume
     rest = [list(sampler) for sampler in resumed]
-    assert list(chain(*next(iter(zip(*resumed, strict=True))))) == ROWS[0]  # a whole pass is next
+    assert (
+        list(chain(*next(iter(zip(*resumed, strict=True))))) == ROWS[0]
+    )  # a complete pass is next
     for ranks, expected in (
         (first, list(PLAN.steps())[:resume]),
         (rest, list(PLAN.steps())[resume:]),
@@ -85,7 +87,7 @@ def test_ranks_share_each_step_and_resume_on_any_number_of_ranks(
     assert joined == ROWS
 
 
-def test_modality_comes_with_each_row_or_beside_the_batches(plan_file: str) -> None:
+def test_modality_per_row_or_per_step(plan_file: str) -> None:
     sampler = PlanBatchSampler(plan_file, with_modality=True)
     batches = [
         (rows.tolist(), set(names)) for rows, names in DataLoader(Pairs(), batch_sampler=sampler)
@@ -98,11 +100,11 @@ def test_modality_comes_with_each_row_or_beside_the_batches(plan_file: str) -> N
     assert len(set(MODALITIES)) == 3
 
 
-def test_warm_up_is_a_plan_of_all(tmp_path: Path) -> None:
+def test_modality_of_a_joint_plan_is_all(tmp_path: Path) -> None:
     assert set(PlanBatchSampler(write(tmp_path / "joint.arrow", OTHER.table)).modalities) == {"all"}
 
 
-def test_a_state_is_of_one_plan_and_in_its_range(plan_file: str, tmp_path: Path) -> None:
+def test_state_of_another_plan_or_out_of_range_is_refused(plan_file: str, tmp_path: Path) -> None:
     sampler = PlanBatchSampler(plan_file)
     other = PlanBatchSampler(write(tmp_path / "other.arrow", OTHER.table))
     with pytest.raises(MismatchError, match=f"(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})"):
@@ -167,13 +169,13 @@ def test_torchdata_resumes_exactly(plan_file: str, num_workers: int) -> None:
     assert loaded(loader) == ROWS
     assert (
         loaded(resume(loader.state_dict())) == ROWS
-    )  # as torchdata has it: after a whole pass comes the next
+    )  # as in torchdata: a complete pass is followed by the next
     next_pass = iter(loader)
     assert loaded(resume(loader.state_dict())) == ROWS
     assert [batch.tolist() for batch in next_pass] == ROWS
 
 
-def test_pickled_it_is_the_same(plan_file: str, tmp_path: Path) -> None:
+def test_pickled_sampler_is_the_same(plan_file: str, tmp_path: Path) -> None:
     sampler = PlanBatchSampler(plan_file, rank=1, world_size=3, with_modality=True)
     take(iter(sampler), 4)
     copy = pickle.loads(pickle.dumps(sampler))
@@ -222,9 +224,7 @@ BAD_PLANS: dict[str, tuple[pa.Table, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_PLANS)
-def test_a_plan_that_is_not_what_it_says_is_refused(
-    name: str, tmp_path: Path, server: "PlanServer"
-) -> None:
+def test_invalid_plan_is_refused(name: str, tmp_path: Path, server: "PlanServer") -> None:
     table, message = BAD_PLANS[name]
     with pytest.raises(DataError, match=message) as error:
         PlanBatchSampler(write(tmp_path / "plan.arrow", table))
@@ -245,7 +245,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         PlanBatchSampler("ftp://host/plan")
 
 
-def test_the_expected_fingerprint_is_the_one(plan_file: str) -> None:
+def test_expected_fingerprint_is_checked(plan_file: str) -> None:
     assert list(PlanBatchSampler(plan_file, fingerprint=PLAN.fingerprint)) == ROWS
     with pytest.raises(MismatchError, match=f"(?=.*{PLAN.fingerprint})(?=.*{OTHER.fingerprint})"):
         PlanBatchSampler(plan_file, fingerprint=OTHER.fingerprint)

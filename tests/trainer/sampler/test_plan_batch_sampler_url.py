@@ -1,4 +1,4 @@
-"""`PlanBatchSampler` of a URL: what may pass is tried again, what stays wrong is told at once, and the service serves a loader."""
+"""`PlanBatchSampler` of a URL: temporary failures are retried, others raised at once."""
 
 import pickle
 import re
@@ -29,9 +29,9 @@ from pipeline.storage.store_path import StorePath
 from remix import PlanBatchSampler
 from tests.support.plan_server import (
     ARROW,
-    Answer,
     PlanHandler,
     PlanServer,
+    Response,
     cut,
     cut_between_batches,
     hangs_up,
@@ -44,7 +44,7 @@ from tests.support.serving import serving
 ROOT = Path(__file__).parents[3]
 
 COUNTED = pa.proxy_memory_pool(pa.default_memory_pool())
-"""Lives as long as the process, since a buffer may outlive a test."""
+"""Global, since a buffer may outlive a test."""
 
 
 @pytest.mark.parametrize("ending", ["/steps", "", "/", "/steps/"])
@@ -76,7 +76,7 @@ def test_a_sampler_of_a_url_can_be_pickled(server: PlanServer) -> None:
 
 
 NOW = {"retry_after": "0"}
-PASSING: dict[str, list[Answer]] = {
+PASSING: dict[str, list[Response]] = {
     "503 twice": [refused(503, "the store is not there", **NOW)] * 2,
     "429, 504, 502": [
         refused(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
@@ -92,41 +92,41 @@ PASSING: dict[str, list[Answer]] = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_what_may_pass_is_tried_again(server: PlanServer, name: str) -> None:
-    server.answers = list(PASSING[name])
+def test_temporary_failures_are_retried(server: PlanServer, name: str) -> None:
+    server.responses = list(PASSING[name])
     assert list(PlanBatchSampler(server.url)) == ROWS
     assert len(server.seen) == len(PASSING[name]) + 1
 
 
-def test_the_service_says_how_long_to_wait(server: PlanServer) -> None:
-    server.answers = [refused(503, "come back", retry_after="1")]
+def test_retry_after_is_respected(server: PlanServer) -> None:
+    server.responses = [refused(503, "come back", retry_after="1")]
     start = time.monotonic()
     PlanBatchSampler(server.url)
-    assert time.monotonic() - start >= 1  # by itself it would wait half as long
+    assert time.monotonic() - start >= 1  # the default wait is half as long
 
 
-def test_attempts_end(server: PlanServer) -> None:
-    server.answers = [refused(503, "the store is not there", retry_after="0")] * 9
+def test_retries_are_limited(server: PlanServer) -> None:
+    server.responses = [refused(503, "the store is not there", retry_after="0")] * 9
     with pytest.raises(
         StoreError,
         match=rf"(?=.*{re.escape(server.url)})(?=.*\b503\b)(?=.*the store is not there)(?=.*\b4\b)",
     ):
         PlanBatchSampler(server.url, retries=3)
     assert len(server.seen) == 4
-    server.answers = [cut(0.3, announced=True)]
+    server.responses = [cut(0.3, announced=True)]
     with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
         PlanBatchSampler(server.url, retries=0)
 
 
-def test_a_silent_service_is_given_up(server: PlanServer) -> None:
+def test_a_silent_service_times_out(server: PlanServer) -> None:
     done = threading.Event()
-    server.answers = [lambda _: done.wait() and None]  # type: ignore[list-item]
+    server.responses = [lambda _: done.wait() and None]  # type: ignore[list-item]
     with pytest.raises(StoreError, match=rf"(?=.*{re.escape(server.url)})(?=.*(?<![.\w])1\b)"):
         PlanBatchSampler(server.url, retries=0, timeout=0.05)
     done.set()
 
 
-def test_nobody_there() -> None:
+def test_refused_connection() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), PlanHandler) as free:
         url = f"http://127.0.0.1:{free.server_port}/v1/runs/demo/plans/2"
     with pytest.raises(StoreError, match=rf"(?=.*{re.escape(url)}/steps)(?=.*(?<![/.\w])2\b)"):
@@ -145,17 +145,17 @@ def test_nobody_there() -> None:
         (200, None, DataError, "text/html"),
     ],
 )
-def test_what_stays_wrong_is_told_at_once(
+def test_permanent_failures_are_raised_at_once(
     server: PlanServer, status: int, detail: str | None, kind: type[InputError], names: str
 ) -> None:
-    server.answers = [refused(status, detail)]
+    server.responses = [refused(status, detail)]
     with pytest.raises(kind) as error:
         PlanBatchSampler(server.url)
     assert all(word in str(error.value) for word in (server.url, names, detail or ""))
     assert len(server.seen) == 1
 
 
-def test_offsets_that_point_nowhere_are_refused(server: PlanServer) -> None:
+def test_invalid_offsets_are_refused(server: PlanServer) -> None:
     offsets = np.array([0, *np.cumsum([len(rows) for rows in ROWS[:3]])], np.int32).tobytes()
     at = server.body.index(offsets)
     server.body = server.body[: at + 4] + np.int32(2**30).tobytes() + server.body[at + 8 :]
@@ -163,7 +163,7 @@ def test_offsets_that_point_nowhere_are_refused(server: PlanServer) -> None:
         PlanBatchSampler(server.url)
 
 
-def test_the_token_is_sent_and_never_shown(
+def test_the_token_is_sent_but_never_shown(
     server: PlanServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REMIX_TOKEN", "from-environment\n")
@@ -177,7 +177,7 @@ def test_the_token_is_sent_and_never_shown(
         with pytest.raises(ConfigError, match="token") as error:
             PlanBatchSampler(server.url, token=token)
         assert token not in str(error.value)
-    server.answers = [refused(404, "gone")]
+    server.responses = [refused(404, "gone")]
     with pytest.raises(MissingError) as error:
         PlanBatchSampler(
             server.url.replace("http://", "http://user:secret@") + "?signature=secret",
@@ -186,7 +186,7 @@ def test_the_token_is_sent_and_never_shown(
     assert "secret" not in str(error.value)
 
 
-def test_odd_urls_and_settings_are_refused(server: PlanServer) -> None:
+def test_invalid_urls_and_settings_are_refused(server: PlanServer) -> None:
     for url in (
         "http://",
         "http://[::1/plans/1",
@@ -201,7 +201,7 @@ def test_odd_urls_and_settings_are_refused(server: PlanServer) -> None:
     assert server.seen == []
 
 
-def test_memory_holds_a_record_batch_of_the_plan(server: PlanServer) -> None:
+def test_memory_is_that_of_a_record_batch(server: PlanServer) -> None:
     plan = build(joint_plan_builder(np.arange(2_000_000), 64, 0, 0))
     server.body = stream_of(plan.table, 500)  # 16 MB in batches of a quarter
     expected = hash(tuple(int(step.rows[0]) for step in plan.steps()))

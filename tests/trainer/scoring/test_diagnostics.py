@@ -1,4 +1,4 @@
-"""Diagnostics: they change nothing, and their cosines are those of gradients worked out by hand."""
+"""Diagnostics: they change nothing, and cosines equal those of gradients derived by hand."""
 
 from itertools import combinations
 from pathlib import Path
@@ -39,10 +39,10 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(tmp_path: Path) -
         *(f"{kind}_{name}" for kind in ("gradient_cosine", "zero_mask_accuracy") for name in names),
         "head_gradient_cosine",
     ]
-    before, found = off.epochs(), on.epochs()
+    before, actual = off.epochs(), on.epochs()
     assert all(before[column].null_count == len(before) for column in columns)
     for column in columns:
-        values = found[column].to_numpy()
+        values = actual[column].to_numpy()
         assert np.isfinite(values).all()
         assert ((values >= (0 if "accuracy" in column else -1)) & (values <= 1)).all()
     assert "zero_mask_accuracy" not in off.facts["result"]
@@ -53,7 +53,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(tmp_path: Path) -
 
 
 def alone(run: Run, features: FeatureSet, name: str) -> float:
-    """The accuracy of the fused head on test samples that have a modality, computed from the concatenation's own block of weights."""
+    """Accuracy of the fused head with one modality, from its block of the fusion's weights."""
     config = RunConfig.model_validate(run.facts["config"])
     model = model_for(config.model, features, 0)
     model.load_state_dict(weights(run, "best"))
@@ -72,7 +72,7 @@ def alone(run: Run, features: FeatureSet, name: str) -> float:
 
 
 def linear_model() -> MultimodalModel:
-    """Encoders W_k x without anything behind them, so that gradients are outer products."""
+    """A model with encoders W_k x only, whose gradients are outer products."""
     config = {"encoder": {"kind": "mlp", "hidden": 4}}
     model = build_model(
         RunConfig.model_validate({"name": "x", "features": "x", "model": config}).model,
@@ -102,7 +102,7 @@ def test_cosines_are_those_of_the_outer_products() -> None:
         )
         for part in (slice(0, 7), slice(7, n))
     ]
-    found = gradient_cosines(model, batches)
+    actual = gradient_cosines(model, batches)
     assert all(parameter.grad is None for parameter in model.parameters())
     z = {name: (x[name] @ model.encoder(name).weight.T) * has[name][:, None] for name in x}
     fusion, bias = model.fusion.output.weight, model.fusion.output.bias
@@ -122,7 +122,7 @@ def test_cosines_are_those_of_the_outer_products() -> None:
     expected["head_gradient_cosine"] = float(
         np.mean([cosine(shared[a], shared[b]) for a, b in combinations(x, 2)])
     )
-    assert found == pytest.approx(expected, abs=1e-5)  # the loss is taken in float32
+    assert actual == pytest.approx(expected, abs=1e-5)  # the loss is taken in float32
 
 
 def error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def cosine(first: Tensor, second: Tensor) -> float:
     return ((first * second).sum() / (first.norm() * second.norm())).item()
 
 
-def test_what_there_is_no_gradient_of_is_null(tmp_path: Path) -> None:
+def test_cosines_without_gradients_are_null(tmp_path: Path) -> None:
     config = run_config(tmp_path, model={"fusion": "decision"})
     features = make_features(tmp_path / "features" / "made", num_rows=60)
     model = model_for(config.model, features, 0).train()
@@ -148,17 +148,17 @@ def test_what_there_is_no_gradient_of_is_null(tmp_path: Path) -> None:
         config,
         World(),
     )
-    found = diagnostics.epoch()
-    assert found == diagnostics.epoch()
+    actual = diagnostics.epoch()
+    assert actual == diagnostics.epoch()
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
     assert (
-        found["head_gradient_cosine"] is None
+        actual["head_gradient_cosine"] is None
     )  # the fusion has no parameters, and the modalities share no head
-    assert all(isinstance(found[f"gradient_cosine_{name}"], float) for name in features.modalities)
+    assert all(isinstance(actual[f"gradient_cosine_{name}"], float) for name in features.modalities)
 
 
-def test_the_rows_are_of_the_train_split_and_change_with_the_seed(tmp_path: Path) -> None:
+def test_probe_rows_are_from_the_train_split_and_depend_on_the_seed(tmp_path: Path) -> None:
     features = make_features(
         tmp_path / "made", {"a": ((1,), "float32"), "b": ((1,), "float32")}, num_rows=800
     )

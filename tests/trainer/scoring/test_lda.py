@@ -1,4 +1,4 @@
-"""Heads that are fitted out of fold: against discriminants computed one by one, and however the rows are cut."""
+"""Out-of-fold heads: compared with discriminants fitted one by one, for any batches."""
 
 from pathlib import Path
 
@@ -28,17 +28,17 @@ def data(num_classes: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
 
 
 def statistics(
-    whole: np.ndarray, labels: np.ndarray, batch_size: int, num_classes: int = CLASSES
+    integers: np.ndarray, labels: np.ndarray, batch_size: int, num_classes: int = CLASSES
 ) -> Statistics:
-    found = Statistics(num_classes, DIM)
+    result = Statistics(num_classes, DIM)
     for start in range(0, len(ROWS), batch_size):
         part = slice(start, start + batch_size)
-        found.add(whole[part], labels[part], folds_of(ROWS[part], 5))
-    return found
+        result.add(integers[part], labels[part], folds_of(ROWS[part], 5))
+    return result
 
 
 def discriminant(train: np.ndarray, labels: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(n, C): linear discriminant analysis with OAS, from its formulas, on an explicit set of rows."""
+    """Linear discriminant analysis with OAS, from its formulas, fitted to given rows: (n, C)."""
     classes = range(CLASSES)
     means = np.stack([train[labels == c].mean(axis=0) for c in classes])
     residuals = train - means[labels]
@@ -63,59 +63,61 @@ def discriminant(train: np.ndarray, labels: np.ndarray, x: np.ndarray) -> np.nda
 def test_every_row_is_predicted_by_a_discriminant_of_the_other_folds() -> None:
     features, labels = data()
     grid, folds = Grid.of(features[:64]), folds_of(ROWS, 5)
-    whole = grid(features)
-    found = fit(statistics(whole, labels, 64))(whole, folds)
+    integers = grid(features)
+    result = fit(statistics(integers, labels, 64))(integers, folds)
     assert np.bincount(folds, minlength=FOLDS).min() > 50
     for fold in range(FOLDS):
         own = folds == fold
         np.testing.assert_allclose(
-            found[own], discriminant(whole[~own], labels[~own], whole[own]), atol=1e-5
+            result[own], discriminant(integers[~own], labels[~own], integers[own]), atol=1e-5
         )
-        # on the features themselves, in the units of the grid: what rounding them to whole numbers changes is small
+        # on unrounded features, in units of the grid: rounding to integers changes little
         exact = np.ldexp(features.astype(np.float64), grid.exponents)
         np.testing.assert_allclose(
-            found[own], discriminant(exact[~own], labels[~own], exact[own]), atol=0.02
+            result[own], discriminant(exact[~own], labels[~own], exact[own]), atol=0.02
         )
 
 
-def test_a_row_has_no_part_in_its_own_head() -> None:
+def test_a_row_does_not_influence_its_own_head() -> None:
     features, labels = data()
-    whole, folds = Grid.of(features[:64])(features), folds_of(ROWS, 5)
+    integers, folds = Grid.of(features[:64])(features), folds_of(ROWS, 5)
     changed = labels.copy()
     changed[folds == 2] = (changed[folds == 2] + 1) % CLASSES
-    before, after = (fit(statistics(whole, each, 64))(whole, folds) for each in (labels, changed))
+    before, after = (
+        fit(statistics(integers, each, 64))(integers, folds) for each in (labels, changed)
+    )
     np.testing.assert_array_equal(before[folds == 2], after[folds == 2])
     assert (before[folds == 1] != after[folds == 1]).any()
 
 
 @pytest.mark.parametrize("batch_size", [1, 37, 400])
-def test_sums_do_not_depend_on_batches_or_on_who_adds_them(batch_size: int) -> None:
+def test_statistics_do_not_depend_on_batches_or_ranks(batch_size: int) -> None:
     features, labels = data()
-    whole = Grid.of(features[:64])(features)
-    expected = statistics(whole, labels, 64).values
-    np.testing.assert_array_equal(statistics(whole, labels, batch_size).values, expected)
-    assert np.abs(whole).max() > 1000  # sums of products are far from small
+    integers = Grid.of(features[:64])(features)
+    expected = statistics(integers, labels, 64).values
+    np.testing.assert_array_equal(statistics(integers, labels, batch_size).values, expected)
+    assert np.abs(integers).max() > 1000  # sums of products are far from small
 
 
-def test_features_that_tell_nothing_leave_the_priors() -> None:
+def test_constant_features_give_the_class_frequencies() -> None:
     labels = np.repeat(np.arange(CLASSES), [40, 60, 100, 200])
-    whole, folds = Grid.of(np.zeros((4, DIM)))(np.ones((400, DIM))), folds_of(ROWS, 5)
-    found = fit(statistics(whole, labels, 64))(whole, folds)
+    integers, folds = Grid.of(np.zeros((4, DIM)))(np.ones((400, DIM))), folds_of(ROWS, 5)
+    result = fit(statistics(integers, labels, 64))(integers, folds)
     for fold in range(FOLDS):
         expected = np.bincount(labels[folds != fold], minlength=CLASSES) / (folds != fold).sum()
         np.testing.assert_allclose(
-            found[folds == fold],
+            result[folds == fold],
             np.broadcast_to(expected, (int((folds == fold).sum()), CLASSES)),
             rtol=1e-6,
         )
 
 
-def test_a_class_that_no_other_fold_has_and_no_rows_at_all() -> None:
+def test_class_without_rows_and_statistics_without_rows() -> None:
     features, labels = data(3)
-    whole, folds = Grid.of(features[:64])(features), folds_of(ROWS, 5)
-    found = fit(statistics(whole, labels, 64))(whole, folds)
-    assert (found[:, 3] == 0).all() and np.isfinite(found).all()
-    np.testing.assert_array_equal(fit(Statistics(CLASSES, DIM))(whole, folds), np.float32(0.25))
+    integers, folds = Grid.of(features[:64])(features), folds_of(ROWS, 5)
+    result = fit(statistics(integers, labels, 64))(integers, folds)
+    assert (result[:, 3] == 0).all() and np.isfinite(result).all()
+    np.testing.assert_array_equal(fit(Statistics(CLASSES, DIM))(integers, folds), np.float32(0.25))
 
 
 def test_scores_of_a_model_by_heads_fitted_to_its_features(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_scores_of_a_model_by_heads_fitted_to_its_features(tmp_path: Path) -> No
         ~features.has[rows, features.modalities.index("touch")],
     )
     right = tables[0]["predicted_sound"].to_numpy() == features.labels[rows]
-    assert right.mean() > 0.6  # an encoder as it was drawn, and classes that a linear head can tell
+    assert right.mean() > 0.6  # an untrained encoder, but linearly separable classes
 
     with (
         np.errstate(invalid="ignore"),

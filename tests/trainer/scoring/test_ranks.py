@@ -1,4 +1,4 @@
-"""Scores, evaluation and test outcomes of two ranks: those of one, and rows do not go through the backend."""
+"""Two ranks give the scores, evaluation and test outcomes of one, without exchanging rows."""
 
 import json
 import pickle
@@ -25,7 +25,7 @@ from trainer.scoring.predictor import Predictor, evaluate, outcomes
 
 
 def assess(config: RunConfig, world: World) -> None:
-    """Scores, evaluates and tests the model that a run begins with."""
+    """Score, evaluate and test the initial model of a run."""
     features, run = FeatureSet.open(config.features_path), Run(config.run_path)
     model = model_for(config.model, features, config.seed)
     inputs = Inputs(architecture(config.model, features), config.seed, world.device)
@@ -36,18 +36,23 @@ def assess(config: RunConfig, world: World) -> None:
         features.rows_of("validation"),
         features.rows_of("test"),
     )
-    found = evaluate(outcomes(predictor, features, validation, size, world), features, world)
+    evaluation = evaluate(outcomes(predictor, features, validation, size, world), features, world)
     alone = zero_mask_accuracies(predictor, features, validation, size, world)
     joined = world.join_rows(run.parts("test"), outcomes(predictor, features, test, size, world))
     assert (joined is None) == (world.rank > 0)
     if joined is not None:
         write_test(run, features, joined)
-        facts = {"accuracy": found.accuracy, "loss": found.loss, "rho": found.rho, "alone": alone}
-        (run.path / "found.json").write_json(facts)
+        result = {
+            "accuracy": evaluation.accuracy,
+            "loss": evaluation.loss,
+            "rho": evaluation.rho,
+            "alone": alone,
+        }
+        (run.path / "evaluation.json").write_json(result)
 
 
 def counted(exchange: Callable[..., None], sizes: list[int]) -> Callable[..., None]:
-    """A collective of objects that notes how many bytes it is given."""
+    """A collective of objects that records the number of bytes."""
 
     def call(*given: Any, **named: Any) -> None:
         sizes.append(len(pickle.dumps(given)))
@@ -65,32 +70,32 @@ def assess_all(world: World, configs: list[RunConfig]) -> None:
     assert sizes and max(sizes) < 1000
 
 
-def test_two_ranks_score_and_test_what_one_does(tmp_path: Path) -> None:
+def test_two_ranks_give_the_results_of_one(tmp_path: Path) -> None:
     features = make_features(tmp_path / "features" / "made", missing=0.2, num_rows=400)
 
-    def asked(name: str, score_batch: int, copies: str) -> RunConfig:
+    def config_of(name: str, score_batch: int, copies: str) -> RunConfig:
         train = {"warmup_epochs": 0, "score_batch": score_batch}
         return run_config(
             tmp_path, name=f"{name}-{score_batch}", train=train, plan={"copies": copies}
         )
 
     kinds = ((32, "resample"), (4096, "none"))  # of 4096 the second rank has no batch
-    twos = [asked("two", *kind) for kind in kinds]
+    twos = [config_of("two", *kind) for kind in kinds]
     for config in twos:
         Run.create(config, features)
         for name in ("epoch-0000", "test"):
-            for rank in (0, 2):  # what a run on more ranks left when it was killed
+            for rank in (0, 2):  # files left by a killed run with more ranks
                 (Run(config.run_path).parts(name) / f"rank-{rank}.arrow").write_bytes(b"cut")
     on_two_ranks(tmp_path, assess_all, twos)
     for two, kind in zip(twos, kinds, strict=True):
-        one = asked("one", *kind)
+        one = config_of("one", *kind)
         Run.create(one, features)
         assess(one, World())
         pair = Run(one.run_path), Run(two.run_path)
         for name in ("scores/epoch-0000.arrow", "test.arrow"):
             first, second = ((run.path / name).read_bytes() for run in pair)
             assert first == second, name
-        first, second = (json.loads((run.path / "found.json").read_bytes()) for run in pair)
+        first, second = (json.loads((run.path / "evaluation.json").read_bytes()) for run in pair)
         assert second == {**first, "loss": pytest.approx(first["loss"], rel=1e-12)} | {
             "rho": pytest.approx(first["rho"], rel=1e-12)
         }

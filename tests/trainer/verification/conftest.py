@@ -1,4 +1,4 @@
-"""A finished run, and a copy of it for each test."""
+"""A finished run, and a copy of it for every test."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ TRAIN = {"epochs": 5, "warmup_epochs": 2, "rescore_every": 2}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a finished run that scores every second epoch: to be read only."""
+    """A store with a finished run that scores every second epoch; read only."""
     store = tmp_path_factory.mktemp("trained")
     make_features(store / "features" / "made", missing=0.2)
     launch(run_config(store, train=TRAIN))
@@ -24,6 +24,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Run:
-    """A copy of the run, to be tampered with."""
+    """A copy of the run, which the test may change."""
     shutil.copytree(trained, tmp_path / "store", ignore=shutil.ignore_patterns("tensorboard"))
     return Run.open(StorePath.at(tmp_path / "store" / "runs" / "run"))

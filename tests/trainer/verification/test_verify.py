@@ -1,4 +1,4 @@
-"""`remix verify`: every finished run holds, and the command says what it found."""
+"""`remix verify`: finished runs pass, and the command reports problems."""
 
 import json
 import re
@@ -17,20 +17,20 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.storage.store_path import StorePath
 from remix.cli import app as command_line
 from tests.support.stores import make_features, run_config
-from tests.support.verify_edits import at, found
+from tests.support.verify_edits import at, problems_of
 from trainer.launch import launch
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
 
-def test_a_finished_run_holds(trained: Path) -> None:
+def test_a_finished_run_passes(trained: Path) -> None:
     run, seen = Run.open(StorePath.at(trained / "runs" / "run")), []
     result = verify(run, parts=True, progress=lambda done, total: seen.append((done, total)))
     assert result["problems"] == []
     assert [epoch for epoch in range(5) if run.scores(epoch).exists()] == [2, 4]
     plans = [BatchPlan.open(run.plan(epoch)) for epoch in range(5)]
     num_rows = len(FeatureSet.open(at("features/made")(run)).rows_of("train"))
-    told = [
+    epochs = [
         {"epoch": epoch, "steps": len(plan), "rows": num_rows, "taken": len(plan), "ok": True}
         for epoch, plan in enumerate(plans)
     ]
@@ -39,7 +39,7 @@ def test_a_finished_run_holds(trained: Path) -> None:
         "status": "finished",
         "ok": True,
         "num_epochs": 5,
-        "epochs": told,
+        "epochs": epochs,
         "problems": [],
     }
     assert seen == [(done, 5 + 9) for done in range(15)]
@@ -53,10 +53,10 @@ def test_a_finished_run_holds(trained: Path) -> None:
         {"train": {"warmup_epochs": 0, "batch_size": 5}},
     ],
 )
-def test_every_kind_of_plan_holds(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_runs_with_every_kind_of_plan_pass(tmp_path: Path, changes: dict[str, Any]) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     train = {"epochs": 2, "warmup_epochs": 1, **changes.get("train", {})}
-    assert found(launch(run_config(tmp_path, **{**changes, "train": train}))) == []
+    assert problems_of(launch(run_config(tmp_path, **{**changes, "train": train}))) == []
 
 
 @pytest.fixture
@@ -75,11 +75,12 @@ def command(
     return run
 
 
-def test_the_command_says_what_it_found(
+def test_the_command_reports_problems(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     code, out, _ = command(run.path)
-    assert (code, out.splitlines()[-1]) == (0, "run (finished), 5 of 5 epochs: everything holds")
+    assert code == 0
+    assert re.search(r"run\b.*\bfinished\b.*\b5 of 5 epochs", out.splitlines()[-1])
     assert len(out.splitlines()) == 6
     at("steps/epoch-0003-step-00000003.arrow")(run).delete()
     code, out, _ = command(run.path, "--json")
@@ -94,7 +95,7 @@ def test_the_command_says_what_it_found(
     ) == (3, False, True)
     code, out, _ = command(run.path)
     assert code == 1
-    assert "epoch 3: " in out and "NOT AS IT SHOULD BE" in out
+    assert "epoch 3: " in out
     assert re.search(r"steps/epoch-0003-step-00000006\.arrow: (?=.*\b6\b)(?=.*\b3\b)", out)
     part = at("features/made")(run) / "sound" / part_name(0)
     part.write_bytes(part.read_bytes() + b"x")
@@ -116,7 +117,7 @@ def test_the_command_says_what_it_found(
     )
 
 
-def test_a_run_on_s3_is_verified_there(trained: Path, s3: Callable[[], str]) -> None:
+def test_a_run_on_s3_can_be_verified(trained: Path, s3: Callable[[], str]) -> None:
     store = StorePath.at(s3())
     pafs.copy_files(
         str(trained),
@@ -126,6 +127,8 @@ def test_a_run_on_s3_is_verified_there(trained: Path, s3: Callable[[], str]) -> 
     )
     run = Run.open(store / "runs" / "run")
     at("steps/epoch-0003-step-00000003.arrow")(run).delete()
-    assert [name for name, _ in found(run, parts=True)] == ["steps/epoch-0003-step-00000006.arrow"]
+    assert [name for name, _ in problems_of(run, parts=True)] == [
+        "steps/epoch-0003-step-00000006.arrow"
+    ]
     with pytest.raises(MissingError, match="runs/nope"):
         Run.open(store / "runs" / "nope")

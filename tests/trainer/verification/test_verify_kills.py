@@ -1,4 +1,4 @@
-"""`remix verify` of runs that are killed, resumed or under way: what holds passes at every moment, and what is lost is named."""
+"""`remix verify` of killed, resumed and training runs: passes at any time, reports losses."""
 
 import re
 import threading
@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.plans.plan import BatchPlan
 from tests.support.stores import interrupt, make_features, run_config
-from tests.support.verify_edits import at, found
+from tests.support.verify_edits import at, problems_of
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
@@ -18,10 +18,10 @@ from trainer.verification.verify import verify
 
 
 class KilledError(Exception):
-    """What a killed process is to a test."""
+    """Stands for a killed process."""
 
 
-def test_a_run_holds_at_every_moment_however_often_it_is_killed(tmp_path: Path) -> None:
+def test_a_run_passes_at_any_time_and_after_any_kill(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     config = run_config(tmp_path, train={"epochs": 3, "warmup_epochs": 1})
     run, num_events = Run(config.run_path), 0
@@ -53,7 +53,7 @@ def test_a_run_holds_at_every_moment_however_often_it_is_killed(tmp_path: Path) 
             resume=True,
             progress=watch(lambda event: (event["event"], event["epoch"]) == ("epoch", 1)),
         )
-    # as if it had been killed between the row in epochs.arrow and the checkpoint
+    # as if killed between the row in epochs.arrow and the checkpoint
     run.checkpoint("last").write_bytes(saved["last"])
     assert run.epochs().num_rows == 2
     assert checkpoints.load(run.checkpoint("last"))["cursor"]["epoch"] == 1
@@ -62,7 +62,7 @@ def test_a_run_holds_at_every_moment_however_often_it_is_killed(tmp_path: Path) 
     assert verify(run)["epochs"][-1]["ok"]
 
 
-def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -> None:
+def test_steps_lost_before_the_checkpoint_are_reported(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     config = run_config(tmp_path, train={"epochs": 2, "warmup_epochs": 1})
 
@@ -70,14 +70,14 @@ def test_what_a_killed_run_lost_behind_its_checkpoint_is_named(tmp_path: Path) -
     lost = at("steps/epoch-0001-step-00000000.arrow")(run)
     data = lost.read_bytes()
     lost.delete()
-    (said,) = [said for name, said in found(run) if name == "steps"]
+    (said,) = [said for name, said in problems_of(run) if name == "steps"]
     assert re.search(r"(?=.*\b0\b)(?=.*\b2\b)", said)
     lost.write_bytes(data)
     run.checkpoint("last").delete()
-    assert [name for name, _ in found(run)] == ["checkpoints/last.pt"]
+    assert [name for name, _ in problems_of(run)] == ["checkpoints/last.pt"]
 
 
-def test_a_run_may_be_trained_meanwhile(tmp_path: Path) -> None:
+def test_a_run_can_be_verified_during_training(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", missing=0.2)
     config = run_config(
         tmp_path, train={"epochs": 6, "warmup_epochs": 2}, resources={"checkpoint_every": 1}

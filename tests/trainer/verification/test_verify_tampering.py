@@ -1,4 +1,4 @@
-"""`remix verify`: whatever is tampered with, lost or damaged is named."""
+"""`remix verify` reports every artifact that was changed, lost or damaged."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.support.verify_edits import (
     deleted,
     edited,
     edited_steps,
-    found,
+    problems_of,
     swap,
     with_json,
     with_value,
@@ -42,7 +42,7 @@ def copied_to(source: str, to: str, what: str, named: str = "") -> tuple[Tamper,
 
 
 def other_sound(table: pa.Table) -> pa.Table:
-    """The row that is most able in sound is not any more."""
+    """Change the score of the row of lowest ability in sound."""
     return with_value("kl_sound", int(np.nanargmin(table["kl_sound"].to_numpy())), 1.58)(table)
 
 
@@ -71,7 +71,11 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         f"parents.features; {F12}",
     ),
     "plan: too many": copied_to(PLAN, "plans/epoch-0007.arrow", "5"),
-    "statistics": (with_json(STATS, lambda told: told.update(modalities={})), STATS, "modalities"),
+    "statistics": (
+        with_json(STATS, lambda value: value.update(modalities={})),
+        STATS,
+        "modalities",
+    ),
     "statistics in a list": (lambda run: at(STATS)(run).write_bytes(b"[]"), STATS, ""),
     "index: a step": (edited(INDEX, with_value("step", 0, 99)), INDEX, "rows"),
     "index: of another plan": (
@@ -120,17 +124,17 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     "last: past the plan": (checkpoint("last", {"epoch": 3, "step": 99}), LAST, "99; 9"),
     "best: a worse epoch": (checkpoint("best", {"epoch": 0}), BEST, "(0, 0)"),
     "run: configuration": (
-        with_json("run.json", lambda facts: facts["config"].update(seed=1)),
+        with_json("run.json", lambda run_json: run_json["config"].update(seed=1)),
         "run.json",
         "digest",
     ),
     "run: features": (
-        with_json("run.json", lambda facts: facts["features"].update(fingerprint=F64)),
+        with_json("run.json", lambda run_json: run_json["features"].update(fingerprint=F64)),
         "run.json",
         f"fingerprint; {F12}",
     ),
     "run: result": (
-        with_json("run.json", lambda facts: facts["result"].update(best_epoch=9)),
+        with_json("run.json", lambda run_json: run_json["result"].update(best_epoch=9)),
         "run.json",
         "result.best_epoch; 9",
     ),
@@ -152,30 +156,30 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     ("tamper", "artifact", "what"),
     [pytest.param(*each, id=name) for name, each in TAMPERS.items()],
 )
-def test_what_is_tampered_with_is_named(run: Run, tamper: Tamper, artifact: str, what: str) -> None:
+def test_changed_artifact_is_reported(run: Run, tamper: Tamper, artifact: str, what: str) -> None:
     tamper(run)
-    problems = found(run)
+    problems = problems_of(run)
     words = [rf"(?<!\w){re.escape(word)}(?!\w)" for word in what.split("; ") if word]
     said = [said for name, said in problems if name == artifact]
     assert any(all(re.search(word, each) for word in words) for each in said), problems
 
 
-def test_features_that_this_process_has_checked_are_hashed_again(run: Run) -> None:
-    assert found(run) == []
+def test_features_checked_by_this_process_are_hashed_again(run: Run) -> None:
+    assert problems_of(run) == []
     hashes = {"sha256": "f" * 64}
-    with_json(MANIFEST, lambda told: told["parts"][0]["files"]["sight"].update(hashes))(run)
-    assert [name for name, _ in found(run)] == [SAMPLES]
+    with_json(MANIFEST, lambda value: value["parts"][0]["files"]["sight"].update(hashes))(run)
+    assert [name for name, _ in problems_of(run)] == [SAMPLES]
 
 
-def test_a_careful_forgery_is_named(run: Run) -> None:
-    """Plan, index and log agree, and each row is trained once; but the scores do not make that plan."""
+def test_a_consistent_forgery_is_reported(run: Run) -> None:
+    """Plan, index and log agree and train each row once, but the scores give another plan."""
     edited_steps(3, swap)(run)
     plan = BatchPlan.open(run.plan(3))
     for step in plan.steps():
         path = f"steps/epoch-0003-step-{step.step // 3 * 3:08d}.arrow"
         edited(path, with_value("rows_hash", step.step % 3, step.rows_hash))(run)
     write_step_index(run.plan_index(3), plan, 200)
-    assert [name for name, _ in found(run)] == [PLAN]
+    assert [name for name, _ in problems_of(run)] == [PLAN]
 
 
 GROUPS = [
@@ -195,30 +199,30 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", [None, *DAMAGES])
-def test_each_lost_or_damaged_artifact_is_named(run: Run, damage: str | None) -> None:
+def test_lost_or_damaged_artifacts_are_reported(run: Run, damage: str | None) -> None:
     for group in GROUPS:
         files = sorted(Path(run.path.path).glob(group))
         assert len(files) > 1
-        whole = [path.read_bytes() for path in files]
-        for path, data in zip(files, whole, strict=True):
+        contents = [path.read_bytes() for path in files]
+        for path, data in zip(files, contents, strict=True):
             path.unlink()
             if damage:
                 path.write_bytes(DAMAGES[damage](data))
-        named = {name for name, _ in found(run)}
+        named = {name for name, _ in problems_of(run)}
         lost = {str(path.relative_to(run.path.path)) for path in files}
         assert lost <= named if damage or group != "steps/*" else "steps" in named
-        for path, data in zip(files, whole, strict=True):
+        for path, data in zip(files, contents, strict=True):
             path.write_bytes(data)
-    assert found(run) == []
+    assert problems_of(run) == []
 
 
 @pytest.mark.parametrize("path", ["run.json", MANIFEST, SAMPLES])
-def test_a_damaged_root_is_named(run: Run, path: str) -> None:
+def test_a_damaged_root_is_reported(run: Run, path: str) -> None:
     store_path = at(path)(run)
-    whole = store_path.read_bytes()
+    contents = store_path.read_bytes()
     for damage in DAMAGES.values():
-        store_path.write_bytes(damage(whole))
-        assert [artifact for artifact, _ in found(run)] == [path]
+        store_path.write_bytes(damage(contents))
+        assert [artifact for artifact, _ in problems_of(run)] == [path]
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -234,16 +238,16 @@ def test_no_damage_ends_in_a_traceback(run: Run) -> None:
             damaged = np.frombuffer(data, np.uint8).copy()
             damaged[rng.integers(0, len(data), 1 + rng.integers(8))] = rng.integers(256)
             path.write_bytes(damaged.tobytes())
-        found(run)
+        problems_of(run)
         for path, data in zip(chosen, before, strict=True):
             path.write_bytes(data)
 
 
-def test_damaged_parts_are_named_where_they_are_read(run: Run) -> None:
+def test_damaged_parts_are_reported_if_they_are_read(run: Run) -> None:
     paths = [f"features/made/sight/{part_name(1)}", f"features/made/touch/{part_name(2)}"]
     data = bytearray(at(paths[0])(run).read_bytes())
     data[len(data) // 2] ^= 1
     at(paths[0])(run).write_bytes(bytes(data))
     at(paths[1])(run).delete()
-    assert found(run) == []
-    assert [name for name, _ in found(run, parts=True)] == paths
+    assert problems_of(run) == []
+    assert [name for name, _ in problems_of(run, parts=True)] == paths
