@@ -1,1 +1,1 @@
-"""Samples to features, on Ray Data."""
+"""Decoding of shards into feature sets on Ray Data."""

@@ -1,4 +1,4 @@
-"""How shards become a feature set: a spec per modality, classes, and how much may be rejected."""
+"""Decode configuration: a spec per modality, the classes, and how many samples may be rejected."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,9 +10,11 @@ from pipeline.storage.schemas import ALL
 
 
 class Spec(StrictModel):
-    """What every modality says: the members of a sample that it reads, by suffix; the first one present counts."""
+    """Base class of the modality specs."""
 
     member: tuple[str, ...]
+    """Suffix of the sample's member to decode, such as `mp4`, or a list of suffixes: the first one
+    that a sample has is used."""
 
     @model_validator(mode="before")
     @classmethod
@@ -23,47 +25,75 @@ class Spec(StrictModel):
 
 
 class VideoSpec(Spec):
-    """`frames` frames at the centres of equal segments by presentation time, short side resized to `size`, centre crop: (T, 3, size, size) uint8."""
+    """Video frames, (frames, 3, size, size) uint8.
+
+    The clip is divided into `frames` segments of equal duration; the frame displayed at the centre
+    of each segment is resized so that its short side is `size`, and centre-cropped.
+    """
 
     kind: Literal["video"]
+    """Must be `video`."""
     frames: int = Field(default=8, ge=1, le=1024)
+    """Number of frames per clip. Raise it if the classes differ in motion."""
     size: int = Field(default=112, ge=8, le=1024)
+    """Height and width of the decoded frames in pixels. Set it to the encoder's input size."""
 
 
 class AudioSpec(Spec):
-    """Mono sound of `seconds`, resampled, cut or padded, as a log spectrogram: (1, bins, time) float16."""
+    """Log spectrogram of mono audio, (1, bins, windows) float16."""
 
     kind: Literal["audio"]
+    """Must be `audio`."""
     sample_rate: int = Field(default=16_000, ge=1_000, le=192_000)
+    """Sample rate in Hz to which the audio is resampled. Frequencies above half of it are lost."""
     seconds: float = Field(default=2.0, gt=0, le=600)
+    """Duration in seconds; longer audio is cut, shorter audio is padded."""
     pad: Literal["zero", "repeat"] = "zero"
+    """Padding of audio shorter than `seconds`: silence, or the audio itself repeated."""
     features: Literal["log_mel", "log_spectrogram"] = "log_mel"
+    """Mel spectrogram with `num_mels` bins, or magnitude spectrogram with n_fft / 2 + 1 bins."""
     num_mels: int = Field(default=64, ge=1, le=512)
+    """Number of mel bins. Only used by `log_mel`."""
     n_fft: int = Field(default=512, ge=16, le=16_384)
+    """Window length of the Fourier transform in samples."""
     hop: int = Field(default=160, ge=1, le=16_384)
+    """Distance between the starts of consecutive windows in samples. A smaller value gives more
+    windows."""
 
 
 class ImageSpec(Spec):
-    """A picture, short side resized to `size`, centre crop: (channels, size, size) uint8."""
+    """Image, (channels, size, size) uint8.
+
+    The short side is resized to `size`, and the image is centre-cropped.
+    """
 
     kind: Literal["image"]
+    """Must be `image`."""
     size: int = Field(default=112, ge=8, le=4096)
+    """Height and width of the decoded image in pixels. Set it to the encoder's input size."""
     channels: Literal[1, 3] = 3
+    """1 for greyscale, 3 for RGB."""
 
 
 class TensorSpec(Spec):
-    """An .npy array of exactly this shape, as float32."""
+    """Numeric array from an .npy file, converted to float32."""
 
     kind: Literal["tensor"]
+    """Must be `tensor`."""
     shape: tuple[Annotated[int, Field(ge=1)], ...]
+    """Shape that the array of every sample must have."""
 
 
 class TextSpec(Spec):
-    """UTF-8 text, cut to `length` bytes before the first character that does not fit, as byte values + 1 and behind them zeros: (length,) int16."""
+    """UTF-8 text as byte values + 1, padded with zeros, (length,) int16.
+
+    Text longer than `length` bytes is cut at a character boundary.
+    """
 
     kind: Literal["text"]
+    """Must be `text`."""
     length: int = Field(default=256, ge=4, le=65_536)
-    """Four bytes hold any character."""
+    """Maximum length in bytes. The minimum of 4 fits any UTF-8 character."""
 
 
 ModalitySpec = Annotated[
@@ -72,26 +102,30 @@ ModalitySpec = Annotated[
 
 
 class DecodeConfig(StrictModel):
-    """How shards become a feature set."""
+    """How to decode shards into a feature set."""
 
     modalities: dict[Name, ModalitySpec] = Field(min_length=1)
+    """The modalities by name, in the order that ties and the `sequential` order use. `all` is
+    reserved."""
     classes: tuple[str, ...] | None = None
-    """The class names in the order of their numbers; by default those that occur, sorted."""
+    """Class names in the order of their numbers. Default: the labels that occur, sorted."""
     max_rejected_share: float = Field(default=0.01, ge=0, le=1)
-    """The job fails where a larger share of the samples is rejected."""
+    """Maximum fraction of samples that may be rejected before the job fails."""
     max_rejected_in_a_row: int = Field(default=100, ge=1)
-    """The job fails where more samples of a shard than this are rejected one after the other."""
+    """Maximum number of consecutive samples of a shard that may be rejected before the job
+    fails."""
     limits: Limits = Limits()
+    """Limits per sample; samples that exceed one are rejected."""
 
     @property
     def members(self) -> frozenset[str]:
-        """The suffixes of the members that are read."""
+        """Suffixes of the members that any modality decodes."""
         return frozenset(suffix for spec in self.modalities.values() for suffix in spec.member)
 
     @model_validator(mode="after")
     def _names(self) -> "DecodeConfig":
         if ALL in self.modalities:
             raise ValueError(
-                f"a modality cannot be called {ALL!r}: plans use that name for warm-up; choose another"
+                f"{ALL!r} is reserved for warm-up steps in plans. Choose another modality name."
             )
         return self

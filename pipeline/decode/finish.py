@@ -1,4 +1,4 @@
-"""The end of a decode job: samples, rejections and ids in the order of the shards, and the manifest last."""
+"""Last step of a decode job: writes the sample, rejection and id tables, then the manifest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 
 
 class _Totals:
-    """What the accounts of all shards come to, added up in the order of the shards."""
+    """Totals over the decode records of all shards, added in shard order."""
 
     def __init__(self, specs: dict[str, Any]) -> None:
         self.moments = {
@@ -33,32 +33,32 @@ class _Totals:
         self.id_hashes: list[UInt64Array] = []
         self.num_rows = 0
 
-    def add(self, job: ShardJob, account: dict[str, Any]) -> None:
-        """Adds a shard."""
-        self.id_hashes.append(hash_ids(account["samples"]["sample_id"]))
-        self.num_rows += account["rows"]
-        self.splits.update(account["samples"]["split"])
+    def add(self, job: ShardJob, record: dict[str, Any]) -> None:
+        """Add the decode record of a shard."""
+        self.id_hashes.append(hash_ids(record["samples"]["sample_id"]))
+        self.num_rows += record["rows"]
+        self.splits.update(record["samples"]["split"])
         self.moments = {
-            name: sums + Moments(**account["moments"][name]) for name, sums in self.moments.items()
+            name: sums + Moments(**record["moments"][name]) for name, sums in self.moments.items()
         }
-        self.rejected += rejected_rows(job, account)
-        self.ignored.update(account["ignored"])
-        part = {key: account[key] for key in ("rows", "files", "account")}
+        self.rejected += rejected_rows(job, record)
+        self.ignored.update(record["ignored"])
+        part = {key: record[key] for key in ("rows", "files", "account")}
         self.parts.append({"index": job.index, "shard": job.name, **part})
 
     def check(self) -> None:
-        """Raises DataError where nothing is left of a modality or of the training split."""
+        """Raise DataError if no row has one of the modalities or none is in the training split."""
         for name, sums in self.moments.items():
             if not sums.num_present:
                 raise DataError(
-                    f"no sample has the modality {name!r}: its member holds no such stream",
-                    f"correct modalities.{name}, or leave it out",
+                    f"No sample has modality {name!r}: the members contain no such stream",
+                    f"Correct or remove modalities.{name}.",
                 )
         if not self.splits["train"]:
             raise DataError(
-                "the split 'train' is empty: all of its samples were rejected "
-                f"({len(self.rejected)} in all)",
-                "mend the shards",
+                "Split 'train' is empty: all of its samples were rejected "
+                f"({len(self.rejected)} rejected in total)",
+                "Fix the shards.",
             )
 
 
@@ -70,20 +70,23 @@ def finish(
     specs: dict[str, Any],
     parents: dict[str, str],
 ) -> dict[str, Any]:
-    """Writes samples.arrow, rejected.arrow and ids.arrow from the accounts, then the manifest."""
+    """Write samples.arrow, rejected.arrow, ids.arrow and finally the manifest, which is returned.
+
+    Raises DataError if no row has one of the modalities or none is in the training split.
+    """
     schema, totals = samples_schema(list(specs)), _Totals(specs)
     content = Fingerprinter(schema)
-    numbers = {label: i for i, label in enumerate(classes)}
+    class_numbers = {label: i for i, label in enumerate(classes)}
     with (
         (out / "samples.arrow").create() as file,
         pa.ipc.new_file(file, schema) as writer,
     ):
         for job in jobs:
-            account = job.account.read_json()
-            batch = _samples(account, job.name, totals.num_rows, numbers, list(specs))
+            record = job.record_path.read_json()
+            batch = _samples(record, job.name, totals.num_rows, class_numbers, list(specs))
             writer.write_batch(batch)
             content.update(batch)
-            totals.add(job, account)
+            totals.add(job, record)
     totals.check()
     write_table(out / "rejected.arrow", pa.Table.from_pylist(totals.rejected, REJECTED))
     write_ids(out / IDS, totals.id_hashes)
@@ -110,23 +113,23 @@ def finish(
     return manifest
 
 
-def rejected_rows(job: ShardJob, account: dict[str, Any]) -> list[dict[str, str]]:
-    """The rows of rejected.arrow that the account of a shard has."""
-    return [{"shard": job.name, **row} for row in account["rejected"]]
+def rejected_rows(job: ShardJob, record: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows of rejected.arrow for the decode record of a shard."""
+    return [{"shard": job.name, **row} for row in record["rejected"]]
 
 
 def _samples(
-    account: dict[str, Any],
+    record: dict[str, Any],
     shard: str,
     start: int,
-    numbers: dict[str, int],
+    class_numbers: dict[str, int],
     modalities: Sequence[str],
 ) -> pa.RecordBatch:
-    columns, num = account["samples"], account["rows"]
+    columns, num = record["samples"], record["rows"]
     values = {
         **columns,
         "row": list(range(start, start + num)),
-        "label": [numbers[label] for label in columns["label"]],
+        "label": [class_numbers[label] for label in columns["label"]],
         "shard": [shard] * num,
     }
     schema = samples_schema(modalities)

@@ -1,4 +1,4 @@
-"""Shards -> feature tables on Ray Data: one task a shard, and the manifest last."""
+"""Decode jobs on Ray Data: one task per shard, then the manifest."""
 
 import json
 import platform
@@ -16,7 +16,7 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.finish import finish, rejected_rows
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check
-from pipeline.decode.reuse import lifted, lowered, same
+from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
 from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, ingest, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
@@ -39,16 +39,27 @@ def decode(
     concurrency: int | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> DecodeSummary:
-    """Decodes shards into the feature set `out`; finished parts are kept (raises InputError before anything is written, BudgetError).
+    """Decode shards into the feature set `out`, reusing parts that are already decoded.
 
-    A task takes one CPU, and of Ray's custom `resources` what is said there, so that only nodes that offer them decode.
+    Args:
+        shards: the shards, in the order of the rows.
+        out: folder of the feature set.
+        config: modalities, classes and limits.
+        progress: called after each shard that was scanned or decoded.
+        address: address of the Ray cluster; by default Ray is started locally.
+        num_cpus: number of CPUs of a local Ray.
+        concurrency: maximum number of concurrent tasks; each uses one CPU.
+        resources: Ray custom resources per task, which restrict decoding to nodes that have them.
+    Raises:
+        InputError: the shards or the configuration are invalid; nothing was written.
+        BudgetError: more samples were rejected than the configuration allows.
     """
     connect(address, num_cpus)
     require("decode tasks", 1, 0, resources)
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     names = shard_names(shards)
-    asked = {"concurrency": concurrency, "resources": dict(resources or {})}
-    scans = _scan(shards, names, config, tell, asked)
+    options = {"concurrency": concurrency, "resources": dict(resources or {})}
+    scans = _scan(shards, names, config, report, options)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
     specs = {
@@ -60,48 +71,48 @@ def decode(
         }
         for name, spec in config.modalities.items()
     }
-    finished = _finished(out, scans, parents, config, classes)
-    if finished:
-        return summary_of(finished, num_reused=len(shards), unchanged=True)
-    with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead:
+    existing = _complete_manifest(out, scans, parents, config, classes)
+    if existing:
+        return summary_of(existing, num_reused=len(shards), unchanged=True)
+    with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead_owner:
         for folder in (out, out / ".parts", *(out / name for name in specs)):
             folder.sweep()
-        # its parts are about to change: nobody may take the set for finished
+        # Without a manifest, nobody reads the feature set while its parts are rewritten.
         (out / MANIFEST).delete()
-        _started(out).write_bytes(b"")
+        _marker(out).write_bytes(b"")
         jobs = [
             ShardJob(
                 shard=shard,
                 name=scan.name,
                 digest=scan.digest,
-                torn=scan.torn,
+                non_contiguous=scan.non_contiguous,
                 index=i,
                 out=out,
                 config=config,
             )
             for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
         ]
-        num_reused = _ingest(jobs, scans, config, tell, asked)
+        num_reused = _ingest(jobs, scans, config, report, options)
         manifest = finish(out, jobs, config, classes, specs, parents)
-    takeover = [f"took over from {dead}, which ended without a word"] if dead else []
-    return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=takeover)
+    notes = [f"took over from {dead_owner}, which ended unexpectedly"] if dead_owner else []
+    return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
 
 
 def _scan(
     shards: Sequence[StorePath],
     names: Sequence[str],
     config: DecodeConfig,
-    tell: Callable[[Progress], None],
-    asked: dict[str, Any],
+    report: Callable[[Progress], None],
+    options: dict[str, Any],
 ) -> list[ShardScan]:
     scans: dict[int, ShardScan] = {}
     num_rows = num_lost = 0
-    for i, found in _each(
-        lambda i: asdict(scan_shard(shards[i], names[i], config)), len(shards), asked
+    for i, fields in _map_on_ray(
+        lambda i: asdict(scan_shard(shards[i], names[i], config)), len(shards), options
     ):
-        scan = scans[i] = ShardScan(**found)
+        scan = scans[i] = ShardScan(**fields)
         num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
-        tell(
+        report(
             Progress(
                 stage="scan",
                 num_done=len(scans),
@@ -117,19 +128,22 @@ def _ingest(
     jobs: Sequence[ShardJob],
     scans: Sequence[ShardScan],
     config: DecodeConfig,
-    tell: Callable[[Progress], None],
-    asked: dict[str, Any],
+    report: Callable[[Progress], None],
+    options: dict[str, Any],
 ) -> int:
-    """Runs the jobs and returns how many were finished before; stops as soon as the budget of rejected samples is spent."""
+    """Run the jobs and return how many reused existing parts.
+
+    Raises BudgetError as soon as more samples are rejected than the configuration allows.
+    """
     budget = config.max_rejected_share * sum(
         scan.samples.num_rows + scan.num_lost for scan in scans
     )
     num_done = num_rows = num_reused = 0
     reasons: Counter[str] = Counter()
-    for _, (rows, reused, rejected) in _each(lambda i: _outcome(jobs[i]), len(jobs), asked):
+    for _, (rows, reused, rejected) in _map_on_ray(lambda i: _run_job(jobs[i]), len(jobs), options):
         num_done, num_rows, num_reused = num_done + 1, num_rows + rows, num_reused + reused
         reasons.update(rejected)
-        tell(
+        report(
             Progress(
                 stage="decode",
                 num_done=num_done,
@@ -139,53 +153,69 @@ def _ingest(
             )
         )
         if reasons.total() > budget:
-            what = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
-            where = jobs[0].out / "rejected.arrow"
+            counts = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
+            path = jobs[0].out / "rejected.arrow"
             write_table(
-                where,
+                path,
                 pa.Table.from_pylist(
                     [
                         row
                         for job in jobs
-                        if job.account.exists()
-                        for row in rejected_rows(job, job.account.read_json())
+                        if job.record_path.exists()
+                        for row in rejected_rows(job, job.record_path.read_json())
                     ],
                     REJECTED,
                 ),
             )
             raise BudgetError(
-                f"{reasons.total()} samples rejected against {num_rows} kept after {num_done} of {len(jobs)} shards ({what}),"
-                f" more than max_rejected_share {config.max_rejected_share}",
-                f"mend the shards ({where} names each sample) or raise max_rejected_share; finished parts are kept",
+                f"Too many samples rejected: {reasons.total()}, with {num_rows} decoded, after"
+                f" {num_done} of {len(jobs)} shards ({counts})."
+                f" max_rejected_share is {config.max_rejected_share}",
+                f"Fix the shards ({path} lists the rejected samples) or raise max_rejected_share."
+                " Decoded parts are reused.",
             )
     return num_reused
 
 
-def _outcome(job: ShardJob) -> tuple[int, bool, list[str]]:
-    if not _started(job.out).exists():
+def _run_job(job: ShardJob) -> tuple[int, bool, list[str]]:
+    """Return number of rows, whether the parts were reused, and the reasons of the rejections."""
+    if not _marker(job.out).exists():
         raise StoreError(
-            f"{job.out} is not seen from the node {platform.node()}",
-            "decode into a place that all nodes of the cluster share",
+            f"Node {platform.node()} cannot see the output folder {job.out}",
+            "Decode into storage that all nodes of the cluster share.",
         )
-    account = ingest(job)
-    return account["rows"], account["reused"], [row["reason"] for row in account["rejected"]]
+    record = ingest(job)
+    return record["rows"], record["reused"], [row["reason"] for row in record["rejected"]]
 
 
-def _started(out: StorePath) -> StorePath:
+def _marker(out: StorePath) -> StorePath:
+    """File that shows a task whether its node shares the storage of the output folder."""
     return out / ".parts" / "started"
 
 
-def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-    """Calls `work` for 0..num-1 in Ray Data tasks and yields (number, result) as they come; a result is a JSON value, and errors of ours keep their class."""
+def _map_on_ray(
+    function: Callable[[int], Any], num: int, options: dict[str, Any]
+) -> Iterator[tuple[int, Any]]:
+    """Call a function for 0..num-1 in Ray Data tasks, one call per task.
+
+    Args:
+        function: returns a JSON value. A RemixError that it raises is raised here again, with the
+            same class.
+        num: number of calls.
+        options: arguments of `ray.data.Dataset.map`.
+    Yields:
+        (number, result) in the order of completion.
+    """
 
     def task(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"number": row["number"], "result": json.dumps(work(row["number"])), "error": ""}
+            result, error_name = json.dumps(function(row["number"])), ""
         except RemixError as error:
-            return {"number": row["number"], "result": str(error), "error": type(error).__name__}
+            result, error_name = str(error), type(error).__name__
+        return {"number": row["number"], "result": result, "error": error_name}
 
     dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(
-        task, **asked
+        task, **options
     )
     for row in dataset.iter_rows():
         if row["error"]:
@@ -193,46 +223,60 @@ def _each(work: Callable[[int], Any], num: int, asked: dict[str, Any]) -> Iterat
         yield row["number"], json.loads(row["result"])
 
 
-def _finished(
+def _complete_manifest(
     out: StorePath,
     scans: Sequence[ShardScan],
     parents: dict[str, str],
     config: DecodeConfig,
     classes: Sequence[str],
 ) -> dict[str, Any] | None:
-    """The manifest of a set that is complete as it is; None where there is something to decode (raises MismatchError)."""
+    """Return the manifest if the feature set is already complete, else None.
+
+    Raises MismatchError if it was decoded with a different version, configuration or shards.
+    """
     if not (out / MANIFEST).exists():
         return None
     manifest = (out / MANIFEST).read_json()
-    cure = "give another --out, or delete this feature set"
+    cure = "Choose another --out or delete this feature set."
     if manifest["version"] != VERSION:
         raise MismatchError(
-            f"{out} was decoded by version {manifest['version']} of the decoder, this is {VERSION}",
+            f"{out} was decoded by version {manifest['version']} of the decoder;"
+            f" this is version {VERSION}",
             cure,
         )
-    was, specs = manifest["modalities"], config.modalities
-    for name in dict.fromkeys([*was, *specs]):
-        if name not in was or name not in specs or not same(specs[name], was[name]["spec"]):
+    recorded, specs = manifest["modalities"], config.modalities
+    for name in dict.fromkeys([*recorded, *specs]):
+        if (
+            name not in recorded
+            or name not in specs
+            or not equals_recorded(specs[name], recorded[name]["spec"])
+        ):
             raise MismatchError(
-                f"{out} was decoded with modalities.{name} = {was.get(name, {}).get('spec')}, but the configuration says {specs.get(name)!r}",
+                f"{out} was decoded with modalities.{name} = {recorded.get(name, {}).get('spec')};"
+                f" the configuration has {specs.get(name)!r}",
                 cure,
             )
-    for name in lowered(config.limits, manifest["limits"]):
+    for name in lowered_limits(config.limits, manifest["limits"]):
         raise MismatchError(
-            f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)}, but the configuration says {getattr(config.limits, name)}, which may reject more",
+            f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)};"
+            f" the configuration has {getattr(config.limits, name)}, which may reject more samples",
             cure,
         )
-    if list(was) != list(specs) or manifest["classes"] != list(classes):
+    if list(recorded) != list(specs) or manifest["classes"] != list(classes):
         raise MismatchError(
-            f"{out} has the modalities {list(was)} and classes {manifest['classes']}, not {list(specs)} and {list(classes)}",
+            f"{out} has modalities {list(recorded)} and classes {manifest['classes']};"
+            f" the configuration has {list(specs)} and {list(classes)}",
             cure,
         )
-    again = not lifted(config.limits, manifest["limits"]).isdisjoint(manifest["reasons"])
-    # a member beyond a limit is in a shard's digest by its header alone
-    names = [part["shard"] for part in manifest["parts"]] if again else None
+    outdated = outdated_reasons(config.limits, manifest["limits"])
+    retries_rejected = not outdated.isdisjoint(manifest["reasons"])
+    # The content of a member above a limit is not part of its shard's digest, so raising a limit
+    # may change the digest: the shards are then compared by name.
+    names = [part["shard"] for part in manifest["parts"]] if retries_rejected else None
     if manifest["parents"]["shards"] != parents["shards"] and names != [s.name for s in scans]:
         raise MismatchError(
-            f"{out} was decoded from the shards {manifest['parents']['shards'][:12]}, but the ones given are {parents['shards'][:12]}",
+            f"{out} was decoded from shards with fingerprint {manifest['parents']['shards'][:12]};"
+            f" the given ones have {parents['shards'][:12]}",
             cure,
         )
-    return None if again else manifest
+    return None if retries_rejected else manifest

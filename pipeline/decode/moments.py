@@ -1,4 +1,4 @@
-"""Mean and standard deviation per channel, as sums that add up."""
+"""Mean and standard deviation per channel, from sums that can be merged across shards."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ from pipeline.decode.media.shapes import channel_axis, is_ids
 
 @dataclass(kw_only=True, slots=True)
 class Moments:
-    """Sums for mean and SD over the training rows, per channel, of which ids have none; `num_present` counts the rows of every split that have the modality."""
+    """Per-channel sums over the training rows of a modality; token ids have no channels.
+
+    `num_present` counts the rows of all splits that have the modality, `num_values` the values per
+    channel that were added.
+    """
 
     num_present: int
     num_values: int
@@ -20,14 +24,14 @@ class Moments:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: str) -> "Moments":
-        """No rows yet."""
+        """Return sums over no rows, for rows of this shape and dtype."""
         channels = 0 if is_ids(shape, dtype) else shape[channel_axis(shape)] if shape else 1
         return cls(num_present=0, num_values=0, total=[0.0] * channels, squares=[0.0] * channels)
 
-    def add(self, array: Array, train: bool) -> None:
-        """Adds a row."""
+    def add(self, array: Array, is_training: bool) -> None:
+        """Add a row; only training rows contribute to the sums."""
         self.num_present += 1
-        if not train or not self.total:
+        if not is_training or not self.total:
             return
         by_channel = np.moveaxis(array, channel_axis(array.shape), 0).reshape(len(self.total), -1)
         self.num_values += by_channel.shape[1]
@@ -45,7 +49,7 @@ class Moments:
         )
 
     def summary(self) -> Mapping[str, list[float]]:
-        """Mean and SD per channel; 0 and 1 where no training row has the modality."""
+        """Mean and standard deviation per channel; 0 and 1 if no training row has the modality."""
         if not self.num_values:
             return {"mean": [0.0] * len(self.total), "std": [1.0] * len(self.total)}
         mean = [total / self.num_values for total in self.total]

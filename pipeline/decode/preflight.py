@@ -1,4 +1,4 @@
-"""What is looked at before a shard is decoded: what the configuration may be, and whether the samples fit it."""
+"""Inference of a decode configuration, and checks of the scanned shards before decoding starts."""
 
 from collections.abc import Sequence
 
@@ -32,62 +32,68 @@ CONFIG = "decode.yaml"
 
 
 def infer_config(shards: Sequence[StorePath]) -> DecodeConfig:
-    """The decode.yaml beside the first shard, or else modalities by the suffixes of the first sample (raises InputError)."""
-    beside = config_beside(shards)
-    if beside is not None:
-        return beside
+    """Read decode.yaml next to the first shard, or infer the modalities from the first sample.
+
+    Raises InputError.
+    """
+    config = config_beside(shards)
+    if config is not None:
+        return config
     for shard in shards:
         with ShardFile(shard) as file:
             for sample in ShardReader(file, hashed=False).samples():
                 return DecodeConfig(modalities=_modalities(sample, shard))
     raise DataError(
-        f"{shards[0]} and the {len(shards) - 1} shards beside it hold no whole sample",
-        "give WebDataset shards: members KEY.json, KEY.mp4, ...",
+        f"No complete sample in {shards[0]} and {len(shards) - 1} more shards",
+        "Pass WebDataset shards with members such as KEY.json and KEY.mp4.",
     )
 
 
 def config_beside(shards: Sequence[StorePath]) -> DecodeConfig | None:
-    """The decode.yaml beside the first shard, where there is one (raises ConfigError)."""
-    beside = shards[0].parent / CONFIG
-    return load(DecodeConfig, beside) if beside.exists() else None
+    """Read decode.yaml next to the first shard, or return None. Raises ConfigError."""
+    path = shards[0].parent / CONFIG
+    return load(DecodeConfig, path) if path.exists() else None
 
 
 def _modalities(sample: Sample, shard: StorePath) -> dict[str, AnySpec]:
-    found: dict[str, AnySpec] = {}
+    """Infer the spec of each modality from the suffixes of a sample. Raises InputError."""
+    specs: dict[str, AnySpec] = {}
     try:
         for suffix, data in sorted(sample.members.items()):
             for kind, spec in _specs(suffix, data):
                 name = suffix.partition(".")[0] if "." in suffix else kind
-                if name in found:
+                if name in specs:
                     raise ConfigError(
-                        f"{shard}: sample {sample.key!r} has two members for {name!r}",
-                        f"write a {CONFIG} beside the shards that names the modalities",
+                        f"Sample {sample.key!r} of {shard} has two members for modality {name!r}",
+                        f"Write a {CONFIG} next to the shards that defines the modalities.",
                     )
-                found[name] = spec
+                specs[name] = spec
     except SampleError as error:
         raise DataError(
-            f"{shard}: the first sample {sample.key!r} tells no configuration ({error})",
-            f"mend it, or write a {CONFIG} beside the shards",
+            f"No configuration can be inferred from sample {sample.key!r} of {shard} ({error})",
+            f"Fix the sample or write a {CONFIG} next to the shards.",
         ) from error
-    if not found:
+    if not specs:
         raise DataError(
-            f"{shard}: sample {sample.key!r} has no media among {', '.join(sorted(sample.suffixes))}",
-            f"write a {CONFIG} beside the shards that names the members",
+            f"Sample {sample.key!r} of {shard} has no member of a known media type:"
+            f" {', '.join(sorted(sample.suffixes))}",
+            f"Write a {CONFIG} next to the shards that names the members.",
         )
-    return found
+    return specs
 
 
 def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
+    """Kinds and specs that a member can be decoded with; a clip may have video and audio."""
     last = suffix.rpartition(".")[2]
     if last not in CLIPS | IMAGES | AUDIO | {"npy", "txt"}:
         return []
     check_member(data, suffix)
     if last in CLIPS:
         streams = sandbox_for({}, Limits()).streams_in(data)
-        sound: list[tuple[str, AnySpec]] = (
+        audio: list[tuple[str, AnySpec]] = (
             [("audio", AudioSpec(kind="audio", member=(suffix,)))] if "audio" in streams else []
         )
-        return sound + (
+        return audio + (
             [("video", VideoSpec(kind="video", member=(suffix,)))] if "video" in streams else []
         )
     if last in IMAGES:
@@ -102,15 +108,18 @@ def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
 
 
 def check(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
-    """The class names, once every sample of every shard is seen to fit (raises InputError naming thing, value and cure)."""
+    """Check the samples of all shards against the configuration, and return the class names.
+
+    Raises InputError.
+    """
     if not any(scan.samples.num_rows for scan in scans):
         losses = (
             "; ".join([f"{scan.name}: {loss}" for scan in scans for loss in scan.losses][:3])
-            or "they are empty"
+            or "the shards are empty"
         )
         raise DataError(
-            f"the {len(scans)} shards hold no sample that can be read ({losses})",
-            "give WebDataset shards: members KEY.json, KEY.mp4, ...",
+            f"No readable sample in {len(scans)} shards ({losses})",
+            "Pass WebDataset shards with members such as KEY.json and KEY.mp4.",
         )
     for name, spec in config.modalities.items():
         shape_of(name, spec)
@@ -122,28 +131,30 @@ def check(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
 
 def _check_ids(scans: Sequence[ShardScan]) -> None:
     counts = _column(scans, "sample_id").value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if len(twice):
-        first, second = _places(scans, "sample_id", twice[0].as_py())[:2]
+    duplicates = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(duplicates):
+        first, second = _locations(scans, "sample_id", duplicates[0].as_py())[:2]
         raise DataError(
-            f"sample id {twice[0].as_py()!r} occurs twice: in {first} and in {second}",
-            "leave one of them out, or give it another sample_id",
+            f"Duplicate sample id {duplicates[0].as_py()!r}: {first} and {second}",
+            "Remove one of the samples or change its sample_id.",
         )
 
 
 def _check_splits(scans: Sequence[ShardScan]) -> None:
     splits = _column(scans, "split").unique().to_pylist()
     if None in splits:
-        cure = 'put "split" into its .json, or name the shard train-*, validation-* or test-*'
-        raise DataError(f"{_places(scans, 'split', None)[0]} is in no split", cure)
+        raise DataError(
+            f"No split given: {_locations(scans, 'split', None)[0]}",
+            'Add "split" to its .json, or name the shard train-*, validation-* or test-*.',
+        )
     for split in splits:
         if split not in SPLITS:
             raise DataError(
-                f"{_places(scans, 'split', split)[0]} is in the split {split!r}",
-                f"a split is one of {', '.join(SPLITS)}",
+                f"Unknown split {split!r}: {_locations(scans, 'split', split)[0]}",
+                f"The splits are {', '.join(SPLITS)}.",
             )
     if "train" not in splits:
-        raise DataError("the split 'train' is empty", "give the training shards too")
+        raise DataError("Split 'train' is empty", "Pass the training shards too.")
 
 
 def _check_members(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
@@ -152,8 +163,9 @@ def _check_members(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
         if not present.intersection(spec.member):
             known = ", ".join(sorted(present - {"json"})) or "none"
             raise InputError(
-                f"no sample has the modality {name!r}: no member ends in {' or '.join(spec.member)} (found {known})",
-                f"correct modalities.{name}.member",
+                f"No sample has modality {name!r}: no member with suffix"
+                f" {' or '.join(spec.member)}, only {known}",
+                f"Correct modalities.{name}.member.",
             )
 
 
@@ -162,20 +174,20 @@ def _classes(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...
     classes = config.classes if config.classes is not None else sorted_labels(labels)
     if len(set(classes)) != len(classes):
         raise ConfigError(
-            f"field 'classes' names {next(c for c in classes if classes.count(c) > 1)!r} twice",
-            "name each class once",
+            f"Duplicate class in 'classes': {next(c for c in classes if classes.count(c) > 1)!r}",
+            "List each class once.",
         )
     for label in labels:
         if label not in classes:
-            path = _places(scans, "label", label)[0]
             raise DataError(
-                f"{path} has the label {label!r}, which is not among the classes {', '.join(classes)}",
-                "add it to classes, or leave such samples out",
+                f"Label {label!r} is not one of the classes {', '.join(classes)}:"
+                f" {_locations(scans, 'label', label)[0]}",
+                "Add it to 'classes' or remove the samples that have it.",
             )
     if len(classes) < 2:
         raise InputError(
-            f"there are fewer than 2 classes: {', '.join(classes)}",
-            "give samples of at least two labels",
+            f"At least 2 classes are required: {', '.join(classes)}",
+            "Add samples with other labels.",
         )
     return classes
 
@@ -186,24 +198,24 @@ def _column(scans: Sequence[ShardScan], name: str) -> pa.ChunkedArray:
     )
 
 
-def _places(scans: Sequence[ShardScan], column: str, value: str | None) -> list[str]:
-    """Where samples with this value are: shard, number in the shard, and id."""
-    found = []
+def _locations(scans: Sequence[ShardScan], column: str, value: str | None) -> list[str]:
+    """Shard, index and id of the first samples with this value."""
+    locations = []
     for scan in scans:
         rows = scan.samples.filter(
             pc.is_null(scan.samples[column])
             if value is None
             else pc.equal(scan.samples[column], value)
         )
-        found += [
+        locations += [
             f"{scan.name}, sample {row['index']} ({row['sample_id']!r})"
             for row in rows.slice(0, 2).to_pylist()
         ]
-    return found
+    return locations
 
 
 def sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels in the order of their class numbers: by value where all are whole numbers, else by character."""
+    """Sort labels into class order: numerically if all are integers, else alphabetically."""
     if all(label.lstrip("-").isdecimal() for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))

@@ -1,7 +1,7 @@
-"""Whether what was decoded under one configuration is what another one would make.
+"""Checks whether rows decoded with one configuration can be reused with another.
 
-A modality's spec decides what is in a row. Limits decide only which samples are rejected: where they are raised,
-all stays as it is but for the samples that they rejected.
+A modality's spec determines the content of its rows, so it must be equal. Limits only determine
+which samples are rejected: after raising one, only the samples that it rejected change.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from pipeline.config import StrictModel
 from pipeline.errors import REASONS
 from pipeline.shards.limits import Limits
 
-# A decoder that lacks memory may crash; FFmpeg keeps to `pixels` too, and calls what is beyond damaged; and
-# beside damage in a shard the reader's patience for samples that may be incomplete ends at `sample_bytes`.
+# Rejection reasons per limit; `oversize` for the limits not listed. A decoder that is out of memory
+# may crash. FFmpeg enforces `pixels` too and reports larger frames as damaged. In a damaged shard,
+# `sample_bytes` bounds how long the reader waits for the rest of an incomplete sample.
 _REASONS_OF = {
     "timeout": ("timeout",),
     "memory": ("oversize", "crash"),
@@ -21,22 +22,25 @@ _REASONS_OF = {
 }
 
 
-def same(config: StrictModel, recorded: Mapping[str, Any]) -> bool:
-    """Whether a recorded configuration is this one; a field added since is at its default there."""
-    given = config.model_dump(mode="json", exclude_defaults=True)
-    told = config.model_dump(mode="json")
-    defaults = {name: value for name, value in told.items() if name not in given}
-    return {**defaults, **recorded} == told
+def equals_recorded(config: StrictModel, recorded: Mapping[str, Any]) -> bool:
+    """Return whether a recorded configuration equals this one.
+
+    A field that older versions did not record counts as having its default value.
+    """
+    explicit = config.model_dump(mode="json", exclude_defaults=True)
+    values = config.model_dump(mode="json")
+    defaults = {name: value for name, value in values.items() if name not in explicit}
+    return {**defaults, **recorded} == values
 
 
-def lowered(limits: Limits, recorded: Mapping[str, Any]) -> list[str]:
-    """The limits that are lower than the recorded ones, and may reject more samples."""
-    was = Limits.model_validate(recorded)
-    return [name for name in Limits.model_fields if getattr(limits, name) < getattr(was, name)]
+def lowered_limits(limits: Limits, recorded: Mapping[str, Any]) -> list[str]:
+    """Names of the limits that are lower than recorded, which may reject more samples."""
+    old = Limits.model_validate(recorded)
+    return [name for name in Limits.model_fields if getattr(limits, name) < getattr(old, name)]
 
 
-def lifted(limits: Limits, recorded: Mapping[str, Any]) -> set[str]:
-    """The reasons for which samples were rejected that may no longer hold under higher limits."""
-    was = Limits.model_validate(recorded)
-    raised = [name for name in Limits.model_fields if getattr(limits, name) > getattr(was, name)]
+def outdated_reasons(limits: Limits, recorded: Mapping[str, Any]) -> set[str]:
+    """Rejection reasons that may no longer apply because a limit is higher than recorded."""
+    old = Limits.model_validate(recorded)
+    raised = [name for name in Limits.model_fields if getattr(limits, name) > getattr(old, name)]
     return {reason for name in raised for reason in _REASONS_OF.get(name, ("oversize",))}

@@ -1,6 +1,8 @@
-"""One shard -> one part per modality and an account of it; no Ray, so it runs anywhere, and no media library: a sandbox decodes.
+"""Decodes one shard into one part per modality and a decode record.
 
-The account is written last. A part whose account fits shard and configuration is finished, and a rerun skips it.
+Independent of Ray, and of the media libraries, which run in the sandbox. The record is a JSON file
+that is written last: parts whose record matches the shard and the configuration are complete, and
+a rerun reuses them.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import pyarrow as pa
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.moments import Moments
-from pipeline.decode.reuse import lifted, lowered, same
+from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
@@ -29,9 +31,12 @@ from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import StorePath
 
 VERSION = 3
-"""Of what decoding makes of the same shard and configuration; parts and feature sets of another version are not reused."""
+"""Version of the decoded output; increased if the same shard and configuration decode differently.
 
-_SCANNED = pa.schema(
+Parts and feature sets of another version are not reused.
+"""
+
+_SCAN_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
         ("sample_id", pa.string()),
@@ -43,7 +48,16 @@ _SCANNED = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class ShardScan:
-    """What a shard holds, without its media: index, sample_id, label and split of each sample, its suffixes, what was lost, and what lies apart."""
+    """Content of a shard, read without decoding media.
+
+    Attributes:
+        columns: index, sample_id, label and split of the readable samples.
+        suffixes: number of samples by member suffix.
+        num_lost: number of samples that cannot be read.
+        losses: messages for the first few of these.
+        non_contiguous: number of runs of members by key, for samples whose members are not
+            contiguous.
+    """
 
     name: str
     digest: str
@@ -51,61 +65,68 @@ class ShardScan:
     suffixes: dict[str, int]
     num_lost: int
     losses: list[str]
-    torn: dict[str, int]
+    non_contiguous: dict[str, int]
 
     @cached_property
     def samples(self) -> pa.Table:
-        """The columns as a table."""
-        return pa.table(self.columns, _SCANNED)
+        """`columns` as a table."""
+        return pa.table(self.columns, _SCAN_SCHEMA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """One shard to turn into the parts of this index below `out`."""
+    """Task to decode one shard into the parts number `index` of the feature set `out`.
+
+    Attributes:
+        name: name of the shard in the feature set.
+        digest: content digest of the shard, from its scan.
+        non_contiguous: number of runs of members by key, from the scan.
+    """
 
     shard: StorePath
     name: str
     digest: str
-    torn: Mapping[str, int]
+    non_contiguous: Mapping[str, int]
     index: int
     out: StorePath
     config: DecodeConfig
 
     @property
-    def account(self) -> StorePath:
-        """Where the account of the parts lies."""
+    def record_path(self) -> StorePath:
+        """Path of the decode record."""
         return self.out / ".parts" / f"part-{self.index:05d}.json"
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What is decoded, and by which decoder, for the account of the parts."""
+    def provenance(self) -> dict[str, Any]:
+        """Fields of the decode record that identify the shard and the decoder version."""
         return {"version": VERSION, "shard": self.name, "digest": self.digest}
 
     @property
-    def decoding(self) -> dict[str, Any]:
-        """How it is decoded, for the account of the parts."""
+    def settings(self) -> dict[str, Any]:
+        """Field `decoding` of the decode record: modality specs, in order, and limits."""
         specs = self.config.modalities.items()
         return {
             "modalities": [[name, spec.model_dump(mode="json")] for name, spec in specs],
             "limits": self.config.limits.model_dump(mode="json"),
         }
 
-    def makes(self, account: dict[str, Any]) -> bool:
-        """Whether this job would make the parts of an account again as they are."""
+    def reproduces(self, record: dict[str, Any]) -> bool:
+        """Return whether this job would produce the same parts as the recorded job."""
         specs, limits = self.config.modalities, self.config.limits
-        was = account.get("decoding")  # older releases recorded a hash in its place
-        if was is None or any(account[key] != value for key, value in self.identity.items()):
+        settings = record.get("decoding")  # missing from the records of older versions
+        if settings is None or any(record[key] != value for key, value in self.provenance.items()):
             return False
+        recorded_specs, recorded_limits = settings["modalities"], settings["limits"]
         return (
-            [name for name, _ in was["modalities"]] == list(specs)
-            and all(same(specs[name], spec) for name, spec in was["modalities"])
-            and not lowered(limits, was["limits"])
-            and lifted(limits, was["limits"]).isdisjoint(account["account"]["rejected"])
+            [name for name, _ in recorded_specs] == list(specs)
+            and all(equals_recorded(specs[name], spec) for name, spec in recorded_specs)
+            and not lowered_limits(limits, recorded_limits)
+            and outdated_reasons(limits, recorded_limits).isdisjoint(record["account"]["rejected"])
         )
 
 
 def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
-    """Reads a shard without decoding its media (raises StoreError, MissingError)."""
+    """Scan a shard without decoding its media. Raises StoreError or MissingError."""
     scan, reader = read_twice(
         shard,
         lambda reader: _Scan(reader, name),
@@ -120,64 +141,71 @@ def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
         suffixes=dict(scan.suffixes),
         num_lost=scan.num_lost,
         losses=scan.losses,
-        torn=reader.non_contiguous,
+        non_contiguous=reader.non_contiguous,
     )
 
 
 class _Scan:
-    """What the samples of a shard say of themselves, and of what is lost the number and the first few."""
+    """Metadata of a shard's samples, the number of unreadable ones and the first few messages."""
 
     def __init__(self, reader: ShardReader, name: str) -> None:
-        self.columns: dict[str, list[Any]] = {name: [] for name in _SCANNED.names}
+        self.columns: dict[str, list[Any]] = {name: [] for name in _SCAN_SCHEMA.names}
         self.suffixes: Counter[str] = Counter()
         self.num_lost = 0
         self.losses: list[str] = []
         for item in reader:
             if isinstance(item, RejectedSample):
-                self._lose(f"{item.reason}: {item.error}")
+                self._add_loss(f"{item.reason}: {item.error}")
                 continue
             self.suffixes.update(item.suffixes)
             try:
                 row = {"index": item.index, **asdict(parse_metadata(item, name))}
             except SampleError as error:
-                self._lose(str(error))
+                self._add_loss(str(error))
                 continue
             for column, value in row.items():
                 self.columns[column].append(value)
 
-    def _lose(self, text: str) -> None:
+    def _add_loss(self, text: str) -> None:
         self.num_lost += 1
         if len(self.losses) < 3:
             self.losses.append(text)
 
 
 def ingest(job: ShardJob) -> dict[str, Any]:
-    """Makes the parts of a shard, or finds them finished; returns their account (raises StoreError where the shard changed meanwhile)."""
-    done = _finished(job)
-    if done:
-        return {**done, "reused": True}
-    # the parts are about to change: an older account must not speak for them
-    job.account.delete()
+    """Decode a shard into its parts, or reuse them if they are complete.
+
+    Returns:
+        The decode record, with `reused`: whether the parts already existed.
+    Raises:
+        BudgetError: too many consecutive samples were rejected.
+        StoreError: the shard changed while it was read.
+    """
+    existing = _matching_record(job)
+    if existing:
+        return {**existing, "reused": True}
+    # An old record must not describe parts that are being rewritten.
+    job.record_path.delete()
     rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits))
-    wanted = job.config.members
+    decoded = job.config.members
     with ShardFile(job.shard) as file, rows.open_parts():
         reader = ShardReader(
             file,
-            load=lambda suffix: suffix in wanted or only_text(suffix),
+            load=lambda suffix: suffix in decoded or only_text(suffix),
             limits=job.config.limits,
-            known=wanted,
-            non_contiguous=job.torn,
+            known=decoded,
+            non_contiguous=job.non_contiguous,
         )
         for item in reader:
             rows.add(item)
         if reader.digest != job.digest:
             raise StoreError(
-                f"shard {job.shard} changed while it was read",
-                "run the command again when nobody writes the shard",
+                f"Shard changed while it was read: {job.shard}",
+                "Run the command again after the shard has been written.",
             )
-    account = {
-        **job.identity,
-        "decoding": job.decoding,
+    record = {
+        **job.provenance,
+        "decoding": job.settings,
         "rows": len(rows.columns["sample_id"]),
         "files": {
             name: {"sha256": file.hexdigest(), "bytes": file.num_bytes}
@@ -192,29 +220,30 @@ def ingest(job: ShardJob) -> dict[str, Any]:
         "rejected": rows.rejected,
         "samples": rows.columns,
     }
-    job.account.write_json(account)
-    return {**account, "reused": False}
+    job.record_path.write_json(record)
+    return {**record, "reused": False}
 
 
-def _finished(job: ShardJob) -> dict[str, Any] | None:
-    if not job.account.exists():
+def _matching_record(job: ShardJob) -> dict[str, Any] | None:
+    """Return the decode record if it matches the job and its parts are complete."""
+    if not job.record_path.exists():
         return None
-    account = job.account.read_json()
-    whole = job.makes(account) and all(
+    record = job.record_path.read_json()
+    is_complete = job.reproduces(record) and all(
         (job.out / name / part_name(job.index)).info().size == file["bytes"]
-        for name, file in account["files"].items()
+        for name, file in record["files"].items()
     )
-    return account if whole else None
+    return record if is_complete else None
 
 
 class _Rows:
-    """The growing parts of one shard, with the columns and the moments of their rows."""
+    """Rows decoded so far from one shard: part files, sample columns, moments and rejections."""
 
     def __init__(self, job: ShardJob, sandbox: Sandbox) -> None:
         self._job = job
         self._sandbox = sandbox
-        self._wanted = job.config.members
-        self._in_a_row = 0
+        self._decoded = job.config.members
+        self._num_consecutive = 0
         self._specs = job.config.modalities
         self._writers: dict[str, PartWriter] = {}
         self.files: dict[str, HashingFile] = {}
@@ -236,7 +265,7 @@ class _Rows:
 
     @contextlib.contextmanager
     def open_parts(self) -> Iterator[None]:
-        """Opens one file per modality; all of them appear when the block ends well."""
+        """Create one part file per modality; they become visible if the block succeeds."""
         with contextlib.ExitStack() as stack:
             for name, spec in self._specs.items():
                 self.files[name] = stack.enter_context(
@@ -250,36 +279,40 @@ class _Rows:
                 writer.close()
 
     def add(self, item: Sample | RejectedSample) -> None:
-        """Decodes a sample into a row, or rejects it (raises BudgetError where too many in a row are rejected)."""
+        """Decode a sample into a row, or reject it.
+
+        Raises BudgetError if too many consecutive samples were rejected.
+        """
         if isinstance(item, RejectedSample):
             self._reject(item.key, "shard", item.reason, item.error)
             return
         self.ignored.update(loss.member.rpartition(".")[2].lower() for loss in item.ignored)
         sample_id = item.key
         try:
-            facts = parse_metadata(item, self._job.name)
-            sample_id = facts.sample_id
+            metadata = parse_metadata(item, self._job.name)
+            sample_id = metadata.sample_id
             arrays = self._sandbox.decode(
-                {suffix: data for suffix, data in item.members.items() if suffix in self._wanted}
+                {suffix: data for suffix, data in item.members.items() if suffix in self._decoded}
             )
             if all(array is None for array in arrays.values()):
                 raise SampleError(
                     "missing_member",
-                    f"none of the modalities {', '.join(arrays)} among {', '.join(sorted(item.suffixes))}",
+                    f"No member for any of the modalities {', '.join(arrays)}."
+                    f" The sample has {', '.join(sorted(item.suffixes))}.",
                 )
         except SampleError as error:
             self._reject(sample_id, "decode", error.reason, error.detail)
             return
-        self._in_a_row = 0
+        self._num_consecutive = 0
         for name, array in arrays.items():
             self._writers[name].append(array)
             self.columns[f"has_{name}"].append(array is not None)
             if array is not None:
-                self.moments[name].add(array, facts.split == "train")
+                self.moments[name].add(array, metadata.split == "train")
         for column, value in (
-            ("sample_id", facts.sample_id),
-            ("label", facts.label),
-            ("split", facts.split),
+            ("sample_id", metadata.sample_id),
+            ("label", metadata.label),
+            ("split", metadata.split),
             ("index_in_shard", item.index),
         ):
             self.columns[column].append(value)
@@ -289,22 +322,24 @@ class _Rows:
         self.rejected.append(
             {"sample_id": sample_id, "stage": stage, "reason": reason, "error": error}
         )
-        self._in_a_row += 1
+        self._num_consecutive += 1
         limit = self._job.config.max_rejected_in_a_row
-        if self._in_a_row > limit:
-            what = ", ".join(
+        if self._num_consecutive > limit:
+            counts = ", ".join(
                 f"{reason} {num}"
                 for reason, num in Counter(row["reason"] for row in self.rejected).most_common()
             )
-            where = self._job.out / "rejected.arrow"
+            path = self._job.out / "rejected.arrow"
             write_table(
-                where,
+                path,
                 pa.Table.from_pylist(
                     [{"shard": self._job.name, **row} for row in self.rejected], REJECTED
                 ),
             )
             raise BudgetError(
-                f"{self._job.name}: {self._in_a_row} samples rejected in a row, more than max_rejected_in_a_row {limit} ({what});"
-                f" the last, {sample_id!r}: {error}",
-                f"mend the shard ({where} names each sample so far), or raise max_rejected_in_a_row",
+                f"{self._num_consecutive} consecutive samples of {self._job.name} were rejected,"
+                f" and max_rejected_in_a_row is {limit} (rejected so far: {counts})."
+                f" The last one is {sample_id!r}: {error.rstrip('.')}",
+                f"Fix the shard ({path} lists the rejected samples)"
+                " or raise max_rejected_in_a_row.",
             )

@@ -1,4 +1,4 @@
-"""How far a decode job has come, and what it produced."""
+"""Progress and result of a decode job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a stage ("scan" or "decode") has come."""
+    """Progress of a stage, "scan" or "decode"; `num_done` counts shards."""
 
     stage: str
     num_done: int
@@ -18,7 +18,16 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeSummary:
-    """What came of a decode job: `ignored` members by suffix, `unchanged` where the feature set was finished before, `notes` for what one should know."""
+    """Result of a decode job.
+
+    Attributes:
+        reasons: number of rejected samples by reason.
+        splits: number of rows by split.
+        ignored: number of members with an unknown suffix, by suffix.
+        num_reused: number of shards whose rows an earlier job had decoded.
+        unchanged: the feature set was already complete, and nothing was written.
+        notes: messages for the user.
+    """
 
     fingerprint: str
     num_rows: int
@@ -33,11 +42,12 @@ class DecodeSummary:
 
     @property
     def text(self) -> str:
-        """How many rows there are, and what was left out."""
+        """One line with the number of rows, rejected samples and ignored members."""
         reasons = ", ".join(f"{reason} {num}" for reason, num in self.reasons.items())
         rejected = f"{self.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
         ignored = (
-            f", {sum(self.ignored.values())} members of unknown suffix left out ({', '.join(self.ignored)})"
+            f", {sum(self.ignored.values())} members of unknown suffix left out"
+            f" ({', '.join(self.ignored)})"
             if self.ignored
             else ""
         )
@@ -47,18 +57,16 @@ class DecodeSummary:
 def summary_of(
     manifest: dict[str, Any], *, num_reused: int, unchanged: bool, notes: Sequence[str] = ()
 ) -> DecodeSummary:
-    """The summary of a feature set from its manifest."""
-    told = [*notes]
-    told += [
-        f"no sample is in the split {split!r}"
-        for split, num in manifest["splits"].items()
-        if not num
+    """Summarize a feature set from its manifest; `notes` come first among its notes."""
+    all_notes = [*notes]
+    all_notes += [
+        f"split {split!r} is empty" for split, num in manifest["splits"].items() if not num
     ]
     if unchanged:
-        told.append("the feature set was finished before: nothing was decoded")
-    apart = sum(part["account"]["regrouped"] for part in manifest["parts"])
-    if apart:
-        told.append(f"{apart} samples whose members lie apart in their shard were put together")
+        all_notes.append("already decoded; reused")
+    num_regrouped = sum(part["account"]["regrouped"] for part in manifest["parts"])
+    if num_regrouped:
+        all_notes.append(f"{num_regrouped} samples with non-contiguous members were reassembled")
     return DecodeSummary(
         fingerprint=manifest["fingerprint"],
         num_rows=manifest["num_rows"],
@@ -69,5 +77,5 @@ def summary_of(
         num_shards=len(manifest["parts"]),
         num_reused=num_reused,
         unchanged=unchanged,
-        notes=told,
+        notes=all_notes,
     )

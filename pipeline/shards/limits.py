@@ -6,7 +6,7 @@ from pipeline.config import StrictModel
 
 
 class Limits(StrictModel):
-    """Limits that protect decoding from hostile or broken files.
+    """Limits of a sample and of decoding it, against hostile or broken files.
 
     A sample above a limit is rejected: reason `timeout` for the time, `oversize` for the others.
     """

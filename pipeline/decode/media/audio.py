@@ -1,4 +1,4 @@
-"""Sound: decoded frames -> mono waveform of a fixed length -> log spectrogram."""
+"""Log spectrogram of decoded audio frames, via a mono waveform of fixed length."""
 
 from functools import lru_cache
 
@@ -13,34 +13,39 @@ from pipeline.decode.media.shapes import num_samples
 from pipeline.errors import SampleError
 
 _FLOOR = 1e-7
-_MOST_PLANES = 7
+_MAX_PLANES = 7
 
 
 class Waveform:
-    """Collects the first `seconds` of a stream, mono, at the sample rate asked for."""
+    """Collects the first `spec.seconds` of a stream as mono audio at `spec.sample_rate`."""
 
     def __init__(self, spec: AudioSpec) -> None:
         self._spec = spec
         self._resampler: AudioResampler | None = None
-        self._form: tuple[int, int] | None = None
+        self._format: tuple[int, int] | None = None
         self._blocks: list[Array] = []
-        self._missing = num_samples(spec)
+        self._num_missing = num_samples(spec)
 
     @property
-    def full(self) -> bool:
-        """Whether no more sound is needed."""
-        return self._missing <= 0
+    def is_full(self) -> bool:
+        """Whether no more audio is needed."""
+        return self._num_missing <= 0
 
     def add(self, frame: AudioFrame | None) -> None:
-        """Adds a decoded frame; None stands for the end of the stream (raises SampleError where the frame is damaged or unlike those before)."""
-        if self.full or (frame is None and self._resampler is None):
+        """Add a decoded frame, or None at the end of the stream.
+
+        Raises SampleError if the frame is damaged or differs in format from the previous ones.
+        """
+        if self.is_full or (frame is None and self._resampler is None):
             return
         if frame is not None:
             self._check(frame)
         if self._resampler is None:
-            # PyAV counts planes up to a null pointer, which does not stand behind the eighth: it would read on from nowhere.
+            # PyAV counts planes up to a null pointer, but FFmpeg has 8 pointers and no null after
+            # them: with 8 planes or more, PyAV would read invalid memory. Interleaved audio is one
+            # plane.
             self._resampler = AudioResampler(
-                format="flt" if self._form and self._form[1] > _MOST_PLANES else "fltp",
+                format="flt" if self._format and self._format[1] > _MAX_PLANES else "fltp",
                 rate=self._spec.sample_rate,
             )
         for block in self._resampler.resample(frame):
@@ -49,26 +54,28 @@ class Waveform:
                 if block.format.is_planar
                 else block.to_ndarray().reshape(-1, len(block.layout.channels)).T
             )
-            # The mean of the channels; FFmpeg's own mono is louder by 3 dB for stereo than for mono sound.
+            # FFmpeg's own downmix would make stereo 3 dB louder than the same audio in mono.
             values = planes.mean(axis=0, dtype=np.float32)
             self._blocks.append(values)
-            self._missing -= len(values)
+            self._num_missing -= len(values)
 
     def _check(self, frame: AudioFrame) -> None:
-        form = frame.sample_rate, frame.layout.nb_channels
+        frame_format = frame.sample_rate, frame.layout.nb_channels
         if frame.is_corrupt:
-            raise SampleError("undecodable", "a block of the sound is damaged")
-        if form != (self._form or form):
+            raise SampleError("undecodable", "Damaged audio frame.")
+        if frame_format != (self._format or frame_format):
             raise SampleError(
-                "undecodable", f"(rate, channels) of the sound change from {self._form} to {form}"
+                "undecodable",
+                "Sample rate and number of channels change within the audio stream,"
+                f" from {self._format} to {frame_format}.",
             )
-        self._form = form
+        self._format = frame_format
 
     def spectrogram(self) -> Array:
-        """(1, bins, time) float16, log(S + 1e-7) (raises SampleError)."""
+        """Return log(S + 1e-7), (1, bins, windows) float16. Raises SampleError."""
         wave = np.concatenate(self._blocks) if self._blocks else np.empty(0, np.float32)
         if not len(wave):
-            raise SampleError("empty", "the audio stream has no samples")
+            raise SampleError("empty", "The audio stream has no samples.")
         num = num_samples(self._spec)
         wave = (
             np.resize(wave, num)
@@ -81,7 +88,7 @@ class Waveform:
         if not np.isfinite(values).all():
             raise SampleError(
                 "non_finite",
-                "the spectrogram has values that are not finite: the sound holds NaN, infinity or values far above 1",
+                "The spectrogram is not finite: the audio has NaN, infinity or values far above 1.",
             )
         return np.asarray(values)
 
@@ -89,12 +96,12 @@ class Waveform:
 @lru_cache(maxsize=64)
 def _transform(spec: AudioSpec) -> torch.nn.Module:
     if spec.features == "log_spectrogram":
-        made: torch.nn.Module = Spectrogram(n_fft=spec.n_fft, hop_length=spec.hop, power=1.0)
+        transform: torch.nn.Module = Spectrogram(n_fft=spec.n_fft, hop_length=spec.hop, power=1.0)
     else:
-        made = MelSpectrogram(
+        transform = MelSpectrogram(
             sample_rate=spec.sample_rate,
             n_fft=spec.n_fft,
             hop_length=spec.hop,
             n_mels=spec.num_mels,
         )
-    return made
+    return transform

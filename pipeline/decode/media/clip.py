@@ -1,4 +1,4 @@
-"""Containers with pictures and sound: one demux pass for all the modalities that read one member."""
+"""Decoding of audio and video containers, in one pass for all modalities that read a member."""
 
 import io
 from collections.abc import Mapping
@@ -14,42 +14,59 @@ from pipeline.arrays import Array
 from pipeline.decode.config import AudioSpec, VideoSpec
 from pipeline.decode.media.audio import Waveform
 from pipeline.decode.media.integrity import check_structure, check_suffix
-from pipeline.decode.media.limits import check_most, check_pixels
+from pipeline.decode.media.limits import check_limit, check_pixels
 from pipeline.decode.media.packets import PacketCheck
 from pipeline.decode.media.video import decode_frames
 from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
-from pipeline.shards.member_suffixes import DEMUXERS
+from pipeline.shards.member_suffixes import DEMUXERS, DEMUXERS_OF
 
 _STRICT = {"err_detect": "crccheck+explode"}
-# A playlist is media too, and would have FFmpeg open the files and URLs that it names.
+# A playlist could make FFmpeg open local files and URLs, so only these formats are allowed.
 _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)} | _STRICT
 
 
 def decode_clip(
-    data: bytes, suffix: str, wanted: Mapping[str, VideoSpec | AudioSpec], limits: Limits
+    data: bytes, suffix: str, specs: Mapping[str, VideoSpec | AudioSpec], limits: Limits
 ) -> dict[str, Array | None]:
-    """Frames and spectrograms by modality; None where only another modality found its stream (raises SampleError)."""
+    """Decode the frames and spectrograms of a container.
+
+    Args:
+        data: content of the member.
+        suffix: suffix of the member.
+        specs: spec of each modality that reads the member.
+        limits: limits on duration, pixels, frames, frame rate and channels.
+    Returns:
+        An array per modality, or None if the container has no stream for it.
+    Raises:
+        SampleError: the container is damaged, exceeds a limit or has no stream for any modality.
+    """
     check_structure(data)
+    last = suffix.rpartition(".")[2]
+    problem = f"Not a readable {last.upper() if last in DEMUXERS_OF else 'audio or video file'}"
     try:
         with _open(data, limits) as container:
             check_suffix(suffix, container.format.name)
-            return _decode(container, data, wanted, limits)
+            problem = "Damaged audio or video data"
+            return _decode(container, data, specs, limits)
     except av.FFmpegError as error:
-        raise _sample_error(error) from error
+        raise _sample_error(error, problem) from error
 
 
 def streams_in(data: bytes) -> set[str]:
-    """Which of "video" and "audio" a container holds (raises SampleError)."""
+    """Return which of "video" and "audio" a container has streams of. Raises SampleError."""
     try:
         with _open(data, Limits()) as container:
             return {
                 kind
-                for kind, stream in (("video", _video(container)), ("audio", _audio(container)))
+                for kind, stream in (
+                    ("video", _video_stream(container)),
+                    ("audio", _audio_stream(container)),
+                )
                 if stream
             }
     except av.FFmpegError as error:
-        raise _sample_error(error) from error
+        raise _sample_error(error, "Not a readable audio or video file") from error
 
 
 def _open(data: bytes, limits: Limits) -> InputContainer:
@@ -63,52 +80,59 @@ def _open(data: bytes, limits: Limits) -> InputContainer:
     )
 
 
-def _sample_error(error: av.FFmpegError) -> SampleError:
+def _sample_error(error: av.FFmpegError, problem: str) -> SampleError:
+    """Convert an FFmpeg error; `problem` describes it unless the error itself is specific."""
     if isinstance(error, MemoryError):
-        return SampleError("oversize", f"the decoder got no memory: {error}")
-    return SampleError(
-        "truncated" if isinstance(error, av.EOFError) else "undecodable",
-        f"{type(error).__name__}: {error}",
-    )
+        return SampleError("oversize", "Decoding ran out of memory.")
+    if isinstance(error, av.EOFError):
+        return SampleError("truncated", "File cut short: unexpected end of data.")
+    if isinstance(error, av.InvalidDataError):
+        return SampleError("undecodable", f"{problem}.")
+    return SampleError("undecodable", f"{problem}: {error.strerror or type(error).__name__}.")
 
 
 def _decode(
     container: InputContainer,
     data: bytes,
-    wanted: Mapping[str, VideoSpec | AudioSpec],
+    specs: Mapping[str, VideoSpec | AudioSpec],
     limits: Limits,
 ) -> dict[str, Array | None]:
-    films = {name: spec for name, spec in wanted.items() if isinstance(spec, VideoSpec)}
-    sounds = {name: Waveform(spec) for name, spec in wanted.items() if isinstance(spec, AudioSpec)}
-    video, audio = _video(container) if films else None, _audio(container) if sounds else None
+    video_specs = {name: spec for name, spec in specs.items() if isinstance(spec, VideoSpec)}
+    waveforms = {
+        name: Waveform(spec) for name, spec in specs.items() if isinstance(spec, AudioSpec)
+    }
+    video = _video_stream(container) if video_specs else None
+    audio = _audio_stream(container) if waveforms else None
     streams = [stream for stream in (video, audio) if stream]
     if not streams:
         raise SampleError(
             "no_such_stream",
-            f"no stream for {', '.join(wanted)} among {[stream.type for stream in container.streams]}",
+            f"No stream for {', '.join(specs)}. The file has"
+            f" {', '.join(stream.type for stream in container.streams) or 'no'} streams.",
         )
-    check_most((container.duration or 0) / av.time_base, limits.seconds, "seconds")
+    check_limit((container.duration or 0) / av.time_base, "seconds", limits, "seconds")
     for stream in streams:
         _check_header(stream, len(data), limits)
-        # Threads of the decoder would compete with the other workers, and frame threads hang when decoding stops early.
+        # Decoder threads would compete with the other workers, and frame threads hang if decoding
+        # stops early.
         stream.codec_context.thread_count = 1
         stream.codec_context.options = _STRICT | {"max_pixels": str(limits.pixels)}
     packets = _demux(
         container,
         {s.index: PacketCheck(s, container.format.name, data, limits) for s in streams},
-        list(sounds.values()),
+        list(waveforms.values()),
         len(data),
     )
-    out: dict[str, Array | None] = dict.fromkeys(wanted)
+    out: dict[str, Array | None] = dict.fromkeys(specs)
     if video:
-        out |= decode_frames(video, packets, films, limits)
+        out |= decode_frames(video, packets, video_specs, limits)
     if audio:
-        out |= {name: sound.spectrogram() for name, sound in sounds.items()}
+        out |= {name: waveform.spectrogram() for name, waveform in waveforms.items()}
     return out
 
 
-def _video(container: InputContainer) -> VideoStream | None:
-    """The first video stream that is not cover art."""
+def _video_stream(container: InputContainer) -> VideoStream | None:
+    """Return the first video stream that is not cover art."""
     return next(
         (
             stream
@@ -119,36 +143,40 @@ def _video(container: InputContainer) -> VideoStream | None:
     )
 
 
-def _audio(container: InputContainer) -> AudioStream | None:
+def _audio_stream(container: InputContainer) -> AudioStream | None:
     return next(iter(container.streams.audio), None)
 
 
 def _check_header(stream: VideoStream | AudioStream, num_bytes: int, limits: Limits) -> None:
-    """The stream must have a decoder, its header be within the limits, and what its index points to within the file (raises SampleError)."""
+    """Check that a stream has a decoder, respects the limits and is indexed within the file.
+
+    Raises SampleError.
+    """
     if stream.codec_context is None:
-        raise SampleError("undecodable", f"there is no decoder for stream {stream.index}")
+        raise SampleError("undecodable", f"No decoder for stream {stream.index}.")
     if stream.duration and stream.time_base:
-        check_most(float(stream.duration * stream.time_base), limits.seconds, "seconds")
+        check_limit(float(stream.duration * stream.time_base), "seconds", limits, "seconds")
     if isinstance(stream, VideoStream):
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits)
-        check_most(float(stream.average_rate or 0), limits.fps, "frames a second")
-        check_most(stream.frames, limits.frames, "frames")
+        check_limit(float(stream.average_rate or 0), "fps", limits, "frames per second")
+        check_limit(stream.frames, "frames", limits, "frames")
     else:
-        check_most(stream.codec_context.channels, limits.channels, "channels")
+        check_limit(stream.codec_context.channels, "channels", limits, "channels")
     if any(entry.pos + entry.size > num_bytes for entry in stream.index_entries):
         raise SampleError(
             "truncated",
-            f"the index of stream {stream.index} points behind the end of the file, at byte {num_bytes}",
+            f"File cut short: the index of stream {stream.index} points beyond its"
+            f" {num_bytes:,} bytes.",
         )
 
 
 def _demux(
     container: InputContainer,
     checks: Mapping[int, PacketCheck],
-    sounds: list[Waveform],
+    waveforms: list[Waveform],
     num_bytes: int,
 ) -> list["av.Packet[Any]"]:
-    """Reads all packets once: sound is decoded as it comes, the packets of the pictures are returned."""
+    """Read all packets: decode the audio packets immediately, and return the video packets."""
     packets: list[av.Packet[Any]] = []
     for packet in container.demux(*checks):
         if packet.size and not checks[packet.stream_index].add(packet):
@@ -156,18 +184,20 @@ def _demux(
         if isinstance(packet.stream, VideoStream):
             if packet.size:
                 packets.append(packet)
-        elif isinstance(packet.stream, AudioStream) and not all(sound.full for sound in sounds):
-            for frame in _decode_sound(packet.stream, packet, num_bytes):
-                for sound in sounds:
-                    sound.add(frame)
+        elif isinstance(packet.stream, AudioStream) and not all(
+            waveform.is_full for waveform in waveforms
+        ):
+            for frame in _decode_audio(packet.stream, packet, num_bytes):
+                for waveform in waveforms:
+                    waveform.add(frame)
     for check in checks.values():
         check.close()
-    for sound in sounds:
-        sound.add(None)
+    for waveform in waveforms:
+        waveform.add(None)
     return packets
 
 
-def _decode_sound(
+def _decode_audio(
     stream: AudioStream, packet: "av.Packet[Any]", num_bytes: int
 ) -> list[av.AudioFrame]:
     try:
@@ -175,6 +205,6 @@ def _decode_sound(
     except av.InvalidDataError as error:
         if packet.pos is not None and packet.pos + packet.size >= num_bytes:
             raise SampleError(
-                "truncated", f"the last packet, of {packet.size} bytes, is cut or damaged"
+                "truncated", f"The last packet, of {packet.size} bytes, is cut short or damaged."
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Pictures: bytes -> a square of pixels."""
+"""Decoding of images to square pixel arrays."""
 
 import io
 import struct
@@ -16,8 +16,9 @@ from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# What Pillow's readers raise on hostile bytes: struct, KeyError and IndexError from headers, SyntaxError from PNG chunks.
-_HOSTILE = (
+# Errors that Pillow raises for malformed files: struct.error, KeyError and IndexError for headers,
+# SyntaxError for PNG chunks.
+_DECODE_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -30,68 +31,67 @@ _HOSTILE = (
 
 
 def decode_image(data: bytes, spec: ImageSpec, limits: Limits) -> Array:
-    """(channels, size, size) uint8: the first picture, upright as its EXIF data says, short side resized, centre crop (raises SampleError)."""
-    picture = _open(data, limits)
+    """Decode an image, (channels, size, size) uint8. Raises SampleError.
+
+    The image is rotated as its EXIF data says, its short side is resized to `spec.size`, and it is
+    centre-cropped. Of an animation, the first frame is used.
+    """
+    image = _open(data, limits)
     try:
-        picture = picture.convert("RGB" if spec.channels == 3 else "L")
+        image = image.convert("RGB" if spec.channels == 3 else "L")
     except ValueError as error:
         raise SampleError(
-            "wrong_type", f"a picture in the colours {picture.mode}: {error}"
+            "wrong_type", f"Unsupported colour mode {image.mode}: {error}."
         ) from error
-    width, height = picture.size
+    width, height = image.size
     side = min(width, height)
     square = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    pixels = np.asarray(
-        picture.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box=square)
-    )
+    pixels = np.asarray(image.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box=square))
     return np.ascontiguousarray(
         pixels.reshape(spec.size, spec.size, spec.channels).transpose(2, 0, 1)
     )
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
-    """The decoded picture, upright, in a mode of 8 bits (raises SampleError)."""
+    """Decode an image, upright, with 8 bits per channel. Raises SampleError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             check_pixels(*file.size, limits)
             file.load()
-            picture = ImageOps.exif_transpose(file)
-            kind = file.format
+            image = ImageOps.exif_transpose(file)
+            file_format = file.format
     except Image.DecompressionBombError as error:
-        raise SampleError("oversize", str(error)) from error
+        raise SampleError("oversize", f"Image too large: {error}") from error
     except UnidentifiedImageError as error:
+        raise SampleError("undecodable", f"Not a readable image ({len(data):,} bytes).") from error
+    except _DECODE_ERRORS as error:
+        if "truncated" in str(error).lower():
+            raise SampleError("truncated", f"File cut short ({error}).") from error
         raise SampleError(
-            "undecodable", f"no picture that Pillow knows ({len(data)} bytes)"
+            "undecodable", f"Damaged image ({type(error).__name__}: {error})."
         ) from error
-    except _HOSTILE as error:
-        raise SampleError(
-            "truncated" if "truncated" in str(error).lower() else "undecodable",
-            f"{type(error).__name__}: {error}",
-        ) from error
-    if kind == "JPEG":
+    if file_format == "JPEG":
         _check_jpeg(data, limits)
-    return _eight_bits(picture)
+    return _to_eight_bits(image)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Pillow cuts grey of 16 bits off at 255 where it should scale."""
-    if picture.mode == "F":
-        raise SampleError(
-            "wrong_type", "a picture of floating-point numbers, whose range is unknown"
-        )
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture)
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit greyscale to 8 bits; Pillow would clip it at 255. Raises SampleError."""
+    if image.mode == "F":
+        raise SampleError("wrong_type", "Floating-point image, whose value range is unknown.")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 2**16 - 1:
         raise SampleError(
             "wrong_type",
-            f"a picture of whole numbers from {values.min()} to {values.max()}, which are not 16 bits",
+            f"Integer image with values from {values.min()} to {values.max()}, not 16 bits.",
         )
     return Image.fromarray((values.astype(np.uint32) * 255 // (2**16 - 1)).astype(np.uint8))
 
 
 def _check_jpeg(data: bytes, limits: Limits) -> None:
-    """Pillow paints over wrong Huffman codes; FFmpeg tells of them (raises SampleError)."""
+    """Raise SampleError for invalid Huffman codes, which FFmpeg reports but Pillow ignores."""
     context = CodecContext.create("mjpeg", "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count, context.options = (
@@ -105,9 +105,9 @@ def _check_jpeg(data: bytes, limits: Limits) -> None:
             for frame in context.decode(packet)
         )
     except av.InvalidDataError as error:
-        raise SampleError("undecodable", f"the JPEG's codes are wrong: {error}") from error
+        raise SampleError("undecodable", "Damaged JPEG: invalid Huffman codes.") from error
     except av.FFmpegError:
-        # Kinds of JPEG that FFmpeg does not know, which Pillow has read whole.
+        # FFmpeg does not support all kinds of JPEG that Pillow has decoded.
         return
     if damaged:
-        raise SampleError("undecodable", "the JPEG is damaged")
+        raise SampleError("undecodable", "Damaged JPEG.")

@@ -1,6 +1,6 @@
-"""What a container says of itself, held against the bytes that are there; nothing is decoded.
+"""Checks of a container's structure against its bytes, without decoding.
 
-FFmpeg reads on where a container is cut or its parts do not fit, and does not say so.
+FFmpeg silently accepts containers that are cut short or whose parts do not fit together.
 """
 
 from pipeline.decode.media.containers import (
@@ -21,16 +21,16 @@ from pipeline.shards.member_suffixes import DEMUXERS_OF
 
 
 def check_suffix(suffix: str, demuxer: str) -> None:
-    """A known suffix must name the container that the bytes are (raises SampleError wrong_type)."""
+    """Raise SampleError (wrong_type) if a known suffix does not match the container format."""
     last = suffix.rpartition(".")[2].lower()
     names = demuxer.split(",")
     if last in DEMUXERS_OF and DEMUXERS_OF[last].isdisjoint(names):
-        raise SampleError("wrong_type", f"the bytes are {names[0]}, not {last}")
+        raise SampleError("wrong_type", f"Wrong file type: {names[0]} instead of {last}.")
 
 
 def check_structure(data: bytes) -> None:
-    """The lengths that the known containers state must fit the bytes there (raises SampleError)."""
-    start = _behind_id3(data)
+    """Check the structure of a container of a known format. Raises SampleError."""
+    start = _end_of_id3(data)
     if data[4:8] in BOXES:
         check_boxes(data)
     elif data[:4] == b"RIFF" and data[8:12] in (b"WAVE", b"AVI "):
@@ -52,12 +52,13 @@ def check_structure(data: bytes) -> None:
 
 
 def has_frame_count(data: bytes) -> bool:
-    """Whether the first frame of an MP3 file tells the number of frames."""
-    start = _behind_id3(data)
+    """Return whether the first frame of an MP3 file contains the number of frames."""
+    start = _end_of_id3(data)
     return any(mark in data[start : start + 4096] for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def _behind_id3(data: bytes) -> int:
+def _end_of_id3(data: bytes) -> int:
+    """Return the position after an ID3v2 tag, or 0 if the file does not start with one."""
     if data[:3] != b"ID3" or len(data) < 10:
         return 0
     size = sum(

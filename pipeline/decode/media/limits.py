@@ -1,4 +1,4 @@
-"""What is looked at before anything is decoded: members that are no media at all, and how large the rest may be."""
+"""Checks of sizes and counts against `Limits`, before anything is decoded."""
 
 import math
 
@@ -7,23 +7,26 @@ from pipeline.shards.limits import Limits
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
-    """Raises SampleError where a picture has no area or more pixels than the limit."""
+    """Raise SampleError if an image has no area or more pixels than the limit."""
     if width <= 0 or height <= 0:
-        raise SampleError("bad_header", f"a picture of {width} x {height} has no area")
+        raise SampleError("bad_header", f"Image without area: {width} x {height} pixels.")
     if width * height > limits.pixels:
         raise SampleError(
-            "oversize", f"a picture of {width} x {height} (at most {limits.pixels} pixels)"
+            "oversize",
+            f"Image too large: {width} x {height} pixels (limits.pixels: {limits.pixels}).",
         )
 
 
-def check_most(value: float, most: float, what: str) -> None:
-    """Raises SampleError where the value is above the limit."""
-    if value > most:
-        raise SampleError("oversize", f"{value:.10g} {what} (at most {most:.10g})")
+def check_limit(value: float, field: str, limits: Limits, unit: str) -> None:
+    """Raise SampleError if a number of units is above a field of the limits."""
+    limit = getattr(limits, field)
+    if value > limit:
+        raise SampleError(
+            "oversize", f"Too many {unit}: {value:.10g} (limits.{field}: {limit:.10g})."
+        )
 
 
 def check_array(shape: tuple[int, ...], itemsize: int, limits: Limits) -> None:
-    """Raises SampleError where an array of this shape is larger than a member may be."""
-    check_most(
-        math.prod(shape) * itemsize, limits.member_bytes, f"bytes in an array of shape {shape}"
-    )
+    """Raise SampleError if an array of this shape exceeds the size limit of a member."""
+    num_bytes = math.prod(shape) * itemsize
+    check_limit(num_bytes, "member_bytes", limits, f"bytes in an array of shape {shape}")

@@ -1,4 +1,4 @@
-"""The packets of a container, held against what its header promises and what is allowed."""
+"""Checks of a stream's packets against the header of its container and the limits."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from pipeline.decode.media.integrity import has_frame_count
-from pipeline.decode.media.limits import check_most
+from pipeline.decode.media.limits import check_limit
 from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
 
@@ -15,52 +15,65 @@ if TYPE_CHECKING:
     from av import Packet
 
 _TOLERANCE = 0.1
-"""Seconds by which the frame count of an MP3 may be off: encoders differ in whether they count their own delay and the frame that says so."""
-# The bytes of FLAC's header, and the last of its frames' codes that stands for channels coded each by itself; those above are kinds of stereo.
-_STREAMINFO, _LAST_APART = 34, 7
+"""Tolerance of an MP3's duration in seconds.
+
+Encoders differ in whether the frame count includes their delay and the frame that contains it.
+"""
+_STREAMINFO_BYTES = 34
+"""Size of FLAC's stream header (RFC 9639, section 8.2)."""
+_MAX_INDEPENDENT = 7
+"""Largest channel code of a FLAC frame for independent channels (RFC 9639, section 9.1.3); larger
+codes are kinds of stereo."""
 
 
 class PacketCheck:
-    """Looks at each packet of one stream, in file order."""
+    """Checks the packets of one stream, added in file order."""
 
     def __init__(
         self, stream: VideoStream | AudioStream, demuxer: str, data: bytes, limits: Limits
     ) -> None:
         self._stream, self._demuxer, self._data, self._limits = stream, demuxer, data, limits
-        self._most_packets = limits.frames if isinstance(stream, VideoStream) else math.inf
-        self._most_units = limits.seconds / stream.time_base if stream.time_base else math.inf
+        self._max_packets = limits.frames if isinstance(stream, VideoStream) else math.inf
+        self._max_ticks = limits.seconds / stream.time_base if stream.time_base else math.inf
         self._first: int | None = None
         self._num = self._duration = 0
+        # Byte positions in an MP3: of data that is not a frame, and of the expected next frame.
         self._junk = self._next = -1
         codec = stream.codec_context
         header = codec.extradata if codec.name == "flac" else None
         self._num_channels = (
-            (header[12] >> 1 & 7) + 1 if header is not None and len(header) == _STREAMINFO else None
+            (header[12] >> 1 & 7) + 1
+            if header is not None and len(header) == _STREAMINFO_BYTES
+            else None
         )
-        self._is_looked_into = isinstance(stream, AudioStream) and (
+        self._checks_frames = isinstance(stream, AudioStream) and (
             self._num_channels is not None or demuxer in ("flac", "mp3")
         )
 
     def add(self, packet: "Packet[Any]") -> bool:
-        """Whether the packet is a part of its stream; False for bytes behind the end of a sound (raises SampleError)."""
+        """Check a packet, and return False if it is only data after the end of the audio.
+
+        Raises SampleError.
+        """
         if packet.is_corrupt:
-            raise SampleError("truncated", f"the packet at byte {packet.pos} is cut or damaged")
-        if self._is_looked_into and not self._is_sound(packet):
+            raise SampleError(
+                "truncated", f"The packet at byte {packet.pos} is cut short or damaged."
+            )
+        if self._checks_frames and not self._is_audio(packet):
             return False
         self._num += 1
         time = packet.pts
         if time is not None:
             if self._first is None:
                 self._first = time
-            if time - self._first > self._most_units:
-                check_most(
-                    float((time - self._first) * packet.time_base), self._limits.seconds, "seconds"
-                )
-        if self._num > self._most_packets:
-            check_most(self._num, self._limits.frames, "frames")
+            if time - self._first > self._max_ticks:
+                seconds = float((time - self._first) * packet.time_base)
+                check_limit(seconds, "seconds", self._limits, "seconds")
+        if self._num > self._max_packets:
+            check_limit(self._num, "frames", self._limits, "frames")
         return True
 
-    def _is_sound(self, packet: "Packet[Any]") -> bool:
+    def _is_audio(self, packet: "Packet[Any]") -> bool:
         if (
             self._demuxer == "flac"
             and self._stream.duration
@@ -68,26 +81,29 @@ class PacketCheck:
         ):
             return False
         head = bytes(packet)[:4]
-        if self._demuxer == "mp3" and not self._is_frame(packet, head):
+        if self._demuxer == "mp3" and not self._is_mp3_frame(packet, head):
             return False
         if self._num_channels and len(head) == 4:
-            num = 2 if head[3] >> 4 > _LAST_APART else (head[3] >> 4) + 1
+            num = 2 if head[3] >> 4 > _MAX_INDEPENDENT else (head[3] >> 4) + 1
             if num != self._num_channels:
                 raise SampleError(
                     "bad_header",
-                    f"a frame at byte {packet.pos} has {num} channels, the header says {self._num_channels}",
+                    f"The frame at byte {packet.pos} has {num} channels, but the header says"
+                    f" {self._num_channels}.",
                 )
         self._duration += packet.duration or 0
         return True
 
-    def _is_frame(self, packet: "Packet[Any]", head: bytes) -> bool:
-        """MP3 frames start with a sync word and follow each other without a gap; only bytes behind the last one are no loss (raises SampleError)."""
+    def _is_mp3_frame(self, packet: "Packet[Any]", head: bytes) -> bool:
+        """Return whether a packet is an MP3 frame.
+
+        Frames start with a sync word and follow each other without a gap; other data is allowed
+        only after the last frame. Raises SampleError.
+        """
         position = packet.pos or 0
         if self._junk >= 0 or (0 <= self._next < position):
-            raise SampleError(
-                "undecodable",
-                f"the bytes from {self._junk if self._junk >= 0 else self._next} to {position} are no frame of sound",
-            )
+            start = self._junk if self._junk >= 0 else self._next
+            raise SampleError("undecodable", f"Bytes {start} to {position} are not MP3 frames.")
         if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
             self._next = position + packet.size
             return True
@@ -95,10 +111,10 @@ class PacketCheck:
         return False
 
     def close(self) -> None:
-        """The packets seen must last as long as a FLAC or MP3 file promises (raises SampleError)."""
+        """Check the total duration against the header of a FLAC or MP3 file. Raises SampleError."""
         length, base = self._stream.duration, self._stream.time_base
         if (
-            not self._is_looked_into
+            not self._checks_frames
             or not length
             or not base
             or (self._demuxer == "mp3" and not has_frame_count(self._data))
@@ -110,5 +126,6 @@ class PacketCheck:
         ):
             raise SampleError(
                 "truncated",
-                f"the last {missing:.3f} s of {float(length * base):.3f} s are not there",
+                f"File cut short: the last {missing:.3f} of {float(length * base):.3f} seconds"
+                " are missing.",
             )

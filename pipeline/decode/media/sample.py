@@ -1,4 +1,4 @@
-"""Bytes of a sample -> one array a modality."""
+"""Decoding of a sample's members to one array per modality."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +18,27 @@ from pipeline.shards.member_checks import check_member
 def decode_sample(
     members: Mapping[str, bytes], specs: Mapping[str, AnySpec], limits: Limits
 ) -> dict[str, Array | None]:
-    """The array of each modality as `shape_of` says, None where the sample lacks it; modalities that read one container share a pass (raises SampleError)."""
+    """Decode the members of a sample.
+
+    Modalities that read the same container are decoded in one pass.
+
+    Args:
+        members: content by suffix.
+        specs: spec by modality.
+        limits: limits on sizes and counts; time and memory are up to the sandbox.
+    Returns:
+        An array per modality, with the shape and dtype of `shape_of`, or None if the sample lacks
+        the modality.
+    Raises:
+        SampleError: a member cannot be decoded.
+    """
     out: dict[str, Array | None] = dict.fromkeys(specs)
     clips: dict[str, dict[str, VideoSpec | AudioSpec]] = {}
     for name, spec in specs.items():
         suffix = next((suffix for suffix in spec.member if suffix in members), None)
         if suffix is None:
             continue
-        with _named(f"{name} ({suffix})"):
+        with _error_prefix(f"{name} ({suffix})"):
             check_member(members[suffix], suffix)
             if isinstance(spec, ImageSpec):
                 out[name] = decode_image(members[suffix], spec, limits)
@@ -35,18 +48,18 @@ def decode_sample(
                 out[name] = decode_text(members[suffix], spec)
             else:
                 clips.setdefault(suffix, {})[name] = spec
-    for suffix, wanted in clips.items():
-        with _named(f"{', '.join(wanted)} ({suffix})"):
-            out |= decode_clip(members[suffix], suffix, wanted, limits)
+    for suffix, clip_specs in clips.items():
+        with _error_prefix(f"{', '.join(clip_specs)} ({suffix})"):
+            out |= decode_clip(members[suffix], suffix, clip_specs, limits)
     return out
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Errors of a sample say which modality and member they are of; too little memory is one of them."""
+def _error_prefix(prefix: str) -> Iterator[None]:
+    """Prefix the detail of a SampleError; a MemoryError becomes a SampleError."""
     try:
         yield
     except SampleError as error:
-        raise SampleError(error.reason, f"{what}: {error.detail}") from error
+        raise SampleError(error.reason, f"{prefix}: {error.detail}") from error
     except MemoryError as error:
-        raise SampleError("oversize", f"{what}: decoding took more memory than there is") from error
+        raise SampleError("oversize", f"{prefix}: Decoding ran out of memory.") from error

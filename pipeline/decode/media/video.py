@@ -1,4 +1,4 @@
-"""Pictures of a video stream: which frames are shown at the asked times, and their pixels."""
+"""Selection and decoding of frames of a video stream."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from pipeline.arrays import Array
 from pipeline.decode.config import VideoSpec
-from pipeline.decode.media.limits import check_most, check_pixels
+from pipeline.decode.media.limits import check_limit, check_pixels
 from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
 
@@ -22,33 +22,45 @@ _INTERPOLATION = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpola
 def decode_frames(
     stream: VideoStream,
     packets: Sequence["Packet[Any]"],
-    wanted: Mapping[str, VideoSpec],
+    specs: Mapping[str, VideoSpec],
     limits: Limits,
 ) -> dict[str, Array]:
-    """(T, 3, size, size) uint8 for each modality that reads the stream; decoding stops behind the last frame chosen (raises SampleError)."""
-    shown = [packet for packet in packets if not packet.is_discard]
-    stamps = [packet.pts for packet in shown if packet.pts is not None]
-    timed = len(stamps) == len(shown)
-    times = sorted(stamps) if timed else list(range(len(packets)))
+    """Decode the frames that the modalities use, up to the last of them.
+
+    Args:
+        stream: the video stream.
+        packets: all its packets, in file order.
+        specs: spec of each modality that reads the stream.
+        limits: limits on frame rate and pixels.
+    Returns:
+        (frames, 3, size, size) uint8 per modality.
+    Raises:
+        SampleError: the stream is damaged or exceeds a limit.
+    """
+    displayed = [packet for packet in packets if not packet.is_discard]
+    timestamps = [packet.pts for packet in displayed if packet.pts is not None]
+    # Streams without timestamps, such as raw H.264, are selected from by frame number.
+    has_times = len(timestamps) == len(displayed)
+    times = sorted(timestamps) if has_times else list(range(len(packets)))
     if not times:
-        raise SampleError("empty", "the video stream has no frames")
+        raise SampleError("empty", "The video stream has no frames.")
     ends = (
-        [packet.pts + (packet.duration or 0) for packet in shown if packet.pts is not None]
-        if timed
+        [packet.pts + (packet.duration or 0) for packet in displayed if packet.pts is not None]
+        if has_times
         else [len(packets)]
     )
-    if timed and stream.time_base and times[-1] > times[0]:
-        check_most(
-            (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base),
-            limits.fps,
-            "frames a second",
-        )
-    chosen = {name: _choose(times, max(ends), spec.frames) for name, spec in wanted.items()}
-    return _decode(stream, packets, wanted, chosen, timed, limits)
+    if has_times and stream.time_base and times[-1] > times[0]:
+        fps = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
+        check_limit(fps, "fps", limits, "frames per second")
+    selected = {name: _select(times, max(ends), spec.frames) for name, spec in specs.items()}
+    return _decode(stream, packets, specs, selected, has_times, limits)
 
 
-def _choose(times: list[int], end: int, num: int) -> list[int]:
-    """Of `num` equal segments of the presentation interval, the time of the frame that is shown at each one's centre."""
+def _select(times: list[int], end: int, num: int) -> list[int]:
+    """Return the times of the frames that are displayed at the centres of `num` equal segments.
+
+    The segments divide the interval from the first time to `end`.
+    """
     start, length = times[0], max(end, times[-1] + 1) - times[0]
     return [
         times[bisect_right(times, start + (2 * i + 1) * length // (2 * num)) - 1]
@@ -59,47 +71,48 @@ def _choose(times: list[int], end: int, num: int) -> list[int]:
 def _decode(
     stream: VideoStream,
     packets: Sequence["Packet[Any]"],
-    wanted: Mapping[str, VideoSpec],
-    chosen: Mapping[str, list[int]],
-    timed: bool,
+    specs: Mapping[str, VideoSpec],
+    selected: Mapping[str, list[int]],
+    has_times: bool,
     limits: Limits,
 ) -> dict[str, Array]:
     out = {
         name: np.empty((spec.frames, 3, spec.size, spec.size), np.uint8)
-        for name, spec in wanted.items()
+        for name, spec in specs.items()
     }
-    missing = {time for times in chosen.values() for time in times}
+    missing = {time for times in selected.values() for time in times}
     reformatter, count = VideoReformatter(), 0
     for packet in [*packets, None]:
         for frame in stream.decode(packet):
             if frame.is_corrupt:
-                raise SampleError("undecodable", f"frame {count} of {len(packets)} is damaged")
-            time = frame.pts if timed else count
+                raise SampleError("undecodable", f"Frame {count} of {len(packets)} is damaged.")
+            time = frame.pts if has_times else count
             count += 1
             if time in missing:
                 missing.discard(time)
-                for name, times in chosen.items():
+                for name, times in selected.items():
                     if time in times:
                         out[name][[i for i, t in enumerate(times) if t == time]] = _pixels(
-                            frame, wanted[name].size, reformatter, limits
+                            frame, specs[name].size, reformatter, limits
                         )
         if not missing:
             return out
     raise SampleError(
         "truncated",
-        f"{len(missing)} of the chosen frames did not come out of {len(packets)} packets",
+        f"Video cut short: {len(missing)} of the selected frames are missing.",
     )
 
 
 def _pixels(frame: VideoFrame, size: int, reformatter: VideoReformatter, limits: Limits) -> Array:
-    """(3, size, size) uint8: upright, short side resized, centre crop."""
+    """Return a frame upright, resized and centre-cropped, (3, size, size) uint8."""
     check_pixels(frame.width, frame.height, limits)
     short = min(frame.width, frame.height)
     width, height = (max(size, round(side * size / short)) for side in (frame.width, frame.height))
     if width * height > max(limits.pixels, size * size):
         raise SampleError(
             "oversize",
-            f"a picture of {frame.width} x {frame.height} becomes {width} x {height} (at most {limits.pixels} pixels)",
+            f"Frame too large: {width} x {height} pixels after resizing from"
+            f" {frame.width} x {frame.height} (limits.pixels: {limits.pixels}).",
         )
     scaled = reformatter.reformat(
         frame,

@@ -1,1 +1,1 @@
-"""Decoding in a process of its own."""
+"""Decoding in a separate process."""

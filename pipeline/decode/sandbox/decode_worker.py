@@ -1,4 +1,7 @@
-"""The processes of a `Sandbox`: one that imports the decoders and forks, one that decodes; `python -m pipeline.decode.sandbox.decode_worker`, started by the sandbox alone."""
+"""Processes of a `Sandbox`: a zygote, which imports the decoders and forks, and a decode worker.
+
+Run as `python -m pipeline.decode.sandbox.decode_worker`, only by the sandbox.
+"""
 
 import contextlib
 import ctypes
@@ -30,13 +33,13 @@ from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
 
 _PR_SET_PDEATHSIG = 1
-_LOOK_SECONDS = 1.0
+_PARENT_CHECK_SECONDS = 1.0
 _NO_MEMORY_TEXTS = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeRequest:
-    """What a child does with the members of a sample."""
+    """How a decode worker decodes the members of a sample."""
 
     decode: Callable[[Mapping[str, bytes], Mapping[str, AnySpec], Limits], dict[str, Array | None]]
     specs: Mapping[str, AnySpec]
@@ -44,83 +47,98 @@ class DecodeRequest:
 
 
 def main() -> None:
-    """Imports, and forks a child whenever the parent asks for one, until the parent is gone."""
+    """Import the decoders, then fork a decode worker per request until the parent exits."""
     control, parent = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    # an interrupt at the terminal is the parent's affair
+    # Ctrl-C at the terminal reaches all processes; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     torch.set_num_threads(1)
-    given = json.load(sys.stdin)
-    module, _, function = given["entry"].partition(":")
-    work = DecodeRequest(
+    options = json.load(sys.stdin)
+    module, _, function = options["entry"].partition(":")
+    request = DecodeRequest(
         decode=getattr(import_module(module), function),
-        specs=TypeAdapter(dict[str, ModalitySpec]).validate_python(given["modalities"]),
-        limits=Limits.model_validate(given["limits"]),
+        specs=TypeAdapter(dict[str, ModalitySpec]).validate_python(options["modalities"]),
+        limits=Limits.model_validate(options["limits"]),
     )
+    # Frozen objects stay in pages that the forks share.
     gc.collect()
     gc.freeze()
     with contextlib.suppress(ConnectionError):
-        _serve(control, parent, work)
+        _serve(control, parent, request)
 
 
-def _serve(control: socket.socket, parent: int, work: DecodeRequest) -> None:
-    """One child at a time. A fork of the parent may hold the socket open, so the parent is looked for too."""
+def _serve(control: socket.socket, parent: int, request: DecodeRequest) -> None:
+    """Fork decode workers on request, one at a time.
+
+    A fork of the parent may keep the socket open after the parent has exited, so the parent process
+    id is checked too.
+    """
     child = 0
-    control.settimeout(_LOOK_SECONDS)
+    control.settimeout(_PARENT_CHECK_SECONDS)
     while os.getppid() == parent:
         try:
-            asked, fds, _, _ = socket.recv_fds(control, 1, 1)
+            data, fds, _, _ = socket.recv_fds(control, 1, 1)
         except TimeoutError:
             continue
-        if not asked:
+        if not data:
             break
         status = os.waitpid(child, 0)[1] if child else 0
-        child, theirs = _fork(control, fds[0], work)
-        with theirs:
-            socket.send_fds(control, [STATUS.pack(status)], [theirs.fileno()])
+        child, parent_end = _fork(control, fds[0], request)
+        with parent_end:
+            socket.send_fds(control, [STATUS.pack(status)], [parent_end.fileno()])
     if child:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
-def _fork(control: socket.socket, errors: int, work: DecodeRequest) -> tuple[int, socket.socket]:
-    """The number of a new child, and the parent's end of the connection to it."""
+def _fork(control: socket.socket, errors: int, request: DecodeRequest) -> tuple[int, socket.socket]:
+    """Fork a decode worker; returns its process id and the parent's end of the connection to it.
+
+    `errors` is a file descriptor for the worker's output.
+    """
     zygote = os.getpid()
-    theirs, ours = socket.socketpair()
+    parent_end, child_end = socket.socketpair()
     child = os.fork()
     if not child:
         code = 1
         try:
             control.close()
-            theirs.close()
-            _confine(zygote, errors, work.limits)
-            _work(ours, work)
+            parent_end.close()
+            _confine(zygote, errors, request.limits)
+            _serve_parent(child_end, request)
         except (EOFError, ConnectionError):
-            code = 0  # the parent is gone
+            code = 0  # the parent has exited
         except MemoryError:
             code = NO_MEMORY
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    ours.close()
+    child_end.close()
     os.close(errors)
-    return child, theirs
+    return child, parent_end
 
 
-def _work(connection: socket.socket, work: DecodeRequest) -> None:
-    """Answers the requests of the parent (raises EOFError or ConnectionError where it is gone, MemoryError)."""
+def _serve_parent(connection: socket.socket, request: DecodeRequest) -> None:
+    """Reply to the parent's messages.
+
+    Raises EOFError or ConnectionError if the parent has exited, MemoryError if memory runs out.
+    """
     with connection.makefile("rb") as file:
         while True:
-            request = receive(file)
-            members = {suffix: file.read(size) for suffix, size in request["members"].items()}
-            send(connection, *_answer(request["ask"], members, work))
+            header = receive(file)
+            members = {suffix: file.read(size) for suffix, size in header["members"].items()}
+            send(connection, *_reply(header["ask"], members, request))
             del members
 
 
 def _confine(zygote: int, errors: int, limits: Limits) -> None:
-    """The child dies with the zygote, prints to the parent's standard error, leaves no core, and has `limits.memory` bytes more than it starts with."""
+    """Restrict the decode worker.
+
+    It is killed when the zygote exits, writes its output to the parent's standard error, leaves no
+    core dump, and may allocate `limits.memory` bytes in addition to its current memory.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:
         os._exit(0)
@@ -129,32 +147,36 @@ def _confine(zygote: int, errors: int, limits: Limits) -> None:
     os.close(errors)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    held = next(
+    used = next(
         int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:")
     )
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = held + limits.memory
+    soft = used + limits.memory
     resource.setrlimit(
         resource.RLIMIT_DATA,
-        (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard),
+        (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard),
     )
 
 
-def _answer(
-    ask: str, members: Mapping[str, bytes], work: DecodeRequest
+def _reply(
+    action: str, members: Mapping[str, bytes], request: DecodeRequest
 ) -> tuple[dict[str, Any], list[memoryview]]:
-    """The reply and its arrays, made under the clock, whose alarm ends the process (raises MemoryError)."""
-    signal.setitimer(signal.ITIMER_REAL, work.limits.timeout)
+    """Compute the header and the arrays of a reply.
+
+    A timer kills the process after `limits.timeout` seconds. Raises MemoryError.
+    """
+    signal.setitimer(signal.ITIMER_REAL, request.limits.timeout)
     try:
-        if ask == "streams_in":
+        if action == "streams_in":
             return {"streams": sorted(streams_in(members[""]))}, []
-        found = _checked(work.decode(members, work.specs, work.limits), work.specs)
+        decoded = request.decode(members, request.specs, request.limits)
+        arrays = _checked(decoded, request.specs)
         buffers = [
-            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in found.values()
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()
         ]
-        return {"arrays": list(found)}, buffers
+        return {"arrays": list(arrays)}, buffers
     except BaseException as error:
-        if _lacks_memory(error):
+        if _is_memory_error(error):
             raise MemoryError from None
         if isinstance(error, SampleError):
             return {"reason": error.reason, "detail": error.detail}, []
@@ -164,18 +186,21 @@ def _answer(
 
 
 def _checked(arrays: Mapping[str, Array | None], specs: Mapping[str, AnySpec]) -> dict[str, Array]:
-    """The arrays that are there; the parent reads as many bytes of each as `shape_of` says."""
-    found = {name: array for name, array in arrays.items() if array is not None}
-    for name, array in found.items():
+    """Return the arrays that are not None, checked against `shape_of`.
+
+    The parent derives the number of bytes to read from the same shapes.
+    """
+    present = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in present.items():
         shape, dtype = shape_of(name, specs[name])
         assert array.shape == shape and array.dtype == dtype, (
-            f"{name}: {array.dtype} {array.shape}, not {dtype} {shape}"
+            f"{name}: {array.dtype} {array.shape} instead of {dtype} {shape}"
         )
-    return found
+    return present
 
 
-def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether a failed allocation is behind an error, whatever the libraries above it made of it."""
+def _is_memory_error(error: BaseException | None) -> bool:
+    """Return whether an error is due to a failed allocation, even if a library re-raised it."""
     while error is not None:
         if isinstance(error, MemoryError) or (
             isinstance(error, OSError) and error.errno == errno.ENOMEM

@@ -1,6 +1,7 @@
-"""Messages between a sandbox and its decode worker: a line of JSON, and raw bytes whose sizes both sides know.
+"""Messages between a sandbox and its decode worker.
 
-Nothing is pickled: a decoder of hostile bytes may have written what the parent reads.
+A message is a line of JSON, followed by raw bytes whose sizes both sides know. Nothing is pickled:
+a decoder that a malicious file has taken over could send a pickle that runs code in the parent.
 """
 
 import json
@@ -11,22 +12,26 @@ from socket import socket
 from typing import Any
 
 STATUS = struct.Struct("<i")
+"""Wait status of the previous decode worker."""
 
 NO_MEMORY = 112
-"""The exit code of a decode worker that has no memory left; a message might need some."""
+"""Exit code of a decode worker that is out of memory, since sending a message may need memory."""
 
 
 def send(
     sock: socket, header: Mapping[str, Any], buffers: Iterable[bytes | memoryview] = ()
 ) -> None:
-    """Sends a message (raises OSError where the other side is gone)."""
+    """Send a message. Raises OSError if the other side has closed the connection."""
     sock.sendall(json.dumps(header).encode() + b"\n")
     for buffer in buffers:
         sock.sendall(buffer)
 
 
 def receive(file: BufferedReader) -> dict[str, Any]:
-    """The header of the next message (raises EOFError, OSError where the other side is gone)."""
+    """Receive the header of the next message.
+
+    Raises EOFError or OSError if the other side has closed the connection.
+    """
     line = file.readline()
     if not line.endswith(b"\n"):
         raise EOFError

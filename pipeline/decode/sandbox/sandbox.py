@@ -1,7 +1,8 @@
-"""Decoding in a process of its own: a decoder that crashes, hangs or eats memory costs one sample. The parent's side.
+"""Decoding in a separate process, so that a crash, hang or memory leak costs only one sample.
 
-A first process imports the decoders (seconds) and decodes nothing. It forks the decode worker (milliseconds), and where that one has died,
-it says how and forks the next. Both end when the parent does, however it ends.
+This is the parent's side. A first process, the zygote, imports the decoders, which takes seconds,
+and forks the decode worker, which takes milliseconds. If the worker dies, the zygote reports its
+exit status and forks another. Both processes exit with the parent, even if it is killed.
 """
 
 import contextlib
@@ -34,16 +35,25 @@ _CRASHES = {
     signal.SIGTRAP,
 }
 _START_SECONDS = 300.0
-# A thread that another library starts would not live on in the fork, and threads would compete with the other workers.
+# Threads that a library starts do not survive a fork, and would compete with the other workers.
 _ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 Reply = tuple[dict[str, Any], dict[str, Array]]
+"""Header and arrays of a reply."""
 
 
 class Sandbox:
-    """Decodes samples as `decode_sample` does, in a child process that starts with the first one; safe to share between threads, not between processes."""
+    """Runs `decode_sample` in a child process, which is started for the first sample.
+
+    May be shared between threads but not between processes.
+
+    Args:
+        specs: spec of each modality.
+        limits: limits per sample, including time and memory.
+        entry: "module:function" of the decoder.
+    """
 
     def __init__(
         self,
@@ -68,110 +78,136 @@ class Sandbox:
         self.close()
 
     def decode(self, members: Mapping[str, bytes]) -> dict[str, Array | None]:
-        """As `decode_sample` (raises SampleError, of timeout, crash and memory too; RemixError where the child was killed or the code is wrong)."""
-        _, arrays = self._ask("decode", members)
+        """Decode a sample as `decode_sample` does.
+
+        Raises:
+            SampleError: the sample cannot be decoded, or the decoder crashed or exceeded the time
+                or memory limit.
+            RemixError: the child process was killed from outside, or the decoder has a bug.
+        """
+        _, arrays = self._request("decode", members)
         return {name: arrays.get(name) for name in self._shapes}
 
     def streams_in(self, data: bytes) -> set[str]:
-        """As `clip.streams_in`, with the same protection (raises SampleError, RemixError)."""
-        return set(self._ask("streams_in", {"": data})[0]["streams"])
+        """Run `clip.streams_in` in the child process. Raises SampleError or RemixError."""
+        return set(self._request("streams_in", {"": data})[0]["streams"])
 
     def close(self) -> None:
-        """Ends the processes once the sample at hand is done; the next sample would start them again."""
+        """Stop the processes after the current sample; another sample would start them again."""
         with self._lock:
             if self._processes:
                 self._processes.close()
                 self._processes = None
 
-    def _ask(self, what: str, members: Mapping[str, bytes]) -> Reply:
+    def _request(self, action: str, members: Mapping[str, bytes]) -> Reply:
         with self._lock:
-            answer = self._exchange(what, members)
-            if isinstance(answer, SampleError):
-                # a sample before it may have broken or filled the memory: in a fresh child it fails for itself
-                answer = self._exchange(what, members)
-        if isinstance(answer, SampleError):
-            raise answer
-        reply = answer[0]
-        if "reason" in reply:
-            raise SampleError(reply["reason"], reply["detail"])
-        if "traceback" in reply:
-            raise RemixError(f"a programming error in decoding:\n{reply['traceback']}")
-        return answer
+            reply = self._exchange(action, members)
+            if isinstance(reply, SampleError):
+                # An earlier sample may have corrupted or filled the worker's memory, so a second
+                # attempt in a fresh worker decides.
+                reply = self._exchange(action, members)
+        if isinstance(reply, SampleError):
+            raise reply
+        header = reply[0]
+        if "reason" in header:
+            raise SampleError(header["reason"], header["detail"])
+        if "traceback" in header:
+            raise RemixError(f"Bug in the decoder:\n{header['traceback']}")
+        return reply
 
-    def _exchange(self, what: str, members: Mapping[str, bytes]) -> Reply | SampleError:
-        """The reply, or what the death of the child says of its sample (raises RemixError)."""
+    def _exchange(self, action: str, members: Mapping[str, bytes]) -> Reply | SampleError:
+        """Return the reply, or the rejection of the sample if the worker died.
+
+        Raises RemixError if the sample did not cause that.
+        """
         self._processes = self._processes or _Processes(self._config)
         try:
-            return self._processes.exchange(what, members, self._shapes)
+            return self._processes.exchange(action, members, self._shapes)
         except _DeathError as death:
             return _rejection(death.status, self._limits)
         except BaseException:
-            # what is left in the connection belongs to no request any more
+            # Unread bytes in the connection would be taken for the reply to the next request.
             self.close()
             raise
 
 
 class _DeathError(Exception):
-    """The child has ended, with this wait status."""
+    """The decode worker has exited with this wait status."""
 
     def __init__(self, status: int) -> None:
         self.status = status
 
 
 def _rejection(status: int, limits: Limits) -> SampleError:
-    """What the end of a child says of its sample (raises RemixError where the sample did not cause it)."""
+    """Convert the wait status of a decode worker into the rejection of its sample.
+
+    Raises RemixError if the sample did not cause the exit.
+    """
     code = os.waitstatus_to_exitcode(status)
     if code == NO_MEMORY:
-        return SampleError("oversize", f"decoding takes more than {limits.memory} bytes of memory")
+        return SampleError(
+            "oversize",
+            f"Decoding exceeded the memory limit (limits.memory: {limits.memory} bytes).",
+        )
     if code >= 0:
-        return SampleError("crash", f"the decoder ended its process with exit code {code}")
+        return SampleError("crash", f"The decoder exited with code {code}.")
     if -code == signal.SIGALRM:
-        return SampleError("timeout", f"decoding takes more than {limits.timeout} s")
+        return SampleError(
+            "timeout",
+            f"Decoding exceeded the time limit (limits.timeout: {limits.timeout} seconds).",
+        )
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     if -code in _CRASHES:
-        return SampleError("crash", f"the decoder died by {name}")
+        return SampleError("crash", f"The decoder crashed with {name}.")
     raise RemixError(
-        f"the process that decodes was killed by {name}, from outside",
-        "give the machine more memory, or run fewer tasks at a time",
+        f"The decode process was killed from outside by {name}",
+        "Give the machine more memory or run fewer tasks at a time.",
     )
 
 
 class _Processes:
-    """The process that forks, the child that decodes, and what is open to them."""
+    """The zygote, the decode worker, and the connections to them."""
 
     def __init__(self, config: bytes) -> None:
-        """Starts the first process, which imports the decoders (raises RemixError)."""
-        self._child: socket.socket | None = None
+        """Start the zygote. Raises RemixError."""
+        self._worker: socket.socket | None = None
         self._log = io.FileIO(os.memfd_create("remix-decode-worker"), "r+")
-        self._control, theirs = socket.socketpair()
+        self._control, zygote_end = socket.socketpair()
         self._control.settimeout(_START_SECONDS)
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         module = "pipeline.decode.sandbox.decode_worker"
         try:
-            with theirs:
+            with zygote_end:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(os.getpid())],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        module,
+                        str(zygote_end.fileno()),
+                        str(os.getpid()),
+                    ],
                     env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
                     stdin=subprocess.PIPE,
                     stdout=self._log,
                     stderr=self._log,
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[zygote_end.fileno()],
                 )
         except OSError as error:
             self._control.close()
             self._log.close()
             raise RemixError(
-                f"the process that decodes did not start: {error}", "mend the Python installation"
+                f"The decode process did not start: {error}", "Check the Python installation."
             ) from error
         assert self._process.stdin
-        # where it ends before it has read this, the first fork says so
+        # If the zygote exits before it has read the configuration, the first fork reports why.
         with contextlib.suppress(OSError), self._process.stdin as stdin:
             stdin.write(config)
 
     def close(self) -> None:
-        """Ends both processes; a child that decodes is killed."""
-        if self._child:
-            self._child.close()
+        """Stop both processes; a busy decode worker is killed."""
+        if self._worker:
+            self._worker.close()
         self._control.close()
         try:
             self._process.wait(10)
@@ -182,27 +218,31 @@ class _Processes:
 
     def exchange(
         self,
-        what: str,
+        action: str,
         members: Mapping[str, bytes],
         shapes: Mapping[str, tuple[tuple[int, ...], str]],
     ) -> Reply:
-        """Sends a request, reads the reply and its arrays (raises _DeathError, RemixError)."""
-        child = self._child or self._fork()[1]
+        """Send a request, and read the reply and its arrays. Raises _DeathError or RemixError."""
+        worker = self._worker or self._fork()[1]
         sizes = {suffix: len(data) for suffix, data in members.items()}
         try:
-            send(child, {"ask": what, "members": sizes}, members.values())
-            with child.makefile("rb") as file:
-                reply = receive(file)
-                arrays = {name: np.empty(*shapes[name]) for name in reply.get("arrays", ())}
+            send(worker, {"ask": action, "members": sizes}, members.values())
+            with worker.makefile("rb") as file:
+                header = receive(file)
+                arrays = {name: np.empty(*shapes[name]) for name in header.get("arrays", ())}
                 for array in arrays.values():
                     if file.readinto(array.reshape(-1).view(np.uint8).data) < array.nbytes:
                         raise EOFError
         except (EOFError, OSError):
             raise _DeathError(self._fork()[0]) from None
-        return reply, arrays
+        return header, arrays
 
     def _fork(self) -> tuple[int, socket.socket]:
-        """The wait status of the child before, if any, and the connection to the next, which prints to this process's standard error (raises RemixError)."""
+        """Fork a decode worker that writes its output to this process's standard error.
+
+        Returns the wait status of the previous worker, if any, and the connection to the new one.
+        Raises RemixError.
+        """
         try:
             errors = os.dup(2)
         except OSError:
@@ -211,41 +251,41 @@ class _Processes:
             socket.send_fds(self._control, [b"F"], [errors])
             status, fds, _, _ = socket.recv_fds(self._control, STATUS.size, 1)
         except OSError as error:
-            raise self._lost() from error
+            raise self._zygote_error() from error
         finally:
             os.close(errors)
         if not fds:
-            raise self._lost()
-        if self._child:
-            self._child.close()
+            raise self._zygote_error()
+        if self._worker:
+            self._worker.close()
         os.set_inheritable(fds[0], False)
-        self._child = socket.socket(fileno=fds[0])
-        return STATUS.unpack(status)[0], self._child
+        self._worker = socket.socket(fileno=fds[0])
+        return STATUS.unpack(status)[0], self._worker
 
-    def _lost(self) -> RemixError:
-        """The first process is gone, or has never come up: what it printed last is the reason."""
+    def _zygote_error(self) -> RemixError:
+        """Error for a zygote that has exited or did not start, with the end of its output."""
         self._process.kill()
         code = self._process.wait()
         self._log.seek(0)
         text = (self._log.read() or b"")[-2000:].decode(errors="replace").strip()
-        how = "has ended" if self._child else "did not start"
+        event = "exited" if self._worker else "did not start"
         return RemixError(
-            f"the process that decodes {how} (exit code {code}): {text or 'it said nothing'}",
-            "mend what it says, or give the machine more memory",
+            f"The decode process {event} (exit code {code}): {text or 'no output'}",
+            "Fix the reported problem or give the machine more memory.",
         )
 
 
-_kept: dict[object, Sandbox] = {}
-_kept_lock = threading.Lock()
+_current: dict[object, Sandbox] = {}
+_current_lock = threading.Lock()
 
 
 def sandbox_for(specs: Mapping[str, AnySpec], limits: Limits) -> Sandbox:
-    """This process's sandbox: the same one for the same configuration; another configuration closes it."""
+    """Return this process's sandbox; one for another configuration is closed first."""
     key = (os.getpid(), tuple(specs.items()), limits)
-    with _kept_lock:
-        if key not in _kept:
-            for sandbox in _kept.values():
+    with _current_lock:
+        if key not in _current:
+            for sandbox in _current.values():
                 sandbox.close()
-            _kept.clear()
-            _kept[key] = Sandbox(specs, limits)
-        return _kept[key]
+            _current.clear()
+            _current[key] = Sandbox(specs, limits)
+        return _current[key]

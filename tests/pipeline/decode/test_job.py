@@ -11,7 +11,7 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
 from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.preflight import infer_config, sorted_labels
-from pipeline.decode.reuse import lifted, lowered
+from pipeline.decode.reuse import lowered_limits, outdated_reasons
 from pipeline.decode.shard_task import VERSION
 from pipeline.decode.summary import DecodeSummary, Progress
 from pipeline.errors import REASONS, ConfigError, DataError, MismatchError
@@ -216,8 +216,8 @@ def test_a_set_of_a_release_that_knew_fewer_fields_is_reused(tmp_path: Path) -> 
 def test_a_limit_lifts_the_reasons_that_it_gives(
     raised: dict[str, float], reasons: set[str]
 ) -> None:
-    assert lifted(Limits(**raised), Limits().model_dump()) == reasons
-    assert lowered(Limits(), Limits(**raised).model_dump()) == [
+    assert outdated_reasons(Limits(**raised), Limits().model_dump()) == reasons
+    assert lowered_limits(Limits(), Limits(**raised).model_dump()) == [
         name for name in Limits.model_fields if name in raised
     ]
 
