@@ -137,5 +137,10 @@ def _samples(known: KnownSet) -> Iterator[NewSample]:
             members[f"{key}.npy"] = buffer.getvalue()
         key = f"known-{i:04d}"
         yield NewSample(
-            key=key, sample_id=key, label=f"class-{label}", split=split, facts={}, members=members
+            key=key,
+            sample_id=key,
+            label=f"class-{label}",
+            split=split,
+            metadata={},
+            members=members,
         )

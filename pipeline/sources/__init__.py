@@ -1,1 +1,1 @@
-"""Where shards come from: generated clips, and data as people have it on disk."""
+"""Sources of shards: importers of datasets on disk, and a generator of synthetic samples."""

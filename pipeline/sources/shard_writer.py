@@ -1,4 +1,7 @@
-"""Samples -> a folder of WebDataset shards: the same samples give the same bytes, and a folder appears only when it is whole."""
+"""Writer of WebDataset shards.
+
+The same samples give the same bytes, and the folder becomes visible only when it is complete.
+"""
 
 import json
 import os
@@ -20,7 +23,7 @@ from pipeline.storage.store_path import StorePath, unwritable
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 Progress = Callable[[int, int], None]
-"""Called with the number of samples done and the number of all."""
+"""Called with the number of samples written and the total number."""
 
 DECODE = "decode.yaml"
 SUMMARY = "shards.json"
@@ -28,20 +31,23 @@ SUMMARY = "shards.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewSample:
-    """What becomes `<key>.json` and one member `<key>.<suffix>` per entry of `members`."""
+    """A sample to write: `<key>.json` and a member `<key>.<suffix>` per entry of `members`.
+
+    `metadata` is written to the JSON file too.
+    """
 
     key: str
     sample_id: str
     label: str
     split: str
-    facts: Mapping[str, JsonValue]
+    metadata: Mapping[str, JsonValue]
     members: Mapping[str, bytes]
 
     def encoded(self) -> dict[str, str | bytes]:
-        """The sample as webdataset writes it."""
-        own = {"sample_id": self.sample_id, "label": self.label, "split": self.split}
-        facts = json.dumps({**self.facts, **own}, sort_keys=True, ensure_ascii=False)
-        return {"__key__": self.key, "json": facts.encode(), **self.members}
+        """Return the sample in the form that webdataset writes."""
+        required = {"sample_id": self.sample_id, "label": self.label, "split": self.split}
+        content = json.dumps({**self.metadata, **required}, sort_keys=True, ensure_ascii=False)
+        return {"__key__": self.key, "json": content.encode(), **self.members}
 
 
 def write_shards(
@@ -54,15 +60,30 @@ def write_shards(
     origin: Mapping[str, JsonValue],
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes shards of nearly equal numbers of samples, decode.yaml and shards.json, and returns what shards.json says (raises InputError, StoreError)."""
-    with _appearing(out) as folder:
+    """Write shards, decode.yaml and shards.json.
+
+    Args:
+        out: folder to create.
+        samples: the samples in their order.
+        num_samples: number of samples.
+        num_shards: number of shards, whose numbers of samples differ by at most one.
+        decode: content of decode.yaml.
+        origin: arguments of the importer or generator, for shards.json.
+        progress: called after each sample.
+    Returns:
+        The content of shards.json.
+    Raises:
+        InputError: `out` is a file or not empty.
+        StoreError: `out` cannot be written.
+    """
+    with _new_folder(out) as folder:
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         missing = dict.fromkeys(decode.modalities, 0)
         sizes: dict[str, int] = {}
-        firsts = {-(-shard * num_samples // num_shards) for shard in range(1, num_shards)}
+        shard_starts = {-(-shard * num_samples // num_shards) for shard in range(1, num_shards)}
         with _shard_writer(folder, sizes) as writer:
             for number, sample in enumerate(samples):
-                if number in firsts:
+                if number in shard_starts:
                     writer.next_stream()
                 writer.write(sample.encoded())
                 counts[sample.split][sample.label] += 1
@@ -91,18 +112,19 @@ def write_shards(
 
 
 def check_vacant(out: Path) -> None:
-    """Raises InputError where something is there already, StoreError where that cannot be told."""
+    """Raise InputError if a path is a file or a folder with content, StoreError if unreadable."""
     try:
         if out.exists() and not out.is_dir():
-            raise InputError(f"OUT {out} is a file", "give the path of a new folder")
+            raise InputError(f"OUT is a file: {out}", "Pass the path of a new folder.")
         if out.exists() and any(out.iterdir()):
-            raise InputError(f"OUT {out} is not empty", "give a new folder, or remove this one")
+            raise InputError(f"OUT is not empty: {out}", "Pass a new folder or remove this one.")
     except OSError as error:
         raise unwritable(StorePath.at(out), error) from error
 
 
 @contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which is renamed to `out` if the block succeeds."""
     check_vacant(out)
     out = out.absolute()
     temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
@@ -120,7 +142,11 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _shard_writer(folder: Path, sizes: dict[str, int]) -> Iterator[ShardWriter]:
-    """webdataset's writer with files that we open: it would take a path for a URL, and leave open what it was given."""
+    """Yield webdataset's writer, and store the size of each shard in `sizes`.
+
+    The files are opened here because webdataset would interpret a path as a URL, and does not close
+    files that were passed to it.
+    """
     files = {}
 
     def open_shard(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Who goes to which split, and in what order: by hashes of (seed, purpose, name), so that it depends on nothing else."""
+"""Deterministic splits and orders from hashes of (seed, purpose, name)."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def hashed(seed: int, purpose: str, name: str) -> int:
-    """A 64-bit number that stands for a name under a seed."""
+    """64-bit hash of a name under a seed, independent of the hashes for other purposes."""
     return int.from_bytes(
         hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=8).digest(), "big"
     )
@@ -15,22 +15,27 @@ def hashed(seed: int, purpose: str, name: str) -> int:
 def carve(
     names: Sequence[str], labels: Sequence[str], share: float, seed: int, purpose: str
 ) -> set[str]:
-    """round(share * N) of the names, of every label its part, and never the last name of a label."""
+    """Select about share * N of N names, stratified by label; one of each label always remains."""
     by_label: dict[str, list[str]] = defaultdict(list)
     for name, label in zip(names, labels, strict=True):
         by_label[label].append(name)
     carved: set[str] = set()
-    owed = 0.0
+    # The rounding error of each label is carried over to the next.
+    remainder = 0.0
     for _, members in sorted(by_label.items()):
-        owed += share * len(members)
-        num = max(0, min(round(owed), len(members) - 1))
-        owed -= num
+        remainder += share * len(members)
+        num = max(0, min(round(remainder), len(members) - 1))
+        remainder -= num
         carved.update(sorted(members, key=lambda name: (hashed(seed, purpose, name), name))[:num])
     return carved
 
 
 def carve_groups(groups: Sequence[str], share: float, seed: int, purpose: str) -> set[str]:
-    """The groups, in hashed order, each of which brings the number of their rows nearer to share * N; `groups` names the group of each row."""
+    """Select complete groups with about share * N of N rows; `groups` has the group of each row.
+
+    Groups are visited in hashed order and selected if that brings the number of rows closer to the
+    target.
+    """
     sizes = Counter(groups)
     target = share * len(groups)
     carved: set[str] = set()

@@ -1,1 +1,1 @@
-"""Datasets as they are distributed, to shards."""
+"""Importers that convert datasets into shards."""

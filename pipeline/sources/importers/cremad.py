@@ -1,8 +1,10 @@
-"""CREMA-D as its authors give it out -> shards.
+"""Importer of CREMA-D in the layout that its authors distribute.
 
-Cao et al., "CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset", IEEE Trans. Affective Computing 5(4), 2014;
+Cao et al., "CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset", IEEE Trans. Affective
+Computing 5(4), 2014;
 https://github.com/CheyneyComputerScience/CREMA-D.
-A clip is AudioWAV/NAME.wav and VideoFlash/NAME.flv, where NAME is ACTOR_SENTENCE_EMOTION_LEVEL, such as 1001_DFA_ANG_XX.
+A clip is a pair of files, AudioWAV/NAME.wav and VideoFlash/NAME.flv. NAME is
+ACTOR_SENTENCE_EMOTION_LEVEL, such as 1001_DFA_ANG_XX.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,7 @@ from pipeline.sources.checks import require
 from pipeline.sources.importers.known_sets import (
     CURES,
     check_request,
-    keep_whole,
+    keep_complete,
     left_out,
     with_members,
 )
@@ -41,17 +43,19 @@ SPECS: dict[str, ModalitySpec] = {
     ),
     "video": VideoSpec(kind="video", member=(), frames=4, size=224),
 }
-"""The field's preprocessing (OGM-GE, Peng et al., CVPR 2022): sound tiled and cut to 3 s, 257 x 188; about a frame a second is kept, and one more."""
+"""Usual preprocessing (OGM-GE, Peng et al., CVPR 2022): audio repeated and cut to 3 s, as a
+spectrogram of 257 x 188; about one video frame per second, plus one."""
 
 _CURES = CURES | {
-    "misnamed": f"names are ACTOR_SENTENCE_EMOTION_LEVEL with actors {ACTORS[0]} to {ACTORS[-1]}, {', '.join(SENTENCES)} and {', '.join(LEVELS)}",
-    "of an unknown emotion": f"emotions are {', '.join(EMOTIONS)}",
-    "listed twice": "a clip belongs to one split",
-    "mislabelled": "the label of a clip is in its name",
+    "misnamed": f"Names are ACTOR_SENTENCE_EMOTION_LEVEL with actors {ACTORS[0]} to {ACTORS[-1]},"
+    f" {', '.join(SENTENCES)} and {', '.join(LEVELS)}.",
+    "of an unknown emotion": f"Emotions are {', '.join(EMOTIONS)}.",
+    "listed twice": "List each clip in one split only.",
+    "mislabelled": "Use the label that is part of the clip's name.",
 }
-_HOLDS = "AudioWAV and VideoFlash"
+_CONTENT = "AudioWAV and VideoFlash"
 Clips = dict[str, dict[str, Path]]
-"""The files of a clip by name and modality."""
+"""Files of each clip, by name and modality."""
 
 
 def import_cremad(
@@ -68,35 +72,52 @@ def import_cremad(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes CREMA-D as shards and returns their counts: `split` is "actor", no actor on two sides, or "lists", by CSV files of train, test and,
-    where there is one, validation; `video` is the folder of the videos where several hold some (raises InputError, StoreError).
+    """Write CREMA-D as shards.
+
+    Args:
+        src: folder that contains AudioWAV and VideoFlash.
+        out: folder to create.
+        split: "actor", so that no actor is in two splits, or "lists", to read splits from files.
+        lists: CSV files of the train, test and optionally validation clips, for "lists".
+        video: folder of the videos below `src`, if several folders contain videos.
+        allow_incomplete: leave out incomplete clips instead of raising an error.
+        validation_share: fraction of the clips in the validation split, unless a list defines it.
+        test_share: fraction of the clips in the test split, for "actor".
+        num_shards: number of shards; by default one per 256 samples.
+        seed: seed of the order and of the splits.
+        progress: called after each sample.
+    Returns:
+        The content of shards.json.
+    Raises:
+        InputError: an argument or a file is invalid; nothing was written.
+        StoreError: a file cannot be read, or `out` cannot be written.
     """
-    check_request(src, out, _HOLDS, validation_share, test_share)
-    require(split in ("actor", "lists"), f"split is {split!r}", "choose actor or lists")
+    check_request(src, out, _CONTENT, validation_share, test_share)
+    require(split in ("actor", "lists"), f"Invalid split: {split!r}", "Choose actor or lists.")
     require(
         len(lists) in ((2, 3) if split == "lists" else (0,)),
-        f"split is {split!r} with {len(lists)} lists",
-        "give --split lists TRAIN.csv TEST.csv, and VAL.csv where there is one; or no list",
+        f"Invalid number of lists for split {split!r}: {len(lists)}",
+        "Pass --split lists TRAIN.csv TEST.csv, optionally with VAL.csv; or no list.",
     )
-    clips, problems = _find(src, video)
+    clips, problems = _find_clips(src, video)
     rows, more = _rows(src, clips)
-    rows, lost = keep_whole(rows, problems + more, _CURES, allow_incomplete)
+    rows, removed = keep_complete(rows, problems + more, _CURES, allow_incomplete)
     if not rows:
         raise DataError(
-            f"{src} has no clip of which both halves are whole",
-            f"check that this is the folder that has {_HOLDS} in it",
+            f"No complete clip in {src}",
+            f"Pass the folder that contains {_CONTENT}.",
         )
     num_clips = len(rows)
     if split == "actor":
         shares, split_by = {"test": test_share, "validation": validation_share}, "actor"
         rows = carve_splits(rows, shares, split_by, seed)
     else:
-        rows, unlisted = _listed(rows, lists, lost, allow_incomplete)
-        lost |= unlisted
-        # Validation is to train what test is: it shares actors with train where the lists do.
-        apart = _actors(rows, "train").isdisjoint(_actors(rows, "test"))
+        rows, unlisted = _listed(rows, lists, removed, allow_incomplete)
+        removed |= unlisted
+        # Validation should resemble test: it shares actors with train only if test does.
+        by_actor = _actors(rows, "train").isdisjoint(_actors(rows, "test"))
         rows = carve_splits(
-            rows, {"validation": validation_share}, "actor" if apart else None, seed
+            rows, {"validation": validation_share}, "actor" if by_actor else None, seed
         )
     origin: dict[str, JsonValue] = {
         "source": "cremad",
@@ -106,7 +127,7 @@ def import_cremad(
         "test_share": test_share if split == "actor" else None,
         "seed": seed,
         "num_unlisted": num_clips - len(rows),
-        "left_out": lost,
+        "left_out": removed,
     }
     decode = DecodeConfig(modalities=with_members(SPECS, rows))
     return write_rows(
@@ -115,17 +136,23 @@ def import_cremad(
 
 
 def clip_name(name: str) -> str:
-    """The name as it should be: until 2022 the authors gave 1040_ITH_SAD_XX out as 1040_ITH_SAD_X (issue 6 of their repository)."""
+    """Correct a clip's name.
+
+    Until 2022 a file of 1040_ITH_SAD_XX was distributed as 1040_ITH_SAD_X (issue 6 of the authors'
+    repository).
+    """
     return f"{name}X" if name.endswith("_X") else name
 
 
-def _find(src: Path, video: str | None) -> tuple[Clips, list[FileProblem]]:
+def _find_clips(src: Path, video: str | None) -> tuple[Clips, list[FileProblem]]:
+    """Find the files of each clip, and those that exist twice. Raises InputError."""
     clips: Clips = {}
     problems = []
     for kind, folder in (("audio", src / "AudioWAV"), ("video", _video_folder(src, video))):
         if not folder.is_dir():
             raise MissingError(
-                f"{src} has no folder {folder.name}", f"give the folder that has {_HOLDS} in it"
+                f"Folder {folder.name} not found in {src}",
+                f"Pass the folder that contains {_CONTENT}.",
             )
         for path in media_below(folder, kind):
             name = clip_name(path.stem)
@@ -137,6 +164,7 @@ def _find(src: Path, video: str | None) -> tuple[Clips, list[FileProblem]]:
 
 
 def _video_folder(src: Path, video: str | None) -> Path:
+    """Return the folder given by the user, or the only one with videos. Raises InputError."""
     if video:
         return src / video
     folders = sorted(
@@ -146,14 +174,14 @@ def _video_folder(src: Path, video: str | None) -> Path:
     )
     require(
         len(folders) < 2,
-        f"{' and '.join(path.name for path in folders)} in {src} hold videos",
-        "say which: --video FOLDER",
+        f"Several folders of {src} contain videos: {', '.join(path.name for path in folders)}",
+        "Choose one with --video FOLDER.",
     )
     return folders[0] if folders else src / "VideoFlash"
 
 
-def _misnamed(name: str) -> str:
-    """What kind of problem a clip's name is, "" where it is none."""
+def _name_problem(name: str) -> str:
+    """Return the kind of problem of a clip's name, or "" if it is valid."""
     match name.split("_"):
         case [actor, sentence, emotion, level] if (
             actor in map(str, ACTORS) and sentence in SENTENCES and level in LEVELS
@@ -163,7 +191,7 @@ def _misnamed(name: str) -> str:
 
 
 def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[FileProblem]]:
-    """The clips that are named rightly, with what the authors' tables say of them, and what is wrong with names and halves."""
+    """Return a row per validly named clip, with the authors' metadata, and all problems."""
     numbers = _authors_table(
         src / "SentenceFilenames.csv", "Filename", {"Stimulus_Number": "number"}
     )
@@ -174,7 +202,7 @@ def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[FileProblem]]:
     )
     rows, problems = [], []
     for name, files in sorted(clips.items()):
-        if kind := _misnamed(name):
+        if kind := _name_problem(name):
             problems.append(FileProblem(name=name, kind=kind))
             continue
         if len(files) < len(SPECS):
@@ -184,18 +212,21 @@ def _rows(src: Path, clips: Clips) -> tuple[list[Row], list[FileProblem]]:
         cells = {"actor": actor, "sentence": sentence, "level": level, "number": ""}
         cells |= {**numbers.get(name, {}), **people.get(actor, {})}
         rows.append(Row(sample_id=name, label=emotion, split="train", files=files, cells=cells))
-    alone = sorted(numbers.keys() - clips.keys())
+    missing = sorted(numbers.keys() - clips.keys())
     kind = "known by SentenceFilenames.csv alone"
-    return rows, [*problems, *(FileProblem(name=name, kind=kind) for name in alone)]
+    return rows, [*problems, *(FileProblem(name=name, kind=kind) for name in missing)]
 
 
 def _authors_table(path: Path, key: str, columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What a table says of each clip or actor, under our names of its columns; nothing where the table is not there."""
+    """Read a table of the authors: cells by clip or actor, under the new column names.
+
+    Returns {} if the table does not exist.
+    """
     if not path.exists():
         return {}
-    purposes = dict.fromkeys((key, *columns), "as the authors give it out")
+    purposes = dict.fromkeys((key, *columns), "as distributed by the authors")
     return {
-        clip_name(cells[key]): {ours: cells[theirs] for theirs, ours in columns.items()}
+        clip_name(cells[key]): {new: cells[old] for old, new in columns.items()}
         for _, cells in read_cells(path, purposes)
     }
 
@@ -203,28 +234,32 @@ def _authors_table(path: Path, key: str, columns: Mapping[str, str]) -> dict[str
 def _listed(
     rows: Sequence[Row],
     lists: Sequence[Path],
-    lost: Mapping[str, JsonValue],
+    removed: Mapping[str, JsonValue],
     allow_incomplete: bool,
 ) -> tuple[list[Row], dict[str, JsonValue]]:
-    """The rows that are in the lists, in the splits that those say, and what of the lists is not among the rows."""
+    """Assign the splits of the lists.
+
+    Returns the listed rows, and the kind of problem for each listed name without a clip. Raises
+    DataError.
+    """
     row_of = {row.sample_id: row for row in rows}
     splits: dict[str, str] = {}
     problems = []
     for path, split in zip(lists, ("train", "test", "validation"), strict=False):
         for line, cells in read_lines(path):
             name, where = clip_name(cells[0].strip()), f"{path.name}, line {line}"
-            kind = _misnamed(name)
+            kind = _name_problem(name)
             if not kind and name in splits:
                 kind = "listed twice"
             elif not kind and len(cells) > 1 and cells[1].strip() != name.split("_")[2]:
                 kind, where = "mislabelled", f"{where}: {cells[1]!r}"
-            elif not kind and name not in row_of and name not in lost:
+            elif not kind and name not in row_of and name not in removed:
                 kind = "not among the clips"
             splits[name] = split
             problems += [FileProblem(name=name, kind=kind, detail=f" ({where})")] if kind else []
     unlisted = left_out(problems, "entries of the lists", _CURES, allow_incomplete)
-    found = [name for name in sorted(splits) if name in row_of]
-    return [replace(row_of[name], split=splits[name]) for name in found], unlisted
+    listed = [name for name in sorted(splits) if name in row_of]
+    return [replace(row_of[name], split=splits[name]) for name in listed], unlisted
 
 
 def _actors(rows: Sequence[Row], split: str) -> set[str]:

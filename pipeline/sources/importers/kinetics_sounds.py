@@ -1,7 +1,8 @@
-"""Kinetics-Sounds, clips of Kinetics in class folders or with Kinetics' CSV files -> shards.
+"""Importer of Kinetics-Sounds, from clips in class folders or with the CSV files of Kinetics.
 
-Arandjelović and Zisserman, "Look, Listen and Learn", ICCV 2017 (arXiv 1705.08168) chose 34 classes of Kinetics that can be both seen and heard. Of these 31 are
-left under the names of Kinetics-400, and the field uses them: the list is that of AdaMML (Panda et al., ICCV 2021; issue 3 of IBM/AdaMML).
+Arandjelović and Zisserman, "Look, Listen and Learn", ICCV 2017 (arXiv 1705.08168) selected 34
+classes of Kinetics that are both visible and audible. 31 of them exist in Kinetics-400 and are
+commonly used; the list is from AdaMML (Panda et al., ICCV 2021; issue 3 of IBM/AdaMML).
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 from pipeline.decode.config import AudioSpec, DecodeConfig, ModalitySpec, VideoSpec
 from pipeline.errors import DataError, InputError
-from pipeline.sources.importers.known_sets import CURES, check_request, keep_whole, with_members
+from pipeline.sources.importers.known_sets import CURES, check_request, keep_complete, with_members
 from pipeline.sources.importers.manifest import SPLIT_NAMES, Row, carve_splits, read_cells, split_of
 from pipeline.sources.importers.probing import media_below
 from pipeline.sources.importers.rows import FileProblem, write_rows
@@ -67,14 +68,14 @@ SPECS: dict[str, ModalitySpec] = {
     ),
     "video": VideoSpec(kind="video", member=(), frames=10, size=224),
 }
-"""The field's preprocessing: 128 mel bins every 10 ms, 1024 of them; a frame a second."""
+"""Usual preprocessing: 1024 windows of 128 mel bins, 10 ms apart; one video frame per second."""
 MAX_REJECTED_SHARE = 0.05
 
-# An id of YouTube has 11 characters, of which any may be an underscore; times in seconds may follow it.
+# A YouTube id has 11 characters, including underscores; start and end in seconds may follow.
 _NAME = re.compile(r"(?P<id>[A-Za-z0-9_-]{11})(?:_(?P<start>\d+))?(?:_\d+)?")
-_CURES = CURES | {"named twice": "keep one of the lines"}
+_CURES = CURES | {"named twice": "Keep one of the lines."}
 _Key = tuple[str, int | None]
-"""A YouTube id, or a name that holds none, and the second at which the clip starts."""
+"""YouTube id, or another name, and the start of the clip in seconds."""
 
 
 def import_kinetics_sounds(
@@ -90,18 +91,36 @@ def import_kinetics_sounds(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes Kinetics-Sounds as shards and returns their counts: clips lie in SRC/[SPLIT/]CLASS, or anywhere below SRC with Kinetics' files `csv`;
-    a split that there is not is carved out of train, no YouTube id on two sides of it (raises InputError, StoreError).
+    """Write Kinetics-Sounds as shards.
+
+    Splits that do not exist are created from train, stratified by class and grouped by YouTube id.
+
+    Args:
+        src: folder with clips in [SPLIT/]CLASS/, or at any depth if `csv` is given.
+        out: folder to create.
+        csv: CSV files of Kinetics with label, youtube_id, time_start and split.
+        allow_missing_classes: continue if some of the 31 classes have no clips.
+        allow_incomplete: leave out incomplete clips instead of raising an error.
+        validation_share: fraction of the clips in a new validation split.
+        test_share: fraction of the clips in a new test split.
+        num_shards: number of shards; by default one per 256 samples.
+        seed: seed of the order and of the splits.
+        progress: called after each sample.
+    Returns:
+        The content of shards.json.
+    Raises:
+        InputError: an argument or a file is invalid; nothing was written.
+        StoreError: a file cannot be read, or `out` cannot be written.
     """
     check_request(src, out, "the clips", validation_share, test_share)
     rows, problems = _by_csv(src, csv) if csv else _by_folder(src)
-    rows, lost = keep_whole(rows, problems, _CURES, allow_incomplete)
+    rows, removed = keep_complete(rows, problems, _CURES, allow_incomplete)
     _check_classes(src, rows, allow_missing_classes)
     rows = _carve(rows, {"test": test_share, "validation": validation_share}, seed)
     labels = {row.label for row in rows}
     if untrained := sorted(labels - {row.label for row in rows if row.split == "train"}):
         raise DataError(
-            f"class {untrained[0]!r} has no clip in train", "add some, or remove the class"
+            f"Class {untrained[0]!r} has no train clip", "Add train clips or remove the class."
         )
     origin: dict[str, JsonValue] = {
         "source": "kinetics-sounds",
@@ -110,7 +129,7 @@ def import_kinetics_sounds(
         "test_share": test_share,
         "seed": seed,
         "missing_classes": [*sorted(set(CLASSES) - labels)],
-        "left_out": lost,
+        "left_out": removed,
     }
     decode = DecodeConfig(
         modalities=with_members(SPECS, rows), max_rejected_share=MAX_REJECTED_SHARE
@@ -121,15 +140,16 @@ def import_kinetics_sounds(
 
 
 def class_of(name: str) -> str:
-    """The class that a folder or a label names, in small letters with spaces."""
+    """Normalize the name of a class: lower case, with single spaces."""
     return " ".join(re.split(r"[\s_]+", name.strip().lower()))
 
 
 def _key(path: Path) -> _Key:
-    named = _NAME.fullmatch(path.stem)
-    if not named:
+    """Parse the name of a clip's file."""
+    match = _NAME.fullmatch(path.stem)
+    if not match:
         return path.stem, None
-    return named["id"], int(named["start"]) if named["start"] else None
+    return match["id"], int(match["start"]) if match["start"] else None
 
 
 def _row(path: Path, label: str, split: str) -> Row:
@@ -144,19 +164,20 @@ def _row(path: Path, label: str, split: str) -> Row:
 
 def _folders(path: Path) -> list[Path]:
     return sorted(
-        each for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")
+        folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")
     )
 
 
 def _by_folder(src: Path) -> tuple[list[Row], list[FileProblem]]:
+    """Rows of the clips in [SPLIT/]CLASS folders, and clips that exist twice. Raises InputError."""
     folders = _folders(src)
     splits = {
         path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES
     }
-    if splits and (apart := [path for path in folders if class_of(path.name) in CLASSES]):
+    if splits and (classes := [path for path in folders if class_of(path.name) in CLASSES]):
         raise InputError(
-            f"{src} has both the split {next(iter(splits)).name} and the class {apart[0].name}",
-            "have classes in each split, or no splits",
+            f"{src} contains both split {next(iter(splits)).name} and class {classes[0].name}",
+            "Move the class folders into split folders, or use no split folders.",
         )
     rows = [
         _row(path, class_of(folder.name), split)
@@ -165,19 +186,22 @@ def _by_folder(src: Path) -> tuple[list[Row], list[FileProblem]]:
         if class_of(folder.name) in CLASSES
         for path in media_below(folder, "video")
     ]
-    _, problems = _each_once((row.sample_id, row.files["video"]) for row in rows)
+    _, problems = _unique((row.sample_id, row.files["video"]) for row in rows)
     return rows, problems
 
 
 def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[FileProblem]]:
-    """The clips of our classes that the CSV files name, and what is amiss: lines without a clip and clips without a line."""
-    paths, problems = _each_once((_key(path), path) for path in media_below(src, "video"))
+    """Rows of the clips that the CSV files list, and problems.
+
+    Problems are lines without a clip, clips without a line, and duplicates. Raises DataError.
+    """
+    paths, problems = _unique((_key(path), path) for path in media_below(src, "video"))
     rows, known = [], set()
-    for asked, label, split, where in (entry for file in csv for entry in _entries(file)):
-        key = asked if asked in paths else (asked[0], None)
+    for listed, label, split, where in (entry for file in csv for entry in _entries(file)):
+        key = listed if listed in paths else (listed[0], None)
         if label in CLASSES and (key in known or key not in paths):
             kind = "named twice" if key in known else "missing"
-            problems.append(FileProblem(name="_".join(map(str, asked)), kind=kind, detail=where))
+            problems.append(FileProblem(name="_".join(map(str, listed)), kind=kind, detail=where))
         elif label in CLASSES:
             rows.append(_row(paths[key], label, split))
         known.add(key)
@@ -188,8 +212,8 @@ def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[FileProblem
     ]
 
 
-def _each_once(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list[FileProblem]]:
-    """The paths by their keys, and those whose key another has."""
+def _unique(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list[FileProblem]]:
+    """Return the first path of each key, and a problem for each further one."""
     first: dict[Key, Path] = {}
     problems = []
     for key, path in paths:
@@ -201,41 +225,48 @@ def _each_once(paths: Iterable[tuple[Key, Path]]) -> tuple[dict[Key, Path], list
 
 
 def _entries(file: Path) -> Iterator[tuple[_Key, str, str, str]]:
-    """Key, label, split and place of each line of a CSV file."""
+    """Yield key, label, split and location of each line of a CSV file. Raises DataError."""
     columns = ("label", "youtube_id", "time_start", "split")
-    for line, cells in read_cells(file, dict.fromkeys(columns, "as Kinetics has it")):
+    for line, cells in read_cells(file, dict.fromkeys(columns, "as in the files of Kinetics")):
         where = f"{file}, line {line}"
         try:
             start = int(float(cells["time_start"]))
         except (ValueError, OverflowError) as error:
             raise DataError(
-                f"{where}: time_start is {cells['time_start']!r}", "give seconds"
+                f"{where}: invalid time_start {cells['time_start']!r}", "Use seconds."
             ) from error
         split = split_of(cells["split"], where)
-        path = f" ({file.name}, line {line})"
-        yield (cells["youtube_id"], start), class_of(cells["label"]), split, path
+        location = f" ({file.name}, line {line})"
+        yield (cells["youtube_id"], start), class_of(cells["label"]), split, location
 
 
 def _check_classes(src: Path, rows: Sequence[Row], allow_missing: bool) -> None:
-    lost = sorted(set(CLASSES) - {row.label for row in rows})
-    if lost and not (allow_missing and len(lost) <= len(CLASSES) - 2):
+    """Raise DataError if classes without clips are not allowed, or fewer than two have clips."""
+    missing = sorted(set(CLASSES) - {row.label for row in rows})
+    if missing and not (allow_missing and len(missing) <= len(CLASSES) - 2):
         folders = {class_of(path.name) for path in src.rglob("*") if path.is_dir()}
         others = sorted(folders - {*CLASSES, *SPLIT_NAMES})
         close = [
-            f"did you mean the folder {match[0]!r} for {name!r}?"
-            for name in lost
+            f"Did you mean the folder {match[0]!r} for {name!r}?"
+            for name in missing
             if (match := get_close_matches(name, others, n=1, cutoff=0.8))
         ]
-        cure = "have clips of two" if allow_missing else "--allow-missing-classes goes on without"
+        cure = (
+            "Add clips of at least two classes."
+            if allow_missing
+            else "Add clips, or pass --allow-missing-classes to continue without."
+        )
         raise DataError(
-            f"{len(lost)} of the {len(CLASSES)} classes have no clip in {src}: {', '.join(lost)}",
+            f"{len(missing)} of the {len(CLASSES)} classes have no clip in {src}:"
+            f" {', '.join(missing)}",
             " ".join([*close, cure]),
         )
 
 
 def _carve(rows: list[Row], shares: Mapping[str, float], seed: int) -> list[Row]:
-    """The rows with the splits of `shares` that there are not yet, of every class its part; one clip speaks for all of its video."""
-    heads = {(row.cells["youtube_id"], row.split): row for row in rows}
-    carved = carve_splits([*heads.values()], shares, None, seed)
-    splits = {video: row.split for video, row in zip(heads, carved, strict=True)}
+    """Create missing splits of `shares`, stratified by class and grouped by YouTube id."""
+    # One clip represents all clips of its video.
+    representatives = {(row.cells["youtube_id"], row.split): row for row in rows}
+    carved = carve_splits([*representatives.values()], shares, None, seed)
+    splits = {video: row.split for video, row in zip(representatives, carved, strict=True)}
     return [replace(row, split=splits[row.cells["youtube_id"], row.split]) for row in rows]

@@ -1,4 +1,4 @@
-"""What the importers of known sets share: what is asked for is checked, and a clip that lacks something is named or left out."""
+"""Shared code of the importers of known datasets: argument checks and unusable clips."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,72 +8,93 @@ from pipeline.decode.config import ModalitySpec
 from pipeline.errors import DataError, MissingError
 from pipeline.sources.checks import require
 from pipeline.sources.importers.manifest import Row
-from pipeline.sources.importers.probing import lacks
+from pipeline.sources.importers.probing import stream_problem
 from pipeline.sources.importers.rows import (
-    POINTER,
+    LFS_POINTER,
     FileProblem,
+    describe,
     groups_of,
     members_of,
     problem_with,
-    told,
 )
 from pipeline.sources.shard_writer import JsonValue, check_vacant
 
 CURES = {
-    POINTER: "`git lfs install` and `git lfs pull` in the clone fetch what pointers stand for",
-    "there twice": "keep one of them",
-    "not a file": "remove it",
+    LFS_POINTER: "Run `git lfs install` and `git lfs pull` in the clone to fetch the files.",
+    "there twice": "Keep one of the files.",
+    "not a file": "Remove it.",
 }
-"""What helps against problems that leaving clips out does not; every other kind is that a clip is incomplete."""
-_INCOMPLETE = "give --allow-incomplete to leave such clips out, or mend them"
+"""How to fix the kinds of problems that --allow-incomplete does not allow.
+
+All other kinds mean that a clip is incomplete.
+"""
+_INCOMPLETE = "Fix the clips, or pass --allow-incomplete to leave them out."
 
 
 def check_request(
-    src: Path, out: Path, holds: str, validation_share: float, test_share: float
+    src: Path, out: Path, content: str, validation_share: float, test_share: float
 ) -> None:
-    """Raises InputError or StoreError where nothing can come of what is asked for."""
+    """Raise InputError or StoreError if an argument of an importer is invalid.
+
+    `content` names what the folder `src` should contain.
+    """
     check_vacant(out)
     if not src.is_dir():
-        raise MissingError(f"SRC {src} is no folder", f"give the folder that has {holds} in it")
+        raise MissingError(
+            f"SRC is not a folder: {src}", f"Pass the folder that contains {content}."
+        )
     require(
         min(validation_share, test_share) >= 0 and validation_share + test_share < 1,
-        f"shares of validation and test are {validation_share} and {test_share}",
-        "give numbers from 0 up whose sum is below 1",
+        f"Invalid validation share {validation_share} and test share {test_share}",
+        "Pass non-negative numbers whose sum is below 1.",
     )
 
 
-def keep_whole(
+def keep_complete(
     rows: Sequence[Row],
     problems: Sequence[FileProblem],
     cures: Mapping[str, str],
     allow_incomplete: bool,
 ) -> tuple[list[Row], dict[str, JsonValue]]:
-    """The rows without a problem, sorted by id and numbered, and what is left out of them; each file is looked into (raises DataError)."""
-    lost = left_out([*problems, *_looks(rows)], "clips", cures, allow_incomplete)
-    kept = sorted((row for row in rows if row.sample_id not in lost), key=lambda row: row.sample_id)
-    return [replace(row, line=line) for line, row in enumerate(kept, 1)], lost
+    """Remove rows with a problem; every file is opened to check its streams.
+
+    Args:
+        rows: the rows.
+        problems: the problems that are already known.
+        cures: how to fix the kinds of problems that `allow_incomplete` does not allow.
+        allow_incomplete: remove incomplete clips instead of raising an error.
+    Returns:
+        The remaining rows, sorted by id and numbered, and the kind of problem by removed id.
+    Raises:
+        DataError: a problem is not allowed.
+    """
+    removed = left_out([*problems, *_file_problems(rows)], "clips", cures, allow_incomplete)
+    kept = [row for row in rows if row.sample_id not in removed]
+    kept.sort(key=lambda row: row.sample_id)
+    return [replace(row, line=line) for line, row in enumerate(kept, 1)], removed
 
 
 def left_out(
     problems: Sequence[FileProblem], what: str, cures: Mapping[str, str], allow_incomplete: bool
 ) -> dict[str, JsonValue]:
-    """The names that may be left out with their kinds of problem (raises DataError where any may not)."""
-    if fatal := [each for each in problems if each.kind in cures or not allow_incomplete]:
-        helps = dict.fromkeys(cures.get(each.kind, _INCOMPLETE) for each in fatal)
-        raise DataError(told(fatal, what), "; ".join(helps))
-    return {each.name: each.kind for each in problems}
+    """Return the kind of problem by name; raise DataError if one of them is not allowed."""
+    if fatal := [item for item in problems if item.kind in cures or not allow_incomplete]:
+        fixes = dict.fromkeys(cures.get(problem.kind, _INCOMPLETE) for problem in fatal)
+        raise DataError(describe(fatal, what), " ".join(fixes))
+    return {problem.name: problem.kind for problem in problems}
 
 
 def with_members(specs: Mapping[str, ModalitySpec], rows: Sequence[Row]) -> dict[str, ModalitySpec]:
-    """The preprocessing of each modality, with the members that it reads."""
+    """Set the members that each modality reads in its spec."""
     members = members_of(rows)
     return {name: spec.model_copy(update={"member": members[name]}) for name, spec in specs.items()}
 
 
-def _looks(rows: Sequence[Row]) -> Iterator[FileProblem]:
+def _file_problems(rows: Sequence[Row]) -> Iterator[FileProblem]:
+    """Yield a problem for each file that cannot be used, or lacks a stream that is read from it."""
     for row in rows:
         for group in groups_of(row):
             path = row.files[group[0]]
-            if kind := problem_with(path) or lacks(path, group):
+            if kind := problem_with(path) or stream_problem(path, group):
                 detail = f" ({path.parent.name}/{path.name})"
                 yield FileProblem(name=row.sample_id, kind=kind, detail=detail)

@@ -1,4 +1,4 @@
-"""A CSV file that names samples, their labels, their splits and their files -> checked rows."""
+"""Reading of CSV manifests into checked rows, and splitting of rows."""
 
 import csv
 from collections import Counter
@@ -23,7 +23,13 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A sample: `files` holds the path of each modality that it has, `cells` what else is known of it; `line` is its key where an id cannot be one."""
+    """A sample to import.
+
+    Attributes:
+        line: number that replaces the id as the sample's key if an id is not a valid key.
+        files: path by modality, for the modalities that the sample has.
+        cells: other metadata, by column.
+    """
 
     line: int = 0
     sample_id: str
@@ -35,7 +41,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Which column says what: `modalities` maps names to columns of paths, `where` columns to the value that a row must have to be kept."""
+    """Names of a manifest's columns.
+
+    Attributes:
+        modalities: column of file paths, by modality.
+        split_by: column whose groups go to the same split.
+        where: columns and the values that a row must have to be imported.
+    """
 
     modalities: Mapping[str, str]
     sample_id: str = "sample_id"
@@ -45,7 +57,7 @@ class Columns:
     where: Mapping[str, str] = field(default_factory=dict)
 
     def purposes(self) -> dict[str, str]:
-        """The columns that the manifest must have, with what each is for."""
+        """Purpose of each column that the manifest must have."""
         return {
             self.sample_id: "sample id",
             self.label: "label",
@@ -57,7 +69,10 @@ class Columns:
 
 
 def read_manifest(manifest: Path, root: Path, columns: Columns) -> list[Row]:
-    """The rows to keep, in their order (raises DataError naming the line, InputError, MissingError)."""
+    """Read the rows that meet the `where` conditions, in their order.
+
+    Raises DataError, InputError or MissingError.
+    """
     rows = [
         _row(f"{manifest}, line {line}", line, cells, root, columns)
         for line, cells in read_cells(manifest, columns.purposes())
@@ -68,45 +83,60 @@ def read_manifest(manifest: Path, root: Path, columns: Columns) -> list[Row]:
 
 
 def read_cells(path: Path, purposes: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and cells of each line behind the header, which has to have columns for `purposes` (raises DataError naming the line, MissingError)."""
+    """Yield line number and cells by column of each line after the header.
+
+    Args:
+        path: CSV file with a header.
+        purposes: required columns, with their purpose for error messages.
+    Raises:
+        DataError: a column is missing or duplicated, or a line is malformed.
+        MissingError: the file does not exist.
+    """
     lines = read_lines(path)
     _, header = next(lines, (0, []))
     for column, purpose in purposes.items():
         if column not in header:
-            raise DataError(f"{path} has no column {column!r} ({purpose})", one_of(column, header))
+            raise DataError(
+                f"Column {column!r} ({purpose}) not found in {path}", one_of(column, header)
+            )
     if repeated := [name for name, num in Counter(header).items() if num > 1]:
-        raise DataError(f"{path} has two columns {repeated[0]!r}", "rename one")
+        raise DataError(f"Duplicate column {repeated[0]!r} in {path}", "Rename one of them.")
     for line, cells in lines:
         if len(cells) != len(header):
             raise DataError(
-                f"{path}, line {line}: it has not as many cells as the header, {len(header)}",
-                "mend the line",
+                f"{path}, line {line}: {len(cells)} cells, but the header has {len(header)}",
+                "Fix the line.",
             )
         yield line, dict(zip(header, cells, strict=True))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of each line of a CSV file; empty lines are left out (raises DataError, MissingError)."""
+    """Yield line number and cells of each line of a CSV file that is not empty.
+
+    Raises DataError or MissingError.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             yield from ((reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError as error:
-        raise MissingError(f"{path} does not exist", "give the path of a CSV file") from error
+        raise MissingError(
+            f"CSV file not found: {path}", "Pass the path of an existing file."
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path} is not a readable CSV file in UTF-8 ({error})", "mend the file"
+            f"Not a readable CSV file in UTF-8: {path} ({error})", "Fix the file."
         ) from error
 
 
-def split_of(written: str, where: str) -> str:
-    """The split that a word stands for (raises DataError)."""
-    if written.strip().lower() not in SPLIT_NAMES:
+def split_of(value: str, where: str) -> str:
+    """Return the split that a value or one of its synonyms names. Raises DataError."""
+    if value.strip().lower() not in SPLIT_NAMES:
         raise DataError(
-            f"{where}: split is {written!r}, which names no split",
-            f"write one of {', '.join(SPLIT_NAMES)}",
+            f"{where}: unknown split {value!r}",
+            f"Use one of {', '.join(SPLIT_NAMES)}.",
         )
-    return SPLIT_NAMES[written.strip().lower()]
+    return SPLIT_NAMES[value.strip().lower()]
 
 
 def _row(where: str, line: int, cells: dict[str, str], root: Path, columns: Columns) -> Row:
@@ -114,15 +144,16 @@ def _row(where: str, line: int, cells: dict[str, str], root: Path, columns: Colu
         if column and not cells[column]:
             raise DataError(
                 f"{where}: column {column!r} is empty",
-                "fill it in, or leave the row out with a where condition",
+                "Add a value, or exclude the row with a where condition.",
             )
     files = {
         name: root / cells[column] for name, column in columns.modalities.items() if cells[column]
     }
     if not files:
         raise DataError(
-            f"{where}: sample {cells[columns.sample_id]!r} has none of the modalities {', '.join(columns.modalities)}",
-            "fill in a path, or remove the line",
+            f"{where}: sample {cells[columns.sample_id]!r} has none of the modalities"
+            f" {', '.join(columns.modalities)}",
+            "Add a path or remove the line.",
         )
     return Row(
         line=line,
@@ -135,36 +166,42 @@ def _row(where: str, line: int, cells: dict[str, str], root: Path, columns: Colu
 
 
 def _check_rows(manifest: Path, rows: list[Row], columns: Columns) -> None:
-    asked = " and ".join(f"{name}={value}" for name, value in columns.where.items())
+    conditions = " and ".join(f"{name}={value}" for name, value in columns.where.items())
     require(
         len(rows) > 0,
-        f"{manifest} has no row{f' with {asked}' if asked else ''}",
-        "give other conditions, or a manifest with rows",
+        f"{manifest} has no row{f' with {conditions}' if conditions else ''}",
+        "Change the conditions, or pass a manifest with rows.",
     )
-    first: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for row in rows:
-        if first.setdefault(row.sample_id, row.line) != row.line:
+        first_line = first_lines.setdefault(row.sample_id, row.line)
+        if first_line != row.line:
             raise DataError(
-                f"{manifest}: sample id {row.sample_id!r} is in line {first[row.sample_id]} and in line {row.line}",
-                "give every row its own",
+                f"{manifest}: duplicate sample id {row.sample_id!r} in line {first_line}"
+                f" and line {row.line}",
+                "Give each row its own id.",
             )
     if len({row.label for row in rows}) < 2:
         raise DataError(
             f"{manifest}: column {columns.label!r} has only one value, {rows[0].label!r}",
-            "keep rows of at least two classes",
+            "Include rows of at least two classes.",
         )
     for name, column in columns.modalities.items():
         if not any(name in row.files for row in rows):
             raise DataError(
-                f"{manifest}: no sample has modality {name!r}, column {column!r} is empty in every row",
-                "leave the modality out, or fill in paths",
+                f"{manifest}: no sample has modality {name!r}, since column {column!r} is empty in"
+                " all rows",
+                "Add paths or remove the modality.",
             )
 
 
 def carve_splits(
     rows: list[Row], shares: Mapping[str, float], split_by: str | None, seed: int
 ) -> list[Row]:
-    """As `carve_out` for each split that no row is in yet; all shares are of the rows that are in train at first (raises InputError)."""
+    """Apply `carve_out` for each split that has no rows yet. Raises InputError.
+
+    All shares refer to the number of train rows before the first split.
+    """
     num = sum(row.split == "train" for row in rows)
     for split, share in shares.items():
         if share and not any(row.split == split for row in rows):
@@ -176,35 +213,48 @@ def carve_splits(
 def carve_out(
     rows: list[Row], split: str, share: float, split_by: str | None, seed: int
 ) -> list[Row]:
-    """The rows with about this share of train in a split of its own: whole groups of column `split_by`, else of every label its part (raises InputError)."""
+    """Move about a share of the train rows to another split.
+
+    Args:
+        rows: all rows.
+        split: the new split, which must not have rows yet.
+        share: fraction of the train rows to move.
+        split_by: column whose groups are moved as a unit; by default rows are stratified by label.
+        seed: seed of the selection.
+    Returns:
+        All rows, in their order, with the new splits.
+    Raises:
+        InputError: the share selects no row, or leaves a label without train rows.
+    """
     train = [row for row in rows if row.split == "train"]
     require(
         len(train) > 0,
-        f"there is no train row to carve a {split} split out of",
-        f"leave the {split} share out, or add train rows",
+        f"No train rows to create the {split} split from",
+        f"Remove the {split} share or add train rows.",
     )
     require(
         all(row.split != split for row in rows),
-        f"a {split} share of {share:g} is asked for, but there are {split} rows already",
-        "leave the share out, or drop those rows",
+        f"A {split} share of {share:g} is given, but the data already has {split} rows",
+        "Remove the share or exclude those rows.",
     )
     if split_by is None:
         carved = carve(
             [row.sample_id for row in train], [row.label for row in train], share, seed, split
         )
     else:
-        chosen = carve_groups([row.cells[split_by] for row in train], share, seed, split)
-        carved = {row.sample_id for row in train if row.cells[split_by] in chosen}
+        groups = carve_groups([row.cells[split_by] for row in train], share, seed, split)
+        carved = {row.sample_id for row in train if row.cells[split_by] in groups}
     require(
         len(carved) > 0,
-        f"a {split} share of {share:g} of {len(train)} train rows is less than half of one {split_by or 'sample'}",
-        "give a larger share",
+        f"A {split} share of {share:g} of {len(train)} train rows is less than half of one"
+        f" {split_by or 'sample'}",
+        "Pass a larger share.",
     )
     left = {row.label for row in train if row.sample_id not in carved}
     for label in sorted({row.label for row in train}):
         require(
             label in left,
-            f"a {split} share of {share:g} leaves no train row of label {label!r}",
-            "give another seed, a smaller share, or another column to split by",
+            f"A {split} share of {share:g} leaves no train row of label {label!r}",
+            "Pass another seed, a smaller share, or another column to split by.",
         )
     return [replace(row, split=split) if row.sample_id in carved else row for row in rows]

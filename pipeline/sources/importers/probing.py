@@ -1,4 +1,4 @@
-"""Files -> how to decode them: the kind of a modality by its files' extensions, and parameters that suit some of them."""
+"""Inference of decode settings: kinds from file extensions, parameters from some of the files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
@@ -25,17 +25,17 @@ MAX_SAMPLE_RATE = 16_000
 MAX_SECONDS = 10.0
 MAX_LENGTH = 1024
 _WITHOUT = {"audio": "without sound", "video": "without pictures"}
-# A playlist is media too, and would have FFmpeg open the files and URLs that it names.
+# A playlist could make FFmpeg open local files and URLs, so only these formats are allowed.
 _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)}
 
 
 def extension(path: Path) -> str:
-    """The extension in small letters, without its dot."""
+    """Return the extension in lower case, without the dot."""
     return path.suffix.lower().removeprefix(".")
 
 
 def media_below(folder: Path, kind: str) -> list[Path]:
-    """The files whose extension usually holds this kind, sorted, wherever they lie in a folder."""
+    """Files below a folder, at any depth, whose extension is usual for a kind; sorted."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -44,90 +44,107 @@ def media_below(folder: Path, kind: str) -> list[Path]:
 
 
 def kind_of(name: str, files: Mapping[str, Path], shared: bool, override: str | None) -> str:
-    """The kind of a modality from one file of each extension that it has; `shared` says whether another modality reads the same files (raises InputError)."""
+    """Infer the kind of a modality.
+
+    Args:
+        name: name of the modality; if it is also a possible kind, that kind is used.
+        files: a file for each extension.
+        shared: another modality reads the same files, so a choice of kinds is ambiguous.
+        override: kind given by the user.
+    Raises:
+        InputError: no kind is possible, or several are and the choice is ambiguous.
+    """
     possible: tuple[str, ...] = ("video", "audio", "image", "tensor", "text")
-    for found, path in files.items():
+    for suffix, path in files.items():
         require(
-            found in KINDS_OF,
-            f"modality {name!r}: {path} has the extension {found!r}, which is of no known kind",
-            one_of(found, KINDS_OF),
+            suffix in KINDS_OF,
+            f"Unknown extension {suffix!r} for modality {name!r}: {path}",
+            one_of(suffix, KINDS_OF),
         )
-        possible = tuple(kind for kind in possible if kind in KINDS_OF[found])
+        possible = tuple(kind for kind in possible if kind in KINDS_OF[suffix])
     wanted = override or name
     if wanted in possible:
         return wanted
     extensions = ", ".join(files)
     require(
         len(possible) > 0 and not override,
-        f"modality {name!r}: files of {extensions} are not all {override or 'of one kind'}",
-        "give another kind, or another column",
+        f"Modality {name!r}: not all files ({extensions}) are {override or 'of one kind'}",
+        "Choose another kind or another column.",
     )
     require(
         len(possible) == 1 or not shared,
-        f"modality {name!r} may be {' or '.join(possible)} in files of {extensions} that another reads too",
-        f"say which: --kind {name}={possible[0]}",
+        f"Modality {name!r} may be {' or '.join(possible)}: another modality reads the same files"
+        f" ({extensions})",
+        f"Choose one with --kind, such as --kind {name}={possible[0]}.",
     )
     return possible[0]
 
 
-def lacks(path: Path, kinds: Sequence[str]) -> str:
-    """Why a container cannot be read as these of "audio" and "video": "unreadable", "without sound", "without pictures"; "" where nothing speaks against it."""
+def stream_problem(path: Path, kinds: Sequence[str]) -> str:
+    """Return why a file cannot be read as the given kinds, of "audio" and "video".
+
+    "unreadable", "without sound", "without pictures", or "" if no problem is found.
+    """
     try:
         with path.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
-            films = [
+            videos = [
                 stream
                 for stream in container.streams.video
                 if not stream.disposition & Disposition.attached_pic
             ]
             streams: dict[str, Sequence[AudioStream | VideoStream]] = {
                 "audio": container.streams.audio,
-                "video": films,
+                "video": videos,
             }
             if absent := [kind for kind in kinds if not streams[kind]]:
                 return _WITHOUT[absent[0]]
-            # A header may promise a stream of which nothing is there.
-            waiting = {streams[kind][0].index: kind for kind in kinds}
+            # The header may list a stream that has no packets.
+            pending = {streams[kind][0].index: kind for kind in kinds}
             for packet in container.demux([streams[kind][0] for kind in kinds]):
                 if packet.size:
-                    waiting.pop(packet.stream_index, None)
-                if not waiting:
+                    pending.pop(packet.stream_index, None)
+                if not pending:
                     return ""
-            return _WITHOUT[next(iter(waiting.values()))]
+            return _WITHOUT[next(iter(pending.values()))]
     except (av.FFmpegError, OSError, ValueError):
         return "unreadable"
 
 
 def fields_of(name: str, kind: str, files: list[Path]) -> dict[str, Any]:
-    """Decode parameters that suit a few files from all over (raises DataError where none of them can be read)."""
-    few = files[:: ceil(len(files) / NUM_PROBED)]
+    """Infer decode parameters from at most 64 of the files. Raises DataError.
+
+    Files that cannot be read are skipped, unless all of them are.
+    """
+    probed = files[:: ceil(len(files) / NUM_PROBED)]
     if kind == "video":
-        return {"size": _size(_probe(name, few, _short_side))}
+        return {"size": _size(_probe(name, probed, _short_side))}
     if kind == "audio":
-        return _audio_fields(_probe(name, few, _rate_and_seconds))
+        return _audio_fields(_probe(name, probed, _rate_and_seconds))
     if kind == "image":
-        sides, greys = zip(*_probe(name, few, _side_and_grey), strict=True)
+        sides, greys = zip(*_probe(name, probed, _side_and_grey), strict=True)
         return {"size": _size(sides), "channels": 1 if all(greys) else 3}
     if kind == "text":
-        length = _most(_probe(name, few, _num_bytes))
+        length = _quantile(_probe(name, probed, _num_bytes))
         return {"length": min(max(ceil(length), 16), MAX_LENGTH)}
-    shapes = sorted(set(_probe(name, few, _shape)))
+    shapes = sorted(set(_probe(name, probed, _shape)))
     if len(shapes) > 1:
         raise DataError(
-            f"modality {name!r}: arrays of the shapes {shapes[0]} and {shapes[1]}",
-            "give every array the same shape",
+            f"Modality {name!r} has arrays of different shapes: {shapes[0]} and {shapes[1]}",
+            "Convert all arrays to the same shape.",
         )
     return {"shape": shapes[0]}
 
 
-def _audio_fields(found: list[tuple[int, float | None]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"sample_rate": min(mode(rate for rate, _ in found), MAX_SAMPLE_RATE)}
-    if lengths := [seconds for _, seconds in found if seconds is not None]:
-        fields["seconds"] = min(max(ceil(10 * _most(lengths)) / 10, 0.1), MAX_SECONDS)
+def _audio_fields(probes: list[tuple[int, float | None]]) -> dict[str, Any]:
+    rate = mode(rate for rate, _ in probes)
+    fields: dict[str, Any] = {"sample_rate": min(rate, MAX_SAMPLE_RATE)}
+    if lengths := [seconds for _, seconds in probes if seconds is not None]:
+        fields["seconds"] = min(max(ceil(10 * _quantile(lengths)) / 10, 0.1), MAX_SECONDS)
     return fields
 
 
-def _most(lengths: Sequence[float]) -> float:
-    """The 95th percentile: one recording that was left running must not make every other mostly padding."""
+def _quantile(lengths: Sequence[float]) -> float:
+    """95th percentile; the maximum would pad all samples to the length of a few long ones."""
     return float(np.quantile(lengths, 0.95))
 
 
@@ -135,21 +152,25 @@ def _size(short_sides: Sequence[int]) -> int:
     return max(8, min(MAX_SIZE, mode(short_sides)))
 
 
-def _probe(name: str, files: list[Path], look: Callable[[Path], T]) -> list[T]:
-    found: list[T] = []
+def _probe(name: str, files: list[Path], read: Callable[[Path], T]) -> list[T]:
+    """Call a function for each file and return the results of those that can be read.
+
+    Raises DataError if none can.
+    """
+    results: list[T] = []
     problem = ""
     for path in files:
         try:
-            found.append(look(path))
-        # What a broken file raises differs by format; decoding will name each one, here only their whole matters.
+            results.append(read(path))
+        # Each format raises its own errors for broken files. Decoding will report each broken file.
         except Exception as error:
             problem = problem or f"{path}: {error}"
-    if not found:
+    if not results:
         raise DataError(
-            f"modality {name!r}: none of {len(files)} files tried can be read ({problem})",
-            "give another column, or another kind",
+            f"None of {len(files)} files of modality {name!r} can be read ({problem})",
+            "Choose another column or another kind.",
         )
-    return found
+    return results
 
 
 def _short_side(path: Path) -> int:
@@ -167,8 +188,8 @@ def _rate_and_seconds(path: Path) -> tuple[int, float | None]:
 
 
 def _side_and_grey(path: Path) -> tuple[int, bool]:
-    with Image.open(path) as picture:
-        return min(picture.size), picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+    with Image.open(path) as image:
+        return min(image.size), image.mode in ("1", "L", "LA", "I", "I;16", "F")
 
 
 def _shape(path: Path) -> tuple[int, ...]:

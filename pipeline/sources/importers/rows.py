@@ -1,6 +1,7 @@
-"""Rows with files -> shards: what every importer does once it knows its samples.
+"""Writing of rows with files as shards, shared by all importers.
 
-A file is the member `<modality>.<extension>` of its sample; a file that several modalities read is written once, as `<extension>`.
+A file becomes the member `<modality>.<extension>` of its sample. A file that several modalities
+read is written once, as `<extension>`.
 """
 
 import re
@@ -19,66 +20,70 @@ from pipeline.sources.shard_writer import JsonValue, NewSample, Progress, write_
 from pipeline.sources.splits import hashed
 
 SAMPLES_PER_SHARD = 256
-POINTER = "a git-lfs pointer"
+LFS_POINTER = "a git-lfs pointer"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
-_NUM_NAMED = 3
+_NUM_EXAMPLES = 3
 
 Group = tuple[str, ...]
-"""The modalities that read one and the same file of a row."""
+"""The modalities of a row that read the same file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileProblem:
-    """`name` is `kind`, and `detail` says more."""
+    """A problem with a file or a clip.
+
+    `kind` completes "NAME is", such as "empty", and `detail` is appended to it in messages.
+    """
 
     name: str
     kind: str
     detail: str = ""
 
 
-def told(problems: Sequence[FileProblem], what: str) -> str:
-    """How many there are of each kind, and the first few of each by name."""
+def describe(problems: Sequence[FileProblem], what: str) -> str:
+    """Describe problems with files: the number of each kind, and examples."""
     kinds: dict[str, list[FileProblem]] = defaultdict(list)
     for problem in problems:
         kinds[problem.kind].append(problem)
-    counts = ", ".join(f"{len(found)} {kind}" for kind, found in sorted(kinds.items()))
-    named = [
-        f"{each.name} is {each.kind}{each.detail}"
-        for found in kinds.values()
-        for each in found[:_NUM_NAMED]
+    counts = ", ".join(f"{len(group)} {kind}" for kind, group in sorted(kinds.items()))
+    examples = [
+        f"{problem.name} is {problem.kind}{problem.detail}"
+        for group in kinds.values()
+        for problem in group[:_NUM_EXAMPLES]
     ]
-    more = [f"and {len(problems) - len(named)} more"] if len(problems) > len(named) else []
-    return f"{len(problems)} {what} cannot be used ({counts}): {'; '.join(named + more)}"
+    num_more = len(problems) - len(examples)
+    more = [f"and {num_more} more"] if num_more else []
+    return f"{len(problems)} {what} cannot be used ({counts}): {'; '.join(examples + more)}"
 
 
 def problem_with(path: Path) -> str:
-    """Why a file cannot be used, as far as can be told without opening it as media; "" where nothing speaks against it."""
+    """Return why a file cannot be used, without opening it as media; "" if no problem is found."""
     try:
         if not path.is_file():
             return "missing" if not path.exists() else "not a file"
         size = path.stat().st_size
         if size <= LFS_BYTES and is_lfs_pointer(path.read_bytes()):
-            return POINTER
+            return LFS_POINTER
         return "" if size else "empty"
     except OSError:
         return "unreadable"
 
 
 def shared_groups(rows: Sequence[Row]) -> list[Group]:
-    """The groups of modalities that read one file in some row, sorted."""
+    """Groups of several modalities that read the same file in some row, sorted."""
     return sorted({group for row in rows for group in groups_of(row) if len(group) > 1})
 
 
 def groups_of(row: Row) -> list[Group]:
-    """The modalities of a row by the file that they read."""
-    names: dict[Path, list[str]] = {}
+    """Group the modalities of a row by the file that they read."""
+    groups: dict[Path, list[str]] = {}
     for name, path in row.files.items():
-        names.setdefault(path, []).append(name)
-    return [tuple(group) for group in names.values()]
+        groups.setdefault(path, []).append(name)
+    return [tuple(group) for group in groups.values()]
 
 
 def member_groups(rows: Sequence[Row]) -> Iterator[dict[str, Group]]:
-    """For each row the members that its files become, with the modalities that read them."""
+    """Yield, for each row, the suffixes of its members with the modalities that read them."""
     shared = shared_groups(rows)
     for row in rows:
         members = {}
@@ -87,20 +92,21 @@ def member_groups(rows: Sequence[Row]) -> Iterator[dict[str, Group]]:
             if len(group) == 1:
                 suffix = f"{group[0].lower()}.{suffix}"
             elif len(shared) > 1:
-                # Where now these share a file and now those, a bare extension would offer one pair's file to a third that lacks its own.
+                # If different modalities share files in different rows, a plain extension would
+                # give a shared file to a third modality that has no file in that row.
                 suffix = f"shared-{shared.index(group)}.{suffix}"
             members[suffix] = group
         yield members
 
 
 def members_of(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """The members that each modality reads, sorted."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Suffixes of the members that each modality reads, sorted."""
+    suffixes_of: dict[str, set[str]] = defaultdict(set)
     for members in member_groups(rows):
         for suffix, group in members.items():
             for name in group:
-                found[name].add(suffix)
-    return {name: tuple(sorted(suffixes)) for name, suffixes in found.items()}
+                suffixes_of[name].add(suffix)
+    return {name: tuple(sorted(suffixes)) for name, suffixes in suffixes_of.items()}
 
 
 def write_rows(
@@ -113,13 +119,21 @@ def write_rows(
     num_shards: int | None,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes the rows as shards, mixed by a hash under the seed, and returns their counts (raises InputError, StoreError)."""
+    """Write rows as shards in an order that is shuffled by a hash of the seed.
+
+    By default a shard has about 256 samples. Returns the content of shards.json. Raises InputError
+    or StoreError.
+    """
     num = num_shards if num_shards is not None else -(-len(rows) // SAMPLES_PER_SHARD)
-    require(1 <= num <= len(rows), f"shards is {num}", f"give 1 to {len(rows)}, one of each sample")
-    mixed = sorted(rows, key=lambda row: (hashed(seed, "order", row.sample_id), row.sample_id))
+    require(
+        1 <= num <= len(rows),
+        f"Invalid number of shards: {num}",
+        f"Pass 1 to {len(rows)}, the number of samples.",
+    )
+    shuffled = sorted(rows, key=lambda row: (hashed(seed, "order", row.sample_id), row.sample_id))
     return write_shards(
         out,
-        _samples(mixed),
+        _samples(shuffled),
         num_samples=len(rows),
         num_shards=num,
         decode=decode,
@@ -129,17 +143,18 @@ def write_rows(
 
 
 def _samples(rows: Sequence[Row]) -> Iterator[NewSample]:
-    fit = all(_KEY.fullmatch(row.sample_id) for row in rows)
+    are_keys = all(_KEY.fullmatch(row.sample_id) for row in rows)
     digits = len(str(max(row.line for row in rows)))
     for row, members in zip(rows, member_groups(rows), strict=True):
-        # One id that is no key makes every key a line number: a number among ids could be another sample's id.
-        key = row.sample_id if fit else f"{row.line:0{digits}d}"
+        # If one id cannot be a key, all keys are line numbers: a line number among ids could equal
+        # another sample's id.
+        key = row.sample_id if are_keys else f"{row.line:0{digits}d}"
         yield NewSample(
             key=key,
             sample_id=row.sample_id,
             label=row.label,
             split=row.split,
-            facts={"columns": {**row.cells}},
+            metadata={"columns": {**row.cells}},
             members={suffix: _read(row.files[group[0]]) for suffix, group in members.items()},
         )
 
@@ -149,5 +164,5 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be read ({error})", "check the disk, and import again"
+            f"File cannot be read: {path} ({error})", "Check the disk and import again."
         ) from error

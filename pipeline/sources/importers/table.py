@@ -1,4 +1,4 @@
-"""Data as people have it on disk, a CSV manifest and files -> shards."""
+"""Importer of a CSV manifest and the files that it lists."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -12,10 +12,10 @@ from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_ma
 from pipeline.sources.importers.probing import extension, fields_of, kind_of
 from pipeline.sources.importers.rows import (
     FileProblem,
+    describe,
     members_of,
     problem_with,
     shared_groups,
-    told,
     write_rows,
 )
 from pipeline.sources.shard_writer import JsonValue, Progress, check_vacant
@@ -38,8 +38,28 @@ def import_table(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes the manifest's samples as shards, mixed by a hash under the seed, and returns their counts; `modalities` maps names to columns of
-    paths below `root`, by default the manifest's folder; `kinds` says what a file of several kinds is to a modality (raises InputError, StoreError).
+    """Write the samples of a manifest as shards, in shuffled order.
+
+    Args:
+        manifest: CSV file with a header and one line per sample.
+        out: folder to create.
+        modalities: name of each modality and its column of file paths.
+        root: folder that the paths are relative to; by default the manifest's folder.
+        label: column of the label.
+        split: column of the split.
+        sample_id: column of the sample id.
+        where: columns and values; only lines that have all the values are imported.
+        kinds: kind of a modality, if its files could be of several kinds.
+        split_by: column whose groups go to the same split, such as the speaker.
+        validation_share: fraction of the train samples to move to validation.
+        num_shards: number of shards; by default one per 256 samples.
+        seed: seed of the order and of the validation split.
+        progress: called after each sample.
+    Returns:
+        The content of shards.json.
+    Raises:
+        InputError: an argument, the manifest or a file is invalid; nothing was written.
+        StoreError: a file cannot be read, or `out` cannot be written.
     """
     check_vacant(out)
     _check(modalities, kinds or {}, split_by, validation_share)
@@ -79,51 +99,55 @@ def _check(
 ) -> None:
     require(
         len(modalities) > 0,
-        "no modality is given",
-        "name each with its column of paths: --modality audio=audio_path",
+        "No modality given",
+        "Pass each with its column of paths, such as --modality audio=audio_path.",
     )
     for name in modalities:
         same = [other for other in modalities if other.lower() == name.lower()]
         require(
             len(same) == 1,
-            f"modalities {' and '.join(same)} differ in the size of letters alone",
-            "rename one",
+            f"Modality names differ only in case: {' and '.join(same)}",
+            "Rename one of them.",
         )
     for name, kind in kinds.items():
         require(
             name in modalities,
-            f"kind {kind!r} is given for {name!r}, which is no modality",
-            f"choose among {', '.join(modalities)}",
+            f"Kind {kind!r} given for unknown modality {name!r}",
+            f"Choose one of {', '.join(modalities)}.",
         )
     require(
         0 <= validation_share < 1,
-        f"validation share is {validation_share}",
-        "give a number from 0 up to, but not, 1",
+        f"Invalid validation share: {validation_share}",
+        "Pass a number of at least 0 and below 1.",
     )
     require(
         not split_by or validation_share > 0,
-        f"split by {split_by!r} is given without a validation share",
-        "give one, such as 0.15",
+        f"Split by {split_by!r} requires a validation share",
+        "Pass one, such as 0.15.",
     )
 
 
 def _check_files(rows: Sequence[Row]) -> None:
-    """Raises DataError where a file is not what it should be, before anything is written."""
-    look = cache(problem_with)
+    """Raise DataError if a file is missing or unusable."""
+    check = cache(problem_with)
     problems = [
         FileProblem(name=f"line {row.line}: {path}", kind=kind)
         for row in rows
         for path in dict.fromkeys(row.files.values())
-        if (kind := look(path))
+        if (kind := check(path))
     ]
     if problems:
-        cure = "check the root folder that the paths start from; `git lfs pull` fetches what pointers stand for; or take the lines out of the manifest"
-        raise DataError(told(problems, "files"), cure)
+        cure = (
+            "Check the root folder of the paths, run `git lfs pull` if files are git-lfs pointers,"
+            " or remove the lines from the manifest."
+        )
+        raise DataError(describe(problems, "files"), cure)
 
 
 def _decode_config(
     rows: Sequence[Row], modalities: Mapping[str, str], kinds: Mapping[str, str]
 ) -> DecodeConfig:
+    """Infer the decode configuration from the files. Raises InputError."""
     members, shared = members_of(rows), shared_groups(rows)
     specs = {}
     for name in modalities:

@@ -1,4 +1,4 @@
-"""Arrays -> encoded bytes: MP4 with H.264 and AAC, PNG, .npy, UTF-8; the same arrays give the same bytes."""
+"""Encoding of arrays as MP4 (H.264 and AAC), PNG, .npy and UTF-8, with reproducible bytes."""
 
 import io
 from fractions import Fraction
@@ -12,18 +12,25 @@ from PIL import Image
 def mp4(
     frames: npt.NDArray[np.uint8] | None,
     fps: int,
-    sound: npt.NDArray[np.float32] | None,
+    waveform: npt.NDArray[np.float32] | None,
     sample_rate: int,
 ) -> bytes:
-    """An MP4 of frames (T, H, W, 3) uint8, H and W even, and of mono sound (N,) float32 in [-1, 1]; None leaves the stream out."""
+    """Encode an MP4; a stream that is None is left out.
+
+    Args:
+        frames: (T, H, W, 3) uint8, H and W even.
+        fps: frame rate.
+        waveform: mono audio (N,) float32 in [-1, 1].
+        sample_rate: of the audio, in Hz.
+    """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        # Every stream has to be there before the first packet is muxed, for then the header is written.
+        # The first packet writes the header, so all streams must be added before.
         video: av.VideoStream | None = None
         audio: av.AudioStream | None = None
         if frames is not None:
             video = _video_stream(container, fps, frames.shape[2], frames.shape[1])
-        if sound is not None:
+        if waveform is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=48_000)
         if video is not None and frames is not None:
             for number, pixels in enumerate(frames):
@@ -31,10 +38,11 @@ def mp4(
                 frame.pts, frame.time_base = number, Fraction(1, fps)
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))
-        if audio is not None and sound is not None:
-            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            block.sample_rate, block.pts, block.time_base = sample_rate, 0, Fraction(1, sample_rate)
-            container.mux(audio.encode(block))
+        if audio is not None and waveform is not None:
+            samples = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = sample_rate, 0
+            samples.time_base = Fraction(1, sample_rate)
+            container.mux(audio.encode(samples))
             container.mux(audio.encode(None))
     return file.getvalue()
 
@@ -42,7 +50,8 @@ def mp4(
 def _video_stream(
     container: av.container.OutputContainer, fps: int, width: int, height: int
 ) -> av.VideoStream:
-    # One thread, no macroblock tree: with more threads the bytes depend on the cores, and the tree reads memory that was never written.
+    # For reproducible bytes: with more threads they depend on the number of cores, and x264's
+    # macroblock tree reads uninitialized memory.
     stream = container.add_stream(
         "libx264",
         rate=fps,
@@ -52,20 +61,20 @@ def _video_stream(
     return stream
 
 
-def png(picture: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG of a picture (H, W, 3) uint8."""
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Encode an image (H, W, 3) uint8 as PNG."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=6)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=6)
     return file.getvalue()
 
 
 def npy(array: npt.NDArray[np.float32]) -> bytes:
-    """An .npy file."""
+    """Encode an array as an .npy file."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
 def txt(words: npt.NDArray[np.str_]) -> bytes:
-    """A line of words (N,) in UTF-8."""
+    """Encode words (N,) as a line of UTF-8 text."""
     return " ".join(words.tolist()).encode()

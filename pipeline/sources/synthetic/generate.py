@@ -1,4 +1,8 @@
-"""Generated samples: encoded clips of classes that can be seen and heard, each sample as clean or noisy in one modality as in the other by chance."""
+"""Generator of synthetic multimodal samples.
+
+The class of a sample can be recognized in every modality. Each modality of a sample has its own
+random noise level, independent of the others.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +31,7 @@ SPECS: dict[str, ModalitySpec] = {
     "tensor": TensorSpec(kind="tensor", member=("tensor.npy",), shape=(6, 64)),
     "text": TextSpec(kind="text", member=("text.txt",), length=96),
 }
-"""What can be generated, and how it is best decoded."""
+"""The modalities that can be generated, with suitable decode settings."""
 
 
 def generate(
@@ -41,7 +45,23 @@ def generate(
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Writes shards of generated samples, splits by shares of train, validation and test, and returns their counts (raises InputError, StoreError)."""
+    """Write shards of generated samples.
+
+    Args:
+        out: folder to create.
+        samples: number of samples.
+        classes: number of classes.
+        shards: number of shards.
+        seed: seed of the samples and splits.
+        modalities: names from `SPECS`, at least two.
+        shares: fractions of the train, validation and test splits.
+        progress: called after each sample.
+    Returns:
+        The content of shards.json.
+    Raises:
+        InputError: an argument is invalid, or `out` is not empty.
+        StoreError: `out` cannot be written.
+    """
     check_vacant(out)
     _check(samples, classes, shards, seed, modalities, shares)
     digits = max(2, len(str(classes - 1)))
@@ -74,31 +94,33 @@ def _check(
     shares: tuple[float, float, float],
 ) -> None:
     for name in modalities:
-        require(name in SPECS, f"modality {name!r} cannot be generated", one_of(name, SPECS))
+        require(name in SPECS, f"Modality cannot be generated: {name!r}", one_of(name, SPECS))
     require(
         1 < len(modalities) == len(set(modalities)),
-        f"modalities are {', '.join(modalities) or 'none'}",
-        f"give at least two different ones of {', '.join(SPECS)}",
+        f"Invalid modalities: {', '.join(modalities) or 'none'}",
+        f"Choose at least two different ones of {', '.join(SPECS)}.",
     )
-    require(classes > 1, f"classes is {classes}", "give at least 2")
+    require(classes > 1, f"Invalid number of classes: {classes}", "Pass at least 2.")
     require(
         samples >= classes,
-        f"samples is {samples}, fewer than the {classes} classes",
-        "give more samples or fewer classes",
+        f"Too few samples: {samples} for {classes} classes",
+        "Pass more samples or fewer classes.",
     )
     require(
-        1 <= shards <= samples, f"shards is {shards}", f"give 1 to {samples}, the number of samples"
+        1 <= shards <= samples,
+        f"Invalid number of shards: {shards}",
+        f"Pass 1 to {samples}, the number of samples.",
     )
-    require(seed >= 0, f"seed is {seed}", "give a number from 0 up")
+    require(seed >= 0, f"Negative seed: {seed}", "Pass 0 or a positive integer.")
     require(
         min(shares) >= 0 and shares[0] > 0 and abs(sum(shares) - 1) <= 1e-6,
-        f"shares of train, validation and test are {shares}",
-        "give numbers from 0 up, train above 0, that sum to 1",
+        f"Invalid shares of train, validation and test: {shares}",
+        "Pass non-negative numbers whose sum is 1, with train above 0.",
     )
 
 
 def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int) -> list[str]:
-    """The split of each sample: counts exact to the nearest sample, every class in train."""
+    """Split of each sample; counts are rounded to the nearest sample, train has every class."""
     label_of = {str(number): label for number, label in enumerate(labels)}
     splits = dict.fromkeys(label_of, "train")
     for split, share in (("test", shares[2]), ("validation", shares[1])):
@@ -106,8 +128,8 @@ def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int
         carved = carve([*left], [*left.values()], share * len(labels) / len(left), seed, split)
         require(
             share == 0 or len(carved) > 0,
-            f"{len(labels)} samples leave none for {split} at a share of {share}",
-            "give more samples or a larger share",
+            f"No sample left for {split}: its share is {share} of {len(labels)} samples",
+            "Pass more samples or a larger share.",
         )
         splits |= dict.fromkeys(carved, split)
     return [*splits.values()]
@@ -117,12 +139,12 @@ def _samples(
     labels: Sequence[str], splits: Sequence[str], classes: int, seed: int, modalities: Sequence[str]
 ) -> Iterator[NewSample]:
     for number, (label, split) in enumerate(zip(labels, splits, strict=True)):
-        # One stream of randomness for each modality, whichever are asked for: a clip sounds alike with and without its picture.
+        # A generator per modality, so that its content does not depend on the other ones selected.
         rngs = {
             name: np.random.default_rng([seed, number, stream]) for stream, name in enumerate(SPECS)
         }
         noise = {name: float(rngs[name].uniform()) for name in modalities}
-        made = {
+        arrays = {
             name: patterns.PATTERNS[name](number % classes, noise[name], rngs[name])
             for name in modalities
         }
@@ -132,21 +154,22 @@ def _samples(
             sample_id=key,
             label=label,
             split=split,
-            facts={"noise": dict(noise)},
-            members=_members(made),
+            metadata={"noise": dict(noise)},
+            members=_members(arrays),
         )
 
 
-def _members(made: dict[str, Array]) -> dict[str, bytes]:
+def _members(arrays: dict[str, Array]) -> dict[str, bytes]:
+    """Encode arrays by modality as members by suffix; video and audio share an MP4."""
     members = {}
-    if "video" in made or "audio" in made:
+    if "video" in arrays or "audio" in arrays:
         members["mp4"] = encoding.mp4(
-            made.get("video"), patterns.FPS, made.get("audio"), patterns.SAMPLE_RATE
+            arrays.get("video"), patterns.FPS, arrays.get("audio"), patterns.SAMPLE_RATE
         )
-    if "image" in made:
-        members["image.png"] = encoding.png(made["image"])
-    if "tensor" in made:
-        members["tensor.npy"] = encoding.npy(made["tensor"])
-    if "text" in made:
-        members["text.txt"] = encoding.txt(made["text"])
+    if "image" in arrays:
+        members["image.png"] = encoding.png(arrays["image"])
+    if "tensor" in arrays:
+        members["tensor.npy"] = encoding.npy(arrays["tensor"])
+    if "text" in arrays:
+        members["text.txt"] = encoding.txt(arrays["text"])
     return members

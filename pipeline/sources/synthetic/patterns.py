@@ -1,7 +1,9 @@
-"""What a class looks, sounds and reads like, and one noisy sample of it.
+"""Synthetic patterns: one function per modality that draws a noisy sample of a class.
 
-A class is drawn from its number alone, so that every generated set has the same classes; a sample varies place, speed, turn,
-size and colours, or tempo, phase, pitch and loudness, or number and order of words, and is mixed with as much noise as asked: 0 none, 1 nothing else.
+The pattern of a class depends only on its number, so all generated datasets have the same classes.
+Samples of a class differ in position, speed, rotation, size and colours of the video; in tempo,
+phase, pitch and loudness of the audio; and in number and order of words of the text. `noise` is the
+mixing weight of the noise: 0 is a clean sample, 1 is only noise.
 """
 
 import math
@@ -25,26 +27,29 @@ def _class_rng(purpose: int, label: int) -> Generator:
     return np.random.default_rng([purpose, label])
 
 
-def picture(
+def video(
     label: int, noise: float, rng: Generator, num_frames: int = NUM_FRAMES
 ) -> npt.NDArray[np.uint8]:
-    """(T, SIZE, SIZE, 3): a shape with its texture, moving over a cloudy ground."""
-    x, y = _seen_from_shape(rng, num_frames)
+    """Return frames (T, SIZE, SIZE, 3) of a textured shape that moves over a cloudy background."""
+    x, y = _shape_coordinates(rng, num_frames)
     shape, texture = _shape_and_texture(label, x, y)
-    ink, paper, ground = (
+    dark, light, background = (
         rng.uniform(low, high, 3).astype(np.float32)
         for low, high in ((0.0, 0.35), (0.65, 1.0), (0.3, 0.7))
     )
-    skin = paper + texture[..., None] * (ink - paper)
-    clean = ground + shape[..., None] * (skin - ground)
+    surface = light + texture[..., None] * (dark - light)
+    clean = background + shape[..., None] * (surface - background)
     clouds = _clouds(rng, num_frames)
     mixed = (1 - noise) * (clean - 0.5) + 0.75 * noise * clouds
     pixels: npt.NDArray[np.uint8] = np.clip(255 * (0.5 + mixed), 0, 255).astype(np.uint8)
     return pixels
 
 
-def _seen_from_shape(rng: Generator, num_frames: int) -> tuple[Array, Array]:
-    """Every pixel's place (T, SIZE, SIZE) in the shape's own coordinates, whose unit is the shape's mean radius."""
+def _shape_coordinates(rng: Generator, num_frames: int) -> tuple[Array, Array]:
+    """x and y of each pixel, (T, SIZE, SIZE), in a frame of reference that moves with the shape.
+
+    The unit of length is the mean radius of the shape.
+    """
     start, speed = rng.uniform(-0.3, 0.3, 2), rng.uniform(-0.3, 0.3, 2)
     turn, spin, radius = rng.uniform(-0.25, 0.25), rng.uniform(-0.3, 0.3), rng.uniform(0.5, 0.7)
     time = np.linspace(-0.5, 0.5, num_frames)[:, None, None]
@@ -56,6 +61,7 @@ def _seen_from_shape(rng: Generator, num_frames: int) -> tuple[Array, Array]:
 
 
 def _shape_and_texture(label: int, x: Array, y: Array) -> tuple[Array, Array]:
+    """Mask and texture of a class in [0, 1], at coordinates relative to the shape."""
     rng = _class_rng(1, label)
     waves = np.arange(2, 6)
     heights = rng.dirichlet(np.full(len(waves), 0.4)) * 0.45
@@ -70,7 +76,7 @@ def _shape_and_texture(label: int, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _clouds(rng: Generator, num_frames: int) -> Array:
-    """(T, SIZE, SIZE, 3): blotches of 12 and of 4 pixels, half of which stay while the frames pass."""
+    """Noise (T, SIZE, SIZE, 3) of blocks of 12 and 4 pixels: a constant part and one per frame."""
     clouds: Array = np.zeros((num_frames, SIZE, SIZE, 3), np.float32)
     for side in (12, 4):
         shape = (SIZE // side, SIZE // side, 3)
@@ -80,8 +86,8 @@ def _clouds(rng: Generator, num_frames: int) -> Array:
     return clouds
 
 
-def sound(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
-    """(SAMPLE_RATE,): a second of a tune with its rhythm, in a hiss and between stray tones."""
+def audio(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
+    """Return one second (SAMPLE_RATE,) of a melody with hiss and random tones as noise."""
     onsets, pitches = _tune(label)
     shift, tempo = rng.uniform(0, 1), rng.uniform(0.93, 1.07)
     detune = SEMITONE ** rng.uniform(-1, 1)
@@ -103,14 +109,14 @@ def sound(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
 
 
 def _tune(label: int) -> tuple[Array, Array]:
-    """Onsets in eighths of a second and pitches in Hz of the class, five each."""
+    """Onsets in seconds, multiples of 1/8, and pitches in Hz of a class's five tones."""
     rng = _class_rng(2, label)
     onsets = np.sort(rng.permutation(8)[:5]) / 8
     return onsets, 220 * SEMITONE ** rng.integers(0, 36, 5)
 
 
 def _tone(start: float, pitch: float, rng: Generator) -> Array:
-    """A struck tone with one overtone that fades within an eighth of a second, going round at the end."""
+    """A decaying tone (SAMPLE_RATE,) with one overtone, wrapped around at the end of the second."""
     time = (np.arange(SAMPLE_RATE) / SAMPLE_RATE - start) % 1.0
     phase = 2 * np.pi * pitch * time
     tone: Array = (
@@ -119,36 +125,40 @@ def _tone(start: float, pitch: float, rng: Generator) -> Array:
     return tone
 
 
-def trace(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
-    """(6, 64): six channels of a swinging sensor, each with the class's own frequency and phase."""
-    own = _class_rng(3, label)
-    frequencies, phases = own.uniform(1, 6, (6, 2)), own.uniform(0, 2 * np.pi, (6, 2))
-    heights = own.uniform(0.3, 1, (6, 2))
+def tensor(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
+    """Return six channels (6, 64) of oscillations with frequencies and phases of the class."""
+    class_rng = _class_rng(3, label)
+    frequencies = class_rng.uniform(1, 6, (6, 2))
+    phases = class_rng.uniform(0, 2 * np.pi, (6, 2))
+    amplitudes = class_rng.uniform(0.3, 1, (6, 2))
     time = np.linspace(0, 1, 64)[:, None, None] * rng.uniform(0.9, 1.1) + rng.uniform(-0.06, 0.06)
-    swing = (heights * np.sin(2 * np.pi * frequencies * time + phases)).sum(-1).T * rng.uniform(
+    signal = (amplitudes * np.sin(2 * np.pi * frequencies * time + phases)).sum(-1).T * rng.uniform(
         0.7, 1.3, (6, 1)
     )
     drift = rng.normal(0, 0.5, (6, 64)).cumsum(1)
-    mixed: npt.NDArray[np.float32] = ((1 - noise) * swing + noise * drift).astype(np.float32)
+    mixed: npt.NDArray[np.float32] = ((1 - noise) * signal + noise * drift).astype(np.float32)
     return mixed
 
 
-def still(label: int, noise: float, rng: Generator) -> npt.NDArray[np.uint8]:
-    """(SIZE, SIZE, 3): one frame of the class's picture."""
-    frame: npt.NDArray[np.uint8] = picture(label, noise, rng, num_frames=1)[0]
+def image(label: int, noise: float, rng: Generator) -> npt.NDArray[np.uint8]:
+    """Return one frame (SIZE, SIZE, 3) of the class's video."""
+    frame: npt.NDArray[np.uint8] = video(label, noise, rng, num_frames=1)[0]
     return frame
 
 
-def words(label: int, noise: float, rng: Generator) -> npt.NDArray[np.str_]:
-    """(8 to 16,): words of the class among stray ones that have the same letters."""
-    own = _words(6, _class_rng(4, label))
+def text(label: int, noise: float, rng: Generator) -> npt.NDArray[np.str_]:
+    """Return 8 to 16 words: words of the class, mixed with random words of the same letters."""
+    class_words = _words(6, _class_rng(4, label))
     num = int(rng.integers(8, 17))
-    drawn, strays = rng.choice(own, num), _words(num, rng)
-    return np.where(rng.random(num) < noise, strays, drawn)
+    drawn, random_words = rng.choice(class_words, num), _words(num, rng)
+    return np.where(rng.random(num) < noise, random_words, drawn)
 
 
 def _words(num: int, rng: Generator) -> npt.NDArray[np.str_]:
-    """(num,): words of two or three syllables, each a consonant and a vowel of one to three bytes."""
+    """Random words (num,) of two or three syllables, each a consonant and a vowel.
+
+    Letters take one to three bytes in UTF-8.
+    """
     syllables = [
         "".join(pair)
         for pair in zip(rng.choice(CONSONANTS, 3 * num), rng.choice(VOWELS, 3 * num), strict=True)
@@ -158,9 +168,9 @@ def _words(num: int, rng: Generator) -> npt.NDArray[np.str_]:
 
 
 PATTERNS: dict[str, Callable[[int, float, Generator], Array]] = {
-    "video": picture,
-    "audio": sound,
-    "image": still,
-    "tensor": trace,
-    "text": words,
+    "video": video,
+    "audio": audio,
+    "image": image,
+    "tensor": tensor,
+    "text": text,
 }
