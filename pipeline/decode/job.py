@@ -62,15 +62,7 @@ def decode(
     scans = _scan(shards, names, config, report, options)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
-    specs = {
-        name: {
-            "shape": list(shape_of(name, spec)[0]),
-            "dtype": shape_of(name, spec)[1],
-            "kind": spec.kind,
-            "spec": spec.model_dump(mode="json"),
-        }
-        for name, spec in config.modalities.items()
-    }
+    specs = _manifest_specs(config)
     existing = _complete_manifest(out, scans, parents, config, classes)
     if existing:
         return summary_of(existing, num_reused=len(shards), unchanged=True)
@@ -96,6 +88,19 @@ def decode(
         manifest = finish(out, jobs, config, classes, specs, parents)
     notes = [f"took over from {dead_owner}, which ended unexpectedly"] if dead_owner else []
     return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
+
+
+def _manifest_specs(config: DecodeConfig) -> dict[str, Any]:
+    """Shape, dtype, kind and spec of each modality, for the manifest."""
+    return {
+        name: {
+            "shape": list(shape_of(name, spec)[0]),
+            "dtype": shape_of(name, spec)[1],
+            "kind": spec.kind,
+            "spec": spec.model_dump(mode="json"),
+        }
+        for name, spec in config.modalities.items()
+    }
 
 
 def _scan(

@@ -72,11 +72,10 @@ def import_cremad(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Write CREMA-D as shards.
+    """Write CREMA-D as shards and return the content of shards.json.
 
     Args:
         src: folder that contains AudioWAV and VideoFlash.
-        out: folder to create.
         split: "actor", so that no actor is in two splits, or "lists", to read splits from files.
         lists: CSV files of the train, test and optionally validation clips, for "lists".
         video: folder of the videos below `src`, if several folders contain videos.
@@ -85,40 +84,26 @@ def import_cremad(
         test_share: fraction of the clips in the test split, for "actor".
         num_shards: number of shards; by default one per 256 samples.
         seed: seed of the order and of the splits.
-        progress: called after each sample.
-    Returns:
-        The content of shards.json.
-    Raises:
-        InputError: an argument or a file is invalid; nothing was written.
-        StoreError: a file cannot be read, or `out` cannot be written.
+    Raises InputError before anything is written, or StoreError.
     """
     check_request(src, out, _CONTENT, validation_share, test_share)
-    require(split in ("actor", "lists"), f"Invalid split: {split!r}", "Choose actor or lists.")
-    require(
-        len(lists) in ((2, 3) if split == "lists" else (0,)),
-        f"Invalid number of lists for split {split!r}: {len(lists)}",
-        "Pass --split lists TRAIN.csv TEST.csv, optionally with VAL.csv; or no list.",
-    )
+    _check_split(split, lists)
     clips, problems = _find_clips(src, video)
     rows, more = _rows(src, clips)
     rows, removed = keep_complete(rows, problems + more, _CURES, allow_incomplete)
     if not rows:
-        raise DataError(
-            f"No complete clip in {src}",
-            f"Pass the folder that contains {_CONTENT}.",
-        )
+        raise DataError(f"No complete clip in {src}", f"Pass the folder that contains {_CONTENT}.")
     num_clips = len(rows)
     if split == "actor":
-        shares, split_by = {"test": test_share, "validation": validation_share}, "actor"
-        rows = carve_splits(rows, shares, split_by, seed)
+        shares = {"test": test_share, "validation": validation_share}
+        rows = carve_splits(rows, shares, "actor", seed)
     else:
         rows, unlisted = _listed(rows, lists, removed, allow_incomplete)
         removed |= unlisted
         # Validation should resemble test: it shares actors with train only if test does.
         by_actor = _actors(rows, "train").isdisjoint(_actors(rows, "test"))
-        rows = carve_splits(
-            rows, {"validation": validation_share}, "actor" if by_actor else None, seed
-        )
+        group = "actor" if by_actor else None
+        rows = carve_splits(rows, {"validation": validation_share}, group, seed)
     origin: dict[str, JsonValue] = {
         "source": "cremad",
         "split": split,
@@ -132,6 +117,15 @@ def import_cremad(
     decode = DecodeConfig(modalities=with_members(SPECS, rows))
     return write_rows(
         out, rows, decode=decode, origin=origin, seed=seed, num_shards=num_shards, progress=progress
+    )
+
+
+def _check_split(split: str, lists: Sequence[Path]) -> None:
+    require(split in ("actor", "lists"), f"Invalid split: {split!r}", "Choose actor or lists.")
+    require(
+        len(lists) in ((2, 3) if split == "lists" else (0,)),
+        f"Invalid number of lists for split {split!r}: {len(lists)}",
+        "Pass --split lists TRAIN.csv TEST.csv, optionally with VAL.csv; or no list.",
     )
 
 

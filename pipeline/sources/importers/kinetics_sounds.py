@@ -91,7 +91,7 @@ def import_kinetics_sounds(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Write Kinetics-Sounds as shards.
+    """Write Kinetics-Sounds as shards and return the content of shards.json.
 
     Splits that do not exist are created from train, stratified by class and grouped by YouTube id.
 
@@ -106,8 +106,6 @@ def import_kinetics_sounds(
         num_shards: number of shards; by default one per 256 samples.
         seed: seed of the order and of the splits.
         progress: called after each sample.
-    Returns:
-        The content of shards.json.
     Raises:
         InputError: an argument or a file is invalid; nothing was written.
         StoreError: a file cannot be read, or `out` cannot be written.

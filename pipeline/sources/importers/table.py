@@ -38,28 +38,20 @@ def import_table(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
-    """Write the samples of a manifest as shards, in shuffled order.
+    """Write the samples of a manifest as shards and return the content of shards.json.
 
     Args:
         manifest: CSV file with a header and one line per sample.
-        out: folder to create.
         modalities: name of each modality and its column of file paths.
         root: folder that the paths are relative to; by default the manifest's folder.
-        label: column of the label.
-        split: column of the split.
-        sample_id: column of the sample id.
+        label, split, sample_id: columns of the label, the split and the sample id.
         where: columns and values; only lines that have all the values are imported.
         kinds: kind of a modality, if its files could be of several kinds.
         split_by: column whose groups go to the same split, such as the speaker.
         validation_share: fraction of the train samples to move to validation.
         num_shards: number of shards; by default one per 256 samples.
-        seed: seed of the order and of the validation split.
-        progress: called after each sample.
-    Returns:
-        The content of shards.json.
-    Raises:
-        InputError: an argument, the manifest or a file is invalid; nothing was written.
-        StoreError: a file cannot be read, or `out` cannot be written.
+        seed: seed of the order of the samples and of the validation split.
+    Raises InputError before anything is written, or StoreError.
     """
     check_vacant(out)
     _check(modalities, kinds or {}, split_by, validation_share)
