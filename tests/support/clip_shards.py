@@ -1,4 +1,4 @@
-"""Shards of small made clips, and the configuration that decodes them."""
+"""Shards of small generated clips, and the configuration that decodes them."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from tests.support.media_files import encode_clip, encode_npy, facts, tone, writ
 
 CONFIG = DecodeConfig(
     modalities={
-        "see": VideoSpec(kind="video", member="mp4", frames=2, size=16),
-        "hear": AudioSpec(kind="audio", member="mp4", seconds=0.5, num_mels=16),
-        "feel": TensorSpec(kind="tensor", member="npy", shape=(3,)),
+        "video": VideoSpec(kind="video", member="mp4", frames=2, size=16),
+        "audio": AudioSpec(kind="audio", member="mp4", seconds=0.5, num_mels=16),
+        "tensor": TensorSpec(kind="tensor", member="npy", shape=(3,)),
     }
 )
 CLIPS = [encode_clip(4 + i, sound=tone(400 + 200 * i, 0.5)) for i in range(3)]

@@ -1,4 +1,4 @@
-"""A folder laid out as CREMA-D is, of a few made clips."""
+"""A small generated folder in the layout of CREMA-D."""
 
 import csv
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ PEOPLE = ["ActorID", "Age", "Sex", "Race", "Ethnicity"]
 
 
 def clips(actors: Sequence[int] = ACTORS) -> list[str]:
-    """A clip of each actor and emotion."""
+    """Names of a clip per actor and emotion."""
     return [f"{actor}_DFA_{emotion}_XX" for actor in actors for emotion in EMOTIONS]
 
 
@@ -43,10 +43,10 @@ def make(
 
 def sides(folder: Path) -> dict[str, set[str]]:
     """The sample ids of each split."""
-    found: dict[str, set[str]] = {}
-    for name, (facts, _) in read_samples(folder).items():
-        found.setdefault(str(facts["split"]), set()).add(name)
-    return found
+    ids: dict[str, set[str]] = {}
+    for name, (metadata, _) in read_samples(folder).items():
+        ids.setdefault(str(metadata["split"]), set()).add(name)
+    return ids
 
 
 def actors(names: set[str]) -> set[str]:

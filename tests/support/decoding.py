@@ -1,4 +1,4 @@
-"""One sample of a clip, a sound, a picture or an array decoded in this process, and what came out."""
+"""Helpers to decode one sample in this process and check the result."""
 
 import io
 import wave
@@ -55,7 +55,7 @@ def sound(
 
 
 def bin_of(data: bytes, suffix: str) -> int:
-    """Where a second of the sound is loudest, in bins of 31.25 Hz."""
+    """Loudest frequency of the first second, in bins of 31.25 Hz."""
     return int(
         decode(data, audio(suffix, seconds=1.0, features="log_spectrogram"))[0]
         .astype(np.float32)

@@ -1,4 +1,4 @@
-"""Small media of every suffix with harm done to them, and a judge of what a sandbox makes of them; for `benchmarks/fuzz.py`."""
+"""Mutated media of every suffix for `benchmarks/fuzz.py`, and a judge of their decoding."""
 
 import io
 import random
@@ -20,7 +20,7 @@ from tests.support.fuzzing import Case, Cases, harmed
 
 
 def encode_media(container: str, video: str = "", audio: str = "", *, rate: int = 48_000) -> bytes:
-    """Three small pictures, and as long a sound; the same bytes whenever it is called."""
+    """Encode three small frames with audio of the same duration, reproducibly."""
     file = io.BytesIO()
     with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as out:
         tracks = [
@@ -40,13 +40,13 @@ def encode_media(container: str, video: str = "", audio: str = "", *, rate: int 
             else:
                 stream.layout = "stereo"
         for stream, is_video in tracks:
-            for frame in _pictures() if is_video else _sounds(stream, rate):
+            for frame in _frames() if is_video else _audio(stream, rate):
                 out.mux(stream.encode(frame))
             out.mux(stream.encode(None))
     return file.getvalue()
 
 
-def _pictures() -> Iterator[av.VideoFrame]:
+def _frames() -> Iterator[av.VideoFrame]:
     for i in range(3):
         frame = av.VideoFrame.from_ndarray(
             np.roll(
@@ -58,7 +58,7 @@ def _pictures() -> Iterator[av.VideoFrame]:
         yield frame
 
 
-def _sounds(stream: av.AudioStream, rate: int) -> Iterator[av.AudioFrame]:
+def _audio(stream: av.AudioStream, rate: int) -> Iterator[av.AudioFrame]:
     wave = (8000 * np.sin(np.arange(2 * rate * 3 // 25) / 9)).astype(np.int16)
     block = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="stereo")
     block.sample_rate, block.pts, block.time_base = rate, 0, Fraction(1, rate)
@@ -86,9 +86,9 @@ _CLIPS = {
     "mp3": ("mp3", "", "libmp3lame"),
 }
 _IMAGES = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "webp": "WEBP", "bmp": "BMP"}
-_FILMS = ("mp4", "webm", "mkv", "avi", "mpg", "flv")
+_VIDEOS = ("mp4", "webm", "mkv", "avi", "mpg", "flv")
 SPECS: dict[str, AnySpec] = {
-    "film": VideoSpec(kind="video", member=_FILMS, frames=2, size=16),
+    "film": VideoSpec(kind="video", member=_VIDEOS, frames=2, size=16),
     "sound": AudioSpec(
         kind="audio", member=tuple(_CLIPS), sample_rate=16_000, seconds=0.1, num_mels=8
     ),
@@ -99,33 +99,33 @@ SPECS: dict[str, AnySpec] = {
 
 def media() -> dict[str, bytes]:
     """A small file of every suffix."""
-    made = {suffix: encode_media(*how) for suffix, how in _CLIPS.items()}
+    encoded = {suffix: encode_media(*how) for suffix, how in _CLIPS.items()}
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     for suffix, name in _IMAGES.items():
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, name)
-        made[suffix] = file.getvalue()
+        encoded[suffix] = file.getvalue()
     file = io.BytesIO()
     np.save(file, np.arange(15, dtype=np.float32).reshape(3, 5))
-    return made | {"npy": file.getvalue()}
+    return encoded | {"npy": file.getvalue()}
 
 
 def clip_cases(_: Path) -> Cases:
-    """Media of every suffix in turn, through a sandbox."""
-    made, sandbox = media(), Sandbox(SPECS, Limits(timeout=5, memory=2**29))
-    suffixes = list(made)
-    for suffix, data in made.items():
+    """Cases with mutated media of each suffix in turn, decoded in a sandbox."""
+    encoded, sandbox = media(), Sandbox(SPECS, Limits(timeout=5, memory=2**29))
+    suffixes = list(encoded)
+    for suffix, data in encoded.items():
         assert judge_clip(data, suffix, sandbox) == "decoded", suffix
 
     def case(seed: int, number: int) -> Case:
         rng = random.Random(f"clip {seed} {number}")
         suffix = suffixes[number % len(suffixes)]
-        data, num = made[suffix], rng.choice((1, 1, 2, 4))
+        data, num = encoded[suffix], rng.choice((1, 1, 2, 4))
         for _ in range(num):
             near = rng.random() < 0.4
-            # what decides over the rest stands near the start
+            # Headers at the start determine how the rest is read, so they are mutated more often.
             head, rest = (data[:200], data[200:]) if near else (data, b"")
-            data = harmed(head, rng, made[rng.choice(suffixes)]) + rest
+            data = harmed(head, rng, encoded[rng.choice(suffixes)]) + rest
         return Case(
             name=f"x.{suffix}", data=data, judge=partial(judge_clip, suffix=suffix, sandbox=sandbox)
         )
@@ -134,22 +134,22 @@ def clip_cases(_: Path) -> Cases:
 
 
 def judge_clip(data: bytes, suffix: str, sandbox: Sandbox) -> str:
-    """Whole arrays of finite values, or a reason."""
+    """Check that decoding gives complete, finite arrays or a reason."""
     try:
-        found = sandbox.decode({suffix: data})
+        arrays = sandbox.decode({suffix: data})
     except SampleError as error:
         assert error.reason in REASONS and error.detail, error
         return error.reason
-    _check_arrays(found)
-    absent = [name for name, spec in SPECS.items() if suffix in spec.member and found[name] is None]
-    assert any(array is not None for array in found.values()), (
-        "nothing was decoded, and nothing said"
-    )
+    _check_arrays(arrays)
+    absent = [
+        name for name, spec in SPECS.items() if suffix in spec.member and arrays[name] is None
+    ]
+    assert any(array is not None for array in arrays.values()), "no array and no rejection"
     return f"decoded without {', '.join(absent)}" if absent else "decoded"
 
 
-def _check_arrays(found: Mapping[str, np.ndarray | None]) -> None:
-    for name, array in found.items():
+def _check_arrays(arrays: Mapping[str, np.ndarray | None]) -> None:
+    for name, array in arrays.items():
         if array is not None:
             shape, dtype = shape_of(name, SPECS[name])
             assert array.shape == shape and array.dtype == dtype, (name, array.shape, array.dtype)

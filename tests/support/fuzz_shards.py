@@ -1,4 +1,4 @@
-"""Shards of clips with harm done to bytes, headers and packing, as cases of `benchmarks/fuzz.py`."""
+"""Cases for `benchmarks/fuzz.py`: shards with mutated bytes, headers or compression."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from tests.support.shard_reading import gz, zst
 
 
 def shard_of(members: Sequence[tuple[str, bytes]], fmt: int, flexible: bool = False) -> Shard:
-    """A shard of these members, which all have known suffixes, behind a directory."""
+    """A shard with a directory entry and these members, which must have known suffixes."""
     folder = tarfile.TarInfo("folder")
     folder.type = tarfile.DIRTYPE
     data = folder.tobuf(fmt)
@@ -38,7 +38,7 @@ def shard_of(members: Sequence[tuple[str, bytes]], fmt: int, flexible: bool = Fa
 
 
 def shards() -> list[Shard]:
-    """One in every format; one whose members lie apart, and one that is longer than the reader's window."""
+    """One shard per format, a non-contiguous one, and one larger than the reader's window."""
     rng = random.Random(0)
     made = []
     for fmt, flexible, stem in (
@@ -49,22 +49,22 @@ def shards() -> list[Shard]:
         members = _members(rng, [f"{stem}{i}" for i in range(4)], 1500)
         made.append(shard_of(members, fmt, flexible))
     short = _members(rng, [f"folder/s{i}" for i in range(4)], 700)
-    apart = sorted(short, key=lambda member: member[0].rpartition(".")[2])
-    made.append(shard_of(apart, tarfile.USTAR_FORMAT))
+    non_contiguous = sorted(short, key=lambda member: member[0].rpartition(".")[2])
+    made.append(shard_of(non_contiguous, tarfile.USTAR_FORMAT))
     long = _members(rng, [f"s{i}" for i in range(4)], 400_000)
     made.append(shard_of(long, tarfile.PAX_FORMAT, True))
     return made
 
 
 def _members(rng: random.Random, keys: Sequence[str], most: int) -> list[tuple[str, bytes]]:
-    found = []
+    members = []
     for i, key in enumerate(keys):
         patterns = (rng.randbytes(most), b"\0" * most, b"u" * most, b"ustar\0" * (most // 6))
-        found.append((f"{key}.json", json.dumps({"label": i, "split": "train"}).encode()))
-        found.append((f"{key}.mp4", rng.choice(patterns)[: rng.randrange(most)]))
+        members.append((f"{key}.json", json.dumps({"label": i, "split": "train"}).encode()))
+        members.append((f"{key}.mp4", rng.choice(patterns)[: rng.randrange(most)]))
         if i % 2:
-            found.append((f"{key}.wav", rng.randbytes(rng.choice((0, 1, 511, 512, 513)))))
-    return found
+            members.append((f"{key}.wav", rng.randbytes(rng.choice((0, 1, 511, 512, 513)))))
+    return members
 
 
 _NAMES = (
@@ -84,7 +84,7 @@ _FIELDS = {
 
 
 def header_edited(data: bytes, rng: random.Random) -> bytes:
-    """One field of one header changed, with a checksum that is right."""
+    """Change one field of one header, usually with a correct checksum."""
     places = [
         at for at in range(0, len(data) - BLOCK + 1, BLOCK) if data.startswith(b"ustar", at + 257)
     ]
@@ -122,7 +122,7 @@ def header_edited(data: bytes, rng: random.Random) -> bytes:
 
 
 def extension_put_in(data: bytes, rng: random.Random) -> bytes:
-    """An extension header somewhere, with records that are right or not."""
+    """Insert an extension header with a valid or invalid record."""
     value = rng.choice([*_NAMES, b"-1", b"0", b"600", b"9" * 30, b"1" * 5000, rng.randbytes(8)])
     record = b" %b=%b\n" % (
         rng.choice((b"path", b"size", b"linkpath", b"GNU.sparse.name", b"GNU.sparse.realsize")),
@@ -155,7 +155,7 @@ _LIMITS = (
 
 
 def tar_cases(_: Path) -> Cases:
-    """Shards, one in eight of them packed before or after the harm."""
+    """Cases of mutated shards; one in eight is compressed, before or after the mutation."""
     made = shards()
 
     def case(seed: int, number: int) -> Case:

@@ -1,4 +1,4 @@
-"""Bytes with harm done to them at random places, and what a case of `benchmarks/fuzz.py` is."""
+"""Random mutations of bytes, and the cases of `benchmarks/fuzz.py`."""
 
 import random
 from collections.abc import Callable
@@ -12,7 +12,7 @@ NUMBERS = (1, 2, *(2**bits - less for bits in (0, 7, 8, 15, 16, 31, 32, 63, 64) 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """Bytes of a kind, and a judge: it says what came of them in a word, and raises where a promise is broken."""
+    """Bytes with a judge, which returns the outcome or raises if a guarantee is broken."""
 
     name: str
     data: bytes
@@ -20,11 +20,15 @@ class Case:
 
 
 Cases = Callable[[int, int], Case]
-"""The case of a seed and a number."""
+"""Returns the case for a seed and a number."""
 
 
 def harmed(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """One harm at a random place: bits, bytes and numbers changed, zeros, pieces put in, taken out, moved and copied, the end cut off, two files spliced."""
+    """Apply one random mutation.
+
+    Bits, bytes or numbers are changed; pieces are zeroed, inserted, removed, moved or copied; the
+    end is cut off; or the file is joined with another one.
+    """
     out, at, size = bytearray(data), rng.randrange(len(data) + 1), rng.choice(SIZES)
     if rng.random() < 0.3:
         at -= at % BLOCK
@@ -61,6 +65,6 @@ def harmed(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def flip(data: bytearray, rng: random.Random) -> None:
-    """Changes one bit."""
+    """Flip one random bit."""
     if data:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)

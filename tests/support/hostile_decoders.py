@@ -1,4 +1,7 @@
-"""Decoders for `Sandbox(entry=...)` that do what a broken or malicious file makes a real one do; the member "x" says what."""
+"""Decoders for `Sandbox(entry=...)` that misbehave as with broken or malicious files.
+
+The member "x" names the decoder.
+"""
 
 import ctypes
 import os
@@ -80,7 +83,7 @@ def memory_called_undecodable(*_: object) -> Arrays:
     try:
         bytearray(2**40)
     except MemoryError as error:
-        raise SampleError("undecodable", "the library says: no such thing") from error
+        raise SampleError("undecodable", "message of a library") from error
     raise AssertionError
 
 
@@ -122,13 +125,13 @@ _broken: list[bytes] = []
 
 
 def break_the_heap(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
-    """All is well with this sample, but `needs_a_whole_heap` dies in the same process after it."""
+    """Decode successfully, but make `needs_a_whole_heap` crash later in the same process."""
     _broken.append(b"")
     return ok(members, specs)
 
 
 def leak(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
-    """Keeps 20 MB of every sample."""
+    """Leak 20 MB per sample."""
     _broken.append(b"x" * 20_000_000)
     return ok(members, specs)
 
@@ -137,14 +140,14 @@ def needs_a_whole_heap(members: Members, specs: Mapping[str, AnySpec]) -> Arrays
     return segfault() if _broken else ok(members, specs)
 
 
-def tell_pids(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
-    """Writes the numbers of both processes to the file that member "path" names."""
+def write_pids(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
+    """Write the ids of both processes to the file that member "path" names."""
     Path(members["path"].decode()).write_text(f"{os.getppid()} {os.getpid()}", encoding="utf-8")
     return ok(members, specs)
 
 
-def tell_pids_and_hang(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
-    tell_pids(members, specs)
+def write_pids_and_hang(members: Members, specs: Mapping[str, AnySpec]) -> Arrays:
+    write_pids(members, specs)
     return hang_in_python()
 
 

@@ -1,4 +1,4 @@
-"""Cases for `benchmarks/fuzz.py` whose judges do what a broken promise does."""
+"""Cases for `benchmarks/fuzz.py` whose judges fail, crash or exit."""
 
 import ctypes
 import os
@@ -8,12 +8,12 @@ from tests.support.fuzzing import Case, Cases
 
 
 def odd_cases(_: Path) -> Cases:
-    """By number: one that holds, one that raises, one that crashes, one that ends its process, and one that holds."""
+    """Cases by number: 0 succeeds, 1 raises, 2 crashes, 3 exits, the others succeed."""
     return lambda seed, number: Case(name="x", data=b"%d" % number, judge=judge)
 
 
 def judge(data: bytes) -> str:
-    """Does what the number says."""
+    """Behave according to the number."""
     if data == b"1":
         raise ZeroDivisionError("division by zero")
     if data == b"2":

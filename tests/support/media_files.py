@@ -1,4 +1,4 @@
-"""Small media that the tests encode themselves, and the shards made of them."""
+"""Encoders of small media files, and writers of shards."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def tone(hertz: float, seconds: float, sample_rate: int = SAMPLE_RATE) -> np.nda
 
 
 def encode_clip(num_frames: int = 16, *, size: tuple[int, int] = (64, 48), **more: Any) -> bytes:
-    """As `encode_film`, of frames where frame i is grey of level LEVEL * i."""
+    """Encode a clip whose frame i is grey with value LEVEL * i; options as in `encode_film`."""
     frames = [np.full((*size[::-1], 3), LEVEL * i, np.uint8) for i in range(num_frames)]
     options = {} if "codec" in more else {"crf": "8"}
     return encode_film(frames, options=options, **more)
@@ -42,10 +42,15 @@ def encode_film(
     colours: tuple[int, int, int] | None = None,
     index_first: Path | None = None,
 ) -> bytes:
-    """Frames of (H, W, 3) or (H, W, 4) uint8, shown at times[i] / 10 s; the sound is mono float at SAMPLE_RATE.
+    """Encode a video.
 
-    `colours` are FFmpeg's numbers of primaries, transfer and matrix. With a path for `index_first`, the index
-    of an MP4 stands before its media, as for streaming.
+    Args:
+        frames: (H, W, 3) or (H, W, 4) uint8.
+        container, codec, pix_fmt, options: as in FFmpeg.
+        times: presentation time of each frame in units of 0.1 s.
+        sound: mono float audio at SAMPLE_RATE.
+        colours: FFmpeg's numbers of primaries, transfer characteristics and matrix.
+        index_first: path for a temporary file; the index of the MP4 comes before the media data.
     """
     file = io.BytesIO()
     flags = {"movflags": "faststart"} if index_first else {}
@@ -76,7 +81,7 @@ def encode_film(
 
 
 def encode_wav(wave: np.ndarray, sample_rate: int = SAMPLE_RATE, codec: str = "pcm_f32le") -> bytes:
-    """(samples,) mono or (samples, 2) stereo, float."""
+    """Encode float audio, (samples,) mono or (samples, 2) stereo."""
     file = io.BytesIO()
     layout = "mono" if wave.ndim == 1 else "stereo"
     with av.open(file, "w", format="wav") as out:
@@ -141,7 +146,10 @@ def encode_sound(
     cover: bytes | None = None,
     start: int = 0,
 ) -> bytes:
-    """(channels, samples) float in [-1, 1]; `cover` is a JPEG that goes in as a stream of pictures, `start` the time of the first sample."""
+    """Encode audio (channels, samples) float in [-1, 1].
+
+    `cover` is a JPEG added as cover art, `start` the time of the first sample.
+    """
     file = io.BytesIO()
     layout = {1: "mono", 2: "stereo"}.get(len(waves), f"{len(waves)} channels")
     with av.open(file, "w", format=container) as out:
@@ -169,7 +177,7 @@ def encode_sound(
 
 
 def turn(clip: bytes, degrees: int) -> bytes:
-    """The MP4 with a display matrix that shows it turned clockwise."""
+    """Add a display matrix to an MP4 that rotates it clockwise."""
     cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
     start = clip.index(b"tkhd") + 44
     return (

@@ -1,4 +1,4 @@
-"""Tables that name files, with the files that they name."""
+"""CSV manifests with the files that they list."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def picture(mode: str, width: int, height: int) -> bytes:
 
 
 def write(folder: Path, rows: Sequence[Row], files: Mapping[str, bytes]) -> Path:
-    """A manifest with its files beside it."""
+    """Write a manifest with its files next to it."""
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -45,7 +45,10 @@ def write(folder: Path, rows: Sequence[Row], files: Mapping[str, bytes]) -> Path
 
 
 def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
-    """A manifest of sounds and grey pictures; `changes` gives columns by the number of the row."""
+    """Write a manifest of audio and greyscale images.
+
+    `changes` maps columns to functions of the row number.
+    """
     columns: dict[str, Callable[[int], str]] = {
         "sample_id": lambda i: f"s{i:03d}",
         "split": lambda i: "test" if i % 4 == 3 else "train",
@@ -63,7 +66,7 @@ def table(folder: Path, num: int = 12, **changes: Callable[[int], str]) -> Path:
 
 
 def rows_of(num: int, files: Callable[[int], Mapping[str, str]]) -> list[Row]:
-    """Rows of two labels to train on, with columns of files by the number of the row."""
+    """Training rows of two labels; `files` returns the file columns of a row number."""
     return [
         {"sample_id": f"s{i}", "label": str(i % 2), "split": "train", **files(i)}
         for i in range(num)

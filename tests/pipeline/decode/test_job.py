@@ -1,4 +1,4 @@
-"""Shards -> feature tables on Ray: the same bytes whatever the parallelism, and every row and configuration as it should be."""
+"""Decode jobs on Ray: deterministic output, correct rows, and reuse of existing feature sets."""
 
 import shutil
 import struct
@@ -35,7 +35,7 @@ from tests.support.media_files import (
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_rows(
+def test_rows_follow_sample_order_and_moments_are_of_training_rows(
     tmp_path: Path,
 ) -> None:
     seen: list[Progress] = []
@@ -51,7 +51,7 @@ def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_row
         make_shards(tmp_path / "in"), StorePath.at(tmp_path / "out"), CONFIG, progress=seen.append
     )
     features = FeatureSet.open(StorePath.at(tmp_path / "out"))
-    assert features.modalities == ["see", "hear", "feel"]
+    assert features.modalities == ["video", "audio", "tensor"]
     assert features.samples["sample_id"].to_pylist() == [f"id{n:03d}" for n in range(15)]
     assert features.samples["shard"].to_pylist() == [f"part-{n // 5}.tar" for n in range(15)]
     assert features.samples["index_in_shard"].to_pylist() == [n % 5 for n in range(15)]
@@ -77,14 +77,14 @@ def test_rows_are_the_samples_in_order_and_mean_and_sd_those_of_the_training_row
         (stage, i + 1) for stage in ("scan", "decode") for i in range(3)
     ]
     assert (seen[-1].num_rows, seen[-1].num_shards) == (15, 3)
-    for name, axes in (("see", (0, 1, 3, 4)), ("hear", (0, 2, 3)), ("feel", (0,))):
+    for name, axes in (("video", (0, 1, 3, 4)), ("audio", (0, 2, 3)), ("tensor", (0,))):
         rows = features.read(name, features.rows_of("train")).astype(np.float64)
-        told = features.manifest["modalities"][name]
-        np.testing.assert_allclose(told["mean"], rows.mean(axes), rtol=1e-9)
-        np.testing.assert_allclose(told["std"], rows.std(axes), rtol=1e-6)
+        stored = features.manifest["modalities"][name]
+        np.testing.assert_allclose(stored["mean"], rows.mean(axes), rtol=1e-9)
+        np.testing.assert_allclose(stored["std"], rows.std(axes), rtol=1e-6)
 
 
-def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: Path) -> None:
+def test_output_is_independent_of_parallelism_path_and_interruption(tmp_path: Path) -> None:
     one = decode(
         make_shards(tmp_path / "in"), StorePath.at(tmp_path / "one"), CONFIG, concurrency=1
     )
@@ -96,17 +96,17 @@ def test_the_bytes_do_not_depend_on_parallelism_place_or_interruption(tmp_path: 
         concurrency=2,
     )
     assert one.fingerprint == two.fingerprint
-    expected = files(tmp_path / "one")
-    assert files(tmp_path / "two") == expected
+    expected = read_files(tmp_path / "one")
+    assert read_files(tmp_path / "two") == expected
     (tmp_path / "two" / "manifest.json").unlink()
     (tmp_path / "two" / ".parts" / "part-00001.json").unlink()
-    (tmp_path / "two" / "see" / "part-00002.arrow").unlink()
+    (tmp_path / "two" / "video" / "part-00002.arrow").unlink()
     again = decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "two"), CONFIG)
     assert (again.num_reused, again.unchanged) == (1, False)
-    assert files(tmp_path / "two") == expected
+    assert read_files(tmp_path / "two") == expected
 
 
-def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
+def test_complete_feature_set_is_reused_or_rejected_if_it_differs(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in"), StorePath.at(tmp_path / "out")
     first = decode(shards, out, CONFIG)
     first_shards = (out / MANIFEST).read_json()["parents"]["shards"][:12]
@@ -117,11 +117,11 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
     assert len(again.notes) == len(first.notes) + 1
     with pytest.raises(MismatchError, match=first_shards):
         decode(shards[:2], out, CONFIG)
-    with pytest.raises(MismatchError, match="feel"):
+    with pytest.raises(MismatchError, match="tensor"):
         decode(
             shards,
             out,
-            DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")}),
+            DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("video", "audio")}),
         )
     path = tmp_path / "in" / "part-1.tar"
     data = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ def test_a_finished_set_is_returned_or_refused(tmp_path: Path) -> None:
         decode(shards, out, CONFIG)
 
 
-def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> None:
+def test_higher_limits_decode_only_rejected_samples(tmp_path: Path) -> None:
     large = {"z": {**sample(100), "mp4": encode_clip(4, size=(96, 64), sound=tone(500, 0.5))}}
     make_shards(tmp_path / "in", 2)
     shards, out = add_shard(tmp_path / "in", large), StorePath.at(tmp_path / "out")
@@ -148,13 +148,13 @@ def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> N
 
     first = decode_with(Limits(pixels=4000))
     assert first.reasons == {"oversize": 1}
-    before = files(tmp_path / "out")
+    before = read_files(tmp_path / "out")
     assert decode_with(Limits(pixels=4000, timeout=90)).unchanged
-    assert files(tmp_path / "out") == before
+    assert read_files(tmp_path / "out") == before
     for lower in (Limits(pixels=3999), Limits(pixels=9000, timeout=59)):
         with pytest.raises(MismatchError, match=r"\blimits\.(pixels|timeout)\b"):
             decode_with(lower)
-    assert files(tmp_path / "out") == before
+    assert read_files(tmp_path / "out") == before
     raised = decode_with(Limits(pixels=9000))
     assert (raised.num_reused, raised.num_rejected, raised.unchanged) == (2, 0, False)
     assert raised.fingerprint != first.fingerprint
@@ -163,7 +163,7 @@ def test_higher_limits_decode_only_what_lower_ones_rejected(tmp_path: Path) -> N
     assert decode_with(Limits(pixels=10_000)).unchanged
 
 
-def test_a_member_beyond_a_lower_limit_is_read_under_a_higher_one(tmp_path: Path) -> None:
+def test_member_above_a_limit_is_decoded_after_raising_it(tmp_path: Path) -> None:
     large = CLIPS[0] + struct.pack(">I4s", 50_008, b"free") + bytes(50_000)
     shards = add_shard(tmp_path / "in", {"z": {**sample(100), "mp4": large}})
     strict = {"max_rejected_share": 1.0, "limits": Limits(member_bytes=50_000)}
@@ -173,7 +173,7 @@ def test_a_member_beyond_a_lower_limit_is_read_under_a_higher_one(tmp_path: Path
     assert (again.num_rows, again.num_rejected, again.num_reused) == (6, 0, 1)
 
 
-def test_what_timed_out_is_decoded_again_where_it_gets_more_time(tmp_path: Path) -> None:
+def test_samples_that_timed_out_are_decoded_after_raising_the_timeout(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in", 2, 2), StorePath.at(tmp_path / "out")
     hasty = {"max_rejected_share": 1.0, "limits": Limits(timeout=1e-6)}
     with pytest.raises(DataError):
@@ -183,21 +183,21 @@ def test_what_timed_out_is_decoded_again_where_it_gets_more_time(tmp_path: Path)
     assert (patient.num_rows, patient.num_rejected, patient.num_reused) == (4, 0, 0)
 
 
-def test_a_set_of_a_release_that_knew_fewer_fields_is_reused(tmp_path: Path) -> None:
-    """Its manifest lacks a field and a limit, and its accounts have a hash of both."""
+def test_feature_set_of_older_release_with_fewer_fields_is_reused(tmp_path: Path) -> None:
+    """Its manifest lacks a field and a limit, and its records have a hash of both."""
     shards, out = make_shards(tmp_path / "in", 2), StorePath.at(tmp_path / "out")
     decode(shards, out, CONFIG)
     manifest = (out / MANIFEST).read_json()
-    del manifest["modalities"]["hear"]["spec"]["pad"], manifest["limits"]["fps"]
+    del manifest["modalities"]["audio"]["spec"]["pad"], manifest["limits"]["fps"]
     (out / MANIFEST).write_json(manifest)
-    for account in (out / ".parts" / f"part-0000{i}.json" for i in range(2)):
-        (known := account.read_json()).pop("decoding")
-        account.write_json({**known, "modalities": "4f2a" * 16})
+    for path in (out / ".parts" / f"part-0000{i}.json" for i in range(2)):
+        (record := path.read_json()).pop("decoding")
+        path.write_json({**record, "modalities": "4f2a" * 16})
     assert decode(shards, out, CONFIG).unchanged
     assert decode(shards, out, CONFIG.model_copy(update={"limits": Limits(timeout=90)})).unchanged
-    hear = CONFIG.modalities["hear"].model_copy(update={"pad": "repeat"})
-    with pytest.raises(MismatchError, match=r"\bhear\b"):
-        decode(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "hear": hear}))
+    audio = CONFIG.modalities["audio"].model_copy(update={"pad": "repeat"})
+    with pytest.raises(MismatchError, match=r"\baudio\b"):
+        decode(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "audio": audio}))
     (out / MANIFEST).delete()
     assert decode(shards, out, CONFIG).num_reused == 0
 
@@ -213,7 +213,7 @@ def test_a_set_of_a_release_that_knew_fewer_fields_is_reused(tmp_path: Path) -> 
         ({"pixels": 2**27}, set(REASONS)),
     ],
 )
-def test_a_limit_lifts_the_reasons_that_it_gives(
+def test_raising_a_limit_outdates_its_rejection_reasons(
     raised: dict[str, float], reasons: set[str]
 ) -> None:
     assert outdated_reasons(Limits(**raised), Limits().model_dump()) == reasons
@@ -222,14 +222,16 @@ def test_a_limit_lifts_the_reasons_that_it_gives(
     ]
 
 
-def test_a_sample_that_lacks_a_modality_stays(tmp_path: Path) -> None:
-    lacking = {
+def test_sample_without_a_modality_is_kept(tmp_path: Path) -> None:
+    incomplete = {
         f"y{n}": {key: value for key, value in sample(100 + n).items() if key != "npy"}
         for n in range(2)
     }
-    silent = {"z": {**sample(200), "mp4": encode_clip(4)}}
+    without_audio = {"z": {**sample(200), "mp4": encode_clip(4)}}
     summary = decode(
-        add_shard(tmp_path / "in", {**lacking, **silent}), StorePath.at(tmp_path / "out"), CONFIG
+        add_shard(tmp_path / "in", {**incomplete, **without_audio}),
+        StorePath.at(tmp_path / "out"),
+        CONFIG,
     )
     features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     assert summary.num_rejected == 0
@@ -238,26 +240,26 @@ def test_a_sample_that_lacks_a_modality_stays(tmp_path: Path) -> None:
         [True, True, False],
         [True, False, True],
     ]
-    assert not features.read("feel", np.array([5, 6])).any()
-    assert not features.read("hear", np.array([7])).any()
-    assert features.manifest["modalities"]["hear"]["num_rows"] == 7
+    assert not features.read("tensor", np.array([5, 6])).any()
+    assert not features.read("audio", np.array([7])).any()
+    assert features.manifest["modalities"]["audio"]["num_rows"] == 7
 
 
-def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) -> None:
-    picture = encode_image(np.zeros((9, 9, 3), np.uint8))
+def test_configuration_is_inferred_from_first_sample_or_decode_yaml(tmp_path: Path) -> None:
+    image = encode_image(np.zeros((9, 9, 3), np.uint8))
     members = {
         "json": facts("a"),
         "mp4": encode_clip(3),
         "audio.wav": encode_wav(tone(500, 0.5)),
-        "depth.png": picture,
+        "depth.png": image,
         "npy": encode_npy(np.zeros((4, 2))),
         "txt": b"one",
         "caption.txt": b"two",
     }
     write_shard(tmp_path / "train-0.tar", {"k": members})
     shards = discover_shards([str(tmp_path)])
-    found = infer_config(shards).modalities
-    assert {name: (spec.kind, spec.member) for name, spec in found.items()} == {
+    inferred = infer_config(shards).modalities
+    assert {name: (spec.kind, spec.member) for name, spec in inferred.items()} == {
         "audio": ("audio", ("audio.wav",)),
         "depth": ("image", ("depth.png",)),
         "video": ("video", ("mp4",)),
@@ -265,7 +267,7 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
         "text": ("text", ("txt",)),
         "caption": ("text", ("caption.txt",)),
     }
-    assert found["tensor"].shape == (4, 2)
+    assert inferred["tensor"].shape == (4, 2)
     (tmp_path / "decode.yaml").write_text(
         "modalities:\n  eye: {kind: image, member: depth.png, size: 16}\nclasses: [b, a]\n"
     )
@@ -278,12 +280,12 @@ def test_configuration_from_the_first_sample_or_the_file_beside(tmp_path: Path) 
         infer_config(shards)
 
 
-def test_labels_sort_by_value_where_all_are_numbers() -> None:
+def test_integer_labels_sort_numerically() -> None:
     assert sorted_labels(["10", "9", "-1"]) == ("-1", "9", "10")
     assert sorted_labels(["10", "9", "x"]) == ("10", "9", "x")
 
 
-def test_foreign_shards_with_cls_and_split_in_the_name(tmp_path: Path) -> None:
+def test_shards_with_cls_members_and_split_in_the_file_name(tmp_path: Path) -> None:
     for split, start in (("train", 0), ("val", 2)):
         write_shard(
             tmp_path / "in" / f"{split}-000.tar",

@@ -1,4 +1,7 @@
-"""Decode jobs over what is bad: each sample that cannot be decoded is named and counted, and bad input is refused before anything is written."""
+"""Decode jobs on damaged samples and invalid input.
+
+Rejected samples are listed and counted; invalid input is rejected before anything is written.
+"""
 
 import gzip
 import io
@@ -34,7 +37,7 @@ from tests.support.refusals import refused
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def refuses(
+def assert_rejected(
     shards: list[StorePath],
     out: Path,
     config: DecodeConfig,
@@ -48,7 +51,7 @@ def refuses(
 
 
 def damaged(folder: Path) -> list[StorePath]:
-    """Five good samples; then three bad ones between two good; then a cut shard with one whole sample and one lost."""
+    """Three shards: 5 valid samples; 2 valid and 3 damaged ones; 1 complete and 1 truncated one."""
     make_shards(folder, 1)
     bad = {
         "b": {**sample(101), "mp4": CLIPS[0][:300]},
@@ -67,7 +70,7 @@ def damaged(folder: Path) -> list[StorePath]:
     return discover_shards([str(folder)])
 
 
-def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
+def test_rejected_samples_are_listed_and_counted(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"max_rejected_share": 0.5})
     summary = decode(damaged(tmp_path / "in"), StorePath.at(tmp_path / "out"), config)
     rejected = read_table(StorePath.at(tmp_path / "out" / "rejected.arrow"))
@@ -85,7 +88,7 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
     features = FeatureSet.open(StorePath.at(tmp_path / "out"))
     assert features.samples["sample_id"].to_pylist()[5:] == ["id100", "id104", "id105"]
     assert features.samples["index_in_shard"].to_pylist()[5:] == [0, 4, 0]
-    np.testing.assert_array_equal(features.read("feel", np.array([6]))[0], [104, 208, 1])
+    np.testing.assert_array_equal(features.read("tensor", np.array([6]))[0], [104, 208, 1])
     assert (summary.num_rows, summary.num_rejected) == (8, 4)
     assert summary.reasons == {"truncated": 2, "lfs_pointer": 1, "empty": 1}
     for part in features.manifest["parts"]:
@@ -103,7 +106,7 @@ def test_what_cannot_be_decoded_is_named_and_counted(tmp_path: Path) -> None:
         )
 
 
-def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
+def test_too_many_rejected_samples_stop_the_job(tmp_path: Path) -> None:
     shards, out = damaged(tmp_path / "in")[:2], StorePath.at(tmp_path / "out")
     with refused(BudgetError, "truncated", "max_rejected_share", 0.2) as caught:
         decode(shards, out, CONFIG.model_copy(update={"max_rejected_share": 0.2}))
@@ -118,7 +121,7 @@ def test_over_budget_the_job_stops_with_a_summary(tmp_path: Path) -> None:
         decode(shards, out, lenient.model_copy(update={"limits": Limits(pixels=5000)}))
 
 
-def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
+def test_too_many_consecutive_rejected_samples_stop_the_job(tmp_path: Path) -> None:
     shards, out = damaged(tmp_path / "in")[:2], StorePath.at(tmp_path / "out")
     words = ("x.tar", 3, "max_rejected_in_a_row", 2, "truncated", "lfs_pointer", "empty", "id103")
     lenient = CONFIG.model_copy(update={"max_rejected_share": 1.0})
@@ -132,11 +135,11 @@ def test_too_many_rejected_in_a_row_stop_the_job(tmp_path: Path) -> None:
     assert kept.num_rejected == 3
 
 
-def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None:
+def test_compressed_shards_non_contiguous_samples_and_unknown_suffixes(tmp_path: Path) -> None:
     plain = make_shards(tmp_path / "in")
     decode(plain, StorePath.at(tmp_path / "plain"), CONFIG)
     for number, pack in enumerate(
-        (gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True), torn)
+        (gzip.compress, lambda data: pa.compress(data, codec="zstd", asbytes=True), non_contiguous)
     ):
         packed = pack(Path(plain[number].path).read_bytes())
         Path(plain[number].path).unlink()
@@ -157,8 +160,8 @@ def test_packed_shards_torn_samples_and_unknown_suffixes(tmp_path: Path) -> None
     assert any(re.search(r"\b5\b", note) for note in summary.notes)
 
 
-def torn(tar: bytes) -> bytes:
-    """The same samples, suffix by suffix, and each with a pickle that would kill who loads it."""
+def non_contiguous(tar: bytes) -> bytes:
+    """The same samples ordered by suffix, each with a pickle that would exit the process."""
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
     pickles = [
@@ -177,27 +180,29 @@ def torn(tar: bytes) -> bytes:
         ({"k": sample(9, split=None)}, ["x.tar", "0", "split"]),
     ],
 )
-def test_bad_samples_are_refused(
+def test_invalid_samples_are_rejected(
     tmp_path: Path, samples: dict[str, dict[str, bytes]], parts: list[str]
 ) -> None:
-    refuses(add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts)
+    assert_rejected(
+        add_shard(tmp_path / "in", samples), tmp_path / "out", CONFIG, DataError, *parts
+    )
 
 
-def test_bad_configurations_are_refused(tmp_path: Path) -> None:
+def test_invalid_configurations_are_rejected(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in", 1), tmp_path / "out"
     for classes, error, words in (
         (("0", "1"), DataError, ("2", "0", "1", "part-0.tar")),
         (("0", "1", "2", "2"), ConfigError, ("classes", "2")),
     ):
-        refuses(shards, out, CONFIG.model_copy(update={"classes": classes}), error, *words)
-    smell = TensorSpec(kind="tensor", member="smell.npy", shape=(1,))
-    config = DecodeConfig(modalities={**CONFIG.modalities, "smell": smell})
-    refuses(shards, out, config, InputError, "smell", "smell.npy", "mp4", "npy")
-    short = DecodeConfig(modalities={"hear": AudioSpec(kind="audio", member="mp4", seconds=0.01)})
-    refuses(shards, out, short, ConfigError, "modalities.hear", "n_fft")
+        assert_rejected(shards, out, CONFIG.model_copy(update={"classes": classes}), error, *words)
+    extra = TensorSpec(kind="tensor", member="extra.npy", shape=(1,))
+    config = DecodeConfig(modalities={**CONFIG.modalities, "extra": extra})
+    assert_rejected(shards, out, config, InputError, "extra", "extra.npy", "mp4", "npy")
+    short = DecodeConfig(modalities={"audio": AudioSpec(kind="audio", member="mp4", seconds=0.01)})
+    assert_rejected(shards, out, short, ConfigError, "modalities.audio", "n_fft")
 
 
-def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+def test_shards_without_training_data_are_rejected(tmp_path: Path) -> None:
     one = {f"{n}": {**sample(n), "json": facts(5)} for n in range(3)}
     untrained = {f"{n}": {**sample(n), "json": facts(n, "test")} for n in range(3)}
     write_shard(tmp_path / "one.tar", one)
@@ -209,12 +214,12 @@ def test_sets_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
         ("text", DataError, "text.tar"),
     ):
         shards = discover_shards([str(tmp_path / f"{name}.tar")])
-        refuses(shards, tmp_path / "out", CONFIG, error, word)
+        assert_rejected(shards, tmp_path / "out", CONFIG, error, word)
     inside = tmp_path / "text.tar" / "out"
-    refuses(make_shards(tmp_path / "in", 1), inside, CONFIG, StoreError, inside)
+    assert_rejected(make_shards(tmp_path / "in", 1), inside, CONFIG, StoreError, inside)
 
 
-def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> None:
+def test_modality_without_a_stream_in_any_container_is_rejected(tmp_path: Path) -> None:
     write_shard(
         tmp_path / "in" / "train-0.tar",
         {
@@ -222,7 +227,7 @@ def test_a_modality_whose_container_never_has_it_is_refused(tmp_path: Path) -> N
             for n in range(2)
         },
     )
-    config = DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("see", "hear")})
-    with pytest.raises(DataError, match=r"\bhear\b"):
+    config = DecodeConfig(modalities={name: CONFIG.modalities[name] for name in ("video", "audio")})
+    with pytest.raises(DataError, match=r"\baudio\b"):
         decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), config)
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -1,4 +1,4 @@
-"""Media: bytes -> arrays of the promised shape and content."""
+"""Decoding of valid media: shapes and content of the arrays."""
 
 import io
 import math
@@ -47,7 +47,8 @@ def test_frames_at_the_centres_of_equal_segments(
 
 def test_frames_are_chosen_by_presentation_time() -> None:
     times = [0, 1, 2, 3, 4, 5, 6, 16]
-    # The interval is 17 tenths long; its centres at 2.1, 6.4, 10.6 and 14.9 fall on the frames shown since 2, 6, 6 and 6.
+    # The interval is 1.7 s long; the frames displayed at 0.21, 0.64, 1.06 and 1.49 s are those of
+    # 0.2, 0.6, 0.6 and 0.6 s.
     assert levels(decode(encode_clip(8, times=times), video(4))) == [2, 6, 6, 6]
     shifted = [time + 30 for time in times]
     assert levels(
@@ -67,7 +68,7 @@ def test_frames_without_presentation_times() -> None:
     ]
 
 
-def test_short_side_is_resized_and_the_centre_cut_out() -> None:
+def test_short_side_is_resized_and_centre_cropped() -> None:
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 200
     assert (
@@ -78,21 +79,21 @@ def test_short_side_is_resized_and_the_centre_cut_out() -> None:
 
 
 @pytest.mark.parametrize("features", ["log_mel", "log_spectrogram"])
-def test_sound_equals_torchaudio_on_the_same_wave(features: str) -> None:
-    heard = tone(700, 1.0)
+def test_spectrogram_equals_torchaudio(features: str) -> None:
+    wave = tone(700, 1.0)
     if features == "log_mel":
         transform = torchaudio.transforms.MelSpectrogram(
             SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64
         )
     else:
         transform = torchaudio.transforms.Spectrogram(n_fft=512, hop_length=160, power=1.0)
-    expected = torch.log(transform(torch.from_numpy(heard)) + 1e-7).to(torch.float16).numpy()
+    expected = torch.log(transform(torch.from_numpy(wave)) + 1e-7).to(torch.float16).numpy()
     np.testing.assert_array_equal(
-        decode(encode_wav(heard), audio(seconds=1.0, features=features))[0], expected
+        decode(encode_wav(wave), audio(seconds=1.0, features=features))[0], expected
     )
 
 
-def test_sound_is_cut_padded_repeated_resampled_and_mixed_down() -> None:
+def test_audio_is_cut_padded_repeated_resampled_and_mixed_down() -> None:
     short, long = tone(1000, 0.5), tone(1000, 2.0)
     one = decode(encode_wav(long[:SAMPLE_RATE]), audio(seconds=1.0))
     np.testing.assert_array_equal(decode(encode_wav(long), audio(seconds=1.0)), one)
@@ -115,20 +116,20 @@ def test_sound_is_cut_padded_repeated_resampled_and_mixed_down() -> None:
 
 def test_two_modalities_of_one_container_equal_each_alone() -> None:
     clip = encode_clip(16, sound=tone(800, 1.6))
-    sound, film = audio("mp4", seconds=1.0), video()
+    audio_spec, video_spec = audio("mp4", seconds=1.0), video()
     both = decode_sample(
-        {"mp4": clip}, {"hear": sound, "see": film, "glance": video(2, 16)}, Limits()
+        {"mp4": clip}, {"audio": audio_spec, "video": video_spec, "small": video(2, 16)}, Limits()
     )
-    np.testing.assert_array_equal(both["hear"], decode(clip, sound))
-    np.testing.assert_array_equal(both["see"], decode(clip, film))
-    np.testing.assert_array_equal(both["glance"], decode(clip, video(2, 16)))
+    np.testing.assert_array_equal(both["audio"], decode(clip, audio_spec))
+    np.testing.assert_array_equal(both["video"], decode(clip, video_spec))
+    np.testing.assert_array_equal(both["small"], decode(clip, video(2, 16)))
 
 
 @pytest.mark.parametrize(
     ("degrees", "bright"), [(90, [0, 1, 0, 1]), (180, [0, 0, 1, 1]), (270, [1, 0, 1, 0])]
 )
-def test_a_turned_film_is_upright(degrees: int, bright: list[int]) -> None:
-    """The upper half is bright before it is turned; the quarters are told row by row."""
+def test_rotated_video_is_upright(degrees: int, bright: list[int]) -> None:
+    """The upper half is bright before rotation; `bright` lists the quadrants row by row."""
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[:24] = 200
     frame = decode(turn(encode_film([pixels] * 4), degrees), video(1))[0].mean(0)
@@ -181,7 +182,7 @@ def test_alpha_is_left_out(suffix: str, container: str, codec: str, form: str) -
 
 
 def test_ten_bits_in_bt2020() -> None:
-    """The code values of the picture, without mapping of tones; the matrix is that which the stream names."""
+    """Colours are converted with the matrix that the stream specifies, without tone mapping."""
     colour = np.full((48, 64, 3), (200, 60, 30), np.uint8)
     options = {"x265-params": "log-level=none:crf=4"}
     clip = encode_film(
@@ -197,7 +198,7 @@ def test_ten_bits_in_bt2020() -> None:
     )
 
 
-def test_interlaced_film() -> None:
+def test_interlaced_video() -> None:
     clip = encode_film(
         grey(12), container="mpeg", codec="mpeg2video", options={"flags": "+ildct+ilme"}
     )
@@ -211,9 +212,9 @@ def test_any_number_of_channels(channels: int) -> None:
         np.stack([tone(1000, 1.2)] + [tone(3000, 1.2)] * (channels - 1)),
     )
     mixed = (waves * (2**15 - 1)).round().mean(0, dtype=np.float64) / 2**15
-    heard = decode(encode_sound(waves, "wav", "pcm_s16le"), spec).astype(np.float32)
+    wave = decode(encode_sound(waves, "wav", "pcm_s16le"), spec).astype(np.float32)
     np.testing.assert_allclose(
-        heard, decode(encode_wav(mixed.astype(np.float32)), spec).astype(np.float32), atol=0.1
+        wave, decode(encode_wav(mixed.astype(np.float32)), spec).astype(np.float32), atol=0.1
     )
 
 
@@ -239,7 +240,7 @@ def test_a_tone_through_each_codec(suffix: str, container: str, codec: str) -> N
     assert bin_of(sound(container, codec, 48_000), suffix) == 32
 
 
-def test_sound_that_starts_late() -> None:
+def test_audio_that_starts_late() -> None:
     assert bin_of(sound("matroska", "libopus", 48_000, start=96_000), "mka") == 32
 
 
@@ -247,7 +248,7 @@ def test_sound_that_starts_late() -> None:
     ("suffix", "container", "codec"),
     [("mp3", "mp3", "libmp3lame"), ("m4a", "mp4", "aac"), ("flac", "flac", "flac")],
 )
-def test_cover_art_is_no_film(suffix: str, container: str, codec: str) -> None:
+def test_cover_art_is_not_video(suffix: str, container: str, codec: str) -> None:
     song = sound(
         container, codec, 44_100, cover=encode_image(np.full((32, 32, 3), 99, np.uint8), "JPEG")
     )
@@ -263,7 +264,7 @@ def test_cover_art_is_no_film(suffix: str, container: str, codec: str) -> None:
     assert reason({suffix: song}, v=video(member=suffix)) == "no_such_stream"
 
 
-def test_moving_pictures_show_their_first() -> None:
+def test_first_frame_of_animations_is_used() -> None:
     frames = [Image.fromarray(np.full((16, 16, 3), level, np.uint8)) for level in (40, 200, 120)]
     for kind in ("GIF", "WEBP", "PNG"):
         file = io.BytesIO()
@@ -287,7 +288,7 @@ def test_grey_of_16_bits_is_scaled() -> None:
         assert reason({"png": encode_image(floating, "TIFF")}, i=spec) == "wrong_type"
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     pixels = np.arange(24 * 16 * 3, dtype=np.uint8).reshape(24, 16, 3)
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -321,7 +322,7 @@ def test_arrays() -> None:
     assert reason({"npy": encode_npy(np.full((2, 3), 1e300))}, t=spec) == "non_finite"
 
 
-def test_sound_shorter_than_half_a_window_is_a_config_error() -> None:
+def test_audio_shorter_than_half_a_window_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="n_fft"):
         shape_of("a", audio(seconds=0.01))
     assert shape_of(

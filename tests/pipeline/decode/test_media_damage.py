@@ -1,4 +1,4 @@
-"""Media that are damaged, lie in their headers, bear another name or exceed a limit: one SampleError with the right reason, or all that is there."""
+"""Decoding of damaged, mislabelled and oversized media: a SampleError with the right reason."""
 
 import io
 import re
@@ -34,14 +34,14 @@ from tests.support.media_files import (
 )
 
 
-def test_a_stream_that_is_missing() -> None:
+def test_missing_stream() -> None:
     silent = encode_clip(4)
     assert decode_sample({"mp4": silent}, {"a": audio("mp4"), "v": video()}, Limits())["a"] is None
     assert reason({"mp4": silent}, a=audio("mp4")) == "no_such_stream"
     assert decode_sample({}, {"a": audio("mp4"), "v": video()}, Limits()) == {"a": None, "v": None}
 
 
-def test_the_first_member_present_counts() -> None:
+def test_first_present_member_is_used() -> None:
     spec = TensorSpec(kind="tensor", member=("a.npy", "npy"), shape=(2,))
     members = {"npy": encode_npy(np.array([1, 2])), "a.npy": encode_npy(np.array([3, 4]))}
     assert decode_sample(members, {"t": spec}, Limits())["t"].tolist() == [3, 4]
@@ -61,7 +61,7 @@ def test_the_first_member_present_counts() -> None:
     ("data", "expected"),
     [(b"", "empty"), (LFS, "lfs_pointer"), (b"no media at all" * 9, "undecodable")],
 )
-def test_members_that_are_no_media(spec: AnySpec, data: bytes, expected: str) -> None:
+def test_members_that_are_not_media(spec: AnySpec, data: bytes, expected: str) -> None:
     assert reason({"mp4": data}, m=spec) == expected
 
 
@@ -89,8 +89,8 @@ CUTTABLE = {
 
 
 @pytest.mark.parametrize("suffix", CUTTABLE)
-def test_a_container_that_says_its_length_cannot_be_cut_unseen(suffix: str) -> None:
-    """Whatever is asked of the file: also where all the sound that is needed lies before the cut."""
+def test_truncation_of_containers_with_a_length_is_detected(suffix: str) -> None:
+    """Even if all the audio that is needed comes before the cut."""
     data = CUTTABLE[suffix]()
     spec = (
         video(2, 16, suffix)
@@ -103,7 +103,7 @@ def test_a_container_that_says_its_length_cannot_be_cut_unseen(suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "flac", "mp3", "opus", "m4a", "aac", "ts"])
-def test_a_hole_in_the_middle_is_found(suffix: str) -> None:
+def test_zeros_in_the_middle_are_detected(suffix: str) -> None:
     data = CUTTABLE[suffix]()
     middle, spec = len(data) // 2, {"a": audio(suffix, seconds=1.2)}
     assert reason({suffix: data[:middle] + bytes(700) + data[middle + 700 :]}, **spec) in (
@@ -113,7 +113,7 @@ def test_a_hole_in_the_middle_is_found(suffix: str) -> None:
     )
 
 
-def test_bytes_behind_the_end_of_a_sound_lose_nothing() -> None:
+def test_bytes_after_the_end_of_audio_are_ignored() -> None:
     flac, mp3 = sound("flac", "flac"), sound("mp3", "libmp3lame")
     last = flac[flac.rindex(b"\xff\xf8") :]
     for suffix, data, junk in (
@@ -134,11 +134,11 @@ def test_bytes_behind_the_end_of_a_sound_lose_nothing() -> None:
         ("cam.webm", encode_clip(4, container="avi", codec="mpeg4")),
     ],
 )
-def test_a_container_under_the_name_of_another(suffix: str, data: bytes) -> None:
+def test_container_with_wrong_suffix(suffix: str, data: bytes) -> None:
     assert reason({suffix: data}, v=video(member=suffix), a=audio(suffix)) == "wrong_type"
 
 
-def test_a_suffix_that_names_no_container_takes_any() -> None:
+def test_unknown_suffix_accepts_any_container() -> None:
     assert levels(decode(encode_clip(4, container="matroska"), video(4, member="film"))) == [
         0,
         1,
@@ -193,7 +193,7 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_headers_that_do_not_fit(case: str) -> None:
+def test_inconsistent_headers(case: str) -> None:
     suffix, make, expected = HEADERS[case]
     assert reason({suffix: make()}, v=video(member=suffix), a=audio(suffix)) == expected
 
@@ -223,7 +223,7 @@ OVERSIZE = {
 
 @pytest.mark.parametrize("case", OVERSIZE)
 def test_limits(case: str) -> None:
-    suffix, make, limits, told = OVERSIZE[case]
+    suffix, make, limits, pattern = OVERSIZE[case]
     specs: dict[str, AnySpec]
     if suffix == "png":
         specs = {"i": ImageSpec(kind="image", member="png")}
@@ -235,11 +235,11 @@ def test_limits(case: str) -> None:
     with pytest.raises(SampleError) as caught:
         decode_sample({suffix: make()}, specs, Limits(**limits))
     assert caught.value.reason == "oversize"
-    assert re.search(told, caught.value.detail)
+    assert re.search(pattern, caught.value.detail)
     assert f"{next(iter(limits.values())):.10g}" in caught.value.detail
 
 
-def test_a_jpeg_with_wrong_codes() -> None:
+def test_jpeg_with_invalid_codes() -> None:
     jpeg = bytearray(
         encode_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "JPEG")
     )
@@ -269,7 +269,7 @@ FLOATS = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"
         (npy_header(b"(" * 9000), "bad_header"),
     ],
 )
-def test_arrays_with_lying_headers(data: bytes, expected: str) -> None:
+def test_arrays_with_wrong_headers(data: bytes, expected: str) -> None:
     assert reason({"npy": data}, t=TensorSpec(kind="tensor", member="npy", shape=(2,))) == expected
 
 
@@ -282,8 +282,8 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-def test_errors_of_the_program_are_not_the_files() -> None:
-    """Only what hostile bytes can raise rejects a sample: a specification of another kind is a mistake of ours."""
+def test_bugs_are_not_reported_as_damaged_files() -> None:
+    """Only errors that malformed bytes can cause reject a sample; an invalid spec is a bug."""
     with pytest.raises(AttributeError):
         decode_sample({"mp4": encode_clip(4)}, {"v": object()}, Limits())
     with pytest.raises((AttributeError, TypeError)):
@@ -294,7 +294,7 @@ def test_errors_of_the_program_are_not_the_files() -> None:
         )
 
 
-def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
+def test_playlist_does_not_open_files(tmp_path: Path) -> None:
     clip = tmp_path / "secret.ts"
     clip.write_bytes(encode_clip(16, container="mpegts"))
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.6,\nfile://{clip}\n#EXT-X-ENDLIST\n"
@@ -303,7 +303,7 @@ def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
     assert reason({"mp4": concat.encode()}, v=video()) == "undecodable"
 
 
-def test_sound_that_is_not_finite() -> None:
-    heard = tone(500, 1.0)
-    heard[100] = np.nan
-    assert reason({"wav": encode_wav(heard)}, a=audio(seconds=1.0)) == "non_finite"
+def test_audio_that_is_not_finite() -> None:
+    wave = tone(500, 1.0)
+    wave[100] = np.nan
+    assert reason({"wav": encode_wav(wave)}, a=audio(seconds=1.0)) == "non_finite"

@@ -1,4 +1,4 @@
-"""Decoding in a child process: same arrays, and nothing that a decoder does reaches the parent."""
+"""Decoding in a child process: same results as in-process, and isolation of failures."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def hostile() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Sandbox]:
-    """Its clock runs out on a busy machine too: for what hangs alone."""
+    """A sandbox with a timeout so short that it is only for decoders that hang."""
     with Sandbox(SMALL, HASTY, entry=HOSTILE) as sandbox:
         yield sandbox
 
@@ -61,45 +61,47 @@ def members() -> dict[str, bytes]:
     }
 
 
-def same(found: dict[str, np.ndarray | None], wanted: dict[str, np.ndarray | None]) -> None:
-    assert list(found) == list(wanted)
-    for name, array in wanted.items():
+def assert_equal(
+    actual: dict[str, np.ndarray | None], expected: dict[str, np.ndarray | None]
+) -> None:
+    assert list(actual) == list(expected)
+    for name, array in expected.items():
         if array is None:
-            assert found[name] is None
+            assert actual[name] is None
         else:
-            assert (found[name].dtype, found[name].shape, found[name].tobytes()) == (
+            assert (actual[name].dtype, actual[name].shape, actual[name].tobytes()) == (
                 array.dtype,
                 array.shape,
                 array.tobytes(),
             )
 
 
-def healthy(sandbox: Sandbox) -> bool:
+def is_healthy(sandbox: Sandbox) -> bool:
     array = sandbox.decode({"x": b"ok"})["numbers"]
     return array is not None and (array == 2).all()
 
 
 def test_same_arrays_as_in_this_process(real: Sandbox) -> None:
-    whole = members()
+    intact = members()
     for given in (
-        whole,
-        {"mp4": whole["mp4"]},
-        {"png": whole["png"], "other": b""},
+        intact,
+        {"mp4": intact["mp4"]},
+        {"png": intact["png"], "other": b""},
         {},
         {"mp4": encode_clip()},
-        whole,
+        intact,
     ):
-        same(real.decode(given), decode_sample(given, SPECS, Limits()))
+        assert_equal(real.decode(given), decode_sample(given, SPECS, Limits()))
 
 
 def test_same_rejections_as_in_this_process(real: Sandbox) -> None:
-    whole = members()
+    intact = members()
     for suffix, data in (
-        ("mp4", whole["mp4"][: len(whole["mp4"]) // 2]),
+        ("mp4", intact["mp4"][: len(intact["mp4"]) // 2]),
         ("mp4", b"noise" * 99),
         ("npy", encode_npy(np.zeros(3))),
         ("png", b""),
-        ("png", whole["png"][:500]),
+        ("png", intact["png"][:500]),
     ):
         with pytest.raises(SampleError) as here:
             decode_sample({suffix: data}, SPECS, Limits())
@@ -108,7 +110,7 @@ def test_same_rejections_as_in_this_process(real: Sandbox) -> None:
         assert (there.value.reason, there.value.detail) == (here.value.reason, here.value.detail)
 
 
-def test_streams_are_told(real: Sandbox) -> None:
+def test_streams_in_reports_streams(real: Sandbox) -> None:
     assert real.streams_in(encode_clip(sound=tone(440, 1.0))) == {"video", "audio"}
     assert real.streams_in(encode_clip()) == {"video"}
     with pytest.raises(SampleError, match="undecodable"):
@@ -132,14 +134,14 @@ def test_streams_are_told(real: Sandbox) -> None:
         ("reject", "non_finite", r"\Aünïcode \ud800 detail\Z"),
     ],
 )
-def test_what_a_decoder_does_costs_its_sample_alone(
+def test_misbehaving_decoder_rejects_only_its_sample(
     hostile: Sandbox, hasty: Sandbox, how: str, reason: str, detail: str
 ) -> None:
-    assert healthy(hostile)
+    assert is_healthy(hostile)
     with pytest.raises(SampleError) as error:
         (hasty if reason == "timeout" else hostile).decode({"x": how.encode()})
     assert error.value.reason == reason and re.search(detail, error.value.detail)
-    assert healthy(hasty if reason == "timeout" else hostile)
+    assert is_healthy(hasty if reason == "timeout" else hostile)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +156,14 @@ def test_what_a_decoder_does_costs_its_sample_alone(
         ("terminated", r"\bSIGTERM\b"),
     ],
 )
-def test_what_no_sample_causes_is_fatal(hostile: Sandbox, how: str, message: str) -> None:
+def test_failure_not_caused_by_a_sample_is_fatal(hostile: Sandbox, how: str, message: str) -> None:
     with pytest.raises(RemixError, match=message):
         hostile.decode({"x": how.encode()})
-    assert healthy(hostile)
+    assert is_healthy(hostile)
 
 
 @pytest.mark.parametrize(("which", "message"), [("child", r"\bSIGKILL\b"), ("zygote", r"-9\b")])
-def test_process_killed_between_samples_is_fatal_and_told_once(
+def test_process_killed_between_samples_is_fatal_once(
     hostile: Sandbox, tmp_path: Path, which: str, message: str
 ) -> None:
     zygote, child = processes_of(hostile, tmp_path / "pids")
@@ -170,11 +172,11 @@ def test_process_killed_between_samples_is_fatal_and_told_once(
     wait_until(lambda: not killed.is_running() or killed.status() == psutil.STATUS_ZOMBIE)
     with pytest.raises(RemixError, match=message):
         hostile.decode({"x": b"ok"})
-    assert healthy(hostile)
+    assert is_healthy(hostile)
 
 
 @pytest.mark.parametrize("before", ["break_the_heap", "leak"])
-def test_sample_does_not_pay_for_the_one_before_it(hostile: Sandbox, before: str) -> None:
+def test_sample_is_not_rejected_for_damage_by_an_earlier_one(hostile: Sandbox, before: str) -> None:
     after = {"break_the_heap": b"needs_a_whole_heap", "leak": b"leak"}[before]
     for _ in range(8):
         hostile.decode({"x": before.encode()})
@@ -218,7 +220,7 @@ def test_large_members_and_many_arrays_pass_the_pipes() -> None:
 def test_members_beyond_the_memory_limit_are_oversize(hostile: Sandbox) -> None:
     with pytest.raises(SampleError, match=r"(?=.*\boversize\b)(?=.*\b134217728\b)"):
         hostile.decode({"x": b"ok", "npy": bytes(150 * 2**20)})
-    assert healthy(hostile)
+    assert is_healthy(hostile)
 
 
 def test_threads_may_share_a_sandbox(hostile: Sandbox) -> None:
@@ -246,7 +248,7 @@ def test_many_crashes_leave_no_process_and_no_open_file(tmp_path: Path) -> None:
         for _ in range(8):  # each of them kills two children
             with pytest.raises(SampleError, match="crash"):
                 sandbox.decode({"x": b"segfault"})
-        assert healthy(sandbox)
+        assert is_healthy(sandbox)
         assert (psutil.Process().num_fds(), zygote.num_fds()) == open_files
         [child] = zygote.children()
         assert child.num_fds() == 4  # three standard ones, and the connection
@@ -260,19 +262,20 @@ import sys
 from pipeline.decode.config import TensorSpec
 from pipeline.shards.limits import Limits
 from pipeline.decode.sandbox.sandbox import Sandbox
-sandbox = Sandbox({"x": TensorSpec(kind="tensor", member="npy", shape=(1,))}, Limits(), entry="tests.support.hostile_decoders:mixed")
+specs = {"x": TensorSpec(kind="tensor", member="npy", shape=(1,))}
+sandbox = Sandbox(specs, Limits(), entry="tests.support.hostile_decoders:mixed")
 sandbox.decode({"x": b"ok"})
-sandbox.decode({"x": b"tell_pids_and_hang", "path": sys.argv[1].encode()})
+sandbox.decode({"x": b"write_pids_and_hang", "path": sys.argv[1].encode()})
 """
 
 
-def test_killed_parent_leaves_nothing_though_the_child_hangs(tmp_path: Path) -> None:
-    told = tmp_path / "pids"
+def test_killed_parent_leaves_no_process_even_if_the_child_hangs(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pids"
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(told)], cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", PARENT, str(pid_file)], cwd=Path(__file__).parents[3]
     )
-    wait_until(lambda: told.exists() and len(told.read_text(encoding="utf-8").split()) == 2)
-    processes = told_in(told)
+    wait_until(lambda: pid_file.exists() and len(pid_file.read_text(encoding="utf-8").split()) == 2)
+    processes = read_processes(pid_file)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(
@@ -285,7 +288,7 @@ def test_killed_parent_leaves_nothing_though_the_child_hangs(tmp_path: Path) -> 
     )
 
 
-def test_parent_that_ends_well_needs_no_close() -> None:
+def test_exiting_parent_leaves_no_process_without_close() -> None:
     code = (
         PARENT.rsplit("\n", 2)[0]
         + "\nimport psutil\nprint([p.pid for p in psutil.Process().children(recursive=True)])"
@@ -310,7 +313,7 @@ def test_parent_that_ends_well_needs_no_close() -> None:
     )
 
 
-def test_failed_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     before = psutil.Process().num_fds()
     with (
         Sandbox(SMALL, LIMITS, entry="tests.no_such_module:decode") as sandbox,
@@ -336,17 +339,17 @@ def test_process_keeps_one_sandbox() -> None:
 
 
 def processes_of(sandbox: Sandbox, file: Path) -> list[psutil.Process]:
-    sandbox.decode({"x": b"tell_pids", "path": str(file).encode()})
-    return told_in(file)
+    sandbox.decode({"x": b"write_pids", "path": str(file).encode()})
+    return read_processes(file)
 
 
-def told_in(file: Path) -> list[psutil.Process]:
-    """The process that imports and forks, and the one that decodes."""
+def read_processes(file: Path) -> list[psutil.Process]:
+    """The zygote and the decode worker."""
     return [psutil.Process(int(pid)) for pid in file.read_text(encoding="utf-8").split()]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Texts: bytes -> ids, the encoder that reads them, and runs that have one among their modalities."""
+"""Text as a modality: decoding to ids, the text encoder, and runs that use them."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def ids_of(*texts: str, length: int) -> torch.Tensor:
 @given(text=TEXTS, length=st.integers(4, 40), marked=st.booleans())
 @example(text="a" * 3 + "\U0001f600", length=6, marked=False)
 @example(text="ßßß", length=6, marked=True)
-def test_ids_are_the_bytes_up_to_the_last_character_that_fits(
+def test_ids_are_bytes_up_to_the_last_complete_character(
     text: str, length: int, marked: bool
 ) -> None:
     ids = decode(BOM * marked + text.encode(), length)
@@ -62,7 +62,7 @@ def test_ids_are_the_bytes_up_to_the_last_character_that_fits(
 
 
 @given(data=st.one_of(st.binary(max_size=12), TEXTS.map(lambda text: text.encode()[:-1])))
-def test_what_is_no_text_is_rejected_for_a_reason_and_the_rest_is_kept(data: bytes) -> None:
+def test_invalid_text_is_rejected_and_valid_text_is_decoded(data: bytes) -> None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -93,7 +93,7 @@ def test_what_is_no_text_is_rejected_for_a_reason_and_the_rest_is_kept(data: byt
         (LFS, "lfs_pointer", "txt"),
     ],
 )
-def test_faults_are_named(data: bytes, reason: str, named: str) -> None:
+def test_rejections_name_modality_member_and_position(data: bytes, reason: str, named: str) -> None:
     with pytest.raises(SampleError) as caught:
         decode(data, 8)
     assert (
@@ -103,7 +103,7 @@ def test_faults_are_named(data: bytes, reason: str, named: str) -> None:
 
 
 @pytest.mark.parametrize("length", [3, 65_537])
-def test_a_length_that_holds_no_character_or_too_many_is_named(length: int) -> None:
+def test_length_out_of_range_is_rejected(length: int) -> None:
     with pytest.raises(
         ConfigError, match=rf"(?s)(?=.*\bmodalities\.note\.length\b)(?=.*\b{length}\b)"
     ):
@@ -114,7 +114,7 @@ def test_a_length_that_holds_no_character_or_too_many_is_named(length: int) -> N
         )
 
 
-def test_the_feature_depends_on_the_text_alone() -> None:
+def test_feature_depends_only_on_the_text() -> None:
     torch.manual_seed(0)
     encoder, feature_dim = build_encoder(EncoderConfig(width=8), (40,), ids=True)
     texts = ["a", "naïve", "one two three", "eerht owt eno", "x" * 40]
@@ -140,7 +140,7 @@ def test_training_leaves_padding_zero() -> None:
     assert not after["embedding.weight"][0].any()
 
 
-def test_a_text_gets_an_encoder_of_texts_and_nothing_else_does() -> None:
+def test_text_encoder_is_used_for_text_only() -> None:
     shapes = {"picture": (3, 16, 16), "trace": (12,), "note": (12,)}
     model = build_model(
         ModelConfig(encoder=EncoderConfig(kind="cnn", width=8)), shapes, 2, 0, ids=["note"]
@@ -155,7 +155,7 @@ def test_a_text_gets_an_encoder_of_texts_and_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("mask", ["skip", "feature", "input"])
-def test_texts_are_masked_like_anything_else(mask: str) -> None:
+def test_text_is_masked_like_other_modalities(mask: str) -> None:
     model = build_model(
         ModelConfig(mask=mask, encoder=EncoderConfig(norm="group", width=8)),
         {"picture": (1, 8, 8), "note": (9,)},
@@ -173,7 +173,7 @@ def test_texts_are_masked_like_anything_else(mask: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 257])
-def test_ids_that_are_none_are_named_before_the_model_sees_them(wrong: int) -> None:
+def test_invalid_ids_are_rejected_before_the_model(wrong: int) -> None:
     facts = {"note": {"dtype": "int16", "mean": [], "std": []}}
     inputs = Inputs({"model": {}, "shapes": {"note": [4]}, "facts": facts}, 0, torch.device("cpu"))
     rows = torch.tensor([[1, 256, 0, 0]], dtype=torch.int16)
@@ -183,7 +183,7 @@ def test_ids_that_are_none_are_named_before_the_model_sees_them(wrong: int) -> N
         inputs({"note": rows}, np.arange(1), training=True)
 
 
-def test_an_import_fits_the_length_to_the_files(tmp_path: Path) -> None:
+def test_import_infers_length_from_files(tmp_path: Path) -> None:
     lines = ["sample_id,label,split,words,note"]
     for i in range(20):
         (tmp_path / f"{i}.txt").write_bytes(BOM + "é".encode() * (10 + i))
@@ -207,7 +207,7 @@ def test_an_import_fits_the_length_to_the_files(tmp_path: Path) -> None:
         )
 
 
-def test_image_and_text_are_decoded_and_learnt(tmp_path: Path, ray_cluster: None) -> None:
+def test_training_on_image_and_text(tmp_path: Path, ray_cluster: None) -> None:
     generate(
         tmp_path / "shards" / "made",
         samples=160,

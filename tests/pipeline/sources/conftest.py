@@ -1,4 +1,4 @@
-"""A folder laid out as CREMA-D is, for each test anew."""
+"""A new folder in the layout of CREMA-D for each test."""
 
 from pathlib import Path
 

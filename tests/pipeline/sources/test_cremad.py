@@ -1,4 +1,4 @@
-"""CREMA-D in its own layout -> shards: pairs, facts and splits as they are, and clips that lack something named or left out."""
+"""Import of CREMA-D: pairs, metadata and splits, and incomplete clips."""
 
 import shutil
 from collections import Counter
@@ -19,13 +19,11 @@ from tests.support.stores import read_samples
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:c6f94b25\nsize 72862\n"
 SILENT = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\0\0\0"
-"""A header of sound without any."""
+"""A WAV header without samples."""
 MUTE = encode_sound(tone(440, 0.5)[None], "flv", "aac")
 
 
-def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
-    tmp_path: Path, src: Path
-) -> None:
+def test_all_clips_are_imported_with_metadata_of_the_actor(tmp_path: Path, src: Path) -> None:
     write_csv(
         src / "SentenceFilenames.csv",
         [["Stimulus_Number", "Filename"], *([str(i), name] for i, name in enumerate(clips(), 1))],
@@ -35,39 +33,41 @@ def test_every_clip_is_there_with_both_halves_and_what_its_actor_is(
     )
     (src / "AudioWAV" / "._1001_DFA_ANG_XX.wav").write_bytes(b"what a Mac leaves behind")
     summary = import_cremad(src, tmp_path / "out", num_shards=3)
-    found = read_samples(tmp_path / "out")
-    assert sorted(found) == sorted(clips())
-    assert Counter(facts["label"] for facts, _ in found.values()) == dict.fromkeys(EMOTIONS, 12)
+    samples = read_samples(tmp_path / "out")
+    assert sorted(samples) == sorted(clips())
+    assert Counter(metadata["label"] for metadata, _ in samples.values()) == dict.fromkeys(
+        EMOTIONS, 12
+    )
     assert len(summary["shards"]) == 3  # type: ignore[arg-type]
-    facts, sample = found["1001_DFA_FEA_XX"]
+    metadata, sample = samples["1001_DFA_FEA_XX"]
     number = str(clips().index("1001_DFA_FEA_XX") + 1)
     person = {"age": "51", "sex": "Male", "race": "Caucasian", "ethnicity": "Not Hispanic"}
     columns = {"actor": "1001", "sentence": "DFA", "level": "XX", "number": number}
-    assert facts["columns"] == columns | person
+    assert metadata["columns"] == columns | person
     assert (sample.key, sample.members["audio.wav"], sample.members["video.flv"]) == (
         "1001_DFA_FEA_XX",
         WAV,
         FLV,
     )
-    assert "age" not in found["1002_DFA_FEA_XX"][0]["columns"]  # type: ignore[operator]
+    assert "age" not in samples["1002_DFA_FEA_XX"][0]["columns"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_no_actor_is_on_two_sides(tmp_path: Path, src: Path, seed: int) -> None:
+def test_no_actor_is_in_two_splits(tmp_path: Path, src: Path, seed: int) -> None:
     import_cremad(src, tmp_path / "out", seed=seed, validation_share=0.2, test_share=0.25)
-    found = {split: actors(names) for split, names in sides(tmp_path / "out").items()}
-    assert {split: len(names) for split, names in found.items()} == {
+    samples = {split: actors(names) for split, names in sides(tmp_path / "out").items()}
+    assert {split: len(names) for split, names in samples.items()} == {
         "train": 7,
         "validation": 2,
         "test": 3,
     }
-    assert len(set().union(*found.values())) == 12
-    chosen = found["test"]
+    assert len(set().union(*samples.values())) == 12
+    chosen = samples["test"]
     import_cremad(src, tmp_path / "other", seed=seed + 100, validation_share=0.2, test_share=0.25)
     assert seed or chosen != actors(sides(tmp_path / "other")["test"])
 
 
-def test_same_bytes_twice_wherever_the_folder_lies(tmp_path: Path, src: Path) -> None:
+def test_output_is_independent_of_the_path(tmp_path: Path, src: Path) -> None:
     import_cremad(src, tmp_path / "1")
     shutil.move(src, tmp_path / "moved")
     import_cremad(tmp_path / "moved", tmp_path / "2")
@@ -77,18 +77,18 @@ def test_same_bytes_twice_wherever_the_folder_lies(tmp_path: Path, src: Path) ->
     assert trees[0] == trees[1]
 
 
-def test_what_is_written_decodes_as_the_field_does(tmp_path: Path, src: Path) -> None:
+def test_decoded_shapes(tmp_path: Path, src: Path) -> None:
     make(src, ["1040_DFA_ANG_XX"], ending="mp4", data=MP4)
     import_cremad(src, tmp_path / "out")
     config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
-    found = read_samples(tmp_path / "out")
+    samples = read_samples(tmp_path / "out")
     assert config.modalities["video"].member == ("video.flv", "video.mp4")
     for name in ("1001_DFA_ANG_XX", "1040_DFA_ANG_XX"):
-        rows = decode_sample(found[name][1].members, config.modalities, config.limits)
+        rows = decode_sample(samples[name][1].members, config.modalities, config.limits)
         assert rows["audio"].shape == (1, 257, 188)  # type: ignore[union-attr]
         assert rows["video"].shape == (4, 3, 224, 224)  # type: ignore[union-attr]
         assert np.ptp(rows["video"].mean((1, 2, 3))) > 60, "the grey of the frames rises"  # type: ignore[union-attr]
-        # Half a second of sound, again and again: the last window is as loud as the first.
+        # Half a second of audio is repeated, so the last windows are as loud as the first.
         assert (
             np.abs(rows["audio"][0, :, 4:24].mean(1) - rows["audio"][0, :, -24:-4].mean(1)).max()
             < 1
@@ -106,7 +106,7 @@ def test_what_is_written_decodes_as_the_field_does(tmp_path: Path, src: Path) ->
         ("VideoFlash/1002_DFA_SAD_XX.flv", b"<html>not found</html>", "unreadable"),
     ],
 )
-def test_a_clip_that_lacks_something_is_named_or_left_out(
+def test_incomplete_clip_is_reported_or_left_out(
     tmp_path: Path, src: Path, half: str, data: bytes | None, kind: str
 ) -> None:
     (src / half).unlink()
@@ -121,7 +121,7 @@ def test_a_clip_that_lacks_something_is_named_or_left_out(
 
 
 @pytest.mark.parametrize("allow_incomplete", [False, True])
-def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(
+def test_problems_that_allow_incomplete_does_not_allow_are_reported(
     tmp_path: Path, src: Path, allow_incomplete: bool
 ) -> None:
     for i in range(1001, 1005):
@@ -156,7 +156,7 @@ def test_all_that_cannot_be_mended_by_leaving_out_is_counted_and_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_clips_that_the_authors_name_and_that_are_not_there(tmp_path: Path, src: Path) -> None:
+def test_clips_of_the_authors_table_without_files(tmp_path: Path, src: Path) -> None:
     write_csv(
         src / "SentenceFilenames.csv",
         [["Stimulus_Number", "Filename"], ["1", "1001_DFA_ANG_XX"], ["2", "1091_TAI_HAP_XX"]],
@@ -167,7 +167,7 @@ def test_clips_that_the_authors_name_and_that_are_not_there(tmp_path: Path, src:
     assert summary["samples"] == 72
 
 
-def test_the_misnamed_file_of_the_first_releases(tmp_path: Path, src: Path) -> None:
+def test_misnamed_file_of_the_first_releases(tmp_path: Path, src: Path) -> None:
     make(src, ["1040_ITH_SAD_XX"])
     (src / "AudioWAV" / "1040_ITH_SAD_XX.wav").rename(src / "AudioWAV" / "1040_ITH_SAD_X.wav")
     import_cremad(src, tmp_path / "out")

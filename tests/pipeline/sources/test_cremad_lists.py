@@ -1,4 +1,4 @@
-"""CREMA-D: published lists of clips are read as they are, and lists, options and folders that do not fit are refused."""
+"""Import of CREMA-D with lists of clips; invalid lists, options and folders are rejected."""
 
 import json
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ def lists(
 ) -> list[Path]:
     names = [train, test, *more]
     return [
-        write_csv(folder / f"{i}.csv", [[name, name.split("_")[2]] for name in each])
-        for i, each in enumerate(names)
+        write_csv(folder / f"{i}.csv", [[name, name.split("_")[2]] for name in clips_of_split])
+        for i, clips_of_split in enumerate(names)
     ]
 
 
-def test_published_lists_are_read_as_they_are(tmp_path: Path, src: Path) -> None:
+def test_lists_define_the_splits(tmp_path: Path, src: Path) -> None:
     names = clips()
     train, validation, test = names[::3], names[1::3], names[2:-3:3]
     summary = import_cremad(
@@ -37,9 +37,7 @@ def test_published_lists_are_read_as_they_are(tmp_path: Path, src: Path) -> None
     assert summary["origin"]["num_unlisted"] == 1  # type: ignore[index, call-overload]
 
 
-def test_without_a_list_of_it_validation_is_to_train_what_test_is(
-    tmp_path: Path, src: Path
-) -> None:
+def test_validation_shares_actors_with_train_only_if_test_does(tmp_path: Path, src: Path) -> None:
     names = clips()
     for name, train, test in (
         ("mixed", names[::2], names[1::2]),
@@ -66,7 +64,7 @@ def test_without_a_list_of_it_validation_is_to_train_what_test_is(
         ("1003_DFA_JOY_XX,JOY", ["1003_DFA_JOY_XX", "1.csv", "7"]),
     ],
 )
-def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
+def test_invalid_lists(tmp_path: Path, src: Path, line: str, words: list[str]) -> None:
     found = lists(tmp_path, clips([1002]), clips([1004]))
     found[1].write_text(found[1].read_text() + line + "\n")
     words = ["1", *words]
@@ -88,21 +86,21 @@ def test_lists_that_do_not_fit(tmp_path: Path, src: Path, line: str, words: list
         ({"video": "VideoAVI"}, MissingError, "VideoAVI"),
     ],
 )
-def test_options_that_cannot_be(
+def test_invalid_options(
     tmp_path: Path, src: Path, options: dict[str, object], kind: type[InputError], words: str
 ) -> None:
     with refused(kind, *words.split()):
         import_cremad(src, tmp_path / "out", **options)  # type: ignore[arg-type]
 
 
-def test_a_folder_that_is_not_crema_d(tmp_path: Path) -> None:
+def test_folder_that_is_not_cremad(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="AudioWAV"):
         import_cremad(tmp_path, tmp_path / "out")
     with pytest.raises(MissingError, match=str(tmp_path / "none")):
         import_cremad(tmp_path / "none", tmp_path / "out")
 
 
-def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
+def test_command(tmp_path: Path, src: Path, command: Command) -> None:
     names = clips()
     (src / "VideoFlash" / f"{names[0]}.flv").unlink()
     train, test = lists(tmp_path, names[:40], names[40:-2])
@@ -114,8 +112,8 @@ def test_the_command(tmp_path: Path, src: Path, command: Command) -> None:
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert (
-        out
-        == f"69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json; 2 in no list: {tmp_path / 'out'}\n"
+        out == "69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json;"
+        f" 2 in no list: {tmp_path / 'out'}\n"
     )
     code, out, _ = command(
         "import", "cremad", src, tmp_path / "actors", "--allow-incomplete", "--json"

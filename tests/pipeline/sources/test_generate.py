@@ -1,4 +1,4 @@
-"""Generated shards: the same arguments give the same bytes, splits are exact, clips are real, and noise is what makes a sample hard."""
+"""Generated shards: reproducible bytes, exact splits, valid media and noise."""
 
 import io
 import json
@@ -30,9 +30,9 @@ SHARES = (0.7, 0.15, 0.15)
 
 
 def make(out: Path, **changes: Any) -> dict[str, Any]:
-    """Eight quick samples of two classes, all to train on, unless something else is asked for."""
-    asked = {"samples": 8, "classes": 2, "shards": 1, "seed": 0, "modalities": QUICK}
-    return generate(out, **{**asked, "shares": (1.0, 0.0, 0.0), **changes})
+    """Generate eight small training samples of two classes by default."""
+    defaults = {"samples": 8, "classes": 2, "shards": 1, "seed": 0, "modalities": QUICK}
+    return generate(out, **{**defaults, "shares": (1.0, 0.0, 0.0), **changes})
 
 
 def read(folder: Path) -> list[Sample]:
@@ -45,7 +45,7 @@ def read(folder: Path) -> list[Sample]:
     return samples
 
 
-def facts(folder: Path) -> list[dict[str, str]]:
+def read_metadata(folder: Path) -> list[dict[str, str]]:
     return [json.loads(sample.members["json"]) for sample in read(folder)]
 
 
@@ -63,7 +63,11 @@ def test_same_arguments_give_the_same_bytes_in_this_and_another_process(tmp_path
         "shares": (1, 0, 0),
     }
     generate(tmp_path / "a", seed=7, **kwargs)
-    script = f"from pathlib import Path; from pipeline.sources.synthetic.generate import generate; generate(Path({str(tmp_path / 'b')!r}), seed=7, **{kwargs!r})"
+    script = (
+        "from pathlib import Path;"
+        "from pipeline.sources.synthetic.generate import generate;"
+        f"generate(Path({str(tmp_path / 'b')!r}), seed=7, **{kwargs!r})"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
     generate(tmp_path / "c", seed=8, **kwargs)
     assert sorted(tree(tmp_path / "a")) == [
@@ -76,7 +80,7 @@ def test_same_arguments_give_the_same_bytes_in_this_and_another_process(tmp_path
     assert tree(tmp_path / "a")["shard-000000.tar"] != tree(tmp_path / "c")["shard-000000.tar"]
 
 
-def test_a_sample_does_not_depend_on_how_many_there_are_or_on_the_shards(tmp_path: Path) -> None:
+def test_sample_is_independent_of_number_of_samples_and_shards(tmp_path: Path) -> None:
     make(tmp_path / "few", samples=20)
     make(tmp_path / "many", samples=40, shards=7)
     few, many = (
@@ -119,7 +123,7 @@ def test_clips_are_real_h264_and_aac(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_only_what_is_asked_for_is_there_and_decode_yaml_finds_it(
+def test_only_selected_modalities_are_written(
     tmp_path: Path, modalities: tuple[str, ...], suffixes: set[str], streams: list[str]
 ) -> None:
     summary = make(tmp_path / "out", samples=3, modalities=modalities)
@@ -166,17 +170,17 @@ def test_splits_classes_and_shards_are_exact(
     summary = make(
         out, samples=samples, classes=classes, shards=shards, seed=1, shares=shares, **watch
     )
-    told = facts(out)
+    metadata = read_metadata(out)
     assert seen == [(number + 1, samples) for number in range(samples)]
-    assert len({fact["sample_id"] for fact in told}) == samples
-    counts = Counter(fact["split"] for fact in told)
+    assert len({sample["sample_id"] for sample in metadata}) == samples
+    counts = Counter(sample["split"] for sample in metadata)
     assert abs(counts["validation"] - samples * shares[1]) < 0.51
     assert abs(counts["test"] - samples * shares[2]) < 0.51
     for split, share in zip(("train", "validation", "test"), shares, strict=True):
-        labels = Counter(fact["label"] for fact in told if fact["split"] == split)
+        labels = Counter(sample["label"] for sample in metadata if sample["split"] == split)
         assert all(
             abs(labels[label] - share * num) < 1.6
-            for label, num in Counter(fact["label"] for fact in told).items()
+            for label, num in Counter(sample["label"] for sample in metadata).items()
         )
         assert split != "train" or len(labels) == classes
         assert share == 0 or summary["splits"][split] == {
@@ -189,16 +193,18 @@ def test_splits_classes_and_shards_are_exact(
     assert summary == json.loads((out / "shards.json").read_text())
 
 
-def test_noise_is_drawn_for_each_modality_by_itself(tmp_path: Path) -> None:
+def test_noise_of_modalities_is_independent(tmp_path: Path) -> None:
     make(tmp_path / "out", samples=200, seed=3)
-    noise = np.array([list(fact["noise"].values()) for fact in facts(tmp_path / "out")])  # (200, 2)
+    noise = np.array(
+        [list(sample["noise"].values()) for sample in read_metadata(tmp_path / "out")]
+    )  # (200, 2)
     assert 0 <= noise.min() < 0.05
     assert 0.95 < noise.max() <= 1
     assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2
 
 
 def texture(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """How much of each direction and size of stripes is in the picture, wherever it is."""
+    """Log magnitude spectrum of the mean greyscale frame, independent of position."""
     grey = frames.astype(float).mean((0, 3))
     return np.log(np.abs(np.fft.rfft2(grey - grey.mean()))[:12, :12] + 1).ravel()
 
@@ -208,7 +214,7 @@ def pitches(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def letters(words: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
-    """How often each pair of letters is in the text."""
+    """Relative frequencies of letter pairs."""
     pairs = [
         sum(map(ord, word[i : i + 2])) % 256
         for word in words.tolist()
@@ -225,7 +231,7 @@ def swing(trace: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     ("modality", "describe"),
     [("video", texture), ("audio", pitches), ("tensor", swing), ("text", letters)],
 )
-def test_clean_samples_tell_the_class_and_drowned_ones_do_not(
+def test_class_is_recognizable_only_in_clean_samples(
     modality: str, describe: Callable[[npt.NDArray[Any]], npt.NDArray[np.float64]]
 ) -> None:
     num_classes, num = 4, 12
@@ -273,7 +279,7 @@ def test_clean_samples_tell_the_class_and_drowned_ones_do_not(
         ({"shares": (0.98, 0.01, 0.01)}, ["16", "test", "0.01"]),
     ],
 )
-def test_bad_requests_name_the_value_and_the_cure_and_write_nothing(
+def test_invalid_arguments_are_rejected(
     tmp_path: Path, change: dict[str, object], words: list[str]
 ) -> None:
     with refused(InputError, *words):
@@ -281,7 +287,7 @@ def test_bad_requests_name_the_value_and_the_cure_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
@@ -295,7 +301,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     assert len(read(tmp_path / "empty")) == 8
 
 
-def test_an_interrupted_job_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_job_leaves_no_files(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 5:
             raise KeyboardInterrupt
@@ -306,7 +312,7 @@ def test_an_interrupted_job_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a%06d", "{a,b}", "pipe:cat", "a b", "-"])
-def test_a_path_is_a_path_and_never_a_pattern_or_url(
+def test_path_is_not_interpreted_as_pattern_or_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Kinetics-Sounds in folders or with CSV files -> shards: classes, splits and clips as they are, and everything wrong named before anything is written."""
+"""Import of Kinetics-Sounds from folders or CSV files: classes, splits, clips and errors."""
 
 import csv
 import json
@@ -44,20 +44,23 @@ def put(folder: Path, numbers: Sequence[int], data: bytes = CLIP) -> None:
 def tree(
     src: Path, classes: Sequence[str] = FEW, splits: Mapping[str, int] | None = None, num: int = 10
 ) -> Path:
-    """Clips in [SPLIT/]CLASS folders, half of the classes with underscores; `splits` says how many there are in each class of a split."""
+    """Write clips in [SPLIT/]CLASS folders, half of the classes with underscores.
+
+    `splits` has the number of clips per class of each split.
+    """
     first = 0
-    for split, each in (splits or {"": num}).items():
+    for split, num_clips in (splits or {"": num}).items():
         for i, name in enumerate(classes):
             put(
                 src / split / (name.replace(" ", "_") if i % 2 else name),
-                range(first, first + each),
+                range(first, first + num_clips),
             )
-            first += each
+            first += num_clips
     return src
 
 
 def counts(folder: Path) -> Counter[object]:
-    return Counter(facts["split"] for facts, _ in read_samples(folder).values())
+    return Counter(metadata["split"] for metadata, _ in read_samples(folder).values())
 
 
 def few(src: Path, out: Path, **options: object) -> dict[str, object]:
@@ -68,13 +71,15 @@ def test_all_31_classes_by_folder(tmp_path: Path) -> None:
     src = tree(tmp_path / "src", CLASSES, num=3)
     tree(src, ["juggling balls"])
     summary = import_kinetics_sounds(src, tmp_path / "out")
-    found = read_samples(tmp_path / "out")
+    imported = read_samples(tmp_path / "out")
     assert len(CLASSES) == len(set(CLASSES)) == 31
-    assert Counter(facts["label"] for facts, _ in found.values()) == dict.fromkeys(CLASSES, 3)
+    assert Counter(metadata["label"] for metadata, _ in imported.values()) == dict.fromkeys(
+        CLASSES, 3
+    )
     assert summary["origin"]["missing_classes"] == []  # type: ignore[index, call-overload]
     name = f"{youtube_id(4)}_000004_000014"
-    facts, sample = found[name]
-    assert (facts["label"], facts["columns"]) == (CLASSES[1], {"youtube_id": youtube_id(4)})
+    metadata, sample = imported[name]
+    assert (metadata["label"], metadata["columns"]) == (CLASSES[1], {"youtube_id": youtube_id(4)})
     assert sample.members["mp4"] == CLIP
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == again(
         src, tmp_path / "again"
@@ -102,7 +107,7 @@ def test_names_of_classes(name: str) -> None:
         ({"train": 9, "validate": 1}, {"train": 31, "validation": 4, "test": 5}),
     ],
 )
-def test_a_split_that_is_not_there_is_carved_out_of_train(
+def test_missing_splits_are_created_from_train(
     tmp_path: Path, splits: dict[str, int], expected: dict[str, int]
 ) -> None:
     few(tree(tmp_path / "src", splits=splits), tmp_path / "out")
@@ -110,24 +115,24 @@ def test_a_split_that_is_not_there_is_carved_out_of_train(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_clips_of_a_video_go_to_one_side(tmp_path: Path, seed: int) -> None:
+def test_clips_of_a_video_are_in_one_split(tmp_path: Path, seed: int) -> None:
     src = tree(tmp_path / "src")
     for path in list(src.rglob("*.mp4")):
         for start in (200, 300):
             path.with_name(f"{path.stem[:11]}_{start:06d}_{start + 10:06d}.mp4").write_bytes(CLIP)
     few(src, tmp_path / "out", seed=seed, test_share=0.3, validation_share=0.2)
-    found: dict[str, set[str]] = {}
-    for facts, _ in read_samples(tmp_path / "out").values():
-        found.setdefault(facts["columns"]["youtube_id"], set()).add(str(facts["split"]))  # type: ignore[index]
-    assert len(found) == 40
-    assert all(len(splits) == 1 for splits in found.values())
-    assert set().union(*found.values()) == {"train", "validation", "test"}
+    imported: dict[str, set[str]] = {}
+    for metadata, _ in read_samples(tmp_path / "out").values():
+        imported.setdefault(metadata["columns"]["youtube_id"], set()).add(str(metadata["split"]))  # type: ignore[index]
+    assert len(imported) == 40
+    assert all(len(splits) == 1 for splits in imported.values())
+    assert set().union(*imported.values()) == {"train", "validation", "test"}
 
 
 @pytest.mark.filterwarnings(
     "ignore:At least one mel filterbank"
-)  # 128 mels of 257 bins, as the field has them
-def test_what_is_written_decodes_as_the_field_does(tmp_path: Path) -> None:
+)  # 128 mel bins of 257, the usual setting
+def test_decoded_shapes(tmp_path: Path) -> None:
     few(tree(tmp_path / "src"), tmp_path / "out")
     config = load(DecodeConfig, tmp_path / "out" / "decode.yaml")
     rows = decode_sample(
@@ -149,7 +154,7 @@ def test_what_is_written_decodes_as_the_field_does(tmp_path: Path) -> None:
         ("cremad-honest", cremad.SPECS, {"audio.wav", "video.flv"}),
     ],
 )
-def test_the_jobs_decode_as_the_importers_say(
+def test_deployed_jobs_decode_as_the_importers_do(
     name: str, specs: Mapping[str, object], members: set[str]
 ) -> None:
     source = load_run(Path(__file__).parents[3] / "deploy" / "jobs" / f"{name}.yaml").source
@@ -160,7 +165,7 @@ def test_the_jobs_decode_as_the_importers_say(
     assert members <= source.decode.members
 
 
-def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
+def test_missing_classes_are_reported(tmp_path: Path) -> None:
     src = tree(
         tmp_path / "src",
         [name for name in CLASSES if name not in ("tickling", "singing", "tapping pen")],
@@ -186,9 +191,7 @@ def test_missing_classes_and_empty_folders_are_named(tmp_path: Path) -> None:
     ],
     ids=["mute", "empty", "cut", "playlist"],
 )
-def test_clips_that_lack_something_are_named_or_left_out(
-    tmp_path: Path, data: bytes, kind: str
-) -> None:
+def test_incomplete_clips_are_reported_or_left_out(tmp_path: Path, data: bytes, kind: str) -> None:
     src = tree(tmp_path / "src")
     put(src / "bowling", [20, 21], data)
     name = f"{youtube_id(20)}_000020_000030"
@@ -200,7 +203,7 @@ def test_clips_that_lack_something_are_named_or_left_out(
     assert len(read_samples(tmp_path / "out")) == 38
 
 
-def test_what_leaving_out_does_not_mend(tmp_path: Path) -> None:
+def test_problems_that_allow_incomplete_does_not_allow(tmp_path: Path) -> None:
     src, name = tree(tmp_path / "src"), f"{youtube_id(0)}_000000_000010.mp4"
     put(src / "chopping_wood", [0])
     twice = (f"blowing nose/{name}", f"chopping_wood/{name}")
@@ -213,7 +216,7 @@ def test_what_leaving_out_does_not_mend(tmp_path: Path) -> None:
 
 
 def kinetics(path: Path, lines: Sequence[tuple[str, int, str]]) -> Path:
-    """Kinetics' own layout: label, number of the clip, split."""
+    """Write a CSV file of Kinetics from (label, number of the clip, split)."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["label", "youtube_id", "time_start", "time_end", "split", "is_cc"])
@@ -229,7 +232,7 @@ def lines(splits: Mapping[str, range]) -> list[tuple[str, int, str]]:
     ]
 
 
-def test_with_the_csv_of_kinetics(tmp_path: Path) -> None:
+def test_import_with_csv_files(tmp_path: Path) -> None:
     put(tmp_path / "src" / "anywhere", range(30))
     put(tmp_path / "src" / "else", range(30, 50))
     (tmp_path / "src" / "else" / f"{youtube_id(49)}_000049_000059.mp4").rename(
@@ -238,10 +241,10 @@ def test_with_the_csv_of_kinetics(tmp_path: Path) -> None:
     train = kinetics(tmp_path / "train.csv", lines({"train": range(40)}))
     test = kinetics(tmp_path / "test.csv", lines({"test": range(40, 50)}))
     few(tmp_path / "src", tmp_path / "out", csv=[train, test])
-    found = read_samples(tmp_path / "out")
-    assert len(found) == 40, "juggling balls is not one of the classes"
+    imported = read_samples(tmp_path / "out")
+    assert len(imported) == 40, "juggling balls is not one of the classes"
     assert counts(tmp_path / "out") == {"train": 29, "validation": 3, "test": 8}
-    assert found[f"{youtube_id(6)}_000006_000016"][0]["label"] == FEW[1]
+    assert imported[f"{youtube_id(6)}_000006_000016"][0]["label"] == FEW[1]
 
 
 def test_lines_without_a_clip_and_clips_without_a_line(tmp_path: Path) -> None:
@@ -274,7 +277,7 @@ def test_broken_csv_files(tmp_path: Path, text: str, words: list[str]) -> None:
         few(tree(tmp_path / "src"), tmp_path / "out", csv=[tmp_path / "k.csv"])
 
 
-def test_folders_and_options_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_folders_and_options(tmp_path: Path) -> None:
     src = tree(tmp_path / "src", splits={"train": 4})
     (src / "val").mkdir()
     (src / "train" / "chopping_wood").rename(src / "val" / "chopping_wood")
@@ -292,7 +295,7 @@ def test_folders_and_options_that_cannot_be(tmp_path: Path) -> None:
         few(tmp_path / "void", tmp_path / "out")
 
 
-def test_the_command(tmp_path: Path, command: Command) -> None:
+def test_command(tmp_path: Path, command: Command) -> None:
     src = tree(tmp_path / "src", num=5)
     put(src / "bowling", [100], MUTE)
     asked = ["import", "kinetics-sounds", src, tmp_path / "out", "--allow-missing-classes"]
@@ -303,7 +306,8 @@ def test_the_command(tmp_path: Path, command: Command) -> None:
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert out.startswith(
-        "20 samples (3 test, 15 train, 2 validation); 1 left out, named in shards.json; without dribbling basketball, laughing, "
+        "20 samples (3 test, 15 train, 2 validation); 1 left out, named in shards.json;"
+        " without dribbling basketball, laughing, "
     )
     write = kinetics(tmp_path / "k.csv", [(FEW[i % 4], i, "train") for i in range(20)])
     put(tmp_path / "flat", range(20))

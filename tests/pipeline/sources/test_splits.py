@@ -1,4 +1,4 @@
-"""Who goes to which split: shares met as nearly as labels and groups allow."""
+"""Splits: shares are met as closely as labels and groups allow."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ from pipeline.sources.splits import carve, carve_groups
     share=st.floats(0, 0.99),
     seed=st.integers(0, 5),
 )
-def test_carving_takes_its_share_of_every_label_and_leaves_one(
+def test_split_is_stratified_and_leaves_one_of_each_label(
     labels: list[str], share: float, seed: int
 ) -> None:
     names = [f"n{i}" for i in range(len(labels))]
@@ -34,7 +34,7 @@ def test_carving_takes_its_share_of_every_label_and_leaves_one(
     share=st.floats(0.01, 0.99),
     seed=st.integers(0, 5),
 )
-def test_no_further_group_would_bring_the_share_nearer(
+def test_no_other_group_would_bring_the_share_closer(
     groups: list[str], share: float, seed: int
 ) -> None:
     carved = carve_groups(groups, share, seed, "test")

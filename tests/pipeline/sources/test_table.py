@@ -1,4 +1,4 @@
-"""Tables with files -> shards: every row with its files, and splits carved rightly."""
+"""Import of CSV manifests: rows, files and splits."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from tests.support.refusals import refused
 from tests.support.stores import read_samples
 
 
-def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> None:
+def test_every_row_is_imported_with_files_and_metadata(tmp_path: Path) -> None:
     manifest = table(tmp_path)
     seen: list[tuple[int, int]] = []
     summary = import_table(
@@ -29,19 +29,19 @@ def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> Non
         num_shards=5,
         progress=lambda *done: seen.append(done),
     )
-    found = read_samples(tmp_path / "out")
-    assert sorted(found) == [f"s{i:03d}" for i in range(12)]
+    samples = read_samples(tmp_path / "out")
+    assert sorted(samples) == [f"s{i:03d}" for i in range(12)]
     for i in range(12):
-        facts, sample = found[f"s{i:03d}"]
+        metadata, sample = samples[f"s{i:03d}"]
         assert sample.key == f"s{i:03d}"
         assert sample.suffixes == {"json", "audio.wav", "image.png"}
         assert sample.members["audio.wav"] == (tmp_path / f"a/{i}.wav").read_bytes()
         assert sample.members["image.png"] == (tmp_path / f"b/{i}.PNG").read_bytes()
-        assert (facts["label"], facts["split"]) == (
+        assert (metadata["label"], metadata["split"]) == (
             "cat" if i % 2 else "dog",
             "test" if i % 4 == 3 else "train",
         )
-        assert facts["columns"]["speaker"] == f"p{i % 5}"  # type: ignore[index]
+        assert metadata["columns"]["speaker"] == f"p{i % 5}"  # type: ignore[index]
     assert seen == [(i + 1, 12) for i in range(12)]
     assert len(summary["shards"]) == 5
     assert summary["splits"] == {
@@ -50,7 +50,7 @@ def test_every_row_is_there_once_with_its_files_and_facts(tmp_path: Path) -> Non
     }
 
 
-def test_same_bytes_twice_and_another_order_with_another_seed(tmp_path: Path) -> None:
+def test_output_is_deterministic_and_order_depends_on_seed(tmp_path: Path) -> None:
     manifest = table(tmp_path, num=40)
     for name, seed in (("1", 0), ("2", 0), ("3", 1)):
         import_table(manifest, tmp_path / name, modalities=BOTH, num_shards=2, seed=seed)
@@ -63,7 +63,7 @@ def test_same_bytes_twice_and_another_order_with_another_seed(tmp_path: Path) ->
     assert sorted(orders[0]) == sorted(orders[2]) != orders[0]
 
 
-def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
+def test_decode_yaml_is_inferred_from_files(tmp_path: Path) -> None:
     files = {
         f"{i}.{end}": data
         for i in range(4)
@@ -89,7 +89,7 @@ def test_decode_yaml_suits_the_files(tmp_path: Path) -> None:
     ("mode", "width", "height", "size", "channels"),
     [("L", 48, 48, 48, 1), ("RGB", 48, 64, 48, 3), ("L", 400, 300, 112, 1), ("P", 20, 10, 10, 3)],
 )
-def test_pictures_that_are_all_grey_and_small_stay_so(
+def test_image_size_and_channels_are_inferred(
     tmp_path: Path, mode: str, width: int, height: int, size: int, channels: int
 ) -> None:
     files = {"p.png": picture(mode, width, height)}
@@ -105,7 +105,7 @@ def clips(folder: Path, columns: Sequence[str], paths: Callable[[int, str], str]
     return write(folder, rows, files)
 
 
-def test_a_file_of_two_modalities_is_written_once(tmp_path: Path) -> None:
+def test_shared_file_is_written_once(tmp_path: Path) -> None:
     manifest = clips(
         tmp_path, ("audio_path", "video_path"), lambda i, name: f"{i}.mp4" if i else f"{name}.mp4"
     )
@@ -117,12 +117,12 @@ def test_a_file_of_two_modalities_is_written_once(tmp_path: Path) -> None:
         "audio": ("audio", ("audio.mp4", "mp4")),
         "video": ("video", ("mp4", "video.mp4")),
     }
-    found = read_samples(tmp_path / "out")
-    assert found["s0"][1].suffixes == {"json", "audio.mp4", "video.mp4"}
-    assert all(found[f"s{i}"][1].suffixes == {"json", "mp4"} for i in (1, 2, 3))
+    samples = read_samples(tmp_path / "out")
+    assert samples["s0"][1].suffixes == {"json", "audio.mp4", "video.mp4"}
+    assert all(samples[f"s{i}"][1].suffixes == {"json", "mp4"} for i in (1, 2, 3))
 
 
-def test_two_names_for_one_file_need_a_kind(tmp_path: Path) -> None:
+def test_ambiguous_kind_of_a_shared_file_is_rejected(tmp_path: Path) -> None:
     manifest = clips(tmp_path, ("path",), lambda i, _: f"{i}.mp4")
     names = {"SPEECH": "path", "video": "path"}
     with refused(InputError, "SPEECH", "video", "audio", "mp4", "--kind"):
@@ -141,7 +141,7 @@ def test_two_names_for_one_file_need_a_kind(tmp_path: Path) -> None:
         max_size=6,
     )
 )
-def test_a_modality_finds_its_own_file_and_never_another_ones(
+def test_each_modality_reads_its_own_file(
     tmp_path_factory: pytest.TempPathFactory, present: list[list[str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("mixed")
@@ -156,9 +156,9 @@ def test_a_modality_finds_its_own_file_and_never_another_ones(
         kinds=dict.fromkeys(used, "audio"),
     )
     specs = load(DecodeConfig, folder / "out" / "decode.yaml").modalities
-    found = read_samples(folder / "out")
+    samples = read_samples(folder / "out")
     for row in rows:
-        members = found[row["sample_id"]][1].members
+        members = samples[row["sample_id"]][1].members
         for name in used:
             chosen = [members[suffix] for suffix in specs[name].member if suffix in members][:1]
             assert chosen == ([files[row[name]]] if row[name] else [])
@@ -176,17 +176,17 @@ def test_an_empty_cell_is_a_missing_modality(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["a.b", "../b", "æ", "x" * 200, "000003"])
-def test_ids_that_are_no_keys_are_kept_in_the_json(tmp_path: Path, odd: str) -> None:
+def test_ids_that_are_not_valid_keys_are_kept_in_json(tmp_path: Path, odd: str) -> None:
     import_table(
         table(tmp_path, sample_id=lambda i: odd if i == 5 else f"{i:06d}x"),
         tmp_path / "out",
         modalities=BOTH,
     )
-    found = read_samples(tmp_path / "out")
-    assert set(found) == {f"{i:06d}x" for i in range(12) if i != 5} | {odd}
-    keys = {sample.key for _, sample in found.values()}
-    assert keys == (set(found) if odd == "000003" else {f"{line:02d}" for line in range(2, 14)})
-    assert found[odd][1].members["audio.wav"] == (tmp_path / "a/5.wav").read_bytes()
+    samples = read_samples(tmp_path / "out")
+    assert set(samples) == {f"{i:06d}x" for i in range(12) if i != 5} | {odd}
+    keys = {sample.key for _, sample in samples.values()}
+    assert keys == (set(samples) if odd == "000003" else {f"{line:02d}" for line in range(2, 14)})
+    assert samples[odd][1].members["audio.wav"] == (tmp_path / "a/5.wav").read_bytes()
 
 
 def test_names_of_splits(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_names_of_splits(tmp_path: Path) -> None:
         assert read_samples(tmp_path / "out")[f"s{i:03d}"][0]["split"] == split
 
 
-def test_where_keeps_rows_and_the_rest_need_not_be_right(tmp_path: Path) -> None:
+def test_rows_excluded_by_where_may_be_invalid(tmp_path: Path) -> None:
     manifest = table(
         tmp_path,
         speaker=lambda i: "out" if i < 4 else "in",
@@ -209,7 +209,7 @@ def test_where_keeps_rows_and_the_rest_need_not_be_right(tmp_path: Path) -> None
     assert set(read_samples(tmp_path / "out")) == {f"s{i:03d}" for i in range(4, 12)}
 
 
-def test_root_is_where_paths_start(tmp_path: Path) -> None:
+def test_paths_are_relative_to_root(tmp_path: Path) -> None:
     manifest = table(tmp_path / "data")
     elsewhere = tmp_path / "elsewhere.csv"
     manifest.rename(elsewhere)
@@ -218,7 +218,7 @@ def test_root_is_where_paths_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split_by", [None, "speaker"])
-def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None) -> None:
+def test_validation_is_created_from_train(tmp_path: Path, split_by: str | None) -> None:
     manifest = table(tmp_path, num=100, speaker=lambda i: f"p{i * i % 17}")
     results = []
     for name, seed in (("1", 0), ("2", 1)):
@@ -230,25 +230,39 @@ def test_validation_is_carved_out_of_train(tmp_path: Path, split_by: str | None)
             validation_share=0.2,
             seed=seed,
         )
-        facts = [facts for facts, _ in read_samples(tmp_path / name).values()]
-        results.append({fact["sample_id"] for fact in facts if fact["split"] == "validation"})
-        assert {fact["sample_id"] for fact in facts if fact["split"] == "test"} == {
-            f"s{i:03d}" for i in range(3, 100, 4)
-        }
+        metadata = [metadata for metadata, _ in read_samples(tmp_path / name).values()]
+        results.append(
+            {
+                row_metadata["sample_id"]
+                for row_metadata in metadata
+                if row_metadata["split"] == "validation"
+            }
+        )
+        assert {
+            row_metadata["sample_id"]
+            for row_metadata in metadata
+            if row_metadata["split"] == "test"
+        } == {f"s{i:03d}" for i in range(3, 100, 4)}
         speakers = {
-            split: {fact["columns"]["speaker"] for fact in facts if fact["split"] == split}
+            split: {
+                row_metadata["columns"]["speaker"]
+                for row_metadata in metadata
+                if row_metadata["split"] == split
+            }
             for split in ("train", "validation")
         }  # type: ignore[index]
         assert (split_by is None) == bool(speakers["train"] & speakers["validation"])
         assert len(results[-1]) == 15 if split_by is None else 8 <= len(results[-1]) <= 22
-        labels = Counter(fact["label"] for fact in facts if fact["split"] == "validation")
+        labels = Counter(
+            row_metadata["label"]
+            for row_metadata in metadata
+            if row_metadata["split"] == "validation"
+        )
         assert split_by or labels == {"cat": 5, "dog": 10}
     assert results[0] != results[1]
 
 
-def test_avemo_with_speakers_on_one_side_only(
-    real_data: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_avemo_grouped_by_speaker(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     summary = import_table(
         real_data("avemo") / "manifest.csv",
         tmp_path / "out",
@@ -263,8 +277,8 @@ def test_avemo_with_speakers_on_one_side_only(
     }
     assert sizes == {"test": (264, 6), "train": (1953, 6), "validation": (396, 6)}
     sides: dict[str, set[str]] = {}
-    for facts, _ in read_samples(tmp_path / "out").values():
-        sides.setdefault(facts["columns"]["speaker"], set()).add(facts["split"])  # type: ignore[index]
+    for metadata, _ in read_samples(tmp_path / "out").values():
+        sides.setdefault(metadata["columns"]["speaker"], set()).add(metadata["split"])  # type: ignore[index]
     assert all(len(splits) == 1 for splits in sides.values())
     spec = load(DecodeConfig, tmp_path / "out" / "decode.yaml").modalities["image"]
     assert spec == ImageSpec(kind="image", member=("image.jpg",), size=48, channels=1)

@@ -1,4 +1,4 @@
-"""Tables with files that are wrong: each fault is named with its cure before anything is written."""
+"""Import of invalid manifests and files: errors before anything is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.refusals import refused
 from tests.support.stores import read_samples
 
 
-def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_written(
+def test_unusable_files_are_counted_and_listed(
     tmp_path: Path,
 ) -> None:
     manifest = table(tmp_path, num=20)
@@ -98,7 +98,7 @@ def test_files_that_cannot_be_used_are_counted_and_named_before_anything_is_writ
         ({"sound": lambda i: "a/1.wav" if i else "b/1.PNG"}, {}, InputError, "audio wav png"),
     ],
 )
-def test_bad_tables_name_the_thing_and_the_cure_and_write_nothing(
+def test_invalid_tables_and_options_are_rejected(
     tmp_path: Path,
     change: dict[str, Callable[[int], str]],
     options: dict[str, object],
@@ -131,12 +131,12 @@ def test_broken_manifests(
         import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
 
 
-def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"\bm\.csv\b"):
         import_table(tmp_path / "m.csv", tmp_path / "out", modalities={"audio": "sound"})
 
 
-def test_a_bad_sample_is_left_to_decoding_but_not_a_whole_column_of_them(tmp_path: Path) -> None:
+def test_damaged_files_are_imported_unless_all_are_damaged(tmp_path: Path) -> None:
     manifest = table(tmp_path)
     (tmp_path / "a/0.wav").write_bytes(b"no sound at all")
     import_table(manifest, tmp_path / "out", modalities=BOTH)
