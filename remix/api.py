@@ -115,7 +115,7 @@ def train(config: "RunConfig | Mapping[str, Any] | PathLike", *, resume: bool = 
 
     Example:
         run = remix.train({"name": "first", "features": "clips", "store": "store"})
-        print(run.facts["result"]["test_accuracy"])
+        print(run.metadata["result"]["test_accuracy"])
     """
     from trainer.launch import launch
 

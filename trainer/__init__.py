@@ -1,1 +1,1 @@
-"""Plans to a model: the loop, the models, scoring, comparison, and Ray Train around it."""
+"""Training: the loop, models, scoring, comparison, and Ray Train."""

@@ -1,4 +1,4 @@
-"""What a run was asked to do (one YAML file), apart from the circumstances under which it is done (`resources`)."""
+"""Configuration of a run (one YAML file)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,94 +16,128 @@ from trainer.models.model import ModelConfig
 
 
 class OptimizerConfig(StrictModel):
-    """The optimizer and its learning rate, which falls by `decay` every `decay_every` epochs."""
+    """The optimizer and its learning rate schedule."""
 
     kind: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer of torch.optim."""
     lr: float = Field(default=1e-3, gt=0)
+    """Initial learning rate. Lower it if training diverges."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """L2 penalty (adam, sgd) or decoupled weight decay (adamw)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the moment estimates of adam and adamw."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of sgd."""
     decay_every: int = Field(default=30, ge=1)
+    """Epochs between two decays of the learning rate."""
     decay: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each decay; 1 keeps the learning rate constant."""
     clip_norm: float | None = Field(default=None, gt=0)
+    """Maximum L2 norm of the gradient; null: no clipping. Set it if training diverges."""
 
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch."""
+        """Learning rate of an epoch."""
         return float(self.lr * self.decay ** (epoch // self.decay_every))
 
 
 class TrainConfig(StrictModel):
-    """The loop: `warmup_epochs` of joint plans, then score, plan, train; batches are global, over all workers."""
+    """The training loop: joint warm-up epochs, then epochs that follow a plan made from scores."""
 
     epochs: int = Field(default=30, ge=1)
+    """Number of epochs, including warm-up."""
     warmup_epochs: int = Field(default=10, ge=0)
+    """Epochs of joint training before the first remixed epoch."""
     batch_size: int = Field(default=64, ge=1)
+    """Rows per global batch, over all workers."""
     rescore_every: int = Field(default=1, ge=1)
+    """Score the training rows every this many epochs. Raise it if scoring takes too long."""
     score_batch: int = Field(default=64, ge=1)
-    """Rows a forward pass of scoring; fixed, so that scores do not depend on the number of workers."""
+    """Rows per forward pass of scoring and validation. Lower it if memory runs out.
+
+    It is separate from batch_size so that scores do not depend on the number of workers."""
     warmup_weight: float = Field(default=0.5, ge=0)
-    """w_k: the weight of each unimodal loss in warm-up."""
+    """Weight w_k of each unimodal loss in joint batches."""
     remix_weight: float = Field(default=1.0, ge=0)
-    """gamma_k: the weight of the unimodal loss on a modality-pure batch."""
+    """Weight gamma_k of the unimodal loss in modality-pure batches."""
     strategy: Name = "remix"
-    """What a step does, one of trainer/strategies/; the methods of `remix compare` set it."""
+    """Update rule of a step: remix, reassemble, unimodal, ogm_ge or mla.
+
+    The methods of `remix compare` set it."""
     ogm_alpha: float = Field(default=0.8, ge=0)
-    """How much the strategy ogm_ge holds the stronger modality back; 0.8 as its authors recommend for CREMA-D."""
+    """Modulation strength of ogm_ge; its authors recommend 0.8 for CREMA-D."""
     scores: Literal["live", "cross_fitted"] = "live"
-    """live: by the unimodal heads; cross_fitted: by heads that are fitted anew to the encoders' features, each row by one that has not seen it."""
+    """Heads that score: live, the unimodal heads of the model; cross_fitted, heads fitted to the
+    encoders' features so that no head scores a row that it was fitted on. Use cross_fitted if the
+    model overfits its training rows."""
     diagnostics: bool = False
-    """Whether each epoch ends with gradients compared and modalities masked, which costs about two validations."""
+    """Measure gradient cosines and single-modality accuracy after each epoch.
+
+    Costs about as much as two validations."""
     amp: Literal["off", "bf16"] = "off"
+    """Mixed precision: bf16 is faster on GPUs that support it."""
     compile: bool = False
+    """Compile the encoders with torch.compile: slower to start, faster per step."""
     sync_batchnorm: bool = False
+    """Compute BatchNorm statistics over all workers. Needs GPUs."""
 
 
 class ResourcesConfig(StrictModel):
-    """Circumstances: they may change between a run and its resumption."""
+    """Where and with what a run is trained. These fields may change when a run is resumed."""
 
     workers: int = Field(default=0, ge=0)
-    """0: this process alone, without Ray; N: N workers of Ray Train."""
+    """Number of Ray Train workers; 0: train in this process, without Ray."""
     use_gpu: bool | Literal["auto"] = "auto"
+    """Give each worker a GPU; auto: if enough GPUs are available."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """Also the threads of torch in training on CPUs, since the weights depend on them in the last bits."""
+    """CPUs reserved per worker, and torch threads if trained on CPUs.
+
+    The last bits of the weights depend on the number of threads, so keep it for exact repeats."""
     max_failures: int = Field(default=3, ge=-1)
+    """Restarts after a worker failure before the run fails; -1: no limit."""
     checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints within an epoch; the end of an epoch is always one."""
+    """Steps between checkpoints within an epoch. Each epoch also ends with a checkpoint."""
     prefetch: int = Field(default=3, ge=1)
-    """Batches prepared ahead of the step."""
+    """Batches loaded ahead of the current step."""
     worker_resources: dict[Name, float] = Field(default={})
-    """What else a node must offer for each worker, by the names that it was started with (`ray start --resources`)."""
+    """Custom Ray resources required per worker (see `ray start --resources`)."""
     decode_resources: dict[Name, float] = Field(default={})
-    """The same for each task that decodes a shard of `source`."""
+    """Custom Ray resources required per task that decodes a shard of `source`."""
     cache_dir: str | None = None
-    """Where a node keeps copies of a remote store's parts; null: a folder `remix-cache` among its temporary files."""
+    """Folder for local copies of a remote store's parts; null: `remix-cache` in the system's
+    temporary folder."""
     cache_size: ByteSize = ByteSize(20 * 2**30)
-    """How many bytes all copies on a node may take together."""
+    """Maximum total size of the local copies on a node, in bytes or as "20 GiB"."""
 
 
 class GenerateConfig(StrictModel):
-    """Generated samples, as `remix generate` makes them, in <store>/shards/<features>."""
+    """Synthetic samples, as written by `remix generate`, stored in <store>/shards/<features>."""
 
     samples: int = Field(default=480, ge=1)
+    """Number of samples."""
     classes: int = Field(default=6, ge=2)
+    """Number of classes."""
     shards: int = Field(default=4, ge=1)
+    """Number of shards."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the generator."""
     modalities: tuple[Name, ...] = ("audio", "video")
+    """Two or more of audio, video, image, tensor and text."""
 
 
 class SourceConfig(StrictModel):
-    """What the features are made from where they are not there yet: either generated samples or shards."""
+    """Source of the features if they do not exist yet: generated samples or shards, not both."""
 
     generate: GenerateConfig | None = None
+    """Generate synthetic samples."""
     shards: tuple[str, ...] = ()
-    """Shards, folders of them or globs; places without a scheme that do not begin with / lie below the store."""
+    """Shards, folders of shards, or globs. Relative paths start at the store."""
     decode: DecodeConfig | None = None
-    """As for `remix decode`; null: decode.yaml beside the shards, else inferred."""
+    """As for `remix decode`; null: decode.yaml next to the shards, else inferred."""
 
     @model_validator(mode="after")
     def _is_one(self) -> "SourceConfig":
         if bool(self.generate) == bool(self.shards):
-            raise ValueError("give either `generate` or `shards`")
+            raise ValueError("set exactly one of `generate` and `shards`")
         return self
 
 
@@ -142,24 +176,37 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-CIRCUMSTANCES = {"name", "preset", "store", "source", "resources"}
-"""Fields of a run that do not decide its result; what a preset fills in stands in the others."""
+# a preset's values are in the other fields by the time the digest is computed
+NOT_IN_DIGEST = {"name", "preset", "store", "source", "resources"}
+"""Fields of a run that do not change its result."""
 
 
 class RunConfig(StrictModel):
-    """A run: its name, its data, its model, its plans and its loop."""
+    """A run: its name, data, model, plans and training loop."""
 
     name: Name
+    """Name of the run: letters, digits, _ and -, at most 64."""
     features: Name
+    """Name of the feature set in <store>/features."""
     store: str = "store"
+    """Folder or pyarrow.fs URI that holds features and runs."""
     preset: Literal["paper", "small"] = "small"
+    """Defaults of model, optimizer and train: paper, ResNet-18 as in arXiv 2506.11550; small, a CNN
+    that trains on CPUs."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the weights, the order of the batches, and the augmentation."""
     model: ModelConfig = ModelConfig()
+    """Encoders, fusion and heads."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and learning rate."""
     train: TrainConfig = TrainConfig()
+    """Training loop."""
     plan: PlanConfig = PlanConfig()
+    """How scores become a plan."""
     source: SourceConfig | None = None
+    """What to decode if the features do not exist yet; null: they must exist."""
     resources: ResourcesConfig = ResourcesConfig()
+    """Workers, checkpoints and cache; free to change when a run is resumed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -170,15 +217,18 @@ class RunConfig(StrictModel):
 
     @property
     def digest(self) -> str:
-        """The hash of what decides the result, together with the features; without values equal to their defaults, so that a new field changes no digest."""
+        """Hash of the fields that decide the result.
+
+        Fields at their defaults are left out, so that adding a field changes no digest.
+        """
         return fingerprint_of(
-            self.model_dump(mode="json", exclude=CIRCUMSTANCES, exclude_defaults=True)
+            self.model_dump(mode="json", exclude=NOT_IN_DIGEST, exclude_defaults=True)
         )
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """The paths of the fields that decide the result and have another value in `other`."""
+        """Paths of the fields that decide the result and differ in `other`."""
         own, others = (
-            each.model_dump(mode="json", exclude=CIRCUMSTANCES) for each in (self, other)
+            config.model_dump(mode="json", exclude=NOT_IN_DIGEST) for config in (self, other)
         )
         return list(_differing(own, others))
 
@@ -194,17 +244,17 @@ class RunConfig(StrictModel):
 
 
 def check_world(config: RunConfig) -> None:
-    """Raises ConfigError where a global batch has fewer rows than there are workers."""
+    """Check that a global batch has a row for each worker. Raises ConfigError."""
     workers = max(config.resources.workers, 1)
     if config.train.batch_size < workers:
         raise ConfigError(
-            f"batch_size {config.train.batch_size} is smaller than the world size {workers}",
+            f"train.batch_size is {config.train.batch_size}, less than the {workers} workers",
             f"set train.batch_size to {workers} or more",
         )
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """The nested mapping `base` with the values of `over` in place of its own."""
+    """Merge nested mappings; values of `over` win."""
     merged = dict(base)
     for key, value in over.items():
         merged[key] = (
@@ -225,5 +275,5 @@ def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
 
 
 def load_run(path: str | Path) -> RunConfig:
-    """Reads a run's YAML file (raises ConfigError, MissingError)."""
+    """Read a run's YAML file. Raises ConfigError, MissingError."""
     return load(RunConfig, path)

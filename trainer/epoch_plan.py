@@ -1,6 +1,6 @@
-"""The plan of an epoch: joint in warm-up, then from the scores of the live model.
+"""The plan of an epoch: joint during warm-up, then made from the scores of the current model.
 
-Rank 0 commits it once, and every rank reads it.
+Rank 0 writes it once and every rank reads it.
 """
 
 import time
@@ -23,7 +23,7 @@ from trainer.scoring.predictor import Predictor
 
 
 def check_policy(config: RunConfig, features: FeatureSet) -> None:
-    """Raises ConfigError where the first plan after warm-up needs a validation accuracy that there will not be."""
+    """Check that a plan that needs validation accuracies can get them. Raises ConfigError."""
     fields = [
         f"plan.{name}"
         for name in ("relative", "shares")
@@ -33,14 +33,15 @@ def check_policy(config: RunConfig, features: FeatureSet) -> None:
         return
     if not config.train.warmup_epochs:
         raise ConfigError(
-            f"field '{fields[0]}' is 'validation', but train.warmup_epochs is 0, so that the first plan comes before any validation",
+            f"{fields[0]} is 'validation', but train.warmup_epochs is 0: "
+            "no validation precedes the first plan",
             "set train.warmup_epochs to 1 or more",
         )
-    has = features.has[features.rows_of("validation")].any(axis=0)
-    if not has.all():
-        name = features.modalities[int(np.argmin(has))]
+    present = features.has[features.rows_of("validation")].any(axis=0)
+    if not present.all():
+        name = features.modalities[int(np.argmin(present))]
         raise ConfigError(
-            f"field '{fields[0]}' is 'validation', but no sample of the split 'validation' has {name!r}",
+            f"{fields[0]} is 'validation', but no validation sample has modality {name!r}",
             "choose another value",
         )
 
@@ -53,19 +54,23 @@ def epoch_plan(
     predictor: Predictor,
     epoch: int,
 ) -> tuple[BatchPlan, dict[str, float]]:
-    """The committed plan of an epoch and the seconds that scoring and planning took; what an earlier process committed is used as it is."""
+    """Open the plan of an epoch, scoring and planning first if no plan exists yet.
+
+    Returns:
+        The plan, and the seconds that scoring and planning took.
+    """
     if not world.broadcast(run.plan(epoch).exists()):
-        began = time.perf_counter()
-        scored = None
+        start = time.perf_counter()
+        scored_epoch = None
         if epoch >= config.train.warmup_epochs:
-            scored = score_epoch(config, features, run, world, predictor, epoch)
-        planning = time.perf_counter()
+            scored_epoch = score_epoch(config, features, run, world, predictor, epoch)
+        plan_start = time.perf_counter()
         if world.is_rank_zero:
-            _commit(config, features, run, epoch, scored)
-            seconds = {"score_seconds": planning - began}
-            seconds["plan_seconds"] = time.perf_counter() - planning
+            _commit(config, features, run, epoch, scored_epoch)
+            seconds = {"score_seconds": plan_start - start}
+            seconds["plan_seconds"] = time.perf_counter() - plan_start
             run.times(epoch).write_json(seconds)
-    world.broadcast(None)
+    world.broadcast(None)  # barrier: the plan is written
     times = run.times(epoch)
     return run.open_plan(epoch), times.read_json() if times.exists() else {
         "score_seconds": 0.0,
@@ -74,13 +79,13 @@ def epoch_plan(
 
 
 def _commit(
-    config: RunConfig, features: FeatureSet, run: Run, epoch: int, scored: int | None
+    config: RunConfig, features: FeatureSet, run: Run, epoch: int, scored_epoch: int | None
 ) -> None:
-    """Writes the plan of an epoch from the scores of epoch `scored`, its statistics and its index.
+    """Write the plan of an epoch, its statistics and its index.
 
-    The plan gets its name last: a reader that sees it finds both.
+    The plan is moved to its final name last, so that a reader that sees it finds all three.
     """
-    scores = None if scored is None else run.open_scores(scored)
+    scores = None if scored_epoch is None else run.open_scores(scored_epoch)
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
     write_plan(staged, plan_builder_of(config, features, epoch, scores, run.digest))
     plan = BatchPlan.open(staged, trusted=True)
@@ -100,15 +105,22 @@ def _commit(
 def plan_builder_of(
     config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None, digest: str
 ) -> PlanBuilder:
-    """The plan of an epoch in the making, of the run with this digest: from scores of the split 'train', or for warm-up (raises MismatchError)."""
+    """Return the builder of an epoch's plan.
+
+    Args:
+        scores: scores of the split 'train'; None for a joint plan.
+        digest: digest of the run, recorded in the plan.
+    Raises:
+        MismatchError: the scores are not those of the split 'train'.
+    """
     num_classes, batch_size = len(features.classes), config.train.batch_size
     parents = {"features": features.fingerprint, "config": digest}
     if scores:
         scores.check_features(features)
         if not np.array_equal(scores.rows, features.rows_of("train")):
             raise MismatchError(
-                f"{scores.what} has {len(scores)} rows, which are not those of the split 'train'",
-                "score that split",
+                f"{scores.what} does not have the rows of the split 'train'",
+                "score the split 'train'",
             )
         return remix_plan_builder(
             scores,

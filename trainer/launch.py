@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: checked first, then in this process or on Ray Train."""
+"""Check a run's configuration, then train it in this process or on Ray Train."""
 
 from contextlib import suppress
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from trainer.strategies import strategy_of
 def launch(
     config: RunConfig, *, resume: bool = False, progress: loop.Progress = lambda event: None
 ) -> Run:
-    """Starts a run, or with `resume` continues one of that name, and brings it to its end.
+    """Train a run to its end; with `resume`, continue a run of that name if it exists.
 
     Raises InputError before anything of the run is written.
     """
@@ -35,15 +35,15 @@ def launch(
     if resume and (config.run_path / "run.json").exists():
         run = Run.open(config.run_path)
         check_same(run, config, features)
-        if run.facts["status"] == "finished":
+        if run.metadata["status"] == "finished":
             return run
     else:
         run = Run.create(config, features)
-    with run.held() as dead:
+    with run.lock() as dead:
         run.sweep()
         if dead:
             run.update(took_over=asdict(dead))
-            text = f"took over from {dead}, which ended without a word"
+            text = f"took over from {dead}, which is no longer running"
             progress({"event": "takeover", "text": text})
         try:
             _train(config, run, features, progress, use_gpu=use_gpu)
@@ -52,16 +52,16 @@ def launch(
                 run.update(status="interrupted")
             raise
         except BaseException as error:
-            with suppress(StoreError):  # which would hide the error, where the disk is full
+            with suppress(StoreError):  # a full disk must not hide the original error
                 run.update(status="failed", error=f"{type(error).__name__}: {error}")
             raise
     return run
 
 
 def _reserve(config: RunConfig) -> bool:
-    """Sees that there is what the run asks for, and whether each process has a GPU.
+    """Check that the configured resources exist; returns whether each process has a GPU.
 
-    Joins or starts Ray where the run has workers (raises ConfigError).
+    Joins or starts Ray if the run has workers. Raises ConfigError.
     """
     resources = config.resources
     if resources.workers:
@@ -72,20 +72,21 @@ def _reserve(config: RunConfig) -> bool:
         use_gpu = bool(resources.use_gpu) and torch.cuda.is_available()
         if resources.use_gpu is True and not use_gpu:
             raise ConfigError(
-                "resources.use_gpu is true, but there is no GPU", "set it to auto or false"
+                "resources.use_gpu is true, but no GPU is available",
+                "set it to auto or false",
             )
     if config.train.sync_batchnorm and not use_gpu:
         raise ConfigError(
-            "train.sync_batchnorm is set, but there is no GPU",
+            "train.sync_batchnorm is set, but no GPU is available",
             "unset it, or use model.encoder.norm: group",
         )
     return use_gpu
 
 
 def _open(config: RunConfig, progress: loop.Progress) -> FeatureSet:
-    """The features of the run, made now from its source where there are none.
+    """Open the run's features; decodes them from its source first if they do not exist.
 
-    Workers of Ray open them for themselves, with the cache of their node.
+    Ray workers open them again through the cache of their own node.
     """
     if config.source:
         from trainer.prepare_features import ensure_features
@@ -109,16 +110,16 @@ def _train(
 
 
 def check(config: RunConfig, features: FeatureSet) -> None:
-    """Everything about a run that can be known to be wrong before it starts (raises InputError)."""
+    """Check a run before anything is written. Raises InputError."""
     if len(features.classes) < 2:
         raise InputError(
-            f"features {config.features!r} have {len(features.classes)} class",
-            "training needs 2 classes or more",
+            f"features {config.features!r} have {len(features.classes)} class(es)",
+            "training needs at least 2",
         )
     if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
         raise InputError(
-            f"features {config.features!r} have one modality, {features.modalities[0]!r}",
-            "remixing needs two or more; set warmup_epochs to epochs",
+            f"features {config.features!r} have only one modality: {features.modalities[0]!r}",
+            "remixing needs at least 2; to train one, set train.warmup_epochs to train.epochs",
         )
     for split in SPLITS:
         if not len(features.rows_of(split)):
@@ -135,17 +136,22 @@ def check(config: RunConfig, features: FeatureSet) -> None:
 
 
 def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
-    """Raises MismatchError where a run that exists was asked for something else."""
-    facts = run.facts
-    if facts["features"]["fingerprint"] != features.fingerprint:
+    """Check that an existing run has these features and this configuration.
+
+    Raises MismatchError.
+    """
+    metadata = run.metadata
+    recorded_features = metadata["features"]["fingerprint"]
+    if recorded_features != features.fingerprint:
         raise MismatchError(
-            f"run {config.name!r} was started on features {facts['features']['fingerprint'][:12]}, not {features.fingerprint[:12]}",
-            "choose another name, or restore its features",
+            f"run {config.name!r} was trained on features {recorded_features[:12]}, "
+            f"not {features.fingerprint[:12]}",
+            "restore its features or choose another name",
         )
-    # not by the digest: one of an older version has other fields
-    recorded = parse(RunConfig, facts["config"], str(run.path / "run.json"))
+    # compare fields, not digests: an older version had other fields
+    recorded = parse(RunConfig, metadata["config"], str(run.path / "run.json"))
     if changed := recorded.differences(config):
         raise MismatchError(
-            f"run {config.name!r} was started with another configuration of {', '.join(changed)}",
-            "choose another name, or restore the configuration; only `source` and `resources` may change",
+            f"run {config.name!r} exists with other values of {', '.join(changed)}",
+            "restore them or choose another name; only source and resources may change",
         )

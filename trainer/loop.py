@@ -1,10 +1,10 @@
-"""The training loop: every epoch has a plan, and a run is the sequence of its plans.
+"""The training loop.
 
-    for each epoch:  score (after warm-up) -> plan -> train the plan's steps -> validate -> checkpoint
-    at the end:      the best epoch's model meets the test set, once
+    each epoch:  score (after warm-up) -> plan -> train the plan's steps -> validate -> checkpoint
+    at the end:  evaluate the best epoch's model on the test set
 
-A run that was killed goes on from its last checkpoint: the cursor (epoch, next step) and the plan's fingerprint are all it takes,
-because learning rate, augmentation and order are functions of (seed, epoch, step, row) and of nothing else.
+A run resumes exactly from its last checkpoint: learning rate, augmentation and order are functions
+of (seed, epoch, step, row), so the cursor (epoch, next step) and the plan's fingerprint are enough.
 """
 
 import platform
@@ -40,7 +40,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 class Trainer:
-    """A run in one process of the world; every process does the same, rank 0 writes."""
+    """Trains a run in one of its processes. All processes do the same; rank 0 writes."""
 
     def __init__(
         self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress
@@ -65,7 +65,7 @@ class Trainer:
             if config.train.diagnostics
             else None
         )
-        self.record = Recorder(
+        self.recorder = Recorder(
             run, features, world, self.cursor.epoch, self.cursor.step, masks=self.step.masks
         )
 
@@ -77,40 +77,41 @@ class Trainer:
         return nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
 
     def train(self) -> dict[str, Any]:
-        """Runs all epochs that are left, then the test; returns the result that run.json keeps."""
+        """Train the remaining epochs, test, and return the result stored in run.json."""
         for epoch in range(self.cursor.epoch, self.config.train.epochs):
             self._epoch(epoch)
-        self.record.close()
+        self.recorder.close()
         return self._test()
 
     def _epoch(self, epoch: int) -> None:
-        began = time.perf_counter()
+        start = time.perf_counter()
         config, features, world = self.config, self.features, self.world
         plan, times = epoch_plan(config, features, self.run, world, self.predictor, epoch)
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
-                f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, but epoch {epoch} has plan {plan.fingerprint[:12]}",
+                f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, "
+                f"but epoch {epoch} has plan {plan.fingerprint[:12]}",
                 "restore the plan, or start a new run",
             )
         self._train(epoch, plan)
-        validating = time.perf_counter()
-        found = evaluate(self._outcomes("validation"), features, world)
-        times["validate_seconds"] = time.perf_counter() - validating
-        diagnosed = self.diagnostics.epoch() if self.diagnostics else {}
-        times["epoch_seconds"] = time.perf_counter() - began
-        fused = found.accuracy[FUSED] or 0.0
-        improved = fused > self.cursor.best_accuracy
+        validation_start = time.perf_counter()
+        evaluation = evaluate(self._outcomes("validation"), features, world)
+        times["validate_seconds"] = time.perf_counter() - validation_start
+        diagnostics = self.diagnostics.epoch() if self.diagnostics else {}
+        times["epoch_seconds"] = time.perf_counter() - start
+        accuracy = evaluation.accuracy[FUSED] or 0.0
+        improved = accuracy > self.cursor.best_accuracy
         if improved:
-            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, fused
+            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy
         lr = config.optimizer.learning_rate(epoch)
-        row = self.record.epoch(epoch, plan, found, lr, times, diagnosed)
+        row = self.recorder.epoch(epoch, plan, evaluation, lr, times, diagnostics)
         self._save("last", epoch + 1, 0, "")
         if improved:
             self._save("best", epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
 
     def _train(self, epoch: int, plan: BatchPlan) -> None:
-        """Takes the steps of a plan from the cursor on."""
+        """Train on the steps of a plan, starting at the cursor."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.learning_rate(epoch)
@@ -124,30 +125,34 @@ class Trainer:
             skip_masked=skip,
             prefetch=resources.prefetch,
         )
-        waiting = time.perf_counter()
+        wait_start = time.perf_counter()
         for batch in loader:
-            stepping, step, num_steps = time.perf_counter(), batch.step.step, len(plan)
-            # nothing here draws from it, but a layer such as dropout would: its draws then resume exactly too
+            step_start, step, num_steps = time.perf_counter(), batch.step.step, len(plan)
+            # a model with dropout resumes exactly too, since its draws depend only on the step
             torch.manual_seed(step_seed(self.config.seed, epoch, step, self.world.rank))
-            taken = self.step(batch, epoch)
-            ends = step + 1 == num_steps
-            pauses = ends or (step + 1) % resources.checkpoint_every == 0
-            if pauses and self.world.device.type == "cuda":
-                torch.cuda.synchronize()  # so that what is queued counts as the time of steps
-            ended = time.perf_counter()
-            self.record.step(
-                epoch, batch, taken, wait_seconds=stepping - waiting, step_seconds=ended - stepping
+            output = self.step(batch, epoch)
+            is_last = step + 1 == num_steps
+            checkpoint_due = is_last or (step + 1) % resources.checkpoint_every == 0
+            if checkpoint_due and self.world.device.type == "cuda":
+                torch.cuda.synchronize()  # count queued kernels as step time
+            step_end = time.perf_counter()
+            self.recorder.step(
+                epoch,
+                batch,
+                output,
+                wait_seconds=step_start - wait_start,
+                step_seconds=step_end - step_start,
             )
             self.progress({"event": "step", "epoch": epoch, "step": step, "num_steps": num_steps})
-            if pauses and not ends:
+            if checkpoint_due and not is_last:
                 self._save("last", epoch, step + 1, plan.fingerprint)
-            waiting = time.perf_counter()
+            wait_start = time.perf_counter()
         self.world.broadcast_buffers(self.model)
         self.cursor.step = 0
 
     def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
-        """Writes the steps taken so far, then a checkpoint that stands behind them."""
-        self.record.flush()
+        """Write the steps, then the checkpoint, so that no checkpoint is ahead of the log."""
+        self.recorder.flush()
         if not self.world.is_rank_zero:
             return
         cursor = replace(self.cursor, epoch=epoch, step=step, plan_fingerprint=plan_fingerprint)
@@ -164,44 +169,45 @@ class Trainer:
         checkpoints.save(self.run.checkpoint(name), checkpoint)
 
     def _resume(self) -> None:
-        """Goes to where the last checkpoint stands, if there is one (raises MismatchError)."""
+        """Restore the last checkpoint, if one exists. Raises MismatchError."""
         path = self.run.checkpoint("last")
         if not self.world.broadcast(path.exists()):
             return
-        found = checkpoints.load(path)
-        checkpoints.check_architecture(path, found["architecture"], self.architecture)
-        if found["features"] != self.features.fingerprint:
+        checkpoint = checkpoints.load(path)
+        checkpoints.check_architecture(path, checkpoint["architecture"], self.architecture)
+        if checkpoint["features"] != self.features.fingerprint:
             raise MismatchError(
-                f"{path} was trained on features {found['features'][:12]}, not {self.features.fingerprint[:12]}",
-                "give the features that it was trained on",
+                f"{path} was trained on features {checkpoint['features'][:12]}, "
+                f"not {self.features.fingerprint[:12]}",
+                "restore the features that it was trained on",
             )
-        if found["digest"] != self.run.digest:
+        if checkpoint["digest"] != self.run.digest:
             raise MismatchError(
-                f"{path} was trained under another configuration",
-                "restore the configuration, or choose another name; only `source` and `resources` may change",
+                f"{path} was trained with another configuration",
+                "restore it or choose another run name; only source and resources may change",
             )
-        checkpoints.load_weights(path, self.model, found["model"])
-        checkpoints.load_optimizer(path, self.optimizer, found.get("optimizer"))
-        self.cursor = Cursor(**found["cursor"])
-        just_ended = self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step
-        if self.world.is_rank_zero and just_ended:
-            # killed after `last` and before `best` was written, which would have been the same
-            checkpoints.save(self.run.checkpoint("best"), found)
+        checkpoints.load_weights(path, self.model, checkpoint["model"])
+        checkpoints.load_optimizer(path, self.optimizer, checkpoint.get("optimizer"))
+        self.cursor = Cursor(**checkpoint["cursor"])
+        is_best = self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step
+        if self.world.is_rank_zero and is_best:
+            # the process may have been killed after `last` was written and before `best`
+            checkpoints.save(self.run.checkpoint("best"), checkpoint)
 
     def _test(self) -> dict[str, Any]:
-        """The model of the best validation epoch on the whole test set."""
-        self.world.broadcast(None)  # rank 0 may still be writing it
+        """Evaluate the model of the best validation epoch on the test set."""
+        self.world.broadcast(None)  # barrier: rank 0 may still be writing the checkpoint
         best = self.run.checkpoint("best")
         checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
-        mine = self._outcomes("test")
+        outcomes_of_rank = self._outcomes("test")
         result = {
             "best_epoch": self.cursor.best_epoch,
             "validation_accuracy": self.cursor.best_accuracy,
-            "test_accuracy": evaluate(mine, self.features, self.world).accuracy,
+            "test_accuracy": evaluate(outcomes_of_rank, self.features, self.world).accuracy,
         }
         if self.diagnostics:
             result["zero_mask_accuracy"] = self.diagnostics.zero_mask_accuracy("test")
-        joined = self.world.join_rows(self.run.parts("test"), mine)
+        joined = self.world.join_rows(self.run.parts("test"), outcomes_of_rank)
         if joined is not None:
             write_test(self.run, self.features, joined)
             self.run.update(status="finished", result=result)
@@ -213,7 +219,7 @@ class Trainer:
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    """The seed of what a layer draws in a step: another one on each rank, the same after a resume."""
+    """Seed of a layer's random draws in a step: differs between ranks, same after a resume."""
     return key_of(seed, epoch, step, rank)
 
 
@@ -224,13 +230,13 @@ def train(
     world: World | None = None,
     progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
-    """Trains a run that exists, from its start or its last checkpoint, to its end.
+    """Train an existing run, from its start or its last checkpoint, to its end.
 
-    Every process of the world calls this alike; the result is the one that run.json keeps.
+    Every process of the world calls this; returns the result stored in run.json.
     """
     world = world or World()
     if world.device.type == "cpu":
-        # sums in another number of threads are other sums
+        # floating-point sums depend on the number of threads
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     nodes = world.gather(platform.node())
     if world.is_rank_zero:

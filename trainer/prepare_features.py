@@ -1,4 +1,4 @@
-"""The features of a run: those that are there, or made now from what the configuration names as their source."""
+"""Makes the features of a run from its configured source if they do not exist."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,22 +16,25 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import GenerateConfig, RunConfig
 
 
-def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Makes the run's feature set from its source where there is none; a call that was cut short is taken up (raises InputError, BudgetError, StoreError)."""
+def ensure_features(config: RunConfig, report: Callable[[dict[str, Any]], None]) -> None:
+    """Decode the run's feature set from its source unless it exists.
+
+    A decoding that was interrupted is continued. Raises InputError, BudgetError, StoreError.
+    """
     source, features = config.source, config.features_path
     if source is None or (features / MANIFEST).exists():
         return
     store = StorePath.at(config.store)
-    places: list[str | StorePath] = [
+    paths: list[str | StorePath] = [
         pattern if pattern.startswith("/") or "://" in pattern else store / pattern
         for pattern in source.shards
     ]
     if source.generate:
-        places = [_generated(source.generate, store / "shards" / config.features)]
-    shards = discover_shards(places)
+        paths = [_generated(source.generate, store / "shards" / config.features)]
+    shards = discover_shards(paths)
 
-    def progress(at: Progress) -> None:
-        tell({"event": "source", **asdict(at)})
+    def progress(state: Progress) -> None:
+        report({"event": "source", **asdict(state)})
 
     summary = decode(
         shards,
@@ -40,16 +43,16 @@ def ensure_features(config: RunConfig, tell: Callable[[dict[str, Any]], None]) -
         progress=progress,
         resources=config.resources.decode_resources,
     )
-    tell({"event": "decoded", "text": "; ".join([f"{features}: {summary.text}", *summary.notes])})
+    report({"event": "decoded", "text": "; ".join([f"{features}: {summary.text}", *summary.notes])})
 
 
 def _generated(config: GenerateConfig, out: StorePath) -> StorePath:
-    """The folder of shards, made before or now; its summary is its last file."""
+    """Generate shards into `out` unless its summary, which is written last, exists."""
     if (out / SUMMARY).exists():
         return out
     with tempfile.TemporaryDirectory(prefix="remix-") as folder:
-        made = Path(folder) / "shards"
-        generate(made, **config.model_dump())
-        for path in sorted(made.iterdir(), key=lambda path: (path.name == SUMMARY, path.name)):
+        generated = Path(folder) / "shards"
+        generate(generated, **config.model_dump())
+        for path in sorted(generated.iterdir(), key=lambda path: (path.name == SUMMARY, path.name)):
             (out / path.name).write_bytes(path.read_bytes())
     return out

@@ -1,4 +1,4 @@
-"""What a run writes down: every step that was taken, every epoch, the test, and TensorBoard's event files."""
+"""Logs of a run: steps, epochs, test predictions, and TensorBoard event files."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from trainer.strategies.base import StepOutput
 
 
 class Recorder:
-    """Keeps the steps since the last checkpoint; rank 0 writes them when they are flushed."""
+    """Buffers the steps since the last checkpoint; rank 0 writes them on `flush`."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Recorder:
         self._run, self._features, self._world = run, features, world
         self._masks = masks
         self._steps: list[dict[str, Any]] = []
-        self._taken: list[StepOutput] = []
+        self._outputs: list[StepOutput] = []
         self._board: SummaryWriter | None = None
         if world.is_rank_zero:
             run.rewind(epoch, step)
@@ -45,14 +45,14 @@ class Recorder:
         self,
         epoch: int,
         batch: Batch,
-        taken: StepOutput,
+        output: StepOutput,
         *,
         wait_seconds: float,
         step_seconds: float,
     ) -> None:
-        """Notes a step; its numbers stay on the device until `flush`."""
+        """Record a step. Loss and counts stay on the device until `flush`."""
         modality, names = batch.step.modality, self._features.modalities
-        trained = names if modality == ALL or not self._masks else [modality]
+        active = names if modality == ALL or not self._masks else [modality]
         self._steps.append(
             {
                 "epoch": epoch,
@@ -60,37 +60,40 @@ class Recorder:
                 "modality": modality,
                 "world_size": self._world.size,
                 "num_rows": len(batch.step.rows),
-                **{f"num_rows_{name}": batch.num_valid[name] * (name in trained) for name in names},
+                **{f"num_rows_{name}": batch.num_valid[name] * (name in active) for name in names},
                 "rows_hash": batch.step.rows_hash,
                 "wait_seconds": wait_seconds,
                 "step_seconds": step_seconds,
             }
         )
-        self._taken.append(taken)
+        self._outputs.append(output)
 
     def flush(self) -> None:
-        """Sums the steps' numbers over the ranks and writes them; every rank calls this alike."""
+        """Sum losses and counts over the ranks and write the steps. All ranks must call this."""
         if not self._steps:
             return
-        losses = self._world.sum(torch.stack([taken.loss.double() for taken in self._taken]))
-        correct = self._world.sum(torch.stack([taken.num_correct for taken in self._taken]))
+        losses = self._world.sum(torch.stack([output.loss.double() for output in self._outputs]))
+        correct = self._world.sum(torch.stack([output.num_correct for output in self._outputs]))
         heads = ["num_correct", *(f"num_correct_{name}" for name in self._features.modalities)]
         for step, loss, counts in zip(self._steps, losses.tolist(), correct.tolist(), strict=True):
             step |= {"loss": loss, **dict(zip(heads, counts, strict=True))}
         if self._world.is_rank_zero:
             self._run.write_steps(self._steps, self._features.modalities)
-        self._steps, self._taken = [], []
+        self._steps, self._outputs = [], []
 
     def epoch(
         self,
         epoch: int,
         plan: BatchPlan,
-        found: Evaluation,
+        evaluation: Evaluation,
         lr: float,
         times: dict[str, float],
-        diagnosed: dict[str, float | None],
+        diagnostics: dict[str, float | None],
     ) -> dict[str, Any]:
-        """Adds the epoch's row to epochs.arrow; all of it follows from the steps' log, the plan's statistics and the validation."""
+        """Append the epoch's row to epochs.arrow and return it, {} on other ranks than 0.
+
+        The row is computed from the log of steps, the plan's statistics and the validation.
+        """
         self.flush()
         if not self._world.is_rank_zero:
             return {}
@@ -108,24 +111,24 @@ class Recorder:
                 np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
             ),
             "train_accuracy": sums["num_correct"] / sums["num_rows"],
-            "validation_loss": found.loss,
-            "validation_accuracy": found.accuracy[FUSED],
+            "validation_loss": evaluation.loss,
+            "validation_accuracy": evaluation.accuracy[FUSED],
         }
         for name in self._features.modalities:
-            right, trained = sums[f"num_correct_{name}"], sums[f"num_rows_{name}"]
+            num_correct, num_rows = sums[f"num_correct_{name}"], sums[f"num_rows_{name}"]
             row |= {
-                f"train_accuracy_{name}": right / trained if trained else None,
-                f"validation_accuracy_{name}": found.accuracy[name],
+                f"train_accuracy_{name}": num_correct / num_rows if num_rows else None,
+                f"validation_accuracy_{name}": evaluation.accuracy[name],
                 f"share_{name}": stats["modalities"].get(name, {}).get("share"),
             }
         seconds = sums["wait_seconds"] + sums["step_seconds"]
         row |= {
             "churn": stats["churn"],
-            "rho": found.rho,
+            "rho": evaluation.rho,
             "load_seconds": sums["wait_seconds"],
             "step_seconds": sums["step_seconds"],
             **times,
-            **diagnosed,
+            **diagnostics,
             "samples_per_second": sums["num_rows"] / max(seconds, 1e-9),
         }
         self._run.write_epoch(row, self._features.modalities)
@@ -137,14 +140,17 @@ class Recorder:
         return row
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
+        """Close the TensorBoard writer."""
         if self._board:
             self._board.close()
 
 
-def write_test(run: Run, features: FeatureSet, found: pa.Table) -> None:
-    """Writes test.arrow: one row a test sample, what each head predicted and the probability it gave the label."""
-    samples = features.samples.select(["row", "sample_id", "label"]).take(found["row"])
-    for name in found.column_names[1:]:
-        samples = samples.append_column(name, found[name])
+def write_test(run: Run, features: FeatureSet, outcomes: pa.Table) -> None:
+    """Write test.arrow.
+
+    One row per test sample: each head's prediction and the probability that it gives the label.
+    """
+    samples = features.samples.select(["row", "sample_id", "label"]).take(outcomes["row"])
+    for name in outcomes.column_names[1:]:
+        samples = samples.append_column(name, outcomes[name])
     run.write_test(samples.combine_chunks())

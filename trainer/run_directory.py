@@ -1,4 +1,4 @@
-"""A run's folder: where its artifacts lie, its status, and its tables of epochs and steps."""
+"""A run's folder: the paths of its artifacts, its status, and its tables of epochs and steps."""
 
 import re
 from contextlib import AbstractContextManager
@@ -28,105 +28,114 @@ class Run:
 
     @classmethod
     def create(cls, config: RunConfig, features: FeatureSet) -> "Run":
-        """Claims the run's name and writes run.json (raises InputError where the name is taken, StoreError)."""
+        """Claim the run's name and write run.json.
+
+        Raises InputError if the name is taken, StoreError.
+        """
         run = cls(config.run_path)
         parents = {"name": config.features, "fingerprint": features.fingerprint}
-        asked = {**config.model_dump(mode="json"), "store": without_secrets(config.store)}
-        facts = {
+        run_config = {**config.model_dump(mode="json"), "store": without_secrets(config.store)}
+        metadata = {
             "kind": "run",
             "name": config.name,
-            "config": asked,
+            "config": run_config,
             "digest": config.digest,
             "features": parents,
         }
-        facts |= {
+        metadata |= {
             "modalities": features.modalities,
             "code_version": version("data-remixing"),
             "status": "created",
         }
-        if not (run.path / "run.json").claim(encode_json(facts)):
+        if not (run.path / "run.json").claim(encode_json(metadata)):
             raise InputError(
-                f"run {config.name!r} exists in {without_secrets(config.store)}",
-                "continue it with --resume or choose another name",
+                f"run {config.name!r} already exists in {without_secrets(config.store)}",
+                "continue it with --resume, or choose another name",
             )
         return run
 
     @classmethod
     def open(cls, path: StorePath) -> "Run":
-        """Opens a run that exists (raises MissingError)."""
+        """Open an existing run. Raises MissingError."""
         if not (path / "run.json").exists():
             raise MissingError(
-                f"{path} holds no run", "check the name, or start it with `remix train`"
+                f"run not found: {path}", "check the name, or start it with `remix train`"
             )
         return cls(path)
 
-    def held(self) -> AbstractContextManager[Owner | None]:
-        """Keeps other processes of this machine from training the run, and tells which of them died at it (raises InputError)."""
+    def lock(self) -> AbstractContextManager[Owner | None]:
+        """Lock the run against other processes of this machine.
+
+        Yields the process that held the lock when it was killed, if any. Raises InputError.
+        """
         return (self.path / ".lock").held(f"run {self.path.name!r} is being trained")
 
     def sweep(self) -> None:
-        """Removes what a process that died left of files that it was writing."""
+        """Remove partly written files that a killed process left."""
         for folder in ("", "scores", "plans", "steps", "checkpoints"):
             (self.path / folder if folder else self.path).sweep()
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """run.json"""
+    def metadata(self) -> dict[str, Any]:
+        """Content of run.json."""
         return (self.path / "run.json").read_json()
 
     @property
     def digest(self) -> str:
-        """The digest of the configuration under the version that began the run: its artifacts have this one, whichever continues it."""
-        return str(self.facts["digest"])
+        """Digest of the configuration, as computed by the version that created the run.
+
+        All artifacts of the run carry it, whichever version continues the run.
+        """
+        return str(self.metadata["digest"])
 
     def update(self, **changes: Any) -> None:
-        """Rewrites run.json with these entries changed; None removes one."""
+        """Rewrite run.json with these entries changed; None removes an entry."""
         (self.path / "run.json").write_json(
-            {key: value for key, value in {**self.facts, **changes}.items() if value is not None}
+            {key: value for key, value in {**self.metadata, **changes}.items() if value is not None}
         )
 
     def plan(self, epoch: int) -> StorePath:
-        """The plan of an epoch."""
+        """Path of an epoch's plan."""
         return self.path / "plans" / f"epoch-{epoch:04d}.arrow"
 
     def open_plan(self, epoch: int) -> BatchPlan:
-        """The plan of an epoch, as this run wrote it (raises MissingError, DataError)."""
+        """Open an epoch's plan, without a full check. Raises MissingError, DataError."""
         return BatchPlan.open(self.plan(epoch), trusted=True)
 
     def plan_stats(self, epoch: int) -> StorePath:
-        """The statistics of an epoch's plan."""
+        """Path of the statistics of an epoch's plan."""
         return self.path / "plans" / f"epoch-{epoch:04d}.stats.json"
 
     def plan_index(self, epoch: int) -> StorePath:
-        """The step of each row of the features in an epoch's plan."""
+        """Path of the index that maps rows of the features to steps of an epoch's plan."""
         return self.path / "plans" / f"epoch-{epoch:04d}.index.arrow"
 
     def times(self, epoch: int) -> StorePath:
-        """The seconds that the epoch's scores and plan took."""
+        """Path of the scoring and planning times of an epoch, in seconds."""
         return self.path / "plans" / f"epoch-{epoch:04d}.times.json"
 
     def scores(self, epoch: int) -> StorePath:
-        """The scores of an epoch."""
+        """Path of an epoch's scores."""
         return self.path / "scores" / f"epoch-{epoch:04d}.arrow"
 
     def open_scores(self, epoch: int) -> Scores:
-        """The scores of an epoch, checked in full (raises MissingError, DataError)."""
+        """Open an epoch's scores and check them in full. Raises MissingError, DataError."""
         return Scores.open(self.scores(epoch))
 
     def write_scores(self, epoch: int, table: pa.Table) -> None:
-        """Writes the scores of an epoch."""
+        """Write an epoch's scores."""
         write_table(self.scores(epoch), table)
 
     def parts(self, name: str) -> StorePath:
-        """Where ranks leave their parts of a table until they are joined; hidden from listings."""
+        """Hidden folder of the ranks' parts of a table, until they are joined."""
         return self.path / "scores" / f".parts-{name}"
 
     def checkpoint(self, name: str) -> StorePath:
-        """The checkpoint called `last` or `best`."""
+        """Path of the checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
     def write_steps(self, steps: list[dict[str, Any]], modalities: list[str]) -> None:
-        """Writes the steps taken since the last checkpoint as one file, named after the first of them."""
+        """Write the steps since the last checkpoint to a file named after the first of them."""
         if steps:
             name = f"epoch-{steps[0]['epoch']:04d}-step-{steps[0]['step']:08d}.arrow"
             write_table(
@@ -135,7 +144,7 @@ class Run:
             )
 
     def steps(self, epoch: int) -> pa.Table:
-        """The steps that were taken in an epoch, in order."""
+        """Steps of an epoch, in order."""
         files = [
             path
             for path in (self.path / "steps").list()
@@ -144,7 +153,7 @@ class Run:
         return pa.concat_tables([read_table(path) for path in files])
 
     def write_epoch(self, row: dict[str, Any], modalities: list[str]) -> None:
-        """Adds an epoch's row to epochs.arrow; an older row of that epoch, and any of a later one, goes."""
+        """Append an epoch's row to epochs.arrow; drops rows of this and later epochs first."""
         table = pa.Table.from_pylist([row], schema=epochs_schema(modalities))
         if (self.path / "epochs.arrow").exists():
             before = self.epochs()
@@ -152,20 +161,20 @@ class Run:
         write_table(self.path / "epochs.arrow", table.combine_chunks())
 
     def epochs(self) -> pa.Table:
-        """epochs.arrow, one row an epoch (raises MissingError before the first has ended)."""
+        """epochs.arrow, one row per epoch. Raises MissingError before the first epoch ends."""
         return read_table(self.path / "epochs.arrow")
 
     def write_test(self, table: pa.Table) -> None:
-        """Writes test.arrow."""
+        """Write test.arrow."""
         write_table(self.path / "test.arrow", table)
 
     def test(self) -> pa.Table:
-        """test.arrow: one row a test sample, what each head predicted (raises MissingError)."""
+        """test.arrow: the heads' predictions, one row per test sample. Raises MissingError."""
         return read_table(self.path / "test.arrow")
 
     def rewind(self, epoch: int, step: int) -> None:
-        """Removes the step files at or after the cursor: the steps that a dead process took and that will be taken again."""
+        """Remove step files at or after the cursor, whose steps will be repeated."""
         for path in (self.path / "steps").list():
-            found = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.arrow", path.name)
-            if found and (int(found[1]), int(found[2])) >= (epoch, step):
+            match = re.fullmatch(r"epoch-(\d+)-step-(\d+)\.arrow", path.name)
+            if match and (int(match[1]), int(match[2])) >= (epoch, step):
                 path.delete()

@@ -36,7 +36,7 @@ def train(
             console.out(f"run {asked.name!r} was interrupted; {cure}", highlight=False)
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
-    result = run.facts["result"]
+    result = run.metadata["result"]
     say({"run": run.path.name, **result}, f"{run.path}: {summary(result)}", json_)
 
 

@@ -26,7 +26,7 @@ def test_runs_are_what_their_folders_say(client: httpx.Client, run: Run) -> None
     listed = get(client, "/v1/runs")
     assert [item["name"] for item in listed["items"]] == ["demo-joint-seed0", "demo-remix-seed0"]
     assert listed["next"] is None
-    detail, facts = get(client, RUN), run.facts
+    detail, facts = get(client, RUN), run.metadata
     assert detail["status"] == "finished"
     assert detail["test_accuracy"] == facts["result"]["test_accuracy"]
     assert detail["best"] == {

@@ -246,7 +246,7 @@ def test_the_driver_dies_in_the_middle_of_an_epoch(
     path.write_text(yaml.safe_dump(slow_config(tmp_path, "interrupted").model_dump(mode="json")))
     process = start("train", path, "--resume", log=log)
     assert process.wait(300) == 0, log.read_text()
-    dead = copied.facts["took_over"]
+    dead = copied.metadata["took_over"]
     lines = [line for line in log.read_text().splitlines() if "remix train" in line]
     assert any(re.search(rf"\b{dead['pid']}\b", line) for line in lines)
     check_same(copied, reference)

@@ -152,7 +152,7 @@ def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) 
     with pytest.raises(InputError, match=r"(?=.*\brun\b)(?=.*s3://bucket-)") as error:
         launch(run_config(store, resources=resources))
     assert secret not in str(error.value)
-    assert launch(run_config(store, resources=resources), resume=True).facts["status"] == "finished"
+    assert launch(run_config(store, resources=resources), resume=True).metadata["status"] == "finished"
 
 
 def upload(store: Path, uri: str) -> StorePath:

@@ -24,7 +24,7 @@ def stopped(tmp_path: Path) -> Run:
 
 def test_a_run_from_before_a_field_existed_is_continued(stopped: Run, tmp_path: Path) -> None:
     """As an older version wrote it: without some fields, and with a digest of its own."""
-    facts, last = stopped.facts, stopped.checkpoint("last").local
+    facts, last = stopped.metadata, stopped.checkpoint("last").local
     for part, field in (("train", "ogm_alpha"), ("model", "hidden"), ("plan", "copies")):
         del facts["config"][part][field]
     stopped.update(config=facts["config"], digest="0" * 64)
@@ -32,7 +32,7 @@ def test_a_run_from_before_a_field_existed_is_continued(stopped: Run, tmp_path: 
     del found["architecture"]["model"]["hidden"]
     del found["architecture"]["model"]["encoder"]["crop_area"]
     torch.save(found | {"digest": "0" * 64}, last)
-    assert launch(run_config(tmp_path), resume=True).facts["status"] == "finished"
+    assert launch(run_config(tmp_path), resume=True).metadata["status"] == "finished"
     assert stopped.open_plan(3).metadata["parents"]["config"] == "0" * 64
     assert same_weights(stopped, launch(run_config(tmp_path, name="straight")))
     features = make_features(tmp_path / "features" / "made", num_rows=100)

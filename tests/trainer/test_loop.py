@@ -79,7 +79,7 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
     assert sum(shares) == pytest.approx(1)
     assert epochs[2]["churn"] is None
     assert 0 <= epochs[3]["churn"] <= 1
-    result, test = finished.facts["result"], read_table(finished.path / "test.arrow")
+    result, test = finished.metadata["result"], read_table(finished.path / "test.arrow")
     best = max(epochs, key=lambda row: row["validation_accuracy"])
     assert result["best_epoch"] == best["epoch"]
     assert result["validation_accuracy"] == best["validation_accuracy"]
@@ -136,7 +136,7 @@ def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path
     with pytest.raises(InputError, match=r"\bfinished\b"):
         launch(run_config(store, name="finished"))
     again = launch(run_config(store, name="finished", resources={"prefetch": 1}), resume=True)
-    assert again.facts["result"] == finished.facts["result"]
+    assert again.metadata["result"] == finished.metadata["result"]
     with pytest.raises(ConfigError, match=r"(?=.*train\.batch_size)(?=.*\b2\b)(?=.*\b3\b)"):
         launch(run_config(store, name="tiny", train={"batch_size": 2}, resources={"workers": 3}))
     with pytest.raises(
@@ -162,9 +162,9 @@ def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
     run = Run.create(config, FeatureSet.open(config.features_path))
     host = re.escape(platform.node())
     said = rf"(?=.*\bheld\b)(?=.*\b{os.getpid()}\b)(?=.*\b{host}\b)(?=.*\b20\d\d-)"
-    with run.held(), pytest.raises(InputError, match=said):
+    with run.lock(), pytest.raises(InputError, match=said):
         launch(config, resume=True)
-    assert launch(config, resume=True).facts["status"] == "finished"
+    assert launch(config, resume=True).metadata["status"] == "finished"
 
 
 def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None:
@@ -179,12 +179,12 @@ def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None
     (run.path / ".lock").write_json(dead)  # over several lines, as nothing of ours is
     events: list[dict[str, Any]] = []
     launch(config, resume=True, progress=events.append)
-    assert "took_over" not in run.facts
+    assert "took_over" not in run.metadata
     assert "takeover" not in {event["event"] for event in events}
     run.update(status="created")
     (run.path / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
     launch(config, resume=True, progress=events.append)
-    assert run.facts["took_over"] == dead
+    assert run.metadata["took_over"] == dead
     (told,) = [event for event in events if event["event"] == "takeover"]
     assert told.keys() == {"event", "text"}
     assert all(str(each) in told["text"] for each in dead.values())
@@ -204,7 +204,7 @@ def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> Non
     ):
         launch(config)
     run = Run(config.run_path)
-    assert run.facts["status"] == "failed"
+    assert run.metadata["status"] == "failed"
     assert not run.scores(1).exists()
     assert not run.plan(1).exists()
 

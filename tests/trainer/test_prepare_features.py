@@ -55,14 +55,14 @@ def test_generated_features_of_three_kinds_are_made_once_and_again_the_same(
     assert [event["text"].split(": ")[1] for event in events if event["event"] == "decoded"] == [
         "60 rows, 0 rejected"
     ]
-    assert run.facts["status"] == "finished"
+    assert run.metadata["status"] == "finished"
     check_coverage(run, 3)
     assert all(
         {step.modality for step in BatchPlan.open(run.plan(epoch)).steps()} <= set(three)
         for epoch in (1, 2)
     )
     assert [Scores.open(run.scores(epoch)).modalities for epoch in (1, 2)] == [three, three]
-    assert run.facts["result"]["test_accuracy"].keys() == {"fused", *three}
+    assert run.metadata["result"]["test_accuracy"].keys() == {"fused", *three}
     features = FeatureSet.open(config.features_path)
     assert {name: features.manifest["splits"][name] for name in SPLITS} == {
         "train": 42,
@@ -71,7 +71,7 @@ def test_generated_features_of_three_kinds_are_made_once_and_again_the_same(
     }
     manifest = tmp_path / "features" / "fresh" / "manifest.json"
     before = (manifest.read_bytes(), manifest.stat().st_mtime_ns)
-    assert launch(config, resume=True).facts == run.facts
+    assert launch(config, resume=True).metadata == run.metadata
     assert (manifest.read_bytes(), manifest.stat().st_mtime_ns) == before
     shutil.rmtree(tmp_path / "features")
     (

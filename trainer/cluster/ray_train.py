@@ -89,7 +89,7 @@ def train(
                 f"run {config.name!r} failed under Ray Train: {error}",
                 "mend the cause and continue with --resume",
             ) from error
-    return dict(run.facts["result"])
+    return dict(run.metadata["result"])
 
 
 def _own(error: ray.train.TrainingFailedError) -> RemixError | None:

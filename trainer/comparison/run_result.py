@@ -41,7 +41,7 @@ class RunResult:
 
 def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> RunResult:
     """Read the result of a finished run; `since` as for cost_of."""
-    test, result = run.test(), run.facts["result"]
+    test, result = run.test(), run.metadata["result"]
     trained = trains_heads(config)
     return RunResult(
         method=method,

@@ -28,7 +28,7 @@ class EpochCheck:
         self, run: Run, config: RunConfig, features: FeatureSet, problems: Problems
     ) -> None:
         self._run, self._config, self._features, self._problems = run, config, features, problems
-        self._digest = str(run.facts.get("digest"))
+        self._digest = str(run.metadata.get("digest"))
 
     def plan(self, epoch: int) -> BatchPlan | None:
         """Check the plan of an epoch and return it, None if it cannot be read."""

@@ -75,7 +75,7 @@ def verify(
 def _read_run(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] | None:
     path = run.path / "run.json"
     with problems.reading(path):
-        run_json = run.facts
+        run_json = run.metadata
         config = parse(RunConfig, run_json["config"], str(path))
         expected = {
             "name": run.path.name,

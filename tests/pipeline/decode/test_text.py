@@ -248,6 +248,6 @@ def test_training_on_image_and_text(tmp_path: Path, ray_cluster: None) -> None:
     assert [(row["sample_id"], row["reason"], "text.txt" in row["error"]) for row in rejected] == [
         ("bad", "undecodable", True)
     ]
-    assert run.facts["result"]["test_accuracy"]["text"] > 0.75
+    assert run.metadata["result"]["test_accuracy"]["text"] > 0.75
     best, _ = checkpoints.model_of(run.checkpoint("best"), features)
     assert type(best.encoder("text")).__name__ == "Text"

@@ -142,7 +142,7 @@ def test_a_run_is_not_resumed_from_another_optimizer_state(tmp_path: Path) -> No
         "train": {"epochs": 2, "warmup_epochs": 2},
     }
     run = launch(run_config(tmp_path, **changes))
-    (run.path / "run.json").write_json({**run.facts, "status": "failed"})
+    (run.path / "run.json").write_json({**run.metadata, "status": "failed"})
     path = Path(run.checkpoint("last").path)
     original = path.read_bytes()
 
@@ -157,4 +157,4 @@ def test_a_run_is_not_resumed_from_another_optimizer_state(tmp_path: Path) -> No
             launch(run_config(tmp_path, **changes), resume=True)
     path.write_bytes(original)
     resumed = launch(run_config(tmp_path, **changes), resume=True)
-    assert Run.open(resumed.path).facts["status"] == "finished"
+    assert Run.open(resumed.path).metadata["status"] == "finished"

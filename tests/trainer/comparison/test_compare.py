@@ -58,7 +58,7 @@ def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> 
     check_plans(runs)
     joint, heads, random, remix, soft = result["methods"]
     each = [
-        runs[f"c-remix-seed{seed}"].facts["result"]["test_accuracy"]["fused"] for seed in (0, 1)
+        runs[f"c-remix-seed{seed}"].metadata["result"]["test_accuracy"]["fused"] for seed in (0, 1)
     ]
     assert remix["accuracy"]["fused"] == {
         "mean": pytest.approx(np.mean(each)),
@@ -75,7 +75,7 @@ def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> 
     by_pair = {test["pair"]: test for test in result["tests"]}
     assert len(by_pair) == 10
     base = [
-        runs[f"c-joint_heads-seed{seed}"].facts["result"]["test_accuracy"]["fused"]
+        runs[f"c-joint_heads-seed{seed}"].metadata["result"]["test_accuracy"]["fused"]
         for seed in (0, 1)
     ]
     if np.std(np.subtract(each, base)) > 0:

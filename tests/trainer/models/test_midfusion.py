@@ -154,7 +154,7 @@ def test_runs_learn(store: Path, method: str) -> None:
     config = with_method(run_config(store, model={"hidden": 16}, optimizer={"lr": 3e-3}), method, 0)
     run = launch(config)
     loss = run.epochs()["train_loss"].to_pylist()
-    assert run.facts["status"] == "finished" and loss[1] < loss[0] and loss[-1] < loss[-2]
+    assert run.metadata["status"] == "finished" and loss[1] < loss[0] and loss[-1] < loss[-2]
     assert run.scores(2).exists() == ("remix" in method)
 
 

@@ -45,8 +45,8 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(tmp_path: Path) -
         values = actual[column].to_numpy()
         assert np.isfinite(values).all()
         assert ((values >= (0 if "accuracy" in column else -1)) & (values <= 1)).all()
-    assert "zero_mask_accuracy" not in off.facts["result"]
-    masked = on.facts["result"]["zero_mask_accuracy"]
+    assert "zero_mask_accuracy" not in off.metadata["result"]
+    masked = on.metadata["result"]["zero_mask_accuracy"]
     assert list(masked) == names
     expected = {name: alone(on, features, name) for name in names}
     assert masked == pytest.approx(expected)
@@ -54,7 +54,7 @@ def test_a_run_with_diagnostics_has_the_weights_of_one_without(tmp_path: Path) -
 
 def alone(run: Run, features: FeatureSet, name: str) -> float:
     """Accuracy of the fused head with one modality, from its block of the fusion's weights."""
-    config = RunConfig.model_validate(run.facts["config"])
+    config = RunConfig.model_validate(run.metadata["config"])
     model = model_for(config.model, features, 0)
     model.load_state_dict(weights(run, "best"))
     model.eval()
