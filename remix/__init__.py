@@ -6,7 +6,7 @@
     run = remix.train("run.yaml")
     plan = remix.BatchPlan.open(run.plan(11))
 
-Importing it loads neither torch nor Ray; they come with what needs them.
+Importing `remix` loads neither torch nor Ray; functions load them when called.
 """
 
 from importlib import import_module
@@ -55,20 +55,20 @@ def __dir__() -> list[str]:
 
 
 def _check_not_shadowed() -> None:
-    """Raises ImportError where another module has the name of one of Remix's packages."""
+    """Check that no other module hides a package of Remix. Raises ImportError."""
     ours = Path(__file__).parents[1]
     for name in ("pipeline", "trainer", "service"):
         try:
             spec = find_spec(name)
-        except ValueError:  # a module that was put into sys.modules by hand
+        except ValueError:  # a module without a spec was put into sys.modules
             spec = None
-        found = spec.origin if spec else None
-        if found is None or not Path(found).parent.samefile(ours / name):
+        origin = spec.origin if spec else None
+        if origin is None or not Path(origin).parent.samefile(ours / name):
             raise ImportError(
-                f"`import {name}` finds {found or 'no file'}, not the package {ours / name} of "
+                f"`import {name}` loads {origin or 'no file'}, not the package {ours / name} of "
                 f"Remix. Rename that file, or start Python from another folder.",
                 name=name,
-                path=found,
+                path=origin,
             )
 
 

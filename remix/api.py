@@ -1,4 +1,4 @@
-"""The functions of the public API: paths and plain values in, what Remix works with out."""
+"""Functions of the public API; they accept paths, mappings and plain values."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +34,13 @@ def decode(
         shards: tar files, folders of them, or globs.
         out: STORE/features/NAME.
         config: modalities and limits, as a mapping or a YAML file; by default decode.yaml next to
-            the shards, else what the first sample shows.
-        address: a Ray cluster; by default this machine.
+            the shards, else inferred from the first sample.
+        address: address of a Ray cluster; by default this machine.
         progress: called after each shard.
     Returns:
-        The numbers of rows and of rejected samples, and the fingerprint.
+        Numbers of rows and of rejected samples, and the fingerprint.
     Raises:
-        InputError: a shard, the configuration or a sample is wrong; nothing was written.
+        InputError: a shard, the configuration or a sample is invalid; nothing was written.
         BudgetError: too many samples were rejected.
 
     Example:
@@ -52,16 +52,16 @@ def decode(
     from pipeline.decode.preflight import infer_config
     from pipeline.shards.discover import discover_shards
 
-    found = discover_shards([os.fspath(shard) for shard in shards])
+    shard_list = discover_shards([os.fspath(shard) for shard in shards])
     if config is None:
-        asked = infer_config(found)
+        decode_config = infer_config(shard_list)
     elif isinstance(config, str | os.PathLike):
-        asked = load(DecodeConfig, Path(config))
+        decode_config = load(DecodeConfig, Path(config))
     else:
-        asked = (
+        decode_config = (
             config if isinstance(config, DecodeConfig) else parse(DecodeConfig, config, "decode")
         )
-    return run(found, StorePath.at(out), asked, address=address, progress=progress)
+    return run(shard_list, StorePath.at(out), decode_config, address=address, progress=progress)
 
 
 def plan(
@@ -76,11 +76,11 @@ def plan(
     """Make the plan of an epoch from scores.
 
     Args:
-        scores: scores that are open, or a file of them.
-        batch_size: rows of a global batch, over all ranks.
-        seed, epoch: of the order; the same ones give the same plan on any machine.
-        out: a file to write the plan to; by default it is only returned.
-        **config: fields of the plan's configuration, such as order="interleaved".
+        scores: open scores, or the path of a scores file.
+        batch_size: rows per global batch, over all ranks.
+        seed, epoch: determine the order; the same values give the same plan on any machine.
+        out: file to write the plan to; by default the plan is only returned.
+        **config: fields of PlanConfig, such as order="interleaved".
     Raises:
         ConfigError: a field is unknown or out of range.
         DataError: the scores are damaged.
@@ -93,25 +93,25 @@ def plan(
     from pipeline.plans.plan import BatchPlan
     from pipeline.plans.planner import build, remix_plan_builder, write_plan
 
-    asked = parse(PlanConfig, config, "remix.plan")
+    plan_config = parse(PlanConfig, config, "remix.plan")
     opened = scores if isinstance(scores, Scores) else Scores.open(scores)
-    draft = remix_plan_builder(opened, asked, batch_size=batch_size, seed=seed, epoch=epoch)
+    builder = remix_plan_builder(opened, plan_config, batch_size=batch_size, seed=seed, epoch=epoch)
     if out is None:
-        return build(draft)
-    write_plan(StorePath.at(out), draft)
+        return build(builder)
+    write_plan(StorePath.at(out), builder)
     return BatchPlan.open(out, trusted=True)
 
 
 def train(config: "RunConfig | Mapping[str, Any] | PathLike", *, resume: bool = False) -> "Run":
-    """Train one run to its end, in this process or on Ray as its configuration says.
+    """Train a run to its end, in this process or on Ray, as configured.
 
     Args:
         config: a run's configuration, as a mapping or a YAML file.
         resume: continue the run if it exists.
     Returns:
-        The run's folder: its plans, scores, checkpoints and tables.
+        The run's folder, with its plans, scores, checkpoints and tables.
     Raises:
-        InputError: something is wrong that could be seen before the run started.
+        InputError: the configuration or the features are invalid; nothing was written.
 
     Example:
         run = remix.train({"name": "first", "features": "clips", "store": "store"})
@@ -128,14 +128,14 @@ def compare(
     *,
     seeds: int = 5,
 ) -> dict[str, Any]:
-    """Train several methods over several seeds and compare them; runs that exist are reused.
+    """Train several methods over several seeds and compare them; existing runs are reused.
 
     Args:
-        config: the run that all of them share, as a mapping or a YAML file.
+        config: configuration shared by all runs, as a mapping or a YAML file.
         methods: METHOD or METHOD:POLICY.
-        seeds: how many, counted from the configuration's own.
+        seeds: number of seeds, from the configuration's own on.
     Returns:
-        Per method the test accuracies and costs, the paired tests, and where they were saved.
+        Test accuracies and costs per method, paired tests, and the path of the saved result.
 
     Example:
         result = remix.compare("run.yaml", ["joint_heads", "random", "remix"], seeds=3)
@@ -148,7 +148,7 @@ def compare(
 
 
 def serve(store: PathLike | None = None, host: str | None = None, port: int | None = None) -> None:
-    """Show a store over HTTP and on a page, until the process is interrupted.
+    """Serve a store over HTTP, with a web page, until the process is interrupted.
 
     Args:
         store: a folder or a URI; by default REMIX_STORE or ./store.

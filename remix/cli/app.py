@@ -18,9 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Data Remixing: shards → features → scores → plans → training.",
+    help="Data Remixing for multimodal training: shards → features → scores → plans → training.",
 )
-sources = typer.Typer(no_args_is_help=True, help="Turn data as people have it on disk into shards.")
+sources = typer.Typer(no_args_is_help=True, help="Import a dataset.")
 app.add_typer(sources, name="import")
 sources.command("table")(importers.import_table)
 sources.command("cremad")(importers.import_cremad)
@@ -46,14 +46,14 @@ for command in (
 
 
 def main() -> None:
-    """Runs the command: exit code 0, 1 the work failed, 2 bad input."""
+    """Run the command. Exits 0 on success, 1 if the work failed, 2 if the input is wrong."""
     try:
         app(standalone_mode=True)
     except RemixError as error:
         _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         cure = "pip install 'data-remixing[train]'"
-        _fail(f"this needs {error.name!r}, which is not installed; {cure}", 2)
+        _fail(f"package not installed: {error.name!r}. Run {cure}.", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

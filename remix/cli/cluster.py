@@ -1,4 +1,4 @@
-"""The command that trains a run as a job of a Ray cluster; Ray's own `ray job` lists and stops it."""
+"""`remix submit`: train a run as a job of a Ray cluster. `ray job` lists and stops jobs."""
 
 import time
 from pathlib import Path
@@ -19,11 +19,12 @@ def submit(
     address: Annotated[
         str | None,
         Option(
-            help="The jobs API of a Ray cluster; by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."
+            help="URL of the cluster's jobs API; "
+            "by default $RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265."
         ),
     ] = None,
     follow: Annotated[
-        bool, Option("--follow", help="Show the job's log to its end, and end with its exit code.")
+        bool, Option("--follow", help="Show the job's log until it ends; exit with its exit code.")
     ] = False,
     json_: Json = False,
 ) -> None:
@@ -33,26 +34,26 @@ def submit(
 
     request = request_of(load_run(config))
     cluster = Cluster(address)
-    facts = {
+    output = {
         "job": cluster.submit(request),
         "run": request["metadata"]["remix.run"],
         "store": request["metadata"]["remix.store"],
     }
     if not follow:
-        say(facts, f"{facts['job']}: {cluster.ways(facts['job'])}", json_)
+        say(output, f"{output['job']}: {cluster.ways(output['job'])}", json_)
         return
-    result = _follow(cluster, facts["job"], facts["run"])
-    job = cluster.job(facts["job"])
-    facts |= {"status": job.status.value, "exit_code": exit_code_of(job), **result}
-    text = f"{facts['job']}: {summary(result) if result else job.message}"
-    say(facts, f"{text} ({facts['status']}, exit code {facts['exit_code']})", json_)
-    raise typer.Exit(facts["exit_code"])
+    result = _follow(cluster, output["job"], output["run"])
+    job = cluster.job(output["job"])
+    output |= {"status": job.status.value, "exit_code": exit_code_of(job), **result}
+    text = f"{output['job']}: {summary(result) if result else job.message}"
+    say(output, f"{text} ({output['status']}, exit code {output['exit_code']})", json_)
+    raise typer.Exit(output["exit_code"])
 
 
 def _follow(cluster: "Cluster", job_id: str, run: str) -> dict[str, Any]:
-    """Shows a job's log and progress on stderr until its end; returns the result that it printed, if any."""
+    """Show a job's log and progress on stderr until it ends; returns its printed result, or {}."""
     result: dict[str, Any] = {}
-    told_at = 0.0
+    printed_at = 0.0
     try:
         with progress(run) as update:
             for event in cluster.follow(job_id):
@@ -64,13 +65,13 @@ def _follow(cluster: "Cluster", job_id: str, run: str) -> dict[str, Any]:
                     )
                     update(done, total, description=text)
                     if not console.is_terminal and (
-                        done == total or time.monotonic() > told_at + 5
+                        done == total or time.monotonic() > printed_at + 5
                     ):
-                        told_at = time.monotonic()
+                        printed_at = time.monotonic()
                         console.out(f"{text}: {done}/{total}", highlight=False)
                 else:
                     result = event
     except KeyboardInterrupt:
-        console.out(f"{job_id} goes on: {cluster.ways(job_id)}", highlight=False)
+        console.out(f"{job_id} keeps running: {cluster.ways(job_id)}", highlight=False)
         raise typer.Exit(130) from None
     return result

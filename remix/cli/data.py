@@ -12,7 +12,8 @@ from remix.cli.output import Json, progress, say, show
 Shards = Annotated[list[str], Argument(help="Shards (.tar), folders of shards, or globs.")]
 
 ReadConfig = Annotated[
-    Path | None, Option(help="A DecodeConfig in YAML; by default decode.yaml beside the shards.")
+    Path | None,
+    Option(help="YAML file with decoding options; by default decode.yaml next to the shards."),
 ]
 
 
@@ -29,7 +30,7 @@ def generate(
     test_share: float = 0.15,
     json_: Json = False,
 ) -> None:
-    """Make real encoded clips (H.264 + AAC in MP4) as WebDataset shards."""
+    """Generate synthetic clips (H.264 and AAC in MP4) as WebDataset shards."""
     from pipeline.sources.synthetic.generate import generate as run
 
     shares = (1 - validation_share - test_share, validation_share, test_share)
@@ -52,56 +53,65 @@ def decode(
     out: Annotated[str, Option(help="STORE/features/NAME")],
     config: Annotated[
         Path | None,
-        Option(help="A DecodeConfig; by default decode.yaml beside the shards, else inferred."),
+        Option(
+            help="YAML file with decoding options; by default decode.yaml next to the shards, "
+            "else inferred from the first sample."
+        ),
     ] = None,
     max_rejected_share: Annotated[
-        float | None, Option(help="Fail above this share; by default as the config says (0.01).")
+        float | None,
+        Option(help="Fail if a larger share is rejected; by default as configured (0.01)."),
     ] = None,
-    address: Annotated[str | None, Option(help="A Ray cluster; by default this machine.")] = None,
+    address: Annotated[
+        str | None, Option(help="Address of a Ray cluster; by default this machine.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Decode shards into per-modality feature tables (Ray Data)."""
+    """Decode shards into a feature set (Ray Data)."""
     from pipeline.config import load, parse
     from pipeline.decode.config import DecodeConfig
     from pipeline.shards.discover import discover_shards
     from pipeline.storage.store_path import StorePath, without_secrets
 
-    found = discover_shards(shards)
-    given = load(DecodeConfig, config) if config else None
+    shard_list = discover_shards(shards)
+    loaded = load(DecodeConfig, config) if config else None
     from pipeline.decode.job import decode as run
     from pipeline.decode.preflight import infer_config
     from pipeline.decode.summary import Progress
 
-    asked = given or infer_config(found)
+    options = loaded or infer_config(shard_list)
     if max_rejected_share is not None:
-        fields = {**asked.model_dump(), "max_rejected_share": max_rejected_share}
-        asked = parse(DecodeConfig, fields, "--max-rejected-share")
+        fields = {**options.model_dump(), "max_rejected_share": max_rejected_share}
+        options = parse(DecodeConfig, fields, "--max-rejected-share")
 
     with progress("scan") as update:
 
-        def tell(at: Progress) -> None:
+        def report(state: Progress) -> None:
             update(
-                at.num_done,
-                at.num_shards,
-                description=f"{at.stage}: {at.num_rows} rows, {at.num_rejected} rejected; shards",
+                state.num_done,
+                state.num_shards,
+                description=f"{state.stage}: {state.num_rows} rows, "
+                f"{state.num_rejected} rejected; shards",
             )
 
-        result = run(found, StorePath.at(out), asked, address=address, progress=tell)
-    kept = f"{result.num_reused} of {result.num_shards} shards were decoded before"
+        result = run(shard_list, StorePath.at(out), options, address=address, progress=report)
+    reused = f"{result.num_reused} of {result.num_shards} shards already decoded"
     if result.unchanged:
-        kept = "was there already"
-    line = f"{result.text}: {without_secrets(out)} ({kept}; fingerprint {result.fingerprint[:12]})"
+        reused = "already decoded; reused"
+    line = (
+        f"{result.text}: {without_secrets(out)} ({reused}; fingerprint {result.fingerprint[:12]})"
+    )
     say(asdict(result), "\n".join([*result.notes, line]), json_)
 
 
 def lint(shards: Shards, config: ReadConfig = None, json_: Json = False) -> None:
-    """Read shards without decoding and name all that is lost in them; exit code 1 where anything is."""
+    """Check shards for damage without decoding them. Exits 1 if anything is damaged."""
     from pipeline.shards.discover import discover_shards
     from pipeline.shards.lint import lint as run
 
-    found = discover_shards(shards)
+    shard_list = discover_shards(shards)
     with progress("lint") as update:
-        result = run(found, progress=update, **reading(config, found))
+        result = run(shard_list, progress=update, **reading(config, shard_list))
     say(result, lint_text(result), json_)
     if result["num_lost"]:
         raise typer.Exit(1)
@@ -109,63 +119,70 @@ def lint(shards: Shards, config: ReadConfig = None, json_: Json = False) -> None
 
 def repair(
     shards: Shards,
-    out: Annotated[str, Option(help="A folder for the clean shards.")],
+    out: Annotated[str, Option(help="Folder for the repaired shards.")],
     config: ReadConfig = None,
     json_: Json = False,
 ) -> None:
-    """Write clean shards of all samples that are whole, and name what they lack."""
+    """Write new shards with all intact samples, and list the damage."""
     from pipeline.shards.discover import discover_shards
     from pipeline.shards.lint import repair as run
     from pipeline.storage.store_path import StorePath
 
-    found = discover_shards(shards)
+    shard_list = discover_shards(shards)
     with progress("repair") as update:
-        result = run(found, StorePath.at(out), progress=update, **reading(config, found))
+        result = run(shard_list, StorePath.at(out), progress=update, **reading(config, shard_list))
     say(result, lint_text(result), json_)
 
 
 def reading(config: Path | None, shards: list[Any]) -> dict[str, Any]:
-    """How shards are read: with the limits and members of a configuration, where there is one."""
+    """Limits and known members of a configuration, as arguments of lint and repair.
+
+    Empty if no configuration exists.
+    """
     from pipeline.config import load
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.preflight import config_beside
 
-    found = load(DecodeConfig, config) if config else config_beside(shards)
-    return {"limits": found.limits, "known": found.members} if found else {}
+    options = load(DecodeConfig, config) if config else config_beside(shards)
+    return {"limits": options.limits, "known": options.members} if options else {}
 
 
 def inspect(path: str, json_: Json = False) -> None:
-    """Show what is in a shard, a feature set, a scores or plan file, or a run."""
+    """Show the content of a shard, a feature set, a scores or plan file, or a run."""
     from pipeline.inspect import inspect as run
 
     show(run(path), json_)
 
 
-def lint_text(found: dict[str, Any]) -> str:
-    """A report in words, one line a loss, and the sums last."""
+def lint_text(report: dict[str, Any]) -> str:
+    """Format a lint report: one line per problem, then the totals."""
     lines = []
-    for shard in found["shards"]:
+    for shard in report["shards"]:
         name = shard["shard"]
         lines += [
-            f"{name}: {loss['member'] or 'shard'} at byte {loss['offset']}: {loss['reason']}: {loss['detail']}"
+            f"{name}: {loss['member'] or 'shard'} at byte {loss['offset']}: "
+            f"{loss['reason']}: {loss['detail']}"
             for loss in shard["lost"]
         ]
         lines += [
-            f"{name}: sample {key}: its members lie apart, and were put together"
-            for key in shard["regrouped"]
+            f"{name}: sample {key}: members not contiguous; joined" for key in shard["regrouped"]
         ]
         lines += [
-            f"{name}: sample {one['key']} will not decode: {one['reason']}: {one['detail']}"
-            for one in shard["unusable"]
+            f"{name}: sample {sample['key']} cannot be decoded: "
+            f"{sample['reason']}: {sample['detail']}"
+            for sample in shard["unusable"]
         ]
-    reasons = ", ".join(f"{reason} {num}" for reason, num in found["reasons"].items())
-    end = f"{found['samples_kept']} samples kept in {len(found['shards'])} shards, {found['num_lost']} losses"
+    reasons = ", ".join(f"{reason} {num}" for reason, num in report["reasons"].items())
+    total = (
+        f"{report['samples_kept']} intact samples in {len(report['shards'])} shards, "
+        f"{report['num_lost']} losses"
+    )
     if reasons:
-        end += f" ({reasons})"
-    if num := found["num_regrouped"]:
-        end += f", {num} samples that lie apart put together"
-    if num := found["num_unusable"]:
-        end += f", {num} samples that will not decode"
-    if "out" in found:
-        end += f": {found['out']}"
-    return "\n".join([*lines, end])
+        total += f" ({reasons})"
+    if num := report["num_regrouped"]:
+        total += f", {num} non-contiguous samples joined"
+    if num := report["num_unusable"]:
+        total += f", {num} samples that cannot be decoded"
+    if "out" in report:
+        total += f": {report['out']}"
+    return "\n".join([*lines, total])

@@ -12,7 +12,7 @@ NumShards = Annotated[
 ]
 AllowIncomplete = Annotated[
     bool,
-    Option("--allow-incomplete", help="Leave out clips that are broken or lack sound or video."),
+    Option("--allow-incomplete", help="Leave out clips that are damaged or lack audio or video."),
 ]
 
 
@@ -23,22 +23,24 @@ def import_table(
     label: str = "label",
     split: str = "split",
     sample_id: str = "sample_id",
-    where: Annotated[list[str], Option(help="COLUMN=VALUE: keep only such rows.")] = [],  # noqa: B006
+    where: Annotated[list[str], Option(help="Import only rows with COLUMN=VALUE.")] = [],  # noqa: B006
     kind: Annotated[
-        list[str], Option(help="NAME=video|audio|image|tensor|text where endings do not tell.")
+        list[str],
+        Option(help="NAME=video|audio|image|tensor|text, if file extensions do not show it."),
     ] = [],  # noqa: B006
     root: Annotated[
-        Path | None, Option(help="Where the paths start; by default the manifest's folder.")
+        Path | None, Option(help="Folder of relative paths; by default the manifest's folder.")
     ] = None,
     split_by: Annotated[
-        str | None, Option(help="No value of this column is in both train and validation.")
+        str | None,
+        Option(help="Keep rows with the same value of this column in the same split."),
     ] = None,
     validation_share: float = 0.0,
     num_shards: NumShards = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
-    """Turn a CSV with sample_id, split, label and a path column per modality into shards."""
+    """Import a CSV file with sample_id, split, label and a path column per modality."""
     from pipeline.sources.importers.table import import_table as run
 
     with progress("import") as update:
@@ -62,28 +64,31 @@ def import_table(
 
 
 def import_cremad(
-    src: Annotated[Path, Argument(help="The folder that has AudioWAV and VideoFlash in it.")],
+    src: Annotated[Path, Argument(help="Folder that contains AudioWAV and VideoFlash.")],
     out: Path,
     lists: Annotated[
         list[Path] | None,
         Argument(help="With --split lists: TRAIN.csv TEST.csv [VAL.csv].", show_default=False),
     ] = None,
     split: Annotated[
-        str, Option(help="actor: no actor on two sides; lists: as published lists say.")
+        str, Option(help="actor: no actor in two splits; lists: as in the CSV files given.")
     ] = "actor",
     video: Annotated[
-        str | None, Option(help="The folder of the videos; by default the one that holds some.")
+        str | None,
+        Option(help="Subfolder of the videos; by default the one that contains video files."),
     ] = None,
     allow_incomplete: AllowIncomplete = False,
-    validation_share: Annotated[float, Option(help="Of all clips, or of the train list.")] = 0.1,
+    validation_share: Annotated[
+        float, Option(help="Share of all clips, or of the training list.")
+    ] = 0.1,
     test_share: Annotated[
-        float, Option(help="Of all clips; lists name the test themselves.")
+        float, Option(help="Share of all clips; with lists, they define the test split.")
     ] = 0.15,
     num_shards: NumShards = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
-    """Turn CREMA-D as its authors give it out into shards."""
+    """Import CREMA-D as published by its authors."""
     from pipeline.sources.importers.cremad import import_cremad as run
 
     with progress("import") as update:
@@ -107,23 +112,23 @@ def import_kinetics_sounds(
     src: Annotated[Path, Argument(help="SPLIT/CLASS or CLASS folders, or with --csv any folders.")],
     out: Path,
     csv: Annotated[
-        list[Path], Option(help="Kinetics' own file of labels and splits; may be repeated.")
+        list[Path], Option(help="CSV file of Kinetics with labels and splits; repeatable.")
     ] = [],  # noqa: B006
     allow_missing_classes: Annotated[
-        bool, Option("--allow-missing-classes", help="Go on without the classes that have no clip.")
+        bool, Option("--allow-missing-classes", help="Leave out classes without any clip.")
     ] = False,
     allow_incomplete: AllowIncomplete = False,
     validation_share: Annotated[
-        float, Option(help="Of what is train at first; where no clip is validation yet.")
+        float, Option(help="Share of the training clips, if no clip is in validation.")
     ] = 0.1,
     test_share: Annotated[
-        float, Option(help="Of what is train at first; where no clip is test yet.")
+        float, Option(help="Share of the training clips, if no clip is in test.")
     ] = 0.15,
     num_shards: NumShards = None,
     seed: int = 0,
     json_: Json = False,
 ) -> None:
-    """Turn Kinetics-Sounds, in class folders or with Kinetics' CSV files, into shards."""
+    """Import Kinetics-Sounds from class folders or with Kinetics' CSV files."""
     from pipeline.sources.importers.kinetics_sounds import import_kinetics_sounds as run
 
     with progress("import") as update:
@@ -143,11 +148,11 @@ def import_kinetics_sounds(
 
 
 def imported(result: dict[str, Any], out: Path) -> str:
-    """What an importer of a known set did, in words."""
-    splits = ", ".join(f"{each['samples']} {split}" for split, each in result["splits"].items())
+    """Summarize the import of a known dataset."""
+    splits = ", ".join(f"{counts['samples']} {split}" for split, counts in result["splits"].items())
     text, origin = f"{result['samples']} samples ({splits})", result["origin"]
     if lost := origin["left_out"]:
-        text += f"; {len(lost)} left out, named in shards.json"
+        text += f"; {len(lost)} left out, listed in shards.json"
     if num := origin.get("num_unlisted"):
         text += f"; {num} in no list"
     if classes := origin.get("missing_classes"):

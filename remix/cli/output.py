@@ -1,4 +1,4 @@
-"""What commands print: results as text or one line of JSON, trees, progress, and errors."""
+"""Output of commands: results as text or one line of JSON, trees, progress, and errors."""
 
 import json
 import os
@@ -19,26 +19,26 @@ from pipeline.errors import ConfigError
 console = Console(stderr=True)
 Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of text.")]
 MAX_SHOWN = 64
-"""A longer list is shown by its ends; the JSON has all of it."""
+"""Longer lists are shown by their first and last items; --json prints them completely."""
 
 
 def say(result: dict[str, Any], text: str, as_json: bool) -> None:
-    """Ends a command: one line of JSON, or the text."""
+    """Print a result as one line of JSON or as text."""
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
 
 
 def show(result: dict[str, Any], as_json: bool, **title: str) -> None:
-    """Ends a command that shows what is in something: one line of JSON, or a tree under its kind and path."""
+    """Print a description as one line of JSON, or as a tree under its kind and path."""
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         Console().print(render({**title, **result}))
 
 
-def render(found: Mapping[str, Any]) -> Tree:
-    """An object as a tree for a terminal; an object of plain values is one line."""
-    tree = Tree(f"[bold]{found['kind']}[/bold] {escape(found['path'])}")
-    _grow(tree, {key: value for key, value in found.items() if key not in ("kind", "path")})
+def render(description: Mapping[str, Any]) -> Tree:
+    """Render an object as a tree; an object of plain values takes one line."""
+    tree = Tree(f"[bold]{description['kind']}[/bold] {escape(description['path'])}")
+    _grow(tree, {key: value for key, value in description.items() if key not in ("kind", "path")})
     return tree
 
 
@@ -69,7 +69,10 @@ def _line(value: Any) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
-    """A progress bar on a terminal, lines of JSON for who asks by REMIX_PROGRESS=json: yields update(done, total)."""
+    """Show progress; yields update(done, total).
+
+    A bar on a terminal, or lines of JSON on stderr if REMIX_PROGRESS=json.
+    """
     if os.environ.get("REMIX_PROGRESS") == "json":
         with progress_lines(title) as update:
             yield update
@@ -85,40 +88,40 @@ def progress(title: str) -> Iterator[Any]:
     )
     with rich.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total, **facts: bar.update(task, completed=done, total=total, **facts)
+        yield lambda done, total, **fields: bar.update(task, completed=done, total=total, **fields)
 
 
 @contextmanager
 def progress_lines(title: str) -> Iterator[Any]:
-    """Progress for a program, on stderr: at most two lines of JSON a second, and always the last."""
-    told_at, waiting = 0.0, ""
+    """Write progress to stderr as JSON, at most two lines per second, and always the last."""
+    written_at, pending = 0.0, ""
 
-    def tell() -> None:
-        nonlocal told_at, waiting
-        sys.stderr.write(waiting)
+    def write() -> None:
+        nonlocal written_at, pending
+        sys.stderr.write(pending)
         sys.stderr.flush()
-        told_at, waiting = time.monotonic(), ""
+        written_at, pending = time.monotonic(), ""
 
     def update(done: int | None, total: int | None, description: str = title) -> None:
-        nonlocal waiting
-        at = {"title": title, "done": done, "total": total, "description": description}
-        waiting = json.dumps({"progress": at}) + "\n"
-        if time.monotonic() >= told_at + 0.5:
-            tell()
+        nonlocal pending
+        state = {"title": title, "done": done, "total": total, "description": description}
+        pending = json.dumps({"progress": state}) + "\n"
+        if time.monotonic() >= written_at + 0.5:
+            write()
 
     try:
         yield update
     finally:
-        tell()
+        write()
 
 
 class Terminated(SystemExit):
-    """The end on SIGTERM."""
+    """Raised on SIGTERM."""
 
 
 @contextmanager
 def orderly_end() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that what is under way is left as after any other."""
+    """Turn SIGTERM into an exception, so that locks and files are cleaned up."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated(128 + number)
@@ -131,11 +134,11 @@ def orderly_end() -> Iterator[None]:
 
 
 def pairs(values: list[str], option: str) -> dict[str, str]:
-    """NAME=VALUE options as a mapping (raises ConfigError)."""
-    found = dict(value.partition("=")[::2] for value in values)
-    if any("=" not in value for value in values) or len(found) < len(values):
+    """Parse NAME=VALUE options. Raises ConfigError."""
+    mapping = dict(value.partition("=")[::2] for value in values)
+    if any("=" not in value for value in values) or len(mapping) < len(values):
         raise ConfigError(
-            f"{option} {' '.join(values)!r}",
-            f"give each as {option} NAME=VALUE, and each name once",
+            f"invalid value: {option} {' '.join(values)!r}",
+            f"use {option} NAME=VALUE, with each name only once",
         )
-    return found
+    return mapping

@@ -13,11 +13,11 @@ def score(
     out: Annotated[str, Option()],
     split: str = "train",
     workers: Annotated[int, Option(min=1)] = 1,
-    gpus: Annotated[float, Option(min=0, help="GPUs of each worker.")] = 0,
+    gpus: Annotated[float, Option(min=0, help="GPUs per worker.")] = 0,
     batch: Annotated[int, Option(min=1)] = 64,
     json_: Json = False,
 ) -> None:
-    """Score the difficulty of every sample with a checkpoint (Ray Data)."""
+    """Score every sample of a split with a checkpoint (Ray Data)."""
     from pipeline.features.feature_set import FeatureSet
     from pipeline.storage.arrow_files import write_table
     from pipeline.storage.store_path import StorePath, without_secrets
@@ -62,7 +62,7 @@ def plan(
     locality: int | None = None,
     features: Annotated[
         str | None,
-        Option(help="The features that were scored: the scores are checked against them."),
+        Option(help="The scored features; checks that the scores belong to them."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -72,20 +72,20 @@ def plan(
     from pipeline.storage.store_path import StorePath, without_secrets
     from remix.api import plan as run
 
-    wanted: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
-    given = {"order": order, "policy": policy, "shares": wanted, "min_share": min_share}
-    given |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
-    given |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
-    given |= {"locality": locality}
+    parsed_shares: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
+    fields = {"order": order, "policy": policy, "shares": parsed_shares, "min_share": min_share}
+    fields |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
+    fields |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
+    fields |= {"locality": locality}
     opened = Scores.open(StorePath.at(scores))
     if features:
         opened.check_features(FeatureSet.open(StorePath.at(features)))
     StorePath.at(out).check_writable()
-    made = run(opened, batch_size=batch_size, seed=seed, epoch=epoch, out=out, **given)
+    batches = run(opened, batch_size=batch_size, seed=seed, epoch=epoch, out=out, **fields)
     shown = without_secrets(out)
     say(
-        {"steps": len(made), "fingerprint": made.fingerprint, "out": shown},
-        f"{len(made)} steps: {shown} (fingerprint {made.fingerprint[:12]})",
+        {"steps": len(batches), "fingerprint": batches.fingerprint, "out": shown},
+        f"{len(batches)} steps: {shown} (fingerprint {batches.fingerprint[:12]})",
         json_,
     )
 
@@ -94,7 +94,7 @@ def stats(
     plan: str,
     scores: Annotated[
         str | None,
-        Option(help="The scores that the plan was made from; found for a plan in a run's folder."),
+        Option(help="Scores that the plan was made from; not needed for a plan of a run."),
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -10,12 +10,12 @@ from remix.cli.output import Json, say
 def serve(
     store: Annotated[
         str | None,
-        Option(help="A folder or any pyarrow.fs URI.", show_default="$REMIX_STORE or store"),
+        Option(help="Folder or pyarrow.fs URI.", show_default="$REMIX_STORE or store"),
     ] = None,
     host: Annotated[str | None, Option(show_default="$REMIX_HOST or 127.0.0.1")] = None,
     port: Annotated[int | None, Option(show_default="$REMIX_PORT or 8000")] = None,
 ) -> None:
-    """Show a store over HTTP and on a page; reads, never writes."""
+    """Serve a store over HTTP, with a web page. Never writes to the store."""
     from remix.api import serve as run
 
     run(store, host, port)
@@ -23,16 +23,16 @@ def serve(
 
 def report(
     run: Annotated[str, Argument(help="STORE/runs/NAME")],
-    out: Annotated[str, Option(help="The HTML file.")],
+    out: Annotated[str, Option(help="Path of the HTML file.")],
     json_: Json = False,
 ) -> None:
-    """Write the page of one run as one HTML file that needs no network."""
+    """Write the page of a run as a single HTML file that works offline."""
     from pipeline.storage.store_path import StorePath, without_secrets
     from service.report import write_report
 
     result, shown = write_report(run, StorePath.at(out)), without_secrets(out)
     say(
         {"out": shown, **result},
-        f"{shown}: {result['bytes']} bytes, {result['answers']} answers of the service",
+        f"{shown}: {result['bytes']} bytes, {result['answers']} responses of the service",
         json_,
     )

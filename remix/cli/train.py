@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, Argument(help="A YAML file; - is standard input.")],
-    resume: Annotated[bool, Option("--resume", help="Continue a run that exists.")] = False,
+    config: Annotated[Path, Argument(help="YAML file; - reads standard input.")],
+    resume: Annotated[bool, Option("--resume", help="Continue an existing run.")] = False,
     json_: Json = False,
 ) -> None:
     """Train one run from a YAML file."""
     from trainer.config import load_run
 
-    asked = load_run("/dev/stdin" if str(config) == "-" else config)
+    run_config = load_run("/dev/stdin" if str(config) == "-" else config)
     with orderly_end():
         try:
-            run = train_run(asked, resume)
+            run = train_run(run_config, resume)
         except (KeyboardInterrupt, Terminated) as error:
-            cure = f"continue it with `remix train {config} --resume`"
-            console.out(f"run {asked.name!r} was interrupted; {cure}", highlight=False)
+            cure = f"Continue it with `remix train {config} --resume`."
+            console.out(f"Run {run_config.name!r} was interrupted. {cure}", highlight=False)
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
     result = run.metadata["result"]
@@ -41,7 +41,7 @@ def train(
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The result of a run in words."""
+    """Summarize the result of a run."""
     accuracy = result["test_accuracy"]["fused"]
     return f"best epoch {result['best_epoch']}, test accuracy {accuracy:.4f}"
 
@@ -50,16 +50,22 @@ def compare(
     config: Path,
     methods: Annotated[
         str | None,
-        Option(help="METHOD or METHOD:POLICY, by commas.", show_default="joint_heads,random,remix"),
+        Option(
+            help="METHOD or METHOD:POLICY, comma-separated.",
+            show_default="joint_heads,random,remix",
+        ),
     ] = None,
     tables: Annotated[
         str | None,
-        Option(help="fusion, methods, mid-fusion, ablation, unimodal or policies, by commas."),
+        Option(
+            help="Predefined sets of methods, comma-separated: fusion, methods, mid-fusion, "
+            "ablation, unimodal, policies."
+        ),
     ] = None,
-    seeds: Annotated[int, Option(min=1, help="How many seeds, counted from the config's own.")] = 5,
+    seeds: Annotated[int, Option(min=1, help="Number of seeds, from the configuration's on.")] = 5,
     json_: Json = False,
 ) -> None:
-    """Train several methods over several seeds, the same everything else; runs that are there are taken up."""
+    """Train several methods over several seeds and compare them. Existing runs are reused."""
     from trainer.comparison.methods import methods_of
     from trainer.config import load_run
 
@@ -70,17 +76,17 @@ def compare(
 def _compared(
     base: "RunConfig", methods: Sequence[str], num_seeds: int
 ) -> tuple[dict[str, Any], str]:
-    """A comparison, and its table."""
+    """Run a comparison; returns it and its Markdown table."""
     from trainer.comparison.compare import compare as run
     from trainer.comparison.markdown import markdown
 
     seeds = range(base.seed, base.seed + num_seeds)
-    result = run(base, methods, seeds, lambda each: train_run(each, resume=True))
+    result = run(base, methods, seeds, lambda config: train_run(config, resume=True))
     return result, markdown(result)
 
 
 def train_run(config: "RunConfig", resume: bool) -> "Run":
-    """Brings a run to its end, in this process or on Ray, with a progress bar."""
+    """Train a run to its end, in this process or on Ray, with a progress bar."""
     from trainer.launch import launch
 
     with progress(config.name) as update:
@@ -96,11 +102,11 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
                 )
             if event["event"] == "epoch":
                 accuracy = event.get("validation_accuracy")
-                reached = "" if accuracy is None else f": validation accuracy {accuracy:.3f}"
+                suffix = "" if accuracy is None else f": validation accuracy {accuracy:.3f}"
                 update(
                     event["epoch"] + 1,
                     event["num_epochs"],
-                    description=f"{config.name}{reached}; epochs",
+                    description=f"{config.name}{suffix}; epochs",
                 )
 
         return launch(config, resume=resume, progress=show)
@@ -109,11 +115,14 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
 def verify(
     run: Annotated[str, Argument(help="STORE/runs/NAME")],
     parts: Annotated[
-        bool, Option("--parts", help="Compare the SHA-256 of every file of the features too.")
+        bool, Option("--parts", help="Also check the SHA-256 of every file of the features.")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Prove from a run's artifacts that every planned row was trained exactly once; exit code 1 where something does not hold."""
+    """Verify from a run's artifacts that every planned row was trained exactly once.
+
+    Exits 1 if a check fails.
+    """
     from pipeline.storage.store_path import StorePath
     from trainer.run_directory import Run
     from trainer.verification.verify import verify as check
@@ -129,15 +138,15 @@ def verify(
 def demo(
     store: str = "store", seeds: Annotated[int, Option(min=1)] = 3, json_: Json = False
 ) -> None:
-    """Generate clips, decode them, train joint_heads, random and remix on a small budget, and compare."""
+    """Run a small example: generate clips, decode them, train three methods, and compare."""
     from pipeline.config import parse
     from pipeline.storage.store_path import without_secrets
     from trainer.config import RunConfig
 
     if "://" in store:
         raise ConfigError(
-            f"--store is {without_secrets(store)!r}",
-            "give a folder: generated shards are written to a local disk",
+            f"--store is not a local folder: {without_secrets(store)!r}",
+            "pass a folder: generated shards are written to a local disk",
         )
     shards, features = Path(store) / "shards" / "demo", Path(store) / "features" / "demo"
     with redirect_stdout(sys.stderr):
@@ -150,20 +159,25 @@ def demo(
     }
     config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, **small}, "demo")
     result, text = _compared(config, ["joint_heads", "random", "remix"], seeds)
-    where = f"Everything lies in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo. `remix serve --store {store}` shows it."
+    where = (
+        f"Results saved in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo.\n"
+        f"Show them: remix serve --store {store}"
+    )
     say(result, f"{text}\n{where}", json_)
 
 
 def verify_text(result: dict[str, Any]) -> str:
-    """What was found, for a person: a line an epoch, a line a problem, and the sum of it."""
+    """Format a verification: one line per epoch, one per problem, then the total."""
     lines = [
-        f"epoch {each['epoch']}: {each['steps']} steps, {each['rows']} rows, {each['taken']} taken{'' if each['ok'] else ': NOT AS IT SHOULD BE'}"
-        for each in result["epochs"]
+        f"epoch {epoch['epoch']}: {epoch['steps']} steps, {epoch['rows']} rows, "
+        f"{epoch['taken']} trained{'' if epoch['ok'] else ': FAILED'}"
+        for epoch in result["epochs"]
     ]
-    lines += [f"{each['artifact']}: {each['what']}" for each in result["problems"]]
+    lines += [f"{problem['artifact']}: {problem['what']}" for problem in result["problems"]]
     num = len(result["problems"])
-    sum_ = "everything holds" if result["ok"] else f"{num} problem{'s' if num > 1 else ''}"
+    outcome = "all checks passed" if result["ok"] else f"{num} problem{'s' if num > 1 else ''}"
     lines += [
-        f"{result['run']} ({result['status']}), {len(result['epochs'])} of {result['num_epochs']} epochs: {sum_}"
+        f"{result['run']} ({result['status']}), "
+        f"{len(result['epochs'])} of {result['num_epochs']} epochs: {outcome}"
     ]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Ray Train around the loop: the same function on N workers; a group that lost a worker starts again from the last checkpoint."""
+"""Runs the training loop on N Ray Train workers; after a worker failure the group restarts from the
+last checkpoint."""
 
 import logging
 import platform
@@ -27,9 +28,9 @@ LOG = logging.getLogger("remix.train")
 
 
 def reserve(resources: configs.ResourcesConfig) -> bool:
-    """Joins or starts Ray, sees whether it can hold the run, and whether workers get a GPU each.
+    """Join or start Ray and check that it has the resources of a run. Raises ConfigError.
 
-    `auto`: where the cluster has as many as there are workers (raises ConfigError).
+    Returns whether each worker gets a GPU; with `auto`, if the cluster has enough.
     """
     connect()
     num = resources.workers
@@ -48,18 +49,18 @@ def reserve(resources: configs.ResourcesConfig) -> bool:
 def train(
     config: configs.RunConfig, run: Run, progress: loop.Progress, *, use_gpu: bool
 ) -> dict[str, Any]:
-    """Trains a run that exists with `resources.workers` workers and returns its result.
+    """Train an existing run with `resources.workers` workers and return its result.
 
-    Raises RemixError where it fails.
+    Raises RemixError if it fails.
     """
     resources = config.resources
-    each = {
+    worker_resources = {
         "CPU": resources.cpus_per_worker,
         **({"GPU": 1} if use_gpu else {}),
         **resources.worker_resources,
     }
     scaling = ScalingConfig(
-        num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=each
+        num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=worker_resources
     )
     path, failures = run.path, FailureConfig(max_failures=resources.max_failures)
     storage = RunConfig(
@@ -68,14 +69,14 @@ def train(
         storage_filesystem=None if path.local else path.fs,
         failure_config=failures,
     )
-    # workers start in a folder of Ray's own, so a store given by a relative path is sent as an absolute one
-    asked = {
+    # workers start in a folder of Ray's, so a relative store is passed as an absolute path
+    run_config = {
         **config.model_dump(mode="json"),
         "store": str(StorePath.at(config.store).local or config.store),
     }
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": asked, "run": run},
+        train_loop_config={"config": run_config, "run": run},
         scaling_config=scaling,
         run_config=storage,
     )
@@ -83,37 +84,37 @@ def train(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            if own := _own(error):
-                raise own from error
+            if remix_error := _remix_error(error):
+                raise remix_error from error
             raise RemixError(
                 f"run {config.name!r} failed under Ray Train: {error}",
-                "mend the cause and continue with --resume",
+                "fix the cause and continue with --resume",
             ) from error
     return dict(run.metadata["result"])
 
 
-def _own(error: ray.train.TrainingFailedError) -> RemixError | None:
-    """The error of ours that ended a worker, without Ray's wrapping of it."""
+def _remix_error(error: ray.train.TrainingFailedError) -> RemixError | None:
+    """RemixError that ended a worker, without Ray's wrapper."""
     failures = getattr(error, "worker_failures", {}).values()
     return next(
         (
-            each
-            for each in (getattr(failure, "_base_exc", failure) for failure in failures)
-            if isinstance(each, RemixError)
+            cause
+            for cause in (getattr(failure, "_base_exc", failure) for failure in failures)
+            if isinstance(cause, RemixError)
         ),
         None,
     )
 
 
-def _worker(given: dict[str, Any]) -> None:
-    context, device, run = ray.train.get_context(), get_device(), given["run"]
+def _worker(arguments: dict[str, Any]) -> None:
+    context, device, run = ray.train.get_context(), get_device(), arguments["run"]
     if device.type == "cuda":
-        # collectives take the current device, which would be the first one for every worker of a node
+        # collectives use the current device, which is the first GPU by default for all workers
         torch.cuda.set_device(device)
     if not (run.path / "run.json").exists():
         raise StoreError(
-            f"{run.path} is not seen from the node {platform.node()}",
-            "give a store that all nodes of the cluster share",
+            f"{run.path} does not exist on node {platform.node()}",
+            "use a store that all nodes of the cluster share",
         )
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
@@ -121,13 +122,16 @@ def _worker(given: dict[str, Any]) -> None:
         if event["event"] == "epoch":
             ray.train.report({key: value for key, value in event.items() if key != "event"})
 
-    config = configs.RunConfig.model_validate(given["config"])
+    config = configs.RunConfig.model_validate(arguments["config"])
     loop.train(config, run, open_features(config), world, report)
 
 
 @contextmanager
 def watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
-    """Reports the epochs as they appear in the run's folder, which is all that the driver sees of its workers; an error of reading them ends nothing."""
+    """Report epochs as they appear in the run's folder, as workers do not report to the driver.
+
+    Read errors are logged once and ignored.
+    """
     ended = threading.Event()
 
     def watch() -> None:
@@ -139,7 +143,7 @@ def watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[Non
                 continue
             except Exception as error:
                 if not warned:
-                    LOG.warning("%s: its progress cannot be read now (%s)", run.path, error)
+                    LOG.warning("%s: cannot read progress (%s)", run.path, error)
                 warned = True
                 continue
             seen += len(rows)

@@ -118,8 +118,8 @@ class Meter:
                 rows=torch.from_numpy(rows),
                 labels=torch.zeros(len(rows), dtype=torch.long),
                 inputs=raw,
-                has=has,
-                keep=None,
+                present=has,
+                unmasked=None,
                 num_valid={name: int(value.sum()) for name, value in has.items()},
             )
             step(batch, 0)

@@ -1,1 +1,1 @@
-"""Batches by plan, from the feature tables to the device."""
+"""Loading of planned batches from feature tables to the device."""

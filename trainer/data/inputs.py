@@ -1,4 +1,4 @@
-"""From the raw rows of a batch to the model's input, on the device."""
+"""Converts raw rows of a batch to model inputs on the device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ from trainer.models.model import ModelConfig
 
 
 def by_modality(names: Sequence[str], columns: npt.NDArray[np.bool_]) -> dict[str, Tensor]:
-    """(B, K) bool as (B,) of each modality."""
+    """Split a (B, K) bool array into (B,) tensors by modality."""
     return {name: torch.from_numpy(columns[:, k].copy()) for k, name in enumerate(names)}
 
 
 class Inputs:
-    """Knows how each modality of a model is normalised and augmented, from the model's architecture."""
+    """Normalises and augments each modality as a model's architecture requires."""
 
     def __init__(self, architecture: Mapping[str, Any], seed: int, device: torch.device) -> None:
         config = ModelConfig.model_validate(architecture["model"])
@@ -30,11 +30,11 @@ class Inputs:
             name: config.encoder_of(name, tuple(shape))
             for name, shape in architecture["shapes"].items()
         }
-        self._facts = architecture["facts"]
+        self._metadata = architecture["facts"]
         self._ids = {
             name
             for name, shape in architecture["shapes"].items()
-            if is_ids(tuple(shape), self._facts[name]["dtype"])
+            if is_ids(tuple(shape), self._metadata[name]["dtype"])
         }
         self._seed = seed
         self._device = device
@@ -47,7 +47,10 @@ class Inputs:
         *,
         training: bool,
     ) -> dict[str, Tensor]:
-        """Each modality's rows (B, ...) as stored -> float32 on the device, normalised, and augmented in training; ids as int64 (raises DataError)."""
+        """Prepare stored rows (B, ...) of each modality, augmented if training.
+
+        Returns float32, or int64 token ids of text, on the device. Raises DataError.
+        """
         prepared = {}
         for name, batch in raw.items():
             if name in self._ids:
@@ -58,7 +61,7 @@ class Inputs:
                 if name in self._ids
                 else prepare(
                     x,
-                    self._facts[name],
+                    self._metadata[name],
                     self._encoders[name],
                     rows,
                     seed=self._seed,
@@ -71,16 +74,16 @@ class Inputs:
     def of_rows(
         self, features: FeatureSet, rows: npt.NDArray[np.int64]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The inputs of rows in evaluation, and of each modality which of them have it."""
+        """Read rows for evaluation: inputs and, by modality, which rows have it (B,)."""
         names = features.modalities
         raw = {name: torch.from_numpy(features.read(name, rows)) for name in names}
         return self(raw, rows, training=False), by_modality(names, features.has[rows])
 
 
 def _check_ids(name: str, batch: Tensor) -> None:
-    """Raises DataError where a text has an id that is none; on the device an embedding would fail without a word of what is wrong."""
+    # checked here because an embedding on a GPU fails without a usable message
     if ((batch < 0) | (batch >= NUM_IDS)).any():
         raise DataError(
-            f"the texts of modality {name!r} have an id that is not among the {NUM_IDS} of bytes and padding",
-            "decode again",
+            f"modality {name!r} has a token id outside 0..{NUM_IDS - 1}",
+            "decode the shards again",
         )

@@ -1,4 +1,4 @@
-"""The node's cache as the trainer uses it: parts of a remote store are fetched before the steps that read them, in plan order."""
+"""Prefetches parts of a remote store into the node's cache, in the order of the plan."""
 
 import logging
 import tempfile
@@ -17,21 +17,24 @@ from trainer.process_group import World
 
 LOG = logging.getLogger("remix.cache")
 Reads = Sequence[tuple[str, Array]]
-"""What one step reads: modalities, and of each some rows."""
+"""What one step reads: pairs of a modality and its rows."""
 AHEAD_SHARE = 0.5
-"""Of the cache, what may be fetched and not yet read, so that it is still there when it is."""
+"""Maximum fraction of the cache that holds prefetched, unread parts, so that none is evicted."""
 AHEAD_STEPS = 1024
-"""How far a plan is looked through in one go where all of it is in the cache."""
+"""Maximum number of steps that the prefetcher is ahead of the reader."""
 
 
 def open_features(config: RunConfig) -> FeatureSet:
-    """The features of a run, those of a remote store through this node's cache (raises MissingError, ConfigError, StoreError)."""
+    """Open a run's features, through the node's cache if the store is remote.
+
+    Raises MissingError, ConfigError, StoreError.
+    """
     features = FeatureSet.open(config.features_path)
     if features.path.local:
         return features
     resources = config.resources
     folder = Path(resources.cache_dir or Path(tempfile.gettempdir()) / "remix-cache")
-    # only an epoch that goes from window to window gains where it evicts: rows from all over would fetch every part again and again
+    # evict only if the plan is windowed: global shuffling would fetch every part again and again
     sweeps = _shuffled_bytes(config, features) <= resources.cache_size < _num_bytes(features)
     return FeatureSet(
         features.path, features.manifest, NodeCache(folder, resources.cache_size, keep=not sweeps)
@@ -39,7 +42,7 @@ def open_features(config: RunConfig) -> FeatureSet:
 
 
 def check_cache(config: RunConfig, features: FeatureSet) -> None:
-    """Warns where a node's cache cannot hold what an epoch shuffles."""
+    """Warn if a node's cache is smaller than what an epoch shuffles."""
     if features.path.local:
         return
     size, needed, total = (
@@ -49,8 +52,9 @@ def check_cache(config: RunConfig, features: FeatureSet) -> None:
     )
     if needed > size:
         LOG.warning(
-            "rows are shuffled over %.3g GB of the features' %.3g GB (plan.locality is %s), but resources.cache_size is %.3g GB: "
-            "what does not fit is read from the store by ranges, which is slow; set plan.locality to at most %d rows or raise resources.cache_size",
+            "The plan shuffles %.3g of %.3g GB of features (plan.locality %s), but "
+            "resources.cache_size is %.3g GB: the rest is read from the store in ranges, which is "
+            "slow. Set plan.locality to at most %d rows, or raise resources.cache_size.",
             needed / 1e9,
             total / 1e9,
             config.plan.locality or "null",
@@ -62,7 +66,7 @@ def check_cache(config: RunConfig, features: FeatureSet) -> None:
 def fetching(
     features: FeatureSet, rows: Array, batch_size: int, world: World
 ) -> Iterator[tuple[int, Array]]:
-    """This rank's numbered batches of rows, whose modalities are all fetched ahead."""
+    """Yield this rank's numbered batches of rows, with all modalities prefetched."""
 
     def batches() -> Iterable[tuple[int, Array]]:
         return batches_of(rows, batch_size, world.rank, world.size)
@@ -76,16 +80,19 @@ def fetching(
 
 
 class Prefetcher:
-    """A thread that fetches the parts that steps read, in the order of their first use; it ends with the block, and its errors come out of `reach`."""
+    """Context manager with a thread that fetches the parts of steps, in order of first use.
+
+    Errors of the thread are raised by `advance`.
+    """
 
     def __init__(self, features: FeatureSet, steps: Iterable[Reads]) -> None:
         self._features, self._steps = features, steps
         self._bound = AHEAD_SHARE * features.cache.max_bytes if features.cache else 0
         self._changed = threading.Condition()
-        # step, part, bytes: of steps that are not reached
+        # (step, part, bytes) of prefetched parts whose step is not reached yet
         self._fetched: deque[tuple[int, tuple[str, int], int]] = deque()
         self._keys: set[tuple[str, int]] = set()  # their parts
-        self._num_bytes = 0  # and bytes
+        self._num_bytes = 0  # their total size
         self._reached = -1
         self._stopped = False
         self._error: BaseException | None = None
@@ -106,10 +113,13 @@ class Prefetcher:
             self._stopped = True
             self._changed.notify()
         if self._features.cache:
-            self._thread.join()  # at most a part's download
+            self._thread.join()  # waits for at most one part's download
 
     def advance(self, step: int) -> None:
-        """Tells that a step is read now, by its position among the steps (raises DataError, MissingError, StoreError: what ended the thread)."""
+        """Report that a step, by its position, is being read.
+
+        Raises the error that ended the thread: DataError, MissingError or StoreError.
+        """
         with self._changed:
             self._reached = step
             while self._fetched and self._fetched[0][0] <= step:
@@ -132,7 +142,7 @@ class Prefetcher:
             self._error = error
 
     def _fetch(self, step: int, key: tuple[str, int]) -> None:
-        """Fetches a part as soon as there is room for it, unless it is there or the reader, who would fetch it itself, has come so far."""
+        """Fetch a part when it fits, unless it is cached or its step has been reached."""
         if key in self._keys:
             return
         num_bytes = self._features.file_of(*key).num_bytes
@@ -155,7 +165,7 @@ class Prefetcher:
                 self._num_bytes += num_bytes
 
     def _wait(self, ready: Callable[[], bool], step: int) -> None:
-        """Until it is so, or the reader has reached the step, or nothing more is wanted."""
+        """Wait until `ready`, or until the step is reached, or until the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or step <= self._reached or ready())
 
@@ -169,6 +179,6 @@ def _num_bytes(features: FeatureSet) -> int:
 
 
 def _shuffled_bytes(config: RunConfig, features: FeatureSet) -> float:
-    """How many bytes of the features stand together for the rows of a window of the plan."""
+    """Number of bytes of features that one window of the plan shuffles."""
     num_rows = features.num_rows
     return _num_bytes(features) * min(config.plan.locality or num_rows, num_rows) / num_rows

@@ -1,4 +1,4 @@
-"""Batches by plan: the rows of this rank, read from the memory-mapped tables ahead of the step by a thread."""
+"""Loads the batches of a plan: this rank's rows, read ahead of the step by a thread."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -18,23 +18,23 @@ from trainer.process_group import World
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """This rank's slice of a global batch, raw as in the tables, on the CPU."""
+    """This rank's slice of a global batch, as stored, on the CPU."""
 
     step: Step
-    num_steps: int  # of the plan
+    num_steps: int  # in the plan
     rows: torch.Tensor  # (B,) int64
     labels: torch.Tensor  # (B,) int64
-    inputs: dict[str, torch.Tensor]  # name -> (B, *shape), only the modalities that the step reads
-    has: dict[str, torch.Tensor]  # name -> (B,) bool
-    # name -> (B,) bool: rows that the modality is not masked in, where a batch's rows differ in that
-    keep: dict[str, torch.Tensor] | None
-    # name -> rows of the *global* batch that have the modality and are not masked one by one
+    inputs: dict[str, torch.Tensor]  # modality -> (B, *shape); only modalities that the step reads
+    present: dict[str, torch.Tensor]  # modality -> (B,) bool: rows that have the modality
+    # modality -> (B,) bool: rows in which it is not masked; None if all rows have the same masks
+    unmasked: dict[str, torch.Tensor] | None
+    # modality -> number of rows of the *global* batch that have it unmasked
     num_valid: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanLoader:
-    """Iterates over the batches of a plan from step `start` on; `prefetch` of them are prepared ahead."""
+    """Iterates over the batches of a plan from step `start`; loads `prefetch` batches ahead."""
 
     features: FeatureSet
     plan: BatchPlan
@@ -54,22 +54,22 @@ class PlanLoader:
 
             pool = ThreadPoolExecutor(1, "plan-loader")
             try:
-                ahead = deque(pool.submit(load, *each) for each in islice(steps, self.prefetch))
+                ahead = deque(pool.submit(load, *item) for item in islice(steps, self.prefetch))
                 while ahead:
                     batch = ahead.popleft().result()
-                    ahead.extend(pool.submit(load, *each) for each in islice(steps, 1))
+                    ahead.extend(pool.submit(load, *item) for item in islice(steps, 1))
                     yield batch
             finally:
                 pool.shutdown(cancel_futures=True)
 
     def load(self, step: Step) -> Batch:
-        """One batch, now."""
-        mine = step.slice_of(self.world.rank, self.world.size)
-        rows, names = step.rows[mine], self.features.modalities
-        valid, keep = self.features.has[step.rows], None
+        """Load one batch."""
+        own = step.slice_of(self.world.rank, self.world.size)
+        rows, names = step.rows[own], self.features.modalities
+        valid, unmasked = self.features.has[step.rows], None
         if step.assigned is not None:
-            kept = step.trained(names)
-            valid, keep = valid & kept, by_modality(names, kept[mine])
+            mask = step.trained(names)
+            valid, unmasked = valid & mask, by_modality(names, mask[own])
         return Batch(
             step=step,
             num_steps=len(self.plan),
@@ -79,8 +79,8 @@ class PlanLoader:
                 name: self._pinned(torch.from_numpy(self.features.read(name, rows)))
                 for name, rows in self._reads(step)
             },
-            has=by_modality(names, self.features.has[rows]),
-            keep=keep,
+            present=by_modality(names, self.features.has[rows]),
+            unmasked=unmasked,
             num_valid=dict(zip(names, valid.sum(axis=0).tolist(), strict=True)),
         )
 

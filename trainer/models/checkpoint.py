@@ -1,4 +1,4 @@
-"""Checkpoints: plain data, written atomically; what does not fit is refused."""
+"""Checkpoints: plain data, written atomically and checked when loaded."""
 
 import io
 import json
@@ -19,50 +19,56 @@ from pipeline.storage.table_checks import check_model
 from trainer.models.model import ModelConfig, MultimodalModel, model_for
 
 Checkpoint = dict[str, Any]
-CURE = "give a file that `remix train` wrote"
+CURE = "pass a checkpoint that `remix train` wrote"
 
 
 def save(path: StorePath, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint (raises StoreError)."""
+    """Write a checkpoint. Raises StoreError."""
     with path.create() as file:
         torch.save(checkpoint, cast(IO[bytes], file))
 
 
 def load(path: StorePath) -> Checkpoint:
-    """Reads a checkpoint onto the CPU; only plain data is unpickled (raises MissingError, DataError)."""
+    """Read a checkpoint onto the CPU; only plain data is unpickled.
+
+    Raises MissingError, DataError.
+    """
     data = path.read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:
-            # what is packed could take any memory; torch packs nothing
+            # a compressed member could expand to any size; torch writes them uncompressed
             if sum(member.file_size for member in members.infolist()) > len(data):
-                raise ValueError("its members are packed")
+                raise ValueError("compressed members")
             if members.testzip():
-                raise ValueError("the checksum of a member is wrong")
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if not isinstance(found, dict) or not {"model", "architecture", "cursor"} <= found.keys():
-            raise ValueError("no model, architecture, cursor")
+                raise ValueError("wrong checksum of a member")
+        checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if (
+            not isinstance(checkpoint, dict)
+            or not {"model", "architecture", "cursor"} <= checkpoint.keys()
+        ):
+            raise ValueError("model, architecture or cursor missing")
     except Exception as error:
         raise DataError(
-            f"{path} is not a checkpoint of Remix ({type(error).__name__}: {error})", CURE
+            f"not a checkpoint of Remix: {path} ({type(error).__name__}: {error})", CURE
         ) from error
     check_model(
         _State,
-        {key: value for key, value in found.items() if key != "optimizer"},
+        {key: value for key, value in checkpoint.items() if key != "optimizer"},
         str(path),
         lambda loc: f"entry {loc!r}",
         CURE,
     )
-    # with the fields that came after it was written
-    model = parse(ModelConfig, found["architecture"]["model"], f"{path}: its model")
-    found["architecture"]["model"] = model.model_dump(mode="json")
-    return found
+    # an older version wrote fewer fields: fill in their defaults
+    model = parse(ModelConfig, checkpoint["architecture"]["model"], f"{path}: model")
+    checkpoint["architecture"]["model"] = model.model_dump(mode="json")
+    return checkpoint
 
 
 class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
-class _RecordedFacts(_Plain):
+class _ModalityMetadata(_Plain):
     dtype: str
     mean: list[float]
     std: list[float]
@@ -71,7 +77,7 @@ class _RecordedFacts(_Plain):
 class _Architecture(_Plain):
     model: dict[str, Any]
     shapes: dict[str, list[int]]
-    facts: dict[str, _RecordedFacts]
+    facts: dict[str, _ModalityMetadata]
     classes: list[str]
 
 
@@ -85,7 +91,7 @@ class _Cursor(_Plain):
 
 
 class _State(_Plain):
-    """What a checkpoint holds beside its optimizer's state."""
+    """Content of a checkpoint, without the optimizer's state."""
 
     model: dict[str, torch.Tensor]
     architecture: _Architecture
@@ -97,14 +103,14 @@ class _State(_Plain):
 
 
 def load_weights(path: StorePath, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts the weights of a checkpoint into a model (raises MismatchError that names the first that does not fit)."""
+    """Load weights into a model. Raises MismatchError that names the first that does not fit."""
     own = model.state_dict()
     for name in {**own, **weights}:
-        found, expected = _described(weights.get(name)), _described(own.get(name))
-        if found != expected:
+        stored, expected = _described(weights.get(name)), _described(own.get(name))
+        if stored != expected:
             raise MismatchError(
-                f"{path}: the weights {name!r} are {found}, not {expected}",
-                "give a checkpoint of this model, or its features",
+                f"{path}: weights {name!r} are {stored}, not {expected}",
+                "use a checkpoint of this model, or the features that it was trained on",
             )
     model.load_state_dict(weights)
 
@@ -117,52 +123,56 @@ def _described(tensor: torch.Tensor | None) -> str:
 
 
 def load_optimizer(path: StorePath, optimizer: torch.optim.Optimizer, state: object) -> None:
-    """Puts the state of a checkpoint into an optimizer (raises MismatchError where it is of another)."""
+    """Load an optimizer's state. Raises MismatchError if it belongs to another optimizer."""
     try:
         optimizer.load_state_dict(cast(dict[str, Any], state))
         for weights, own in optimizer.state.items():
             for key, value in own.items():
                 if value.numel() > 1 and value.shape != weights.shape:
-                    raise ValueError(f"{key!r} has another shape than the weights")
+                    raise ValueError(f"{key!r} and the weights differ in shape")
     except Exception as error:
         raise MismatchError(
-            f"{path}: the state of its optimizer does not fit ({type(error).__name__}: {error})",
-            "give a checkpoint of this run",
+            f"{path}: optimizer state does not fit ({type(error).__name__}: {error})",
+            "use a checkpoint of this run",
         ) from error
 
 
 def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
-    """What the model of a run is, as plain data: enough to build it again."""
+    """Describe a run's model as plain data, enough to build it again."""
     shapes = {name: list(features.shape(name)) for name in features.modalities}
-    facts = {
+    metadata = {
         name: {key: features.manifest["modalities"][name][key] for key in ("dtype", "mean", "std")}
         for name in features.modalities
     }
     return {
         "model": config.model_dump(mode="json"),
         "shapes": shapes,
-        "facts": facts,
+        "facts": metadata,
         "classes": features.classes,
     }
 
 
-def check_architecture(path: StorePath, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises MismatchError where a checkpoint is of another model."""
+def check_architecture(path: StorePath, recorded: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Check that a checkpoint belongs to this model. Raises MismatchError."""
     for key in ("shapes", "classes", "model"):
-        # as text, since the order of modalities counts
-        if json.dumps(found.get(key)) != json.dumps(expected[key]):
+        # compared as text because the order of modalities matters
+        if json.dumps(recorded.get(key)) != json.dumps(expected[key]):
             raise MismatchError(
-                f"{path} is of another model: its {key} are {found.get(key)}, not {expected[key]}",
-                "give a checkpoint of this model, or its features",
+                f"{path} is a checkpoint of another model: "
+                f"{key} {recorded.get(key)}, not {expected[key]}",
+                "use a checkpoint of this model, or the features that it was trained on",
             )
 
 
 def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Checkpoint]:
-    """The model in a checkpoint, for features of the same shapes and classes (raises MismatchError)."""
+    """Build the model of a checkpoint for features of the same shapes and classes.
+
+    Raises MismatchError.
+    """
     checkpoint = load(path)
-    found = checkpoint["architecture"]
-    config = ModelConfig.model_validate(found["model"])
-    check_architecture(path, found, architecture(config, features))
+    recorded = checkpoint["architecture"]
+    config = ModelConfig.model_validate(recorded["model"])
+    check_architecture(path, recorded, architecture(config, features))
     model = model_for(config, features, seed=0)
     load_weights(path, model, checkpoint["model"])
     return model, checkpoint
@@ -170,7 +180,7 @@ def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Ch
 
 @dataclass(slots=True)
 class Cursor:
-    """Where a run stands: the next step to take, and the best epoch so far."""
+    """Position of a run: its next step, and its best epoch so far."""
 
     epoch: int = 0
     step: int = 0

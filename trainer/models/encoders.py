@@ -1,4 +1,8 @@
-"""Encoders: one row of a modality to one feature vector; pictures by a ResNet-18 or a small CNN, texts by a CNN over bytes, anything else by an MLP."""
+"""Encoders that map a row of a modality to a feature vector.
+
+ResNet-18 or a small CNN for images, spectrograms and video frames; a CNN over bytes for text; an
+MLP for anything else.
+"""
 
 from collections.abc import Callable, Generator
 from itertools import pairwise
@@ -16,34 +20,43 @@ from pipeline.errors import ConfigError
 
 Shape = tuple[int, ...]
 NUM_IDS = 257
-"""Of a text's ids: padding and the 256 bytes."""
+"""Number of token ids of a text: padding (0) and the 256 bytes."""
 
 
 class EncoderConfig(StrictModel):
-    """How a modality is prepared and encoded."""
+    """Augmentation, normalisation and encoder of a modality."""
 
     kind: Literal["resnet18", "cnn", "mlp", "text"] | None = None
-    """By default a cnn for pictures, spectrograms and frames, text for texts, an mlp for anything else."""
+    """Encoder; null: cnn for images, spectrograms and frames, text for text, mlp for the rest."""
     width: int = Field(default=32, ge=1, le=1024)
-    """Channels of the cnn's first block; each of the four doubles them, so its feature has 8 * width numbers. Of text: of a byte's embedding."""
+    """Channels of the cnn's first block, or size of the text encoder's byte embedding.
+
+    The feature of either has 8 * width numbers."""
     hidden: int = Field(default=256, ge=1, le=65_536)
-    """Width of the mlp's layers and of its feature."""
+    """Size of the mlp's layers and of its feature."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Of the convolutional encoders. batch looks at other rows, so N workers equal one worker only with group or none (or SyncBatchNorm)."""
+    """Normalisation layers of resnet18 and cnn. batch mixes rows of a batch: for the same result
+    with any number of workers use group or none, or set train.sync_batchnorm."""
     frames: int | None = Field(default=None, ge=1)
-    """Of a video's stored frames use this many: one per equal segment, random in training, the central one in evaluation; by default all."""
+    """Frames used per video, one per equal segment: random in training, central in evaluation.
+
+    null: all stored frames."""
     crop: bool = False
-    """Random resized crop in training, of uint8 pictures and frames; nothing else is cropped or flipped."""
+    """Random resized crop in training. Applies to uint8 images and frames only."""
     crop_area: float = Field(default=0.08, gt=0, le=1)
-    """The smallest share of the picture that a crop keeps."""
+    """Minimum share of the image's area that a crop keeps."""
     flip: bool = False
-    """Random horizontal flip in training, of uint8 pictures and frames."""
+    """Random horizontal flip in training. Applies to uint8 images and frames only."""
     normalize: Literal["dataset", "imagenet", "none"] = "dataset"
-    """imagenet holds for three-channel uint8 pictures; other modalities then use the dataset's mean and std. none only scales uint8 to [0, 1]."""
+    """dataset: mean and SD of the training rows; imagenet: ImageNet's mean and SD for uint8 images
+    with three channels, dataset for other modalities; none: only scale uint8 to [0, 1]."""
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that trains on a single value per channel too: it has no variance, so the running statistics serve, unmoved."""
+    """BatchNorm2d that accepts a single value per channel in training.
+
+    Such a batch has no variance, so the running statistics are used and not updated.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
         if self.training and x.numel() == x.shape[1]:
@@ -53,7 +66,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def group_norm(channels: int) -> nn.Module:
-    """GroupNorm with 8 channels a group, where they divide so."""
+    """GroupNorm with 8 channels per group if divisible by 8, else a single group."""
     return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
 
 
@@ -65,28 +78,33 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 Stages = Generator[Tensor, Tensor | None, Tensor]
-"""An encoder under way: after each stage it says the mean (B, C) of what that shows, takes a gate (B, C) or None, and returns the feature at the end."""
+"""A running encoder, as a coroutine.
+
+Yields each stage's output averaged over positions, (B, C); receives gates (B, C) or None; returns
+the feature (B, D).
+"""
 
 
 class Encoder(nn.Module):
-    """An encoder that others may meet between its stages: `forward` runs them all at once, `stages` one by one."""
+    """An encoder made of stages: `forward` runs all of them, `stages` runs one at a time."""
 
     channels: tuple[int, ...]
-    """Of what each stage shows; the last are the feature's."""
+    """Output channels of each stage; the last is the length of the feature."""
 
     def stage(self, number: int, x: Tensor) -> Tensor:
-        """(B, C, ...): what one stage makes of what the one before showed, or of the input."""
+        """Run one stage on the previous stage's output, or on the input: (B, C, ...)."""
         raise NotImplementedError
 
     def stages(self, x: Tensor) -> Stages:
-        """Runs the stages, channel by channel times the gates."""
+        """Run the stages, multiplying each stage's channels by the received gates."""
         for number in range(len(self.channels)):
             x = self.stage(number, x)
             x = _gated(x, (yield _mean(x)))
         return _mean(x)
 
     def compile_stages(self) -> None:
-        """As `compile`, for an encoder that is run stage by stage: a graph per stage and kind of batch, hence the limit, which is torch's own."""
+        """Compile each stage, for an encoder that runs stage by stage."""
+        # one graph per stage and kind of batch; the limit is global to torch
         torch.compiler.config.recompile_limit = 64
         self.stage = torch.compile(self.stage)  # type: ignore[method-assign]
 
@@ -100,7 +118,7 @@ def _gated(x: Tensor, gates: Tensor | None) -> Tensor:
 
 
 class PerFrame(Encoder):
-    """A picture encoder over frames, its features averaged over them, and gated alike."""
+    """Applies an image encoder to each frame and averages the features; frames share gates."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -113,11 +131,11 @@ class PerFrame(Encoder):
         return mean
 
     def stages(self, frames: Tensor) -> Stages:
-        inner, each = self.encoder.stages(frames.flatten(0, 1)), None
+        inner, frame_gates = self.encoder.stages(frames.flatten(0, 1)), None
         for _ in self.channels:
-            gates = yield inner.send(each).unflatten(0, frames.shape[:2]).mean(1)
-            each = None if gates is None else gates.repeat_interleave(frames.shape[1], 0)
-        mean: Tensor = finish(inner, each).unflatten(0, frames.shape[:2]).mean(1)
+            gates = yield inner.send(frame_gates).unflatten(0, frames.shape[:2]).mean(1)
+            frame_gates = None if gates is None else gates.repeat_interleave(frames.shape[1], 0)
+        mean: Tensor = finish(inner, frame_gates).unflatten(0, frames.shape[:2]).mean(1)
         return mean
 
     def compile_stages(self) -> None:
@@ -125,7 +143,7 @@ class PerFrame(Encoder):
 
 
 def finish(stages: Stages, gates: Tensor | None) -> Tensor:
-    """The feature (B, D) of an encoder that waits after its last stage."""
+    """Send the last gates to an encoder and return its feature (B, D)."""
     try:
         stages.send(gates)
     except StopIteration as end:
@@ -134,7 +152,7 @@ def finish(stages: Stages, gates: Tensor | None) -> Tensor:
 
 
 class Blocks(Encoder, nn.Sequential):
-    """Stages of three layers each."""
+    """A sequence of layers; three form a stage."""
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         for layer in list(self)[3 * number : 3 * number + 3]:
@@ -143,7 +161,10 @@ class Blocks(Encoder, nn.Sequential):
 
 
 class Cnn(Blocks):
-    """Four blocks of a 3x3 convolution of stride 2, norm and ReLU, then the mean over positions: (B, C, H, W) -> (B, 8 * width)."""
+    """Four blocks of a 3x3 convolution of stride 2, norm and ReLU, then global average pooling.
+
+    (B, C, H, W) -> (B, 8 * width).
+    """
 
     def __init__(self, config: EncoderConfig, channels: int) -> None:
         widths = [channels] + [config.width * 2**i for i in range(4)]
@@ -162,7 +183,10 @@ class Cnn(Blocks):
 
 
 class Mlp(Blocks):
-    """Two layers with LayerNorm, which looks at one row alone, so that a batch of one row trains: (B, ...) -> (B, hidden)."""
+    """Two linear layers with LayerNorm and ReLU: (B, ...) -> (B, hidden).
+
+    LayerNorm allows batches of one row.
+    """
 
     def __init__(self, config: EncoderConfig, num_inputs: int) -> None:
         super().__init__()
@@ -180,9 +204,10 @@ class Mlp(Blocks):
 
 
 class Text(Encoder):
-    """A text's bytes embedded, two blocks of a convolution over 5 positions, LayerNorm and ReLU, then the mean over positions: ids (B, L) -> (B, 8 * width).
+    """Byte embedding, two blocks of convolution, LayerNorm and ReLU, then average pooling.
 
-    Padding, id 0, is zero wherever a convolution looks and left out of the mean, so that a text's feature depends neither on L nor on other rows.
+    Token ids (B, L) -> (B, 8 * width). Padding (id 0) is zero in every convolution and is left out
+    of the mean, so that a feature depends neither on L nor on other rows.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -196,27 +221,27 @@ class Text(Encoder):
         self.channels = tuple(widths[1:])
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) integers -> (B, 8 * width)
-        x, there = self._embedded(ids)
+        x, is_text = self._embedded(ids)
         for number in range(len(self.channels)):
-            x = self.stage(number, x) * there
+            x = self.stage(number, x) * is_text
         total: Tensor = x.sum(2)
-        return total / there.sum(2).clamp_min(1)
+        return total / is_text.sum(2).clamp_min(1)
 
     def stage(self, number: int, x: Tensor) -> Tensor:  # (B, C, L) -> (B, C', L)
         normed = self.norms[number](self.convolutions[number](x).transpose(1, 2))
         return F.relu(normed).transpose(1, 2)
 
     def stages(self, ids: Tensor) -> Stages:
-        x, there = self._embedded(ids)
-        num = there.sum(2).clamp_min(1)
+        x, is_text = self._embedded(ids)
+        num = is_text.sum(2).clamp_min(1)
         for number in range(len(self.channels)):
-            x = self.stage(number, x) * there
+            x = self.stage(number, x) * is_text
             x = _gated(x, (yield x.sum(2) / num))
         total: Tensor = x.sum(2)
         return total / num
 
     def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, L), and (B, 1, L): where there is text."""
+        """Embedding (B, C, L), and which positions are not padding, (B, 1, L)."""
         return self.embedding(ids).transpose(1, 2), (ids != 0).unsqueeze(1)
 
 
@@ -235,8 +260,8 @@ class ResNet18(Encoder, ResNet):  # type: ignore[misc]
         if number == 0:
             for first in ("conv1", "bn1", "relu", "maxpool"):
                 x = self.get_submodule(first)(x)
-        shown: Tensor = self.get_submodule(f"layer{number + 1}")(x)
-        return shown
+        output: Tensor = self.get_submodule(f"layer{number + 1}")(x)
+        return output
 
 
 ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
@@ -248,16 +273,25 @@ ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
 
 
 def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> tuple[Encoder, int]:
-    """An encoder of frames (T, C, H, W), pictures (C, H, W), texts (L,) where `ids`, or any other rows, and the length of its feature (raises ConfigError)."""
-    pictures = len(shape) in (3, 4)
-    kind = config.kind or ("text" if ids else "cnn" if pictures else "mlp")
+    """Build the encoder of a modality.
+
+    Args:
+        shape: of a row: (T, C, H, W), (C, H, W), (L,) for token ids, or any other.
+        ids: whether the rows are token ids of text.
+    Returns:
+        The encoder and the length of its feature.
+    Raises:
+        ConfigError: the configured kind does not fit the rows.
+    """
+    is_image = len(shape) in (3, 4)
+    kind = config.kind or ("text" if ids else "cnn" if is_image else "mlp")
     if (kind == "text") != ids:
-        rows = "the ids of texts" if ids else f"numbers of shape {shape}"
+        rows = "token ids of text" if ids else f"numbers of shape {shape}"
         raise ConfigError(
-            f"encoder kind {kind!r} does not fit the rows, which are {rows}",
-            "leave out the kind of this modality's encoder",
+            f"encoder kind {kind!r} does not fit the rows: {rows}",
+            "remove kind from this modality's encoder",
         )
-    if kind not in ("mlp", "text") and not pictures:
+    if kind not in ("mlp", "text") and not is_image:
         raise ConfigError(
             f"encoder kind {kind!r} needs rows of shape (C, H, W) or (T, C, H, W), not {shape}",
             "use kind: mlp for this modality",
@@ -265,11 +299,11 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
     if len(shape) == 4 and config.frames is not None:
         if config.frames > shape[0]:
             raise ConfigError(
-                f"encoder has frames {config.frames}, but only {shape[0]} are stored",
-                f"use at most {shape[0]}, or decode more",
+                f"encoder frames is {config.frames}, but only {shape[0]} are stored",
+                f"set it to {shape[0]} or less, or decode more frames",
             )
         shape = (config.frames, *shape[1:])
     encoder = ENCODERS[kind](config, shape)
-    whole = PerFrame(encoder) if len(shape) == 4 and kind != "mlp" else encoder
-    whole.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return whole, encoder.channels[-1]
+    module = PerFrame(encoder) if len(shape) == 4 and kind != "mlp" else encoder
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module, encoder.channels[-1]

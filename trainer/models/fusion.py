@@ -1,7 +1,8 @@
-"""Fusion: the features of any number of modalities to the fused logits.
+"""Fusion of any number of modalities into fused logits.
 
-One rule for all: a masked or missing modality is a feature of zeros. Every fusion takes the features, a list of (B, D_k) in
-the order of the modalities, and the logits of their unimodal heads, a list of (B, C), and gives (B, C).
+Inputs are the features, a list of (B, D_k) in the order of the modalities, and the logits of the
+unimodal heads, a list of (B, C); the output is (B, C). A masked or missing modality has a feature
+of zeros.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +18,10 @@ class Additive(nn.Module, ABC):
 
     @abstractmethod
     def parts(self, features: list[Tensor], logits: list[Tensor]) -> list[Tensor]:
-        """K x (B, C): what each modality adds; a bias that is common to all is shared out evenly (OGM-GE, arXiv 2203.15332, equation 8)."""
+        """Split the logits into K parts (B, C), one per modality.
+
+        A shared bias is split evenly (OGM-GE, arXiv 2203.15332, equation 8).
+        """
 
 
 class Concat(Additive):
@@ -67,26 +71,31 @@ class Decision(Additive):
 
 
 class Entropy(nn.Module):
-    """sum_k w_k logits_k, row by row, w the softmax over the modalities that the row shows of minus the entropy of the head's prediction.
+    """Sum of the unimodal logits, weighted per row by the certainty of each modality.
 
-    MLA's mix by uncertainty (arXiv 2311.10707, section 3.3): w_k = exp(max e - e_k) / sum_j exp(max e - e_j), e_k = -sum_c p_c ln p_c.
+    w_k = exp(max e - e_k) / sum_j exp(max e - e_j), with the prediction's entropy
+    e_k = -sum_c p_c ln p_c, over the modalities that the row has.
+    MLA, arXiv 2311.10707, section 3.3.
     """
 
     def __init__(self, dims: list[int], num_classes: int, hidden: int) -> None:
         super().__init__()
 
-    def forward(self, features: list[Tensor], logits: list[Tensor], present: Tensor) -> Tensor:
-        """`present` (K, B) bool: which modalities each row shows; of a row that shows none all count."""
-        each = torch.stack(logits)  # (K, B, C)
-        logs = F.log_softmax(each.float(), dim=2)
+    def forward(self, features: list[Tensor], logits: list[Tensor], visible: Tensor) -> Tensor:
+        """`visible`: (K, B) bool, which modalities each row shows; if none, all are used."""
+        stacked = torch.stack(logits)  # (K, B, C)
+        logs = F.log_softmax(stacked.float(), dim=2)
         certainty = (logs.exp() * logs).sum(2)  # (K, B)
-        absent = ~present & present.any(0)
+        absent = ~visible & visible.any(0)
         weights = torch.softmax(certainty.masked_fill(absent, -torch.inf), dim=0)
-        return (weights[:, :, None] * each).sum(0)
+        return (weights[:, :, None] * stacked).sum(0)
 
 
 class Film(nn.Module):
-    """The first modality, modulated by each further one, h = (1 + gamma_k(x_k)) h + beta_k(x_k), then Linear(h)."""
+    """The first modality, modulated by each other one; FiLM, arXiv 1709.07871.
+
+    h = (1 + gamma_k(x_k)) h + beta_k(x_k), then Linear(h).
+    """
 
     def __init__(self, dims: list[int], num_classes: int, hidden: int) -> None:
         super().__init__()
@@ -103,7 +112,7 @@ class Film(nn.Module):
 
 
 class Gated(nn.Module):
-    """h_k = Linear_k(x_k), each times the sigmoid of the mean of the others; then Linear of their sum."""
+    """Linear(sum_k h_k sigmoid(mean of the other h_j)), where h_k = Linear_k(x_k)."""
 
     def __init__(self, dims: list[int], num_classes: int, hidden: int) -> None:
         super().__init__()

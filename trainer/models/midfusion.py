@@ -1,7 +1,8 @@
-"""Mid-fusion: networks whose modalities meet between the stages of their encoders.
+"""Mid-fusion: networks that exchange information between the stages of their encoders.
 
-The encoders may be of any shapes and lengths: at a meeting each tells the mean of what its stage shows, over positions and frames, and where
-they have different numbers of stages the last ones are aligned. A masked or missing modality tells zeros, and hears nothing.
+Encoders may have any shapes and depths: a fusion point uses the stage outputs averaged over
+positions and frames. Encoders of different depths are aligned at their last stages. A masked or
+missing modality contributes zeros and receives no gate.
 """
 
 from abc import ABC, abstractmethod
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 from trainer.models.encoders import Stages, finish
 from trainer.models.fusion import Decision
 
-Told = dict[int, Tensor]
-"""Means or gates (B, C_k) of those modalities that run and have a stage here, by their place in the order."""
+ByModality = dict[int, Tensor]
+"""Means or gates (B, C_k) by modality index, for modalities that run and have a stage here."""
 
 
 class MidFusion(nn.Module, ABC):
-    """A fusion that hears the encoders while they run; `points` holds, per meeting, the channels of each modality that has a stage there."""
+    """A fusion that runs the encoders and combines them after each stage.
+
+    `points`: per fusion point, the channels of each modality that has a stage there.
+    """
 
     gates = False
-    """Whether what the encoders hear changes their features, so that a modality's feature tells of the others."""
+    """Whether encoders receive gates, so that a modality's feature depends on the others."""
 
     def __init__(self, channels: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -37,16 +41,20 @@ class MidFusion(nn.Module, ABC):
     def meet(
         self, encoders: Sequence[Stages | None], num_rows: int
     ) -> tuple[list[Tensor | None], Tensor | None]:
-        """Runs encoders, None where one does not run, in step: K features (B, D_k), and what the meetings left for the fused head."""
-        gates: Told = {}
+        """Run the encoders in step; None stands for a masked one.
+
+        Returns:
+            K features (B, D_k), None for a masked modality, and the final state.
+        """
+        gates: ByModality = {}
         state: Tensor | None = None
         for point, channels in enumerate(self.points):
-            told = {
+            means = {
                 k: encoder.send(gates.get(k))
                 for k in channels
                 if (encoder := encoders[k]) is not None
             }
-            gates, state = self.at(point, told, state, num_rows)
+            gates, state = self.at(point, means, state, num_rows)
         return [
             None if encoder is None else finish(encoder, gates.get(k))
             for k, encoder in enumerate(encoders)
@@ -54,17 +62,20 @@ class MidFusion(nn.Module, ABC):
 
     @abstractmethod
     def at(
-        self, point: int, told: Told, state: Tensor | None, num_rows: int
-    ) -> tuple[Told, Tensor | None]:
-        """One meeting of B rows: the gates of those that take any, and the state for the next."""
+        self, point: int, means: ByModality, state: Tensor | None, num_rows: int
+    ) -> tuple[ByModality, Tensor | None]:
+        """Process one fusion point; returns the gates and the state for the next point."""
 
     @abstractmethod
     def forward(self, state: Tensor | None, logits: list[Tensor]) -> Tensor:
-        """The fused logits (B, C), from what the meetings left and from the unimodal heads' logits."""
+        """Compute fused logits (B, C) from the final state and the unimodal heads' logits."""
 
 
 class Exchange(nn.Module):
-    """S_k = the mean of modality k, Z = ReLU(W [S_1, ..., S_K] + b), gates 2 sigmoid(W_k Z + b_k) (arXiv 1911.08670, section 3.2)."""
+    """An MMTM module: Z = ReLU(W [S_1, ..., S_K] + b), gates 2 sigmoid(W_k Z + b_k).
+
+    S_k is the mean of modality k's stage output (arXiv 1911.08670, section 3.2).
+    """
 
     def __init__(self, channels: Mapping[int, int]) -> None:
         super().__init__()
@@ -74,41 +85,42 @@ class Exchange(nn.Module):
         self.squeeze = nn.Linear(total, width)
         self.excite = nn.ModuleDict({str(k): nn.Linear(width, num) for k, num in channels.items()})
 
-    def forward(self, told: Told) -> Told:
-        some = next(iter(told.values()))
+    def forward(self, means: ByModality) -> ByModality:
+        some = next(iter(means.values()))
         squeezed = torch.cat(
             [
-                told[k] if k in told else some.new_zeros(len(some), num)
+                means[k] if k in means else some.new_zeros(len(some), num)
                 for k, num in self.channels.items()
             ],
             dim=1,
         )
         z = F.relu(self.squeeze(squeezed))
-        return {k: 2 * torch.sigmoid(self.excite[str(k)](z)) for k in told}
+        return {k: 2 * torch.sigmoid(self.excite[str(k)](z)) for k in means}
 
 
 class Mmtm(MidFusion):
-    """The channels of each modality gated by the means of all after the last three stages, then the mean of the heads' logits (arXiv 1911.08670).
+    """MMTM: modalities gate each other's channels, then the mean of the heads' logits.
 
-    Three modules after the last stages and the mean of the logits are those of the paper's public code, whose gates lack the paper's 2
-    and whose Z has twice the paper's width, a quarter of all channels. Stages that only one modality has are left alone.
+    Gates follow the last three stages (arXiv 1911.08670). The number of modules and the mean of
+    the logits are those of the paper's public code. That code lacks the gates' factor 2 and makes Z
+    twice as wide; both are as in the paper here. Stages that only one modality has are not gated.
     """
 
     gates = True
 
     def __init__(self, channels: Sequence[Sequence[int]], num_classes: int, hidden: int) -> None:
         super().__init__(channels)
-        meeting = [point for point, own in enumerate(self.points) if len(own) > 1][-3:]
+        fused_points = [point for point, own in enumerate(self.points) if len(own) > 1][-3:]
         self.exchanges = nn.ModuleDict(
-            {str(point): Exchange(self.points[point]) for point in meeting}
+            {str(point): Exchange(self.points[point]) for point in fused_points}
         )
         self.head = Decision([], num_classes, hidden)
 
     def at(
-        self, point: int, told: Told, state: Tensor | None, num_rows: int
-    ) -> tuple[Told, Tensor | None]:
+        self, point: int, means: ByModality, state: Tensor | None, num_rows: int
+    ) -> tuple[ByModality, Tensor | None]:
         return (
-            self.exchanges[str(point)](told) if told and str(point) in self.exchanges else {}
+            self.exchanges[str(point)](means) if means and str(point) in self.exchanges else {}
         ), None
 
     def forward(self, state: Tensor | None, logits: list[Tensor]) -> Tensor:
@@ -116,10 +128,12 @@ class Mmtm(MidFusion):
 
 
 class CentralNet(MidFusion):
-    """A central network beside the encoders, h' = layer(sum_k alpha_k P_k S_k + alpha h), and its classifier (arXiv 1808.07275, section 3).
+    """CentralNet: h' = layer(sum_k alpha_k P_k S_k + alpha h), then a classifier.
 
-    The paper sums hidden layers of equal shapes; here shapes differ, so S_k is the mean that modality k tells and P_k a projection without bias to the
-    central width. A layer is linear, LayerNorm, which looks at one row alone, and ReLU. Every alpha is learnt, from 1; the first sum has no h.
+    arXiv 1808.07275, section 3. The paper sums hidden layers of equal shapes. Here shapes differ,
+    so S_k is the mean of a stage's output and P_k a projection without bias to the central width.
+    A layer is linear, LayerNorm and ReLU. Each alpha is learnt, starting at 1; the first sum has
+    no h.
     """
 
     def __init__(self, channels: Sequence[Sequence[int]], num_classes: int, hidden: int) -> None:
@@ -140,8 +154,8 @@ class CentralNet(MidFusion):
         self.output = nn.Linear(hidden, num_classes)
 
     def at(
-        self, point: int, told: Told, state: Tensor | None, num_rows: int
-    ) -> tuple[Told, Tensor | None]:
+        self, point: int, means: ByModality, state: Tensor | None, num_rows: int
+    ) -> tuple[ByModality, Tensor | None]:
         total = (
             self.output.weight.new_zeros(num_rows, self.output.in_features)
             if state is None
@@ -151,7 +165,7 @@ class CentralNet(MidFusion):
             cast(nn.ModuleDict, self.projections[point]),
             cast(nn.ParameterDict, self.alphas[point]),
         )
-        for k, mean in told.items():
+        for k, mean in means.items():
             total = total + alphas[str(k)] * projections[str(k)](mean)
         return {}, self.layers[point](total)
 

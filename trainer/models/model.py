@@ -1,8 +1,10 @@
-"""The multimodal classifier: encoders, fusion, a head per modality, and the masking of modalities that a step does not train.
+"""The multimodal classifier: encoders, fusion, unimodal heads, and masking.
 
-A masked modality, and one that a row lacks, is a feature of zeros wherever features go. The masks differ in what runs:
-`skip` does not run a masked encoder, so nothing of it moves; `feature` runs it and cuts its feature to zero, as the public code
-does, so that optimizer moments, weight decay and BatchNorm statistics still move it; `input` feeds it zeros and uses what it says.
+A masked or missing modality has a feature of zeros. The masks differ in what runs:
+- skip: a masked encoder does not run, so that nothing of it changes.
+- feature: it runs and its feature is set to zero, as in the paper's public code, so that optimizer
+  moments, weight decay and BatchNorm statistics still change it.
+- input: it runs on zeros, and its output is used.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,22 +32,33 @@ FUSED = "fused"
 
 
 class ModelConfig(StrictModel):
-    """The model: its fusion, its masking, and an encoder per modality."""
+    """Fusion, masking, and an encoder per modality."""
 
     fusion: Literal[
         "concat", "sum", "decision", "film", "gated", "entropy", "mmtm", "centralnet"
     ] = "concat"
+    """How modalities are combined. mmtm and centralnet combine them between the encoders' stages;
+    decision and entropy average the unimodal predictions."""
     heads: Literal["own", "shared"] = "own"
-    """Of the modalities: one each, or one for all, whose features then have one length (MLA)."""
+    """Unimodal heads: own, one per modality; shared, one for all (needed by strategy mla), which
+    requires features of the same length."""
     mask: Mask = "skip"
+    """How a modality is masked: skip, its encoder does not run (fastest); feature, its feature is
+    set to zero after the encoder; input, its encoder runs on zeros."""
     hidden: int = Field(default=512, ge=1, le=65_536)
-    """Width of the gated fusion and of centralnet's central network."""
+    """Size of the hidden layer of fusion gated and of centralnet's central network."""
     encoder: EncoderConfig = EncoderConfig()
-    """Of every modality that `encoders` does not name; where its kind does not fit the rows, an mlp, or text for texts."""
+    """Encoder of all modalities that are not in `encoders`.
+
+    Modalities that are not images or video use an mlp, or text for text."""
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
+    """Encoders by modality."""
 
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:
-        """The encoder of a modality whose rows have this shape, or are the ids of texts."""
+        """Encoder configuration of a modality, from the shape of its rows.
+
+        `ids`: whether the rows are token ids of text.
+        """
         if name in self.encoders:
             return self.encoders[name]
         return (
@@ -57,27 +70,32 @@ class ModelConfig(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Logits of B rows: `fused` (B, C), and `unimodal` (B, C) of each trained modality; those of a row without the modality mean nothing."""
+    """Logits of B rows; undefined for a modality that a row does not have."""
 
     fused: Tensor
+    """(B, C)."""
     unimodal: dict[str, Tensor]
+    """(B, C) of each active modality."""
     features: dict[str, Tensor]
-    """(B, D_k) of every modality, zeros where it is masked or missing, without gradient."""
+    """(B, D_k) of each modality, detached; zeros where it is masked or missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    name: str
-    x: Tensor  # (n, ...): the rows that the encoder runs on
-    rows: Tensor | None  # (n,) which they are; None: all of B
-    hidden: Tensor | None  # (B,) bool: those that are masked nevertheless
+class _EncoderInput:
+    """Rows of one modality that its encoder runs on."""
 
-    def placed(self, found: Tensor, zeros: Tensor) -> Tensor:
-        """(B, D): what was found of the rows (n, D), and zeros elsewhere."""
-        found = found.to(zeros.dtype)
-        whole = found if self.rows is None else zeros.index_copy(0, self.rows, found)
-        # masked_fill, not zeros: the encoder's gradient is then zero instead of none, so that the optimizer moves it as in the public code
-        return whole if self.hidden is None else whole.masked_fill(self.hidden[:, None], 0)
+    name: str
+    x: Tensor  # (n, ...)
+    rows: Tensor | None  # (n,) positions in the batch; None: all B rows
+    hidden: Tensor | None  # (B,) bool: rows to mask after the encoder
+
+    def scatter(self, values: Tensor, zeros: Tensor) -> Tensor:
+        """Place values (n, D) of the rows into (B, D), with zeros elsewhere."""
+        values = values.to(zeros.dtype)
+        batch = values if self.rows is None else zeros.index_copy(0, self.rows, values)
+        # masked_fill keeps the encoder in the graph with a gradient of zero, so that the optimizer
+        # changes it as in the public code
+        return batch if self.hidden is None else batch.masked_fill(self.hidden[:, None], 0)
 
 
 class MultimodalModel(nn.Module):
@@ -98,40 +116,52 @@ class MultimodalModel(nn.Module):
         self.mask = mask
 
     def encoder(self, name: str) -> Encoder:
-        """The encoder of a modality."""
+        """Encoder of a modality."""
         return cast(Encoder, self.encoders[_key(name)])
 
     def head(self, name: str) -> nn.Linear:
-        """The unimodal head of a modality."""
+        """Unimodal head of a modality."""
         return cast(nn.Linear, self.heads[_key(name)])
 
     def forward(
         self,
         inputs: Mapping[str, Tensor],
-        has: Mapping[str, Tensor],
-        train: str = ALL,
-        keep: Mapping[str, Tensor] | None = None,
-        learn: Collection[str] | None = None,
+        present: Mapping[str, Tensor],
+        active: str = ALL,
+        unmasked: Mapping[str, Tensor] | None = None,
+        loss_outputs: Collection[str] | None = None,
     ) -> Outputs:
-        """Logits of B rows, 0 included, from normalised `inputs` (B, ...) and `has` (B,) bool, best on the CPU.
+        """Compute the logits of B rows; B may be 0.
 
-        `train`: the modality that is not masked, or "all"; `keep` (B,) bool: where the rows differ in that, which of them each modality is not masked in;
-        `learn`: the modalities, and "fused", whose logits the loss will use: DistributedDataParallel waits for the gradient of all that is not detached.
+        Args:
+            inputs: modality -> (B, ...), normalised.
+            present: modality -> (B,) bool, rows that have the modality; best on the CPU.
+            active: the modality that is not masked, or "all".
+            unmasked: modality -> (B,) bool, if rows of the batch differ in their masks.
+            loss_outputs: outputs used by the loss, "fused" or modalities; the others are detached
+                so that DistributedDataParallel does not wait for their gradients.
         """
         names = self.modalities
-        assert train == ALL or train in names, f"{train!r} is not one of {names}"
-        trained = names if train == ALL else [train]
-        kept = {name: keep[name] if keep else torch.ones_like(has[name]) for name in trained}
-        features, state = self._features(inputs, has, kept)  # (B, D_k)
+        assert active == ALL or active in names, f"{active!r} is not one of {names}"
+        active_names = names if active == ALL else [active]
+        masks = {
+            name: unmasked[name] if unmasked else torch.ones_like(present[name])
+            for name in active_names
+        }
+        features, state = self._features(inputs, present, masks)  # (B, D_k)
         logits = {name: self.head(name)(x) for name, x in features.items()}  # (B, C)
-        # what mask `input` shows of a masked modality is what its encoder makes of zeros
-        none = torch.zeros_like(has[names[0]])
-        shown = has if self.mask == "input" else {name: has[name] & kept[name] for name in trained}
-        present = torch.stack([shown.get(name, none) for name in names])
-        fused = self.fuse(list(features.values()), list(logits.values()), present, state)
+        # with mask `input` a masked modality is visible: it shows the encoder's output for zeros
+        none = torch.zeros_like(present[names[0]])
+        shown = (
+            present
+            if self.mask == "input"
+            else {name: present[name] & masks[name] for name in active_names}
+        )
+        visible = torch.stack([shown.get(name, none) for name in names])
+        fused = self.fuse(list(features.values()), list(logits.values()), visible, state)
         return Outputs(
-            _learnt(fused, FUSED, learn),
-            {name: _learnt(logits[name], name, learn) for name in trained},
+            _attached(fused, FUSED, loss_outputs),
+            {name: _attached(logits[name], name, loss_outputs) for name in active_names},
             {name: x.detach() for name, x in features.items()},
         )
 
@@ -139,33 +169,38 @@ class MultimodalModel(nn.Module):
         self,
         features: list[Tensor],
         logits: list[Tensor],
-        present: Tensor,
+        visible: Tensor,
         state: Tensor | None = None,
     ) -> Tensor:
-        """Fused logits (B, C) of K features (B, D_k) and unimodal logits (B, C).
+        """Compute fused logits (B, C) from K features (B, D_k) and unimodal logits (B, C).
 
-        `present` (K, B) bool: which modalities each row shows; `state`: what the meetings of a mid-fusion left.
+        Args:
+            visible: (K, B) bool, modalities that each row shows.
+            state: final state of a mid-fusion.
         """
         if isinstance(self.fusion, MidFusion):
             fused: Tensor = self.fusion(state, logits)
         elif isinstance(self.fusion, Entropy):
-            fused = self.fusion(features, logits, present.to(features[0].device))
+            fused = self.fusion(features, logits, visible.to(features[0].device))
         else:
             fused = self.fusion(features, logits)
         return fused
 
-    def predict(self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor]) -> Outputs:
-        """As `forward`, but each modality's logits are those of when it shows alone, since a mid-fusion's heads would else tell of the others too."""
-        outputs: Outputs = self(inputs, has)
+    def predict(self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:
+        """As `forward`, but the unimodal logits of each modality do not depend on the others.
+
+        A mid-fusion's gates would otherwise mix them.
+        """
+        outputs: Outputs = self(inputs, present)
         if not self._gates:
             return outputs
-        alone = self.features(inputs, has)
+        alone = self.features(inputs, present)
         return Outputs(
             outputs.fused, {name: self.head(name)(x) for name, x in alone.items()}, alone
         )
 
     def compile_encoders(self) -> None:
-        """Compiles the encoders, stage by stage where others meet them there."""
+        """Compile the encoders; stage by stage for a mid-fusion."""
         for name in self.modalities:
             if isinstance(self.fusion, MidFusion):
                 self.encoder(name).compile_stages()
@@ -173,15 +208,18 @@ class MultimodalModel(nn.Module):
                 self.encoder(name).compile()
 
     def features(
-        self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor]
+        self, inputs: Mapping[str, Tensor], present: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Each modality's features of B rows (B, D_k), as its unimodal head gets them when it shows alone; those of a row without it mean nothing."""
-        every = {name: torch.ones_like(value) for name, value in has.items()}
+        """Compute each modality's features (B, D_k) without the influence of the others.
+
+        Undefined for rows that do not have the modality.
+        """
+        everything = {name: torch.ones_like(value) for name, value in present.items()}
         if not self._gates:
-            return self._features(inputs, has, every)[0]
-        none = {name: torch.zeros_like(value) for name, value in has.items()}
+            return self._features(inputs, present, everything)[0]
+        nothing = {name: torch.zeros_like(value) for name, value in present.items()}
         return {
-            name: self._features(inputs, {**none, name: has[name]}, every)[0][name]
+            name: self._features(inputs, {**nothing, name: present[name]}, everything)[0][name]
             for name in self.modalities
         }
 
@@ -190,70 +228,82 @@ class MultimodalModel(nn.Module):
         return isinstance(self.fusion, MidFusion) and self.fusion.gates
 
     def _features(
-        self, inputs: Mapping[str, Tensor], has: Mapping[str, Tensor], kept: Mapping[str, Tensor]
+        self,
+        inputs: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        unmasked: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Features (B, D_k) by modality, and what a mid-fusion's meetings left; `kept` as for `_given`."""
-        zeros = {name: self._zeros(name, len(has[name])) for name in self.modalities}
-        given = {name: self._given(name, inputs, has[name], kept.get(name)) for name in zeros}
-        running = {name: each for name, each in given.items() if each is not None}
+        """Compute features (B, D_k) by modality, and the state of a mid-fusion.
+
+        `unmasked`: as for `_encoder_input`; without the masked modalities.
+        """
+        zeros = {name: self._zeros(name, len(present[name])) for name in self.modalities}
+        prepared = {
+            name: self._encoder_input(name, inputs, present[name], unmasked.get(name))
+            for name in zeros
+        }
+        running = {name: value for name, value in prepared.items() if value is not None}
         if isinstance(self.fusion, MidFusion):
-            num_rows = len(next(iter(has.values())))
-            stages = {name: self._stages(each, zeros[name]) for name, each in running.items()}
-            found, state = self.fusion.meet([stages.get(name) for name in zeros], num_rows)
+            num_rows = len(next(iter(present.values())))
+            stages = {name: self._stages(value, zeros[name]) for name, value in running.items()}
+            features, state = self.fusion.meet([stages.get(name) for name in zeros], num_rows)
             return zeros | {
-                name: x for name, x in zip(zeros, found, strict=True) if x is not None
+                name: x for name, x in zip(zeros, features, strict=True) if x is not None
             }, state
         return zeros | {
-            name: each.placed(self.encoder(name)(each.x), zeros[name])
-            for name, each in running.items()
+            name: value.scatter(self.encoder(name)(value.x), zeros[name])
+            for name, value in running.items()
         }, None
 
-    def _given(
-        self, name: str, inputs: Mapping[str, Tensor], has: Tensor, kept: Tensor | None
-    ) -> "_Given | None":
-        """What the encoder of a modality runs on, None where it does not run; `kept` (B,) bool: the rows that it is not masked in, None of a masked modality."""
+    def _encoder_input(
+        self, name: str, inputs: Mapping[str, Tensor], present: Tensor, unmasked: Tensor | None
+    ) -> _EncoderInput | None:
+        """Select the rows that a modality's encoder runs on; None if it does not run.
+
+        `unmasked`: (B,) bool; None if the modality is masked in all rows.
+        """
         if self.mask == "skip":
-            if kept is None:
+            if unmasked is None:
                 return None
-            rows, hidden = has & kept, None
+            rows, hidden = present & unmasked, None
         else:
-            rows = has
-            hidden = torch.ones_like(has) if kept is None else ~kept
+            rows = present
+            hidden = torch.ones_like(present) if unmasked is None else ~unmasked
         if not rows.any() and not _synchronised(self.encoder(name)):
             return None
         x = inputs[name]
-        where = None if rows.all() else rows.nonzero().squeeze(1).to(x.device)
+        positions = None if rows.all() else rows.nonzero().squeeze(1).to(x.device)
         hidden = None if hidden is None else hidden.to(x.device)
         if self.mask == "input" and hidden is not None:
             x, hidden = x.masked_fill(hidden.view(-1, *[1] * (x.ndim - 1)), 0), None
-        return _Given(name, x if where is None else x[where], where, hidden)
+        return _EncoderInput(name, x if positions is None else x[positions], positions, hidden)
 
-    def _stages(self, given: "_Given", zeros: Tensor) -> Stages:
-        """The stages of an encoder as the other modalities see them: (B, C), zeros where it has no rows or is masked."""
-        encoder = self.encoder(given.name)
-        stages, gates = encoder.stages(given.x), None
+    def _stages(self, source: _EncoderInput, zeros: Tensor) -> Stages:
+        """Run an encoder's stages on some rows; yields (B, C), zeros elsewhere or if masked."""
+        encoder = self.encoder(source.name)
+        stages, gates = encoder.stages(source.x), None
         for num in encoder.channels:
-            gates = yield given.placed(stages.send(gates), zeros.new_zeros(len(zeros), num))
-            gates = gates if gates is None or given.rows is None else gates[given.rows]
-        return given.placed(finish(stages, gates), zeros)
+            gates = yield source.scatter(stages.send(gates), zeros.new_zeros(len(zeros), num))
+            gates = gates if gates is None or source.rows is None else gates[source.rows]
+        return source.scatter(finish(stages, gates), zeros)
 
     def _zeros(self, name: str, num_rows: int) -> Tensor:
-        # one dtype for all features, also under autocast, or skip and feature would round differently
+        # all features have one dtype, also under autocast, or the masks would round differently
         weight = self.head(name).weight
         return weight.new_zeros(num_rows, weight.shape[1])
 
 
-def _learnt(logits: Tensor, name: str, learn: Collection[str] | None) -> Tensor:
-    return logits if learn is None or name in learn else logits.detach()
+def _attached(logits: Tensor, name: str, loss_outputs: Collection[str] | None) -> Tensor:
+    return logits if loss_outputs is None or name in loss_outputs else logits.detach()
 
 
 def _key(name: str) -> str:
-    # no attribute of a ModuleDict has a hyphen, so that a modality may be called `type` or `values`
+    # the hyphen keeps modalities such as `type` or `values` apart from attributes of ModuleDict
     return f"modality-{name}"
 
 
 def _synchronised(encoder: nn.Module) -> bool:
-    """Whether the other ranks wait for this one inside the encoder, rows or not."""
+    """Whether the encoder synchronises ranks, so that it must run even without rows."""
     return (
         dist.is_initialized()
         and dist.get_world_size() > 1
@@ -270,13 +320,19 @@ def build_model(
     *,
     ids: Collection[str] = (),
 ) -> MultimodalModel:
-    """A model on the CPU for modalities with rows of these shapes; a part's weights depend on the seed and its name alone (raises ConfigError).
+    """Build a model on the CPU.
 
-    `ids` names those whose rows are the ids of texts.
+    The weights of each part depend only on the seed and the part's name.
+
+    Args:
+        shapes: shape of a row by modality.
+        ids: modalities whose rows are token ids of text.
+    Raises:
+        ConfigError: the configuration does not fit the modalities.
     """
     if unknown := sorted(set(config.encoders) - set(shapes)):
         raise ConfigError(
-            f"field 'model.encoders' names {unknown[0]!r}, which is no modality of the features",
+            f"model.encoders names {unknown[0]!r}, which is not a modality of the features",
             f"choose from {', '.join(shapes)}",
         )
     encoders: dict[str, Encoder] = {}
@@ -305,7 +361,7 @@ def build_model(
 
 
 def model_for(config: ModelConfig, features: FeatureSet, seed: int) -> MultimodalModel:
-    """A model on the CPU for the modalities and classes of a feature set (raises ConfigError)."""
+    """Build a model on the CPU for a feature set. Raises ConfigError."""
     shapes = {name: features.shape(name) for name in features.modalities}
     ids = [name for name, shape in shapes.items() if is_ids(shape, str(features.dtype(name)))]
     return build_model(config, shapes, len(features.classes), seed, ids=ids)

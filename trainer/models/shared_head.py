@@ -1,4 +1,4 @@
-"""One head for all modalities, and the projection that keeps what it has learnt from the one safe from the next (MLA, arXiv 2311.10707)."""
+"""A head shared by all modalities, with MLA's gradient projection (arXiv 2311.10707)."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError
 
 
 class SharedHead(nn.Linear):
-    """Linear from features to classes, with the matrix P (D, D) by which the gradient of its weight is multiplied."""
+    """Linear layer whose weight gradient is multiplied by a projection P (D, D)."""
 
     projection: Tensor
 
@@ -19,9 +19,10 @@ class SharedHead(nn.Linear):
 
     @torch.no_grad()
     def project(self, x: Tensor, damping: float) -> None:
-        """Multiplies the gradient (C, D) of the weight by P, which then takes up the mean feature x (D,) of this step.
+        """Project the weight's gradient (C, D), then update P with this step's mean feature x (D,).
 
-        P <- P - q q^T / (damping + x^T q), q = P x: recursive least squares (arXiv 2311.10707, section 3.2), so that P has seen all steps but this one.
+        P <- P - q q^T / (damping + x^T q), q = P x: recursive least squares, section 3.2. The
+        gradient is projected with the P of earlier steps.
         """
         assert self.weight.grad is not None
         self.weight.grad.copy_(self.weight.grad @ self.projection)
@@ -30,12 +31,13 @@ class SharedHead(nn.Linear):
 
 
 def shared_heads(dims: Mapping[str, int], num_classes: int) -> dict[str, nn.Linear]:
-    """The same head for all modalities, given the lengths of their features (raises ConfigError where these differ)."""
+    """Use one head for all modalities. Raises ConfigError if their features differ in length."""
     if len(set(dims.values())) > 1:
         lengths = ", ".join(f"{name} {dim}" for name, dim in dims.items())
         raise ConfigError(
-            f"field 'model.heads' is 'shared', but the encoders' features differ in length ({lengths})",
-            "make them equal in model.encoders: a resnet18 gives 512, a cnn or text 8 * width, an mlp hidden",
+            f"model.heads is 'shared', but the encoders' features differ in length ({lengths})",
+            "make them equal in model.encoders: a resnet18 has 512, a cnn or text encoder "
+            "8 * width, an mlp hidden",
         )
     head = SharedHead(next(iter(dims.values())), num_classes)
     return dict.fromkeys(dims, head)

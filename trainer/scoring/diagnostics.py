@@ -88,7 +88,7 @@ def _gradient_sums(
                 add("own", name, _loss_of(outputs.unimodal[name], labels, has[name]), parameters)
             del outputs  # frees the graph before the next forward passes
             for name in model.modalities if shared else []:
-                alone = model(inputs, has, train=name).fused
+                alone = model(inputs, has, active=name).fused
                 add("alone", name, _loss_of(alone, labels, has[name]), shared)
     return sums
 

@@ -41,7 +41,7 @@ class Predictor:
 
         @torch.inference_mode()
         def predict(rows: Array) -> dict[str, Array]:
-            outputs = self.evaluate(lambda inputs, has: self.model(inputs, has, train=name), rows)
+            outputs = self.evaluate(lambda inputs, has: self.model(inputs, has, active=name), rows)
             return {FUSED: _probabilities(outputs.fused)}
 
         return predict

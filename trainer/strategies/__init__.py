@@ -1,4 +1,4 @@
-"""What a step does: one file a rule. Another rule is a new file, and a line here."""
+"""Update rules of a training step, one per file; add a rule as a file and in STRATEGIES."""
 
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig
@@ -18,10 +18,10 @@ STRATEGIES: dict[str, type[TrainStep]] = {
 
 
 def strategy_of(config: RunConfig) -> type[TrainStep]:
-    """The class that takes a run's steps (raises ConfigError)."""
+    """Class of a run's training step. Raises ConfigError."""
     if config.train.strategy not in STRATEGIES:
         raise ConfigError(
-            f"field 'train.strategy' has the value {config.train.strategy!r}",
+            f"unknown train.strategy: {config.train.strategy!r}",
             f"choose from {', '.join(STRATEGIES)}",
         )
     return STRATEGIES[config.train.strategy]

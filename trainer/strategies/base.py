@@ -1,6 +1,7 @@
-"""One training step: forward, the loss of the global batch, backward, update.
+"""One training step: forward, loss over the global batch, backward, update.
 
-`TrainStep` is the step of Remix and of joint training. Another method's step is a class that overrides a part of it, in trainer/strategies/.
+`TrainStep` is the step of Remix and of joint training. Other methods subclass it in
+trainer/strategies/.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +22,15 @@ from trainer.process_group import World
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepOutput:
-    """What a step found on this rank, on the device: its share of the loss, and the rows predicted right by each head."""
+    """A step's loss and counts on this rank, on the device."""
 
-    loss: Tensor  # ()
-    num_correct: Tensor  # (1 + K,) fused first, then the modalities in order; 0 where a modality was not trained
+    loss: Tensor  # (), this rank's share of the global loss
+    # (1 + K,) correct rows per head: fused, then the modalities; 0 for a modality not trained
+    num_correct: Tensor
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a run; a parameter without a gradient is not moved, nor are its moments."""
+    """Build a run's optimizer. Parameters without a gradient, and their moments, do not change."""
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     builders: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adam": lambda: torch.optim.Adam(model.parameters(), betas=config.betas, **common),
@@ -40,10 +42,10 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 @dataclass
 class TrainStep:
-    """Takes training steps; `wrapped` is the model, or the model under DistributedDataParallel."""
+    """Runs training steps. `wrapped` is the model, in DistributedDataParallel if distributed."""
 
     masks = True
-    """Whether a batch of one modality's rows sees that modality alone."""
+    """Whether a modality-pure batch masks the other modalities."""
 
     model: MultimodalModel
     wrapped: nn.Module
@@ -54,51 +56,66 @@ class TrainStep:
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
-        """Raises ConfigError where a run's model does not suit this step."""
+        """Check that a run's model suits this step. Raises ConfigError."""
 
     def __call__(self, batch: Batch, epoch: int) -> StepOutput:
-        outputs, labels, has = self.forward(batch, epoch)
-        loss = self.loss(outputs, labels, has, batch)
+        """Train on one batch."""
+        outputs, labels, present = self.forward(batch, epoch)
+        loss = self.loss(outputs, labels, present, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel averages over ranks; the loss is already divided by the global count, so the sum is wanted
+        # DistributedDataParallel averages gradients over ranks; the loss is already divided by the
+        # global count, so it needs the sum
         (loss * self.world.size).backward()
-        self.after_backward(outputs, labels, has)
+        self.after_backward(outputs, labels, present)
         self.update()
-        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, has))
+        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, present))
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
-        """Moves the batch to the device, augments it there and runs the model; also the labels (B,) and per modality the rows (B,) that train it."""
-        inputs, labels, has = self.prepare(batch, epoch)
-        return self.run(inputs, batch, batch.step.modality if self.masks else ALL), labels, has
+        """Prepare a batch and run the model on it.
+
+        Returns:
+            The outputs, the labels (B,), and by modality the rows that train it, (B,) bool.
+        """
+        inputs, labels, present = self.prepare(batch, epoch)
+        active = batch.step.modality if self.masks else ALL
+        return self.run(inputs, batch, active), labels, present
 
     def prepare(
         self, batch: Batch, epoch: int
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """The batch on the device, augmented: the inputs, the labels (B,) and per modality the rows (B,) that train it."""
-        has = {}
-        for name, value in batch.has.items():
-            valid = value & batch.keep[name] if batch.keep else value
-            has[name] = valid.to(self.world.device, non_blocking=True)
-        inputs = self.inputs(batch.inputs, batch.rows.numpy(), epoch, training=True)
-        return inputs, batch.labels.to(self.world.device, non_blocking=True), has
+        """Move a batch to the device and augment it.
 
-    def run(self, inputs: Mapping[str, Tensor], batch: Batch, train: str) -> Outputs:
-        """What the model says of a batch of which it trains one modality, or "all"."""
+        Returns:
+            The inputs, the labels (B,), and by modality the rows that train it, (B,) bool.
+        """
+        present = {}
+        for name, value in batch.present.items():
+            valid = value & batch.unmasked[name] if batch.unmasked else value
+            present[name] = valid.to(self.world.device, non_blocking=True)
+        inputs = self.inputs(batch.inputs, batch.rows.numpy(), epoch, training=True)
+        return inputs, batch.labels.to(self.world.device, non_blocking=True), present
+
+    def run(self, inputs: Mapping[str, Tensor], batch: Batch, active: str) -> Outputs:
+        """Run the model on a batch that trains the modality `active`, or "all"."""
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
         ):
             outputs: Outputs = self.wrapped(
-                inputs, batch.has, train=train, keep=batch.keep, learn=self.loss_outputs(batch)
+                inputs,
+                batch.present,
+                active=active,
+                unmasked=batch.unmasked,
+                loss_outputs=self.loss_outputs(batch),
             )
         return outputs
 
     def loss_outputs(self, batch: Batch) -> set[str]:
-        """What of the outputs has a loss: "fused", and the modalities whose heads do; a head that no rank trains has no gradient, rather than zeros."""
+        """Outputs with a loss term: "fused" and modalities. Other heads get grad None, not 0."""
         weighs = batch.step.assigned is not None or self.weight(batch)
         return {FUSED, *(name for name, num in batch.num_valid.items() if num and weighs)}
 
     def weight(self, batch: Batch) -> float:
-        """w: that of the unimodal losses of a batch whose rows are all masked alike."""
+        """Weight w of the unimodal losses, for a batch whose rows all have the same masks."""
         train = self.config.train
         return (
             train.warmup_weight
@@ -107,44 +124,54 @@ class TrainStep:
         )
 
     def loss(
-        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
-        """CE(fused) + sum over the trained modalities of w CE(unimodal), each divided by its global count of valid samples (arXiv 2506.11550, section 3)."""
+        """CE(fused) + sum over the active modalities of w CE(unimodal).
+
+        Each term is divided by its number of valid rows in the global batch (arXiv 2506.11550,
+        section 3).
+        """
         fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
         return sum(
-            self.unimodal_losses(outputs, labels, has, batch), start=fused / len(batch.step.rows)
+            self.unimodal_losses(outputs, labels, present, batch),
+            start=fused / len(batch.step.rows),
         )
 
     def unimodal_losses(
-        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
     ) -> Iterator[Tensor]:
-        """Of each modality that the batch trains, w CE(unimodal); where rows differ in what is masked, a row counts as in a batch of its own kind."""
-        train, step, learnt = self.config.train, batch.step, self.loss_outputs(batch)
-        for name, logits in outputs.unimodal.items():
-            if name not in learnt:
-                continue
-            each = F.cross_entropy(logits.float(), labels, reduction="none") * has[name]
-            if step.assigned is None:
-                yield self.weight(batch) * each.sum() / batch.num_valid[name]
-                continue
-            mine = step.assigned[step.slice_of(self.world.rank, self.world.size)]
-            joint = torch.tensor(mine < 0, device=labels.device)
-            weights = torch.where(joint, train.warmup_weight, train.remix_weight)
-            yield (weights * each).sum() / len(step.rows)
+        """Yield w CE(unimodal) of each modality with a loss.
 
-    def after_backward(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
-        """Changes the gradients, which are those of all ranks, before the update."""
+        If rows have different masks, each row counts as in a batch of its own kind.
+        """
+        train, step, loss_outputs = self.config.train, batch.step, self.loss_outputs(batch)
+        for name, logits in outputs.unimodal.items():
+            if name not in loss_outputs:
+                continue
+            losses = F.cross_entropy(logits.float(), labels, reduction="none") * present[name]
+            if step.assigned is None:
+                yield self.weight(batch) * losses.sum() / batch.num_valid[name]
+                continue
+            own = step.assigned[step.slice_of(self.world.rank, self.world.size)]
+            joint = torch.tensor(own < 0, device=labels.device)
+            weights = torch.where(joint, train.warmup_weight, train.remix_weight)
+            yield (weights * losses).sum() / len(step.rows)
+
+    def after_backward(
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
+    ) -> None:
+        """Hook to modify the gradients, already reduced over ranks, before the update."""
 
     def update(self) -> None:
-        """Moves the weights."""
+        """Clip the gradients, if configured, and update the weights."""
         if self.config.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
 
-    def count(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> Tensor:
-        """(1 + K,): the rows predicted right by each head."""
+    def count(self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]) -> Tensor:
+        """Count the correct rows of each head, (1 + K,)."""
         counts = {FUSED: (outputs.fused.argmax(1) == labels).sum()}
         for name, logits in outputs.unimodal.items():
-            counts[name] = ((logits.argmax(1) == labels) & has[name]).sum()
+            counts[name] = ((logits.argmax(1) == labels) & present[name]).sum()
         none = labels.new_zeros(())
         return torch.stack([counts.get(name, none) for name in (FUSED, *self.model.modalities)])

@@ -1,7 +1,8 @@
-"""On-the-fly gradient modulation: the encoder of the modality that learns faster is held back, and all are stirred by noise (OGM-GE, CVPR 2022).
+"""OGM-GE: damps the gradients of the stronger modality's encoder and adds noise (CVPR 2022).
 
-Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation", arXiv 2203.15332. As in the paper all weights of an encoder are
-modulated, where its public code takes those of convolutions alone, so that encoders without any can be modulated too; and in all epochs.
+Peng et al., "Balanced Multimodal Learning via On-the-fly Gradient Modulation", arXiv 2203.15332. As
+in the paper, all weights of an encoder are modulated, in all epochs; its public code modulates only
+convolutions, so that encoders without convolutions would not be modulated.
 """
 
 import math
@@ -20,11 +21,11 @@ from trainer.strategies.base import StepOutput, TrainStep
 
 
 class OgmGe(TrainStep):
-    """The step of joint training, its encoders' gradients times a coefficient plus noise of their own SD (equations 8 to 12)."""
+    """Joint training with modulated gradients (equations 8 to 12)."""
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
-        """Raises ConfigError where the fused logits are no sum over modalities."""
+        """Check that the fused logits are a sum over modalities. Raises ConfigError."""
         if not isinstance(model.fusion, Additive):
             fit = [
                 name
@@ -32,23 +33,28 @@ class OgmGe(TrainStep):
                 if isinstance(kind, type) and issubclass(kind, Additive)
             ]
             raise ConfigError(
-                f"field 'model.fusion' has the value {config.model.fusion!r}, but ogm_ge needs logits that add up over modalities",
+                f"model.fusion is {config.model.fusion!r}, but ogm_ge needs one whose logits are a "
+                "sum over modalities",
                 f"choose from {', '.join(fit)}",
             )
 
     _noise_seed = 0
 
     def __call__(self, batch: Batch, epoch: int) -> StepOutput:
-        # of the step alone, so that the noise is the same on every rank
+        # depends only on the step, so that the noise is the same on every rank
         self._noise_seed = key_of(self.config.seed, epoch, batch.step.step)
         return super().__call__(batch, epoch)
 
     @torch.no_grad()
-    def after_backward(self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]) -> None:
+    def after_backward(
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
+    ) -> None:
         """grad <- coefficient * grad + N(0, SD(grad)), with the same noise on every rank."""
-        found = coefficients(self.discrepancy(outputs, labels, has), self.config.train.ogm_alpha)
+        factors = coefficients(
+            self.discrepancy(outputs, labels, present), self.config.train.ogm_alpha
+        )
         generator = torch.Generator(self.world.device).manual_seed(self._noise_seed)
-        for name, coefficient in zip(self.model.modalities, found, strict=True):
+        for name, coefficient in zip(self.model.modalities, factors, strict=True):
             for weights in self.model.encoder(name).parameters():
                 if (grad := weights.grad) is not None:
                     noise = torch.randn(grad.shape, generator=generator, device=grad.device)
@@ -56,9 +62,12 @@ class OgmGe(TrainStep):
                     grad.mul_(coefficient).add_(noise * spread)
 
     def discrepancy(
-        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor]
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
     ) -> list[float | None]:
-        """Per modality the mean probability of the label by its part of the logits, over the rows of all ranks that show it; None where there are none."""
+        """Mean probability of the label by each modality's part of the logits.
+
+        Averaged over the rows of all ranks that have the modality; None if no row present it.
+        """
         names = self.model.modalities
         missing = torch.zeros_like(outputs.fused)
         assert isinstance(self.model.fusion, Additive)
@@ -70,13 +79,16 @@ class OgmGe(TrainStep):
         for k, (name, part) in enumerate(zip(names, parts, strict=True)):
             if name in outputs.unimodal:
                 p_label = torch.softmax(part.double(), dim=1).gather(1, labels[:, None])[:, 0]
-                sums[:, k] = torch.stack([p_label[has[name]].sum(), has[name].sum()])
+                sums[:, k] = torch.stack([p_label[present[name]].sum(), present[name].sum()])
         self.world.sum(sums)
         return [total / num if num else None for total, num in zip(*sums.tolist(), strict=True)]
 
 
 def coefficients(scores: Sequence[float | None], alpha: float) -> list[float]:
-    """1 - tanh(alpha rho_k) where rho_k = s_k / mean of the others' s_j exceeds 1, else 1 (equations 9 and 10, whose two modalities are here any number)."""
+    """1 - tanh(alpha rho_k) if rho_k > 1, else 1, for any number of modalities (equations 9, 10).
+
+    rho_k = s_k / mean of the other s_j.
+    """
     result = []
     for k, own in enumerate(scores):
         others = [score for j, score in enumerate(scores) if j != k and score is not None]

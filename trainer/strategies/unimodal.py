@@ -1,4 +1,4 @@
-"""Each modality by itself: what could be had without any other."""
+"""Unimodal baseline: each modality is trained by itself."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,18 @@ from trainer.strategies.base import TrainStep
 
 
 class Unimodal(TrainStep):
-    """Encoders and heads that share nothing, each trained by its own loss; with fusion `decision` the fused head is their mean."""
+    """Encoders and heads share nothing and have their own losses.
+
+    With fusion `decision` the fused prediction is their mean.
+    """
 
     def loss_outputs(self, batch: Batch) -> set[str]:
-        """The heads alone."""
+        """The unimodal heads only."""
         return super().loss_outputs(batch) - {FUSED}
 
     def loss(
-        self, outputs: Outputs, labels: Tensor, has: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
-        """sum_k CE(unimodal_k)"""
+        """Sum of CE(unimodal_k)."""
         zero = labels.new_zeros((), dtype=outputs.fused.dtype)
-        return sum(self.unimodal_losses(outputs, labels, has, batch), start=zero)
+        return sum(self.unimodal_losses(outputs, labels, present, batch), start=zero)

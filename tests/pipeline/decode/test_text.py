@@ -167,7 +167,7 @@ def test_text_is_masked_like_other_modalities(mask: str) -> None:
     other = {**inputs, "note": ids_of("d", "e", "f", length=9)}
     has = dict.fromkeys(inputs, torch.ones(3, dtype=torch.bool))
     assert torch.equal(
-        model(inputs, has, train="picture").fused, model(other, has, train="picture").fused
+        model(inputs, has, active="picture").fused, model(other, has, active="picture").fused
     )
     assert not torch.equal(model(inputs, has).fused, model(other, has).fused)
 

@@ -59,7 +59,7 @@ def test_the_resnet_is_that_of_torchvision() -> None:
 
 def test_the_gates_of_mmtm() -> None:
     model = make(("picture", "vector"), "mmtm").eval()
-    inputs, has, _ = batch(("picture", "vector"))
+    inputs, present, _ = batch(("picture", "vector"))
     fusion = model.fusion
     assert isinstance(fusion, Mmtm) and list(fusion.exchanges) == [
         "2",
@@ -87,7 +87,7 @@ def test_the_gates_of_mmtm() -> None:
         ]
         picture, vector = picture * gates[0][:, :, None, None], vector * gates[1]
     logits = [model.head("picture")(picture.mean((2, 3))), model.head("vector")(vector)]
-    outputs = model(inputs, has)
+    outputs = model(inputs, present)
     for name, expected in zip(("picture", "vector"), logits, strict=True):
         torch.testing.assert_close(outputs.unimodal[name], expected)
     torch.testing.assert_close(outputs.fused, (logits[0] + logits[1]) / 2)
@@ -108,7 +108,7 @@ def test_mmtm_sits_after_the_last_three_stages_that_are_shared() -> None:
 def test_the_sums_of_centralnet() -> None:
     names = ("frames", "vector")
     model = make(names, "centralnet").eval()
-    inputs, has, _ = batch(names)
+    inputs, present, _ = batch(names)
     fusion = model.fusion
     assert isinstance(fusion, CentralNet)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_the_sums_of_centralnet() -> None:
             (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
         ).clamp(min=0)
     assert h is not None
-    outputs = model(inputs, has)
+    outputs = model(inputs, present)
     torch.testing.assert_close(
         outputs.fused, h @ fusion.output.weight.T + fusion.output.bias, rtol=1e-4, atol=1e-5
     )
@@ -165,7 +165,7 @@ def test_what_is_scored_is_each_modality_by_itself(store: Path, fusion: str) -> 
     model = model_for(config.model, features, 0).eval()
     inputs = Inputs(checkpoints.architecture(config.model, features), 0, torch.device("cpu"))
     found = Predictor(model, inputs, features, torch.device("cpu"))(rows)
-    has = {
+    present = {
         name: torch.from_numpy(features.has[rows, k]) for k, name in enumerate(features.modalities)
     }
     given = inputs(
@@ -173,10 +173,10 @@ def test_what_is_scored_is_each_modality_by_itself(store: Path, fusion: str) -> 
         rows,
         training=False,
     )
-    whole = model(given, has)
+    whole = model(given, present)
     torch.testing.assert_close(torch.from_numpy(found["fused"]), whole.fused.softmax(1))
     for name in features.modalities:
-        own, alone = has[name], model(given, has, name).unimodal[name].softmax(1)
+        own, alone = present[name], model(given, present, name).unimodal[name].softmax(1)
         torch.testing.assert_close(torch.from_numpy(found[name])[own], alone[own])
         assert torch.allclose(whole.unimodal[name].softmax(1)[own], alone[own]) == (
             fusion == "centralnet"

@@ -16,16 +16,16 @@ from trainer.models.model import Outputs
 @over_fusions
 def test_rows_that_keep_different_modalities(fusion: str) -> None:
     names = ("frames", "note", "vector")
-    inputs, has, _ = batch(names)
-    has["vector"] = torch.arange(ROWS) % 4 != 3
+    inputs, present, _ = batch(names)
+    present["vector"] = torch.arange(ROWS) % 4 != 3
     mine = torch.arange(ROWS) % 4  # the modality that each row keeps; 3: all
-    keep = {name: (mine == k) | (mine == 3) for k, name in enumerate(names)}
+    unmasked = {name: (mine == k) | (mine == 3) for k, name in enumerate(names)}
     skip, feature = (make(names, fusion, mask).eval() for mask in MASKS[:2])
-    mixed = skip(inputs, has, keep=keep)
-    torch.testing.assert_close(feature(inputs, has, keep=keep).fused, mixed.fused)
+    mixed = skip(inputs, present, unmasked=unmasked)
+    torch.testing.assert_close(feature(inputs, present, unmasked=unmasked).fused, mixed.fused)
     for row in range(ROWS):
         one = partial(pick, row=row)
-        expected = skip(one(inputs), one(has), names[mine[row]] if mine[row] < 3 else "all")
+        expected = skip(one(inputs), one(present), names[mine[row]] if mine[row] < 3 else "all")
         torch.testing.assert_close(mixed.fused[row], expected.fused[0], rtol=1e-4, atol=1e-5)
 
 
@@ -38,20 +38,20 @@ def pick(values: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 def test_a_row_depends_on_what_it_has_and_on_no_other(fusion: str, mask: str) -> None:
     names = ("frames", "note", "picture")
     model = make(names, fusion, mask).eval()
-    inputs, has, _ = batch(names)
-    has["frames"] = torch.tensor([True, False, True, True, False, True])
-    outputs = model(inputs, has)
-    inputs["frames"][~has["frames"]] = float("nan")
-    again = model(inputs, has)
+    inputs, present, _ = batch(names)
+    present["frames"] = torch.tensor([True, False, True, True, False, True])
+    outputs = model(inputs, present)
+    inputs["frames"][~present["frames"]] = float("nan")
+    again = model(inputs, present)
     assert torch.equal(again.fused, outputs.fused) and torch.equal(
         again.unimodal["note"], outputs.unimodal["note"]
     )
-    absent = model(inputs, {**has, "frames": torch.zeros(ROWS, dtype=torch.bool)}).fused
-    torch.testing.assert_close(absent[~has["frames"]], outputs.fused[~has["frames"]])
-    assert not torch.allclose(absent[has["frames"]], outputs.fused[has["frames"]])
+    absent = model(inputs, {**present, "frames": torch.zeros(ROWS, dtype=torch.bool)}).fused
+    torch.testing.assert_close(absent[~present["frames"]], outputs.fused[~present["frames"]])
+    assert not torch.allclose(absent[present["frames"]], outputs.fused[present["frames"]])
     for row in range(ROWS):
         torch.testing.assert_close(
-            model(pick(inputs, row), pick(has, row)).fused[0],
+            model(pick(inputs, row), pick(present, row)).fused[0],
             outputs.fused[row],
             rtol=1e-4,
             atol=1e-5,
@@ -65,21 +65,21 @@ def test_a_row_depends_on_what_it_has_and_on_no_other(fusion: str, mask: str) ->
 def test_a_modality_is_predicted_by_itself(fusion: str, mask: str) -> None:
     names = ("frames", "note", "vector")
     model = make(names, fusion, mask).eval()
-    inputs, has, _ = batch(names)
-    has["note"] = torch.arange(ROWS) % 2 == 0
-    first = model.predict(inputs, has)
-    assert torch.equal(first.fused, model(inputs, has).fused)
+    inputs, present, _ = batch(names)
+    present["note"] = torch.arange(ROWS) % 2 == 0
+    first = model.predict(inputs, present)
+    assert torch.equal(first.fused, model(inputs, present).fused)
     other = {**inputs, "frames": torch.randn_like(inputs["frames"])}
-    second = model.predict(other, {**has, "note": torch.zeros(ROWS, dtype=torch.bool)})
+    second = model.predict(other, {**present, "note": torch.zeros(ROWS, dtype=torch.bool)})
     assert torch.equal(first.unimodal["vector"], second.unimodal["vector"]) and not torch.equal(
         first.fused, second.fused
     )
-    features = model.features(inputs, has)
+    features = model.features(inputs, present)
     for name in names:
-        skipping = make(names, fusion).eval()(inputs, has, name).unimodal[name]
-        assert torch.equal(first.unimodal[name][has[name]], skipping[has[name]])
+        skipping = make(names, fusion).eval()(inputs, present, name).unimodal[name]
+        assert torch.equal(first.unimodal[name][present[name]], skipping[present[name]])
         assert torch.equal(model.head(name)(features[name]), first.unimodal[name])
-    assert torch.equal(model(other, has).unimodal["vector"], first.unimodal["vector"]) == (
+    assert torch.equal(model(other, present).unimodal["vector"], first.unimodal["vector"]) == (
         fusion == "centralnet"
     )
 
@@ -90,11 +90,11 @@ def test_what_moves_of_a_masked_modality(fusion: str, mask: str) -> None:
     names = ("frames", "picture")
     model = make(names, fusion, mask)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
-    inputs, has, labels = batch(names)
+    inputs, present, labels = batch(names)
 
     def step(train: str) -> None:
         optimizer.zero_grad(set_to_none=True)
-        outputs = model(inputs, has, train)
+        outputs = model(inputs, present, train)
         losses(outputs, labels).backward()
         optimizer.step()
 

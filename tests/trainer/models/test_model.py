@@ -43,8 +43,8 @@ def batch(num: int, size: int, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     names = list(SHAPES)[:num]
     inputs = {name: torch.randn(size, *SHAPES[name], generator=generator) for name in names}
-    has = {name: torch.ones(size, dtype=torch.bool) for name in names}
-    return inputs, has, torch.randint(CLASSES, (size,), generator=generator)
+    present = {name: torch.ones(size, dtype=torch.bool) for name in names}
+    return inputs, present, torch.randint(CLASSES, (size,), generator=generator)
 
 
 def bits(x: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ def bits(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("training", [False, True])
 @over_all_fusions
 def test_skip_gives_the_bits_of_feature(fusion: str, training: bool, autocast: bool) -> None:
-    inputs, has, _ = batch(3, 6)
-    has["sensor-3"] = torch.arange(6) < 4
+    inputs, present, _ = batch(3, 6)
+    present["sensor-3"] = torch.arange(6) < 4
     for train in inputs:
         skip, feature = (make(3, fusion, mask).train(training) for mask in MASKS[:2])
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            only = skip({train: inputs[train]}, has, train)
-            ran, joint = feature(inputs, has, train), feature(inputs, has, "all")
+            only = skip({train: inputs[train]}, present, train)
+            ran, joint = feature(inputs, present, train), feature(inputs, present, "all")
         assert only.fused.shape == (6, CLASSES)
         assert set(only.unimodal) == set(ran.unimodal) == {train}
         assert torch.equal(bits(only.fused), bits(ran.fused))
@@ -71,36 +71,36 @@ def test_skip_gives_the_bits_of_feature(fusion: str, training: bool, autocast: b
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_input_uses_what_the_encoder_says_of_zeros(fusion: str) -> None:
-    inputs, has, _ = batch(2, 6)
+    inputs, present, _ = batch(2, 6)
     zeroed, skip = make(2, fusion, "input", norm="none"), make(2, fusion, "skip", norm="none")
-    expected = zeroed({**inputs, "type": torch.zeros_like(inputs["type"])}, has, "all").fused
-    assert torch.equal(zeroed(inputs, has, "values").fused, expected)
-    assert not torch.equal(skip(inputs, has, "values").fused, expected)
+    expected = zeroed({**inputs, "type": torch.zeros_like(inputs["type"])}, present, "all").fused
+    assert torch.equal(zeroed(inputs, present, "values").fused, expected)
+    assert not torch.equal(skip(inputs, present, "values").fused, expected)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_row_without_a_modality_has_a_feature_of_zeros(fusion: str) -> None:
-    inputs, has, _ = batch(3, 6)
+    inputs, present, _ = batch(3, 6)
     model = make(3, fusion).eval()
-    has["type"] = torch.tensor([True, False, True, True, False, True])
-    whole = model(inputs, has).fused
-    inputs["type"][~has["type"]] = float("nan")
-    assert torch.equal(model(inputs, has).fused, whole)
-    masked = model(inputs, {**has, "type": torch.zeros(6, dtype=torch.bool)}).fused
-    torch.testing.assert_close(whole[~has["type"]], masked[~has["type"]])
-    assert not torch.allclose(whole[has["type"]], masked[has["type"]])
+    present["type"] = torch.tensor([True, False, True, True, False, True])
+    whole = model(inputs, present).fused
+    inputs["type"][~present["type"]] = float("nan")
+    assert torch.equal(model(inputs, present).fused, whole)
+    masked = model(inputs, {**present, "type": torch.zeros(6, dtype=torch.bool)}).fused
+    torch.testing.assert_close(whole[~present["type"]], masked[~present["type"]])
+    assert not torch.allclose(whole[present["type"]], masked[present["type"]])
 
 
 def test_an_encoder_sees_only_the_rows_that_have_its_modality() -> None:
-    inputs, has, _ = batch(2, 6)
+    inputs, present, _ = batch(2, 6)
     seen: list[int] = []
     model = make(2)
     model.encoder("type").register_forward_hook(
         lambda module, given, out: seen.append(len(given[0]))
     )
-    for present in (6, 4, 0):
-        has["type"] = torch.arange(6) < present
-        model(inputs, has).fused.sum().backward()
+    for num_present in (6, 4, 0):
+        present["type"] = torch.arange(6) < num_present
+        model(inputs, present).fused.sum().backward()
     assert seen == [6, 4]
 
 
@@ -109,9 +109,9 @@ def test_an_encoder_sees_only_the_rows_that_have_its_modality() -> None:
 def test_an_empty_slice_steps_without_touching_statistics(fusion: str, mask: str) -> None:
     model = make(3, fusion, mask)
     before = [b.clone() for b in model.buffers()]
-    inputs, has, _ = batch(3, 0)
+    inputs, present, _ = batch(3, 0)
     for train in ("all", *inputs):
-        outputs = model(inputs, has, train)
+        outputs = model(inputs, present, train)
         assert outputs.fused.shape == (0, CLASSES) and all(
             x.shape == (0, CLASSES) for x in outputs.unimodal.values()
         )
@@ -135,15 +135,15 @@ def test_a_batch_of_one_row_trains(kind: str, norm: str) -> None:
 @pytest.mark.parametrize("train", ["all", "values"])
 @over_all_fusions
 def test_the_gradients_of_slices_add_up(fusion: str, train: str) -> None:
-    inputs, has, labels = batch(3, 7)
-    has["values"][2:4] = False
+    inputs, present, labels = batch(3, 7)
+    present["values"][2:4] = False
 
     def gradients(slices: list[slice]) -> list[Tensor | None]:
         model = make(3, fusion, norm="group")
         for part in slices:
             outputs = model(
                 {name: x[part] for name, x in inputs.items()},
-                {name: x[part] for name, x in has.items()},
+                {name: x[part] for name, x in present.items()},
                 train,
             )
             (F.cross_entropy(outputs.fused, labels[part], reduction="sum") / len(labels)).backward()

@@ -180,11 +180,11 @@ def test_a_mixed_batch_loads_what_any_of_its_rows_may_show(store: Path) -> None:
     taken = Trained(store)
     step = mixed_step(taken.features)
     batch = taken.load(step)
-    assert step.assigned is not None and batch.keep is not None
+    assert step.assigned is not None and batch.unmasked is not None
     assert tuple(batch.inputs) == NAMES
     for k, name in enumerate(NAMES):
         kept = np.isin(step.assigned, (-1, k))
-        assert batch.keep[name].tolist() == kept.tolist()
+        assert batch.unmasked[name].tolist() == kept.tolist()
         assert batch.num_valid[name] == (kept & taken.features.has[step.rows, k]).sum()
     assert list(
         taken.load(Step(step=0, modality="touch", rows=step.rows[step.assigned == 2])).inputs

@@ -23,8 +23,8 @@ from trainer.scoring.shapley import by_subset, shapley
 from trainer.strategies.ogm_ge import coefficients
 
 
-def rows_with(features: FeatureSet, num: int, has: list[bool]) -> np.ndarray[Any, Any]:
-    return np.flatnonzero((features.has == has).all(axis=1))[:num]
+def rows_with(features: FeatureSet, num: int, present: list[bool]) -> np.ndarray[Any, Any]:
+    return np.flatnonzero((features.has == present).all(axis=1))[:num]
 
 
 def gradients(model: MultimodalModel) -> dict[str, np.ndarray[Any, Any]]:
@@ -84,18 +84,18 @@ def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
     harness = Harness(asked(store, "ogm_ge", optimizer=SGD, model={**EQUAL, "fusion": fusion}))
     model, step = harness.model, harness.step
     batch = harness.load(Step(step=0, modality=ALL, rows=harness.features.rows_of("train")[:32]))
-    outputs, labels, has = step.forward(batch, 0)
-    step.loss(outputs, labels, has, batch).backward()
+    outputs, labels, present = step.forward(batch, 0)
+    step.loss(outputs, labels, present, batch).backward()
     before = gradients(model)
     torch.manual_seed(7)
-    step.after_backward(outputs, labels, has)
+    step.after_backward(outputs, labels, present)
     first = gradients(model)
     for name, value in model.named_parameters():
         if value.grad is not None:
             value.grad.copy_(torch.from_numpy(before[name]))
     torch.manual_seed(7)
     torch.rand(3)  # what a layer drew is of no account
-    step.after_backward(outputs, labels, has)
+    step.after_backward(outputs, labels, present)
     assert all(np.array_equal(first[name], again) for name, again in gradients(model).items())
 
     if fusion == "concat":
@@ -111,7 +111,7 @@ def test_ogm_ge_multiplies_an_encoders_gradient_and_adds_noise_of_its_deviation(
         ]
     scores, y = [], labels.numpy()
     for name, (w, b) in zip(NAMES, each, strict=True):
-        x, own = outputs.features[name].numpy(), has[name].numpy()
+        x, own = outputs.features[name].numpy(), present[name].numpy()
         scores.append((softmax(x @ w.T + b)[np.arange(len(y)), y] * own).sum() / own.sum())
     strongest = int(np.argmax(scores))
     for k, name in enumerate(NAMES):
@@ -199,7 +199,7 @@ def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -
     batch = harness.load(Step(step=2, modality=modality, rows=rows, assigned=assigned))
     taken = harness.step(batch, 0)
 
-    inputs, labels, has = harness.step.prepare(batch, 0)
+    inputs, labels, present = harness.step.prepare(batch, 0)
     weight, bias = (value.detach().double().numpy().copy() for value in (head.weight, head.bias))
     p, total = previous.head("sound").projection.double().numpy().copy(), 0.0
     w, b = (
@@ -208,12 +208,12 @@ def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -
     )
     right = []
     for name in ["sight"] if kind == "pure" else NAMES:
-        own = has[name].numpy()
+        own = present[name].numpy()
         if not own.any():
             right.append(0)
             continue
         x = np.zeros((len(rows), 32))
-        encoded = previous.encoder(name)(inputs[name][has[name]])
+        encoded = previous.encoder(name)(inputs[name][present[name]])
         x[own] = encoded.detach().double().numpy()
         q, y = softmax(x @ w.T + b), np.eye(3)[labels.numpy()]
         total -= (np.log(q)[np.arange(len(rows)), labels.numpy()] * own).sum() / own.sum()
@@ -244,14 +244,14 @@ def test_a_step_of_mla_is_one_of_each_modality_in_turn(store: Path, kind: str) -
 @pytest.mark.parametrize("num", [1, 2, 3, 4])
 def test_shapley_values_are_the_mean_over_all_orders_of_arrival(num: int) -> None:
     rng = np.random.default_rng(num)
-    has = rng.random((40, num)) < 0.7
-    has[~has.any(axis=1), 0] = True
+    present = rng.random((40, num)) < 0.7
+    present[~present.any(axis=1), 0] = True
     right = rng.random((2**num, 40)) < 0.5
     right[0] = False
-    values = shapley(right, has)
+    values = shapley(right, present)
     assert values.dtype == np.float32
     for i in range(40):
-        players = [k for k in range(num) if has[i, k]]
+        players = [k for k in range(num) if present[i, k]]
         marginal = dict.fromkeys(players, 0.0)
         orders = list(permutations(players))
         for order in orders:
@@ -264,7 +264,7 @@ def test_shapley_values_are_the_mean_over_all_orders_of_arrival(num: int) -> Non
         assert [marginal[k] for k in players] == pytest.approx(
             values[i, players].tolist(), abs=1e-6
         )
-        assert np.isnan(values[i, ~has[i]]).all()
+        assert np.isnan(values[i, ~present[i]]).all()
 
 
 @pytest.mark.parametrize("fusion", ["concat", "decision", "gated", "mmtm", "centralnet"])
@@ -277,13 +277,13 @@ def test_a_subsets_prediction_is_the_models_when_only_it_is_there(store: Path, f
     x = inputs(
         {name: torch.from_numpy(features.read(name, rows)) for name in NAMES}, rows, training=False
     )
-    has = {name: torch.from_numpy(features.has[rows, k]) for k, name in enumerate(NAMES)}
+    present = {name: torch.from_numpy(features.has[rows, k]) for k, name in enumerate(NAMES)}
     with torch.inference_mode():
-        found = by_subset(model, x, has)
+        found = by_subset(model, x, present)
         assert (found[0] == -1).all()
         for subset in range(1, 8):
             shown = {
-                name: has[name] & torch.tensor(bool(subset >> k & 1))
+                name: present[name] & torch.tensor(bool(subset >> k & 1))
                 for k, name in enumerate(NAMES)
             }
             assert torch.equal(found[subset], model(x, shown).fused.argmax(1))
