@@ -1,6 +1,6 @@
-# make demo: set up and run the main job on generated clips.  make test: set up and pass every check.
-# make findings: every policy on every set at a small budget, as in docs/findings.md.
-# make compose-test: the cluster of docker-compose.yml on this machine's Docker Engine, and what happens when parts of it fail.
+# make demo: set up and run the demo on generated clips.  make test: set up and run all checks.
+# make findings: all policies on all data sets with a small budget, as in docs/findings.md.
+# make compose-test: test the cluster of docker-compose.yml, with faults, on this machine's Docker.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""The public API: what `import remix` gives, loads and refuses."""
+"""The public API: exported names, lazy imports, and errors."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
-def test_every_name_is_there_and_documented_with_an_example() -> None:
+def test_every_name_exists_and_has_an_example() -> None:
     assert set(remix.__all__) == NAMES
     for name in NAMES - {"__version__"}:
         documentation = getattr(remix, name).__doc__
@@ -34,7 +34,7 @@ def test_importing_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert ended.stdout.strip() == "[]", ended.stderr
 
 
-def test_a_name_that_it_does_not_have_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'plans'"):
         _ = remix.plans  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""A feature set in a store that says it is remote and counts what is asked of it, and what was fetched."""
+"""A feature set in a store that pretends to be remote and counts its requests."""
 
 import shutil
 import time
@@ -16,7 +16,10 @@ from pipeline.storage.store_path import StorePath
 
 
 class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
-    """A local folder that says it is remote and writes each opening of a file into one that all processes share; an opening may be slow, held or fail."""
+    """A local folder that pretends to be remote and logs each opening to a shared file.
+
+    An opening may be slow, blocked, or fail.
+    """
 
     def __init__(self, root: Path, seconds: float = 0.0) -> None:
         super().__init__(fsspec.filesystem("dir", path=str(root), target_protocol="file"))
@@ -37,14 +40,14 @@ class Remote(pafs.FSSpecHandler):  # type: ignore[misc]
 def remote(
     features: FeatureSet, cache: NodeCache | None = None, seconds: float = 0.0
 ) -> FeatureSet:
-    """The same feature set as if it were in an object store."""
+    """The same feature set, in an object store."""
     assert features.path.local
     path = StorePath(pafs.PyFileSystem(Remote(features.path.local, seconds)), "")
     return FeatureSet(path, features.manifest, cache)
 
 
 def downloads(features: FeatureSet) -> dict[str, int]:
-    """How often each part was opened where the feature set lies."""
+    """How often each part was opened in the remote store."""
     opened = Path(features.path.fs.handler.root.parent / "opened")
     return (
         Counter(line for line in opened.read_text().split() if "part-" in line)
@@ -54,7 +57,7 @@ def downloads(features: FeatureSet) -> dict[str, int]:
 
 
 def part_bytes(features: FeatureSet) -> int:
-    """The size of the largest part."""
+    """Size of the largest part."""
     return max(
         features.file_of(name, part).num_bytes
         for name in features.modalities
@@ -63,7 +66,7 @@ def part_bytes(features: FeatureSet) -> int:
 
 
 def damaged(made: FeatureSet, folder: Path, part: int, cut: int = 0) -> FeatureSet:
-    """A copy of the feature set with a byte of one part of `sound` changed, and some cut off."""
+    """A copy with one byte of a part of `sound` changed and its last `cut` bytes removed."""
     assert made.path.local
     shutil.copytree(made.path.local, folder)
     path = folder / "sound" / f"part-{part:05d}.arrow"
@@ -74,7 +77,7 @@ def damaged(made: FeatureSet, folder: Path, part: int, cut: int = 0) -> FeatureS
 
 
 def wait_for(ask: Callable[[], object]) -> None:
-    """Asks until it is so."""
+    """Wait until a condition is true."""
     end = time.monotonic() + 30
     while not ask():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""A cluster of docker-compose.yml on a real Docker Engine, under a project name and ports of its own."""
+"""A cluster of docker-compose.yml on a Docker Engine, with its own project name and ports."""
 
 import json
 import os
@@ -24,7 +24,7 @@ assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key 
 
 
 def no_engine() -> str | None:
-    """Why there is no Docker Engine with Compose to talk to, or None where there is one."""
+    """Reason why no Docker Engine with Compose is available, or None."""
     command = ["docker", "compose", "ls"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -34,7 +34,7 @@ def no_engine() -> str | None:
 
 
 class Cluster:
-    """What a person does at a shell with the repository's compose files and `remix` on this machine."""
+    """Commands that a user runs: the repository's compose files and this machine's `remix`."""
 
     def __init__(self, project: str, files: Sequence[Path] = (), **settings: str) -> None:
         ports = {"REMIX_PORT": str(free_port()), "REMIX_DASHBOARD_PORT": str(free_port())}
@@ -50,7 +50,7 @@ class Cluster:
             **settings,
             "RAY_API_SERVER_ADDRESS": self.dashboard,
         }
-        # without a token of this machine: it comes from the cluster
+        # without this machine's token: it comes from the cluster
         for name in [
             "RAY_AUTH_TOKEN",
             "RAY_AUTH_TOKEN_PATH",
@@ -95,22 +95,22 @@ class Cluster:
         return found
 
     def run(self, service: str, *command: str, check: bool = True, index: int = 1) -> str:
-        """The output of a command in a container."""
+        """Output of a command in a container."""
         return self.compose("exec", "-T", "--index", str(index), service, *command, check=check)
 
     def shell(self, service: str, script: str) -> str:
         return self.run(service, "sh", "-c", script)
 
     def json(self, *command: str) -> Any:
-        """What a command in the head's container prints, as JSON."""
+        """JSON that a command in the head's container prints."""
         return json.loads(self.run("head", *command))
 
     def names(self, folder: str) -> list[str]:
-        """What is visible in a folder of the store, [] where there is none."""
+        """Visible files in a folder of the store; [] if it does not exist."""
         return self.shell("head", f"ls /store/{folder} 2>/dev/null || true").split()
 
     def start(self, config: dict[str, Any], folder: Path) -> "subprocess.Popen[str]":
-        """`remix submit --follow --json` under way."""
+        """A running `remix submit --follow --json`."""
         path = folder / f"{config['name']}.yaml"
         path.write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "remix", "submit", str(path), "--follow", "--json"]
@@ -122,7 +122,7 @@ class Cluster:
         return ended(self.start(config, folder))
 
     def epochs(self, run: str) -> int:
-        """How many epochs of a run have ended, by the service."""
+        """Number of completed epochs of a run, from the service."""
         try:
             answer = httpx.get(f"{self.service}/v1/runs/{run}/epochs")
         except httpx.TransportError:
@@ -138,14 +138,17 @@ class Cluster:
             time.sleep(0.2)
 
     def kill(self, service: str, index: int = 1, when: str = "true") -> None:
-        """Ends all processes of a container at once, as soon as a shell's test in it is true; Docker starts it again."""
+        """Kill all processes of a container when a shell test in it succeeds; Docker restarts it."""
         script = f"until {when}; do sleep 0.1; done 2>/dev/null; kill -9 -1"
         self.run(service, "timeout", "180", "sh", "-c", script, check=False, index=index)
 
     def check_same(self, run: str, reference: str, *, features: bool = False) -> None:
-        """The run is whole by `remix verify`, and its scores, plans and weights are the reference's; with `features` on ones of its own."""
+        """Assert that a run passes `remix verify` and equals the reference in scores, plans, weights.
+
+        `features`: feature set of the run, if it is not the reference's.
+        """
         self.verify(f"/store/runs/{run}")
-        # plans and scores name the features, by their name too
+        # plans and scores contain the name of the features
         for kind in () if features else ("plans", "scores"):
             script = "cd /store/runs/{}/{} && sha256sum epoch-????.arrow"
             sums = [self.shell("head", script.format(name, kind)) for name in (run, reference)]
@@ -165,6 +168,6 @@ class Cluster:
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Exit code and output of a process that is waited for."""
+    """Exit code and output of a finished process."""
     out, log = process.communicate(timeout=900)
     return process.returncode, out + log

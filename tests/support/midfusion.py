@@ -1,4 +1,4 @@
-"""Small mid-fusion models with a batch for them."""
+"""Small mid-fusion models and a batch for them."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "picture": (1, 12, 9),
     "vector": (5, 2),
 }
-"""Four stages, two, four, two."""
+"""Encoders with four, two, four and two stages."""
 CLASSES, ROWS = 5, 6
 MASKS = ("skip", "feature", "input")
 Given = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
@@ -55,7 +55,7 @@ def batch(names: tuple[str, ...], size: int = ROWS) -> Given:
 
 
 def alone(encoder: Encoder, x: Tensor, gates: list[Tensor | None]) -> tuple[list[Tensor], Tensor]:
-    """What an encoder shows under given gates, and its feature."""
+    """An encoder's stage outputs for given gates, and its feature."""
     stages: Stages = encoder.stages(x)
     shown = [stages.send(gate) for gate in [None, *gates[:-1]]]
     return shown, finish(stages, gates[-1])

@@ -1,4 +1,4 @@
-"""Work on two ranks, in processes of their own."""
+"""Runs work on two ranks in processes of their own."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from trainer.process_group import World
 
 
 def on_two_ranks(folder: Path, work: Callable[..., None], *given: Any) -> None:
-    """Calls `work(world, *given)` on each rank; they meet at a file in the folder."""
+    """Call `work(world, *given)` on each rank; ranks rendezvous at a file in the folder."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.support.stores", "trainer.launch"])
     both = [

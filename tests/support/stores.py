@@ -33,7 +33,7 @@ from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 
 Command = Callable[..., tuple[int, str, str]]
-"""What the fixture `command` gives."""
+"""Return type of the fixture `command`."""
 SHAPES: dict[str, tuple[tuple[int, ...], str]] = {
     "sound": ((1, 16, 16), "float16"),
     "sight": ((2, 3, 16, 16), "uint8"),
@@ -51,7 +51,10 @@ def make_features(
     missing: float = 0.0,
     seed: int = 0,
 ) -> FeatureSet:
-    """A learnable feature set: each modality shows the class through noise of its own strength; of every modality but the first a share is missing."""
+    """A learnable feature set: each modality is the class plus noise of its own strength.
+
+    All modalities but the first are missing in a share of the rows.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(num_rows) % num_classes
     split = np.array(["train", "train", "train", "validation", "test"])[
@@ -104,7 +107,7 @@ def make_features(
 def _write_part(
     path: StorePath, values: np.ndarray[Any, Any], has: np.ndarray[Any, Any], rows: range
 ) -> dict[str, object]:
-    """Writes rows of a modality, and returns what the manifest says of the file."""
+    """Write rows of a modality; returns the file's entry in the manifest."""
     with path.create() as file:
         writer = PartWriter(file, values.shape[1:], values.dtype.name)
         for row in rows:
@@ -114,7 +117,7 @@ def _write_part(
 
 
 def _facts(values: np.ndarray[Any, Any], num_rows: int) -> dict[str, object]:
-    """What the manifest says of a modality."""
+    """A modality's entry in the manifest."""
     channels = values.ndim - 3 if values.ndim >= 4 else 1
     axes = tuple(i for i in range(values.ndim) if i != channels)
     return {
@@ -180,7 +183,7 @@ def same_weights(first: Run, second: Run) -> bool:
 
 
 def interrupt(config: RunConfig, epoch: int, step: int = 0) -> Run:
-    """A run that is interrupted as it tells of a step."""
+    """A run that is interrupted when it reports a step."""
 
     def stop(event: dict[str, object]) -> None:
         if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
@@ -192,7 +195,7 @@ def interrupt(config: RunConfig, epoch: int, step: int = 0) -> Run:
 
 
 def check_coverage(run: Run, num_epochs: int) -> None:
-    """Asserts that the steps that were taken are exactly the planned ones, in order, each once."""
+    """Assert that the logged steps are the planned ones, in order, each once."""
     for epoch in range(num_epochs):
         plan, taken = BatchPlan.open(run.plan(epoch)), run.steps(epoch)
         planned = [
@@ -208,7 +211,7 @@ def check_coverage(run: Run, num_epochs: int) -> None:
 
 
 def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
-    """Facts and sample by sample_id, of shards in which nothing is lost."""
+    """Metadata and sample by sample_id, of intact shards."""
     found = {}
     for path in discover_shards([str(folder)]):
         with ShardFile(path) as file:
@@ -222,7 +225,7 @@ def read_samples(folder: Path) -> dict[str, tuple[dict[str, Any], Sample]]:
 
 
 def bytes_at_once(folder: Path) -> int:
-    """Bytes of files that were all there at one moment: opened before it, and not unlinked after it."""
+    """Content of files that all existed at one moment: opened before and not unlinked after it."""
     held = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Configurations of runs by strategy, and a model that can be stepped by hand."""
+"""Configurations of runs by strategy, and a helper to run single steps."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def asked(store: Path, method: str, name: str = "run", **changes: Any) -> RunCon
 
 
 class Harness:
-    """A strategy's step by itself, on batches of one's own."""
+    """A strategy's step, run on given batches."""
 
     def __init__(self, config: RunConfig, *, skip_masked: bool = True) -> None:
         self.features = FeatureSet.open(config.features_path)
@@ -43,7 +43,7 @@ class Harness:
         self._skip_masked = skip_masked and config.model.mask == "skip"
 
     def load(self, step: Step) -> Batch:
-        plan: Any = range(4)  # of which a loader of single steps wants the length alone
+        plan: Any = range(4)  # for single steps a loader only needs the plan's length
         return PlanLoader(
             self.features, plan, start=0, world=World(), skip_masked=self._skip_masked, prefetch=1
         ).load(step)

@@ -1,4 +1,4 @@
-"""A run that is continued: by what its configuration was, whatever fields have come since."""
+"""Continuing a run, also after an upgrade that added configuration fields."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def stopped(tmp_path: Path) -> Run:
 
 
 def test_a_run_from_before_a_field_existed_is_continued(stopped: Run, tmp_path: Path) -> None:
-    """As an older version wrote it: without some fields, and with a digest of its own."""
+    """An older version lacks some fields and computes another digest."""
     facts, last = stopped.metadata, stopped.checkpoint("last").local
     for part, field in (("train", "ogm_alpha"), ("model", "hidden"), ("plan", "copies")):
         del facts["config"][part][field]
@@ -51,11 +51,11 @@ def test_a_run_from_before_a_field_existed_is_continued(stopped: Run, tmp_path: 
 def test_another_configuration_is_refused_by_the_field(
     stopped: Run, tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    with pytest.raises(MismatchError, match=rf"\brun\b.* {named}[;,]"):
+    with pytest.raises(MismatchError, match=rf"\brun\b.* {named}[;,.]"):
         launch(run_config(tmp_path, **changes), resume=True)
 
 
-def test_a_digest_is_of_what_decides_the_result_and_is_no_default() -> None:
+def test_the_digest_covers_only_fields_that_decide_the_result_and_are_not_defaults() -> None:
     def digest(**changes: Any) -> str:
         return RunConfig.model_validate({"name": "a", "features": "made", **changes}).digest
 

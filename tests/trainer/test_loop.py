@@ -1,4 +1,4 @@
-"""The loop: coverage, exact resumption, and what a run records."""
+"""The training loop: coverage, exact resumption, logs, and errors."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
 
 def test_the_weights_do_not_depend_on_the_cores_of_the_machine(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made")
-    # large enough for torch to share the work
+    # large enough for torch to use several threads
     model = {"encoder": {"kind": "cnn", "width": 32}, "encoders": {}}
     train = {"epochs": 1, "warmup_epochs": 1, "batch_size": 64}
     runs = []
@@ -132,7 +132,7 @@ def test_a_run_that_died_before_its_plan_had_a_name_writes_all_of_it_again(
         assert each(run, 2).read_bytes() == each(finished, 2).read_bytes()
 
 
-def test_what_does_not_fit_is_refused(store: Path, finished: Run, tmp_path: Path) -> None:
+def test_invalid_runs_are_refused(store: Path, finished: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\bfinished\b"):
         launch(run_config(store, name="finished"))
     again = launch(run_config(store, name="finished", resources={"prefetch": 1}), resume=True)
@@ -167,7 +167,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(store: Path) -> None:
     assert launch(config, resume=True).metadata["status"] == "finished"
 
 
-def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None:
+def test_a_run_of_a_killed_process_can_be_continued_and_reports_it(store: Path) -> None:
     config = run_config(store, name="orphan", train={"epochs": 2, "warmup_epochs": 1})
     run = Run.create(config, FeatureSet.open(config.features_path))
     dead = {
@@ -185,9 +185,9 @@ def test_a_run_whose_process_died_is_taken_over_and_says_so(store: Path) -> None
     (run.path / ".lock").write_bytes(json.dumps(dead).encode() + b"\n")
     launch(config, resume=True, progress=events.append)
     assert run.metadata["took_over"] == dead
-    (told,) = [event for event in events if event["event"] == "takeover"]
-    assert told.keys() == {"event", "text"}
-    assert all(str(each) in told["text"] for each in dead.values())
+    (takeover,) = [event for event in events if event["event"] == "takeover"]
+    assert takeover.keys() == {"event", "text"}
+    assert all(str(each) in takeover["text"] for each in dead.values())
     assert (run.path / ".lock").read_bytes() == b""
 
 
@@ -210,7 +210,7 @@ def test_a_model_that_diverges_is_named_and_leaves_no_scores(store: Path) -> Non
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(store: Path) -> None:
+def test_a_missing_gpu_is_an_error(store: Path) -> None:
     with pytest.raises(ConfigError, match=r"resources\.use_gpu"):
         launch(run_config(store, name="gpu", resources={"use_gpu": True}))
     assert not (store / "runs" / "gpu").exists()

@@ -1,4 +1,4 @@
-"""A run whose features are made from its source where they are not there yet."""
+"""A run whose features are made from its source if they do not exist."""
 
 import shutil
 from collections.abc import Mapping
@@ -81,9 +81,7 @@ def test_generated_features_of_three_kinds_are_made_once_and_again_the_same(
     assert manifest.read_bytes() == before[0]
 
 
-def test_shards_lie_below_the_store_or_where_they_are_said_to_be(
-    tmp_path: Path, ray_cluster: None
-) -> None:
+def test_shards_are_relative_to_the_store_or_absolute(tmp_path: Path, ray_cluster: None) -> None:
     summary = generate(tmp_path / "one" / "shards" / "made", **{**SAMPLES, "seed": 3})
     fingerprints = set()
     for store, shards in (("one", ["shards/made"]), ("two", [f"{tmp_path}/one/shards/made/*.tar"])):
@@ -103,7 +101,7 @@ def test_shards_lie_below_the_store_or_where_they_are_said_to_be(
         ({"generate": {"sample": 3}}, ("source.generate.sample", "samples")),
     ],
 )
-def test_a_source_is_one_thing(
+def test_a_source_is_either_generated_or_shards(
     source: dict[str, object], names: tuple[str, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -111,13 +109,13 @@ def test_a_source_is_one_thing(
     assert all(name in str(error.value) for name in names)
 
 
-def test_shards_that_are_not_there_are_named(tmp_path: Path, ray_cluster: None) -> None:
+def test_missing_shards_are_named(tmp_path: Path, ray_cluster: None) -> None:
     with pytest.raises(InputError, match="shards/none"):
         launch(asked(tmp_path, shards=["shards/none"]))
     assert not (tmp_path / "runs").exists()
 
 
-def test_nodes_are_told_apart_by_what_they_offer(tmp_path: Path, ray_cluster: None) -> None:
+def test_tasks_run_on_nodes_with_the_required_resources(tmp_path: Path, ray_cluster: None) -> None:
     for resources, message in (
         ({"decode_resources": {"decode": 1}}, r"(?=.*\bdecode\b)(?=.*\b1\b)(?=.*\b0\b)"),
         (

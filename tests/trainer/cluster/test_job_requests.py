@@ -1,4 +1,4 @@
-"""Jobs before and beside the cluster: which configurations can be one, what is sent of them, and which lines of a log are shown how."""
+"""Job submissions without a cluster: which configurations are valid, what is sent, log lines."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_an_address_of_another_kind_is_refused_without_its_secrets(address: str)
         ),
     ],
 )
-def test_what_cannot_be_a_job_is_refused(changes: dict[str, object], said: str) -> None:
+def test_invalid_job_configurations_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as error:
         request_of(parse(RunConfig, {**BASE, **changes}, "test"))
     assert "word" not in str(error.value)
@@ -52,7 +52,7 @@ def test_what_cannot_be_a_job_is_refused(changes: dict[str, object], said: str) 
         "s3://bucket/x?endpoint_override=http://minio:9000",
     ],
 )
-def test_a_job_gets_the_very_configuration_and_its_command_no_word_of_it(
+def test_a_job_gets_its_configuration_by_environment_not_by_command(
     tmp_path: Path, store: str
 ) -> None:
     config = parse(

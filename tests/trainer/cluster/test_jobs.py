@@ -1,4 +1,4 @@
-"""Jobs of a Ray cluster: what is sent, who is let in, and what becomes of a job that is followed, fails, is left alone or is stopped."""
+"""Jobs of a Ray cluster: submission, tokens, and jobs that are followed, fail or are stopped."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def eventually(what: str, seen: Callable[[], bool], seconds: float = 180) -> Non
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's, without what it knows of Ray."""
+    """This process's environment without Ray's variables."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "REMIX_"))
     }
@@ -60,7 +60,10 @@ def environment(**changes: str) -> dict[str, str]:
 def command(
     head: "Head", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs `remix ...` in this process, as someone who has the cluster's address and token, and returns exit code, output and errors."""
+    """Run `remix ...` in this process, with the cluster's address and token.
+
+    Returns exit code, output and errors.
+    """
 
     def run(*args: object) -> tuple[int, str, str]:
         for name in ("RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS"):
@@ -97,7 +100,7 @@ def write(config: RunConfig, folder: Path) -> Path:
 
 @dataclass
 class Wire:
-    """Hands bytes on to a port, and cuts every connection once when `word` has come back over one."""
+    """Proxy to a port; cuts each connection once after `word` has passed over one."""
 
     to: int
     word: bytes
@@ -139,7 +142,10 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A cluster of one node that asks for a token, apart from the one that other tests run in this process; its sockets need a short path."""
+    """A one-node cluster that requires a token, separate from this process's cluster.
+
+    Its sockets need a short path.
+    """
     store, home, port = (
         tmp_path_factory.mktemp("jobs"),
         tmp_path_factory.mktemp("home"),
@@ -278,7 +284,7 @@ def test_a_token_is_sought_where_ray_seeks_it_and_never_shown(
     Cluster()
 
 
-def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_cluster_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     with pytest.raises(InputError, match=rf"(?s)(?=.*{address})(?=.*--address)") as error:
@@ -286,7 +292,7 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert error.value.exit_code == 2
 
 
-def test_a_config_that_is_wrong_is_refused_before_anything_is_sent(
+def test_an_invalid_configuration_is_refused_before_submission(
     command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "run.yaml").write_text("name: run\nfeatures: made\nworkers: 2\n")
@@ -311,8 +317,8 @@ def test_training_reads_its_config_from_standard_input_and_leaves_in_order_on_a_
     assert process.stdin and process.stderr
     process.stdin.write(json.dumps(config.model_dump(mode="json")))
     process.stdin.close()
-    told = json.loads(process.stderr.readline())["progress"]
-    assert told["title"] == "run" and told["total"] == 5000
+    report = json.loads(process.stderr.readline())["progress"]
+    assert report["title"] == "run" and report["total"] == 5000
     process.send_signal(number)
     last = process.stderr.read().splitlines()[-1]
     assert process.wait(60) == 128 + number

@@ -1,4 +1,4 @@
-"""Ray Train around the loop: the same batches and, to float tolerance, the same weights; offline scores are the live ones."""
+"""Training on Ray: same batches and, to float tolerance, same weights; batch scores equal live ones."""
 
 import logging
 import shutil
@@ -156,7 +156,7 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
     assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
 
 
-def test_progress_goes_on_after_a_table_that_cannot_be_read(
+def test_progress_continues_after_a_read_error(
     one: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, events, seen = Run(StorePath.at(tmp_path)), list[dict[str, Any]](), threading.Event()

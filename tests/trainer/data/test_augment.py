@@ -1,4 +1,4 @@
-"""From stored rows to the encoder's input: per-row randomness, frames, boxes, normalisation."""
+"""Augmentation: per-row random draws, frames, crops, flips and normalisation."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def rows(num: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(3, 12, 16), (6, 3, 12, 16)])
 @pytest.mark.parametrize("crop", [False, True])
-def test_what_happens_to_a_row_does_not_depend_on_its_batch(
+def test_augmentation_of_a_row_does_not_depend_on_its_batch(
     shape: tuple[int, ...], crop: bool
 ) -> None:
     config = EncoderConfig(crop=crop, flip=True, frames=3)
@@ -82,7 +82,10 @@ def test_a_flip_is_a_mirror_and_half_of_the_rows_get_one() -> None:
 
 
 def boxes(height: int, width: int, flip: bool, area: float = 0.08) -> tuple[Tensor, Tensor]:
-    """(N,) first and last coordinate in pixels that a row's crop reads, along each axis (x, y), from pictures of ramps."""
+    """First and last pixel coordinate (N,) that a row's crop reads, along x and y.
+
+    Uses images of ramps.
+    """
     x = torch.arange(width).expand(height, width)
     y = torch.arange(height)[:, None].expand(height, width)
     batch = torch.stack([x, y]).to(torch.uint8).expand(300, -1, -1, -1)
@@ -163,7 +166,7 @@ def test_chosen_frames_are_the_stored_ones() -> None:
     assert torch.equal((out * 255).round().to(torch.uint8), expected)
 
 
-def test_pictures_are_normalised_by_the_named_facts() -> None:
+def test_images_are_normalised_by_mean_and_std() -> None:
     batch = pictures(3, 2, 3, 5, 5)
 
     def run(normalize: str) -> Tensor:
@@ -186,7 +189,7 @@ def test_pictures_are_normalised_by_the_named_facts() -> None:
 
 @pytest.mark.parametrize(("shape", "axis"), [((1, 6, 7), -3), ((5,), 1), ((5, 2), 1)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_what_is_no_picture_is_only_normalised(
+def test_rows_that_are_not_images_are_only_normalised(
     shape: tuple[int, ...], axis: int, dtype: torch.dtype
 ) -> None:
     batch = torch.randn(4, *shape).to(dtype)

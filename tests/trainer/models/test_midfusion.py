@@ -35,7 +35,7 @@ def test_an_encoder_stage_by_stage_is_the_encoder(kind: str) -> None:
     ] and encoder.channels[-1] == dim
     torch.testing.assert_close(feature, encoder(x), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(feature, shown[-1])
-    # gates of 2 on the last stage double the feature; of 0 on the first one leave nothing of the input
+    # gates of 2 on the last stage double the feature; gates of 0 on the first remove the input
     ones = [torch.ones(3, num) for num in encoder.channels]
     torch.testing.assert_close(alone(encoder, x, [*ones[:-1], 2 * ones[-1]])[1], 2 * feature)
     blind = alone(encoder, x, [0 * ones[0], *ones[1:]])[1]

@@ -1,4 +1,4 @@
-"""Mid-fusion with modalities masked: a row depends on what it has and on no other, and slices add up."""
+"""Mid-fusion with masked modalities: rows are independent, and slices add up."""
 
 import re
 from functools import partial
@@ -14,7 +14,7 @@ from trainer.models.model import Outputs
 
 
 @over_fusions
-def test_rows_that_keep_different_modalities(fusion: str) -> None:
+def test_rows_of_a_batch_may_have_different_masks(fusion: str) -> None:
     names = ("frames", "note", "vector")
     inputs, present, _ = batch(names)
     present["vector"] = torch.arange(ROWS) % 4 != 3
@@ -86,7 +86,7 @@ def test_a_modality_is_predicted_by_itself(fusion: str, mask: str) -> None:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("fusion", ["concat", *MIDFUSIONS])
-def test_what_moves_of_a_masked_modality(fusion: str, mask: str) -> None:
+def test_which_parameters_of_a_masked_modality_change(fusion: str, mask: str) -> None:
     names = ("frames", "picture")
     model = make(names, fusion, mask)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-2)
@@ -99,7 +99,7 @@ def test_what_moves_of_a_masked_modality(fusion: str, mask: str) -> None:
         optimizer.step()
 
     def own() -> dict[str, Tensor]:
-        """What is the picture's alone: its encoder with the statistics, its gates, projections and weights, and their moments."""
+        """Parameters, buffers and optimizer moments that belong to modality `picture` only."""
         parts = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         mine = {key: part for key, part in parts.items() if re.match(OWN, key)}
         moments = {

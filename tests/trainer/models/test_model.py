@@ -1,4 +1,4 @@
-"""The model: masking, fusions, missing modalities, empty and single-row batches, encoders and seeds."""
+"""The model: masks, fusions, missing modalities, empty and one-row batches, encoders, seeds."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "sensor-3": (5, 2),
     "zz_top": (3, 16, 16),
 }
-"""Names that a module's own attributes have, and every kind of row."""
+"""Modality names that are also attributes of modules, with all shapes of rows."""
 CLASSES = 5
 MASKS = ("skip", "feature", "input")
 over_all_fusions = pytest.mark.parametrize("fusion", [*FUSIONS, *MIDFUSIONS])
@@ -54,7 +54,9 @@ def bits(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @over_all_fusions
-def test_skip_gives_the_bits_of_feature(fusion: str, training: bool, autocast: bool) -> None:
+def test_masks_skip_and_feature_agree_bit_for_bit(
+    fusion: str, training: bool, autocast: bool
+) -> None:
     inputs, present, _ = batch(3, 6)
     present["sensor-3"] = torch.arange(6) < 4
     for train in inputs:
@@ -70,7 +72,7 @@ def test_skip_gives_the_bits_of_feature(fusion: str, training: bool, autocast: b
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_input_uses_what_the_encoder_says_of_zeros(fusion: str) -> None:
+def test_mask_input_uses_the_encoders_output_for_zeros(fusion: str) -> None:
     inputs, present, _ = batch(2, 6)
     zeroed, skip = make(2, fusion, "input", norm="none"), make(2, fusion, "skip", norm="none")
     expected = zeroed({**inputs, "type": torch.zeros_like(inputs["type"])}, present, "all").fused
@@ -205,7 +207,7 @@ def test_weights_depend_on_seed_and_name_alone() -> None:
     assert not any(torch.equal(two[key], other[key]) for key in parts if "head" in key)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_errors_name_the_modality_and_value() -> None:
     with pytest.raises(ConfigError, match=r"(?=.*\bnose\b)(?=.*\bvalues\b)"):
         build_model(
             ModelConfig(encoders={"nose": EncoderConfig()}), {"values": (4,), "type": (4,)}, 2, 0

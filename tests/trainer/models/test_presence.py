@@ -1,4 +1,4 @@
-"""Which modalities a row shows is said to the fusion, not read from its features."""
+"""A fusion is passed which modalities a row has; it does not infer that from zero features."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from trainer.models.model import ModelConfig, MultimodalModel, build_model
 
 
 def model_whose_first_features_are_zeros() -> MultimodalModel:
-    """As those of a ReLU encoder may be, for a row that has the modality."""
+    """Modality `a` has features of zeros for every row, as a ReLU encoder may have."""
     config = ModelConfig.model_validate(
         {"fusion": "entropy", "encoder": {"kind": "mlp", "hidden": 8}}
     )

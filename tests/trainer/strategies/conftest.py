@@ -1,4 +1,4 @@
-"""A store with features for runs of strategies."""
+"""A store with features for runs of all strategies."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The paper's ablation by identity: rows that are masked one by one (decouple), put into batches of one modality each (reassemble), are Remix."""
+"""The paper's ablation: masking rows one by one (decouple) in modality-pure batches (reassemble)
+is Remix."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ WEIGHTS = {"warmup_weight": 0.3, "remix_weight": 0.7}
 
 
 class Trained(Harness):
-    """A model that takes the steps it is given."""
+    """A model and its optimizer, trained on given steps."""
 
     def __init__(self, store: Path, *, skip_masked: bool = True, **changes: Any) -> None:
         super().__init__(
@@ -61,7 +62,7 @@ def unlike(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list
 
 
 def moved_by(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> list[str]:
-    """What a step changed but for gradients, which are of one step only."""
+    """State without gradients, which belong to a single step."""
     kept = [name for name in before if not name.endswith(" gradient")]
     return [name for name in kept if not torch.equal(before[name], after[name])]
 
@@ -126,7 +127,7 @@ def test_without_masks_a_batch_of_one_modalitys_rows_trains_all(
 
 
 def mixed_step(features: FeatureSet, num: int = 30) -> Step:
-    """Rows that train each modality that they have, or all; some lack one."""
+    """Rows assigned to one of their modalities or to all; some lack a modality."""
     rows, owners = features.rows_of("train")[:num], np.arange(num) % 4 - 1
     owners = np.where((owners >= 0) & ~features.has[rows, np.maximum(owners, 0)], -1, owners)
     assert (

@@ -1,4 +1,4 @@
-"""The other methods' steps: each rule against its paper's formula in NumPy."""
+"""Steps of the other methods, compared with their papers' formulas in NumPy."""
 
 import math
 from itertools import permutations
@@ -160,7 +160,7 @@ def test_the_projection_is_recursive_least_squares_and_keeps_old_predictions() -
     for n in range(6):
         head.weight.grad = torch.from_numpy(grads[n].copy())
         head.project(torch.from_numpy(xs[n]), damping)
-        # the closed form of the recursion: P = (I + sum over the earlier steps of x x^T / damping)^-1
+        # closed form of the recursion: P = (I + sum over earlier steps of x x^T / damping)^-1
         projection = np.linalg.inv(
             np.eye(12) + sum((np.outer(x, x) for x in xs[:n]), np.zeros((12, 12))) / damping
         )

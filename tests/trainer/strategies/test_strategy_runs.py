@@ -1,4 +1,4 @@
-"""Every strategy through the loop: refused where it does not suit, on one rank and two, killed and resumed, and scored for resampling."""
+"""Runs of every strategy: refused models, one and two ranks, resuming, scores for resampling."""
 
 import math
 from pathlib import Path
