@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 WORKERS = 2
 SAME = """
 import sys, torch
-one, two = (torch.load(f"/store/runs/{name}/checkpoints/{kind}.pt", weights_only=True)["model"] for kind in ("last",) for name in sys.argv[1:])
-assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one), "the weights differ"
+paths = [f"/store/runs/{name}/checkpoints/last.pt" for name in sys.argv[1:]]
+one, two = (torch.load(path, weights_only=True)["model"] for path in paths)
+assert one.keys() == two.keys(), "the weights differ in name"
+assert all(torch.equal(one[key], two[key]) for key in one), "the weights differ"
 """
 
 
@@ -133,17 +135,18 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not seen():
             assert time.monotonic() < deadline, (
-                f"not seen within {seconds} s; {self.compose('ps', '--all')}\n{self.compose('logs', '--tail', '30')}"
+                f"not seen within {seconds} s; {self.compose('ps', '--all')}\n"
+                f"{self.compose('logs', '--tail', '30')}"
             )
             time.sleep(0.2)
 
     def kill(self, service: str, index: int = 1, when: str = "true") -> None:
-        """Kill all processes of a container when a shell test in it succeeds; Docker restarts it."""
+        """Kill a container's processes when a shell test in it succeeds; Docker restarts it."""
         script = f"until {when}; do sleep 0.1; done 2>/dev/null; kill -9 -1"
         self.run(service, "timeout", "180", "sh", "-c", script, check=False, index=index)
 
     def check_same(self, run: str, reference: str, *, features: bool = False) -> None:
-        """Assert that a run passes `remix verify` and equals the reference in scores, plans, weights.
+        """Assert that a run passes `remix verify` and equals the reference bit for bit.
 
         `features`: feature set of the run, if it is not the reference's.
         """

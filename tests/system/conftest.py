@@ -1,4 +1,4 @@
-"""What several files of tests here start from: shards, their features, stores, and the page in a browser."""
+"""Fixtures shared by the tests of this folder: shards, features, stores, and a browser page."""
 
 import shutil
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    # not for the whole session: Playwright's loop, while it runs, forbids asyncio.run() in this thread
+    # not session-scoped: Playwright's running loop forbids asyncio.run() in this thread
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -70,7 +70,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page_store(trained_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained store, and in it a plan of many steps, a failed run that says hostile things, a damaged run, and features with rejected samples."""
+    """The trained store with a plan of many steps, a failed run with a hostile error message, a
+    damaged run, and features with rejected samples."""
     store = tmp_path_factory.mktemp("page") / "store"
     shutil.copytree(trained_store, store)
     replan(

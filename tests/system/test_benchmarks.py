@@ -1,4 +1,4 @@
-"""The benchmark of an epoch runs from a plain checkout, with the four libraries that it names and nothing else of ours."""
+"""The epoch benchmark runs from a plain checkout with only the libraries that it names."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_an_epoch_needs_only_torch_torchvision_numpy_and_pyarrow(tmp_path: Path)
             if package.stem not in MISSING.split():
                 (tmp_path / package.name).symlink_to(package)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    # -S: no .pth file is read, so that pipeline and trainer are those of the checkout, not an installed Remix
+    # -S ignores .pth files, so that pipeline and trainer come from the checkout
     command = f"{sys.executable} -S {ROOT}/benchmarks/epoch.py --rows 8 --repeats 1".split()
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

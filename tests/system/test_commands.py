@@ -1,4 +1,4 @@
-"""The command line: quick where nothing heavy is needed, exit codes, JSON, and what bad input gets."""
+"""The command line: start-up time, exit codes, JSON output, and invalid input."""
 
 import json
 import re
@@ -47,8 +47,11 @@ def test_light_commands_load_neither_torch_nor_ray(
     assert command("plan", tmp_path / "SCORES", "--out", tmp_path / "PLAN")[0] == 0
     paths = [str(tmp_path / arg) if arg.isupper() else arg for arg in args]
     script = (
-        f"import sys; sys.argv = {['remix', *paths]!r}\nfrom remix.cli.app import main\ntry: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
-        "loaded = {'torch', 'ray', 'torchaudio', 'av', 'scipy'} & set(sys.modules); assert not loaded, loaded"
+        f"import sys; sys.argv = {['remix', *paths]!r}\n"
+        "from remix.cli.app import main\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+        "loaded = {'torch', 'ray', 'torchaudio', 'av', 'scipy'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml on a real Docker Engine, as a person uses it, and what happens when parts of it fail: `make compose-test`."""
+"""docker-compose.yml on a Docker Engine, in use and under faults: `make compose-test`."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CUT_SECONDS = 30
 
 
 def job(name: str, **changes: Any) -> dict[str, Any]:
-    """A run of a minute on features of its own, whose steps and epochs are long enough to be interrupted."""
+    """A one-minute run with its own features, slow enough to be interrupted."""
     source = {"generate": {"samples": 480, "classes": 6, "shards": 8}}
     train = {"epochs": 6, "warmup_epochs": 3, "batch_size": 12}
     base = {
@@ -72,16 +72,16 @@ def check_end(
 
 
 def check_demo(cluster: Cluster, store: str, folder: Path) -> str:
-    """Asserts that the demo is trained, told over HTTP and whole, and returns what its job said."""
+    """Assert that the demo is trained, served and verified; returns its job's output."""
     name = "demo-s3" if "://" in store else "demo"
     config = yaml.safe_load((ROOT / "deploy" / "jobs" / f"{name}.yaml").read_text())
     code, log = cluster.submit(config, folder)
     assert code == 0, log
-    told = httpx.get(f"{cluster.service}/v1/runs/demo/plans/12/stats").json()
+    statistics = httpx.get(f"{cluster.service}/v1/runs/demo/plans/12/stats").json()
     plan = f"{store}/runs/demo/plans/epoch-0012.arrow"
-    assert told == cluster.json("remix", "stats", plan, "--json")
+    assert statistics == cluster.json("remix", "stats", plan, "--json")
     sampler = PlanBatchSampler(f"{cluster.service}/v1/runs/demo/plans/12")
-    assert told["num_steps"] == len(list(sampler))
+    assert statistics["num_steps"] == len(list(sampler))
     cluster.verify(f"{store}/runs/demo", "--parts")
     return log
 
@@ -96,7 +96,7 @@ def test_the_demo_is_trained_on_two_containers_and_told_over_http(
 
 
 def test_who_has_no_token_is_not_let_in(cluster: Cluster) -> None:
-    # the dashboard's own page and its scripts are public and hold nothing: they ask their reader for the token
+    # the dashboard's page and scripts are public and contain no data: they ask for the token
     def asked(path: str, token: str) -> int:
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.get(f"{cluster.dashboard}{path}", headers=bearer).status_code
@@ -246,7 +246,7 @@ def test_the_service_dies_while_it_streams(cluster: Cluster, reference: str) -> 
 
 @pytest.mark.parametrize("moment", ["features", "checkpoint"])
 def test_the_disk_fills(moment: str, tmp_path: Path) -> None:
-    """A store of 96 MB on a file system of its own, with a ballast that leaves too little at one moment."""
+    """A 96 MB store on its own file system, which a file can fill up at a given moment."""
     small = tmp_path / "small.yaml"
     options = "size=96m,uid=10001,gid=10001,mode=0750"
     driver = {"type": "tmpfs", "device": "tmpfs", "o": options}

@@ -1,4 +1,4 @@
-"""deploy/ and the compose files agree with the code, with each other and with the runbook; metrics that a dashboard or an alert uses exist."""
+"""deploy/ and the compose files agree with the code, with each other and with the runbook."""
 
 import json
 import re
@@ -81,21 +81,21 @@ def pieces(value: Any) -> Iterator[tuple[str, Any]]:
 def test_the_service_has_every_metric_that_is_asked_for(trained_store: Path) -> None:
     with serving(trained_store) as url:
         httpx.get(f"{url}/v1/runs")
-        told = set(re.findall(r"^(remix_\w+)", httpx.get(f"{url}/metrics").text, re.MULTILINE))
+        exported = set(re.findall(r"^(remix_\w+)", httpx.get(f"{url}/metrics").text, re.MULTILINE))
     assert len(metrics("remix")) > 8
-    assert metrics("remix") - told == set()
+    assert metrics("remix") - exported == set()
 
 
 def test_ray_has_every_metric_that_is_asked_for() -> None:
     package = Path(ray.__file__).parent
     name = rb"(?<![a-z0-9_])[a-z0-9]+(?:_[a-z0-9]+)*(?![a-z0-9_])"
-    told = [
+    sources = [
         *package.glob("dashboard/modules/metrics/dashboards/*_panels.py"),
         package / "dashboard/modules/reporter/reporter_agent.py",
         package / "core/src/ray/raylet/raylet",
         package / "core/src/ray/gcs/gcs_server",
     ]
-    words = {found.decode() for path in told for found in re.findall(name, path.read_bytes())}
+    words = {word.decode() for path in sources for word in re.findall(name, path.read_bytes())}
     known = {word.removeprefix("ray_") for word in words}
     asked = {each.removeprefix("ray_") for each in metrics("ray")}
     assert len(asked) > 15

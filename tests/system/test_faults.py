@@ -1,4 +1,4 @@
-"""Faults of real processes: what is seen meanwhile is whole, and the end is that of an undisturbed run."""
+"""Faults of real processes: visible artifacts are complete, and runs end as if undisturbed."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def start() -> Iterator[Start]:
 
 
 def kill_driver(process: "subprocess.Popen[bytes]", *, and_its_workers: bool) -> None:
-    """SIGKILL to a driver, and to its workers or not, which then must end by themselves; they take seconds."""
+    """SIGKILL a driver, optionally with its workers; otherwise they must end by themselves."""
     started = psutil.Process(process.pid).children(recursive=True)
     titles = {each: title_of(each) for each in started}
     process.kill()
@@ -186,7 +186,7 @@ def is_amid_epoch(run: Run, _: Run | None = None) -> bool:
 
 
 def is_amid_scores(run: Run, reference: Run) -> bool:
-    """Whether the warm-up lies behind a run, and of the time that the reference then took to score a quarter."""
+    """Whether a run is past warm-up and a quarter of the reference's scoring time."""
     if not run.checkpoint("best").exists():
         return False
     time.sleep(reference.times(1).read_json()["score_seconds"] / 4)
@@ -284,7 +284,7 @@ def serve(start: Start, store: Path, port: int, log: Path) -> "subprocess.Popen[
 
 @contextmanager
 def wire(port: int, passed: Callable[[], None]) -> Iterator[int]:
-    """Hands connections on to a port, and tells of each piece of an answer; yields the port to connect to."""
+    """Proxy connections to a port and report each chunk of a response; yields its own port."""
 
     class Connection(socketserver.BaseRequestHandler):
         def handle(self) -> None:

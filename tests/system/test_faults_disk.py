@@ -1,4 +1,5 @@
-"""Faults of a real disk that is full or read-only: what was there stays, nothing half-written is left, and with room again the end is that of an undisturbed run."""
+"""Full and read-only disks: existing files stay, no partial file remains, and runs end as if
+undisturbed when space is available again."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Damaged files of every kind through their judges, and what a shard reader has to give back of any list of members."""
+"""Damaged files of all kinds, and what a shard reader must recover from any list of members."""
 
 import dataclasses
 import json
@@ -43,13 +43,13 @@ def test_every_promise_holds(tmp_path: Path) -> None:
     assert all(len(line["outcomes"][kind]) >= 2 for kind in NUM)
 
 
-def test_what_breaks_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_crashes_are_reported_and_the_other_cases_still_run(tmp_path: Path) -> None:
     kind = "tests.support.hostile_judges:odd_cases"
     code, line = fuzz(tmp_path, "--kinds", kind, "--cases", "5")
     assert code == 1
-    told = {failure["number"]: failure["what"] for failure in line["failures"]}
-    assert len(line["failures"]) == len(told) == 3
-    assert "ZeroDivisionError" in told[1] and "SIGSEGV" in told[2] and "3" in told[3]
+    failures = {failure["number"]: failure["what"] for failure in line["failures"]}
+    assert len(line["failures"]) == len(failures) == 3
+    assert "ZeroDivisionError" in failures[1] and "SIGSEGV" in failures[2] and "3" in failures[3]
     assert line["outcomes"][kind]["held"] == 2
     names = [f"tests.support.hostile_judges.odd_cases-0-{number}-x" for number in (1, 2, 3)]
     assert [(tmp_path / name).read_bytes() for name in names] == [b"1", b"2", b"3"]
@@ -116,9 +116,10 @@ def _is_plain(name: str) -> bool:
 
 
 def by_the_rules(members: list[tuple[str, bytes]]) -> tuple[dict[str, dict[str, bytes]], int]:
-    """What a reader keeps of whole members, and how many it names as lost.
+    """What a reader must keep of intact members, and the number that it must report as lost.
 
-    That is names without key, and samples of which something comes twice; one that lies apart besides is lost as a whole.
+    Lost are names without a key, and duplicates within a sample; a non-contiguous sample with
+    duplicates is lost completely.
     """
     named = [(*split_name(name), data) for name, data in members]
     keyed = [each for each in named if each[0]]

@@ -1,4 +1,4 @@
-"""A store on S3, over real HTTP: places, a training run, copies, the service, and what happens when the server goes and comes back."""
+"""A store on S3 over HTTP: paths, a training run, copies, the service, and server outages."""
 
 import pickle
 import shutil
@@ -152,7 +152,8 @@ def test_a_run_trains_on_s3_as_on_a_disk(s3: Callable[[], str], tmp_path: Path) 
     with pytest.raises(InputError, match=r"(?=.*\brun\b)(?=.*s3://bucket-)") as error:
         launch(run_config(store, resources=resources))
     assert secret not in str(error.value)
-    assert launch(run_config(store, resources=resources), resume=True).metadata["status"] == "finished"
+    resumed = launch(run_config(store, resources=resources), resume=True)
+    assert resumed.metadata["status"] == "finished"
 
 
 def upload(store: Path, uri: str) -> StorePath:

@@ -1,4 +1,4 @@
-"""Training on Ray: same batches and, to float tolerance, same weights; batch scores equal live ones."""
+"""Training on Ray: same batches; same weights to float tolerance; batch scores equal live ones."""
 
 import logging
 import shutil
