@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from remix.cli.output import Json, console, progress, say
 from remix.cli.train import summary
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def submit(
-    config: Path,
+    config: Annotated[Path, Argument(help="YAML file.")],
     address: Annotated[
         str | None,
         Option(

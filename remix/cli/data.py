@@ -18,16 +18,16 @@ ReadConfig = Annotated[
 
 
 def generate(
-    out: Path,
-    samples: int = 480,
-    classes: int = 6,
-    shards: int = 4,
-    seed: int = 0,
+    out: Annotated[Path, Argument(help="Folder for the shards.")],
+    samples: Annotated[int, Option(help="Number of samples.")] = 480,
+    classes: Annotated[int, Option(help="Number of classes.")] = 6,
+    shards: Annotated[int, Option(help="Number of shards.")] = 4,
+    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
     modalities: Annotated[
         str, Option(help="Two or more of audio, video, image, tensor, text.")
     ] = "audio,video",
-    validation_share: float = 0.15,
-    test_share: float = 0.15,
+    validation_share: Annotated[float, Option(help="Share of samples for validation.")] = 0.15,
+    test_share: Annotated[float, Option(help="Share of samples for testing.")] = 0.15,
     json_: Json = False,
 ) -> None:
     """Generate synthetic clips (H.264 and AAC in MP4) as WebDataset shards."""
@@ -147,7 +147,7 @@ def reading(config: Path | None, shards: list[Any]) -> dict[str, Any]:
     return {"limits": options.limits, "known": options.members} if options else {}
 
 
-def inspect(path: str, json_: Json = False) -> None:
+def inspect(path: Annotated[str, Argument(help="Path or URI.")], json_: Json = False) -> None:
     """Show the content of a shard, a feature set, a scores or plan file, or a run."""
     from pipeline.inspect import inspect as run
 

@@ -17,12 +17,12 @@ AllowIncomplete = Annotated[
 
 
 def import_table(
-    manifest: Path,
-    out: Path,
+    manifest: Annotated[Path, Argument(help="CSV file, one row per sample.")],
+    out: Annotated[Path, Argument(help="Folder for the shards.")],
     modality: Annotated[list[str], Option(help="NAME=PATH_COLUMN, once per modality.")],
-    label: str = "label",
-    split: str = "split",
-    sample_id: str = "sample_id",
+    label: Annotated[str, Option(help="Column of the class.")] = "label",
+    split: Annotated[str, Option(help="Column of the split: train, validation, test.")] = "split",
+    sample_id: Annotated[str, Option(help="Column of the unique id.")] = "sample_id",
     where: Annotated[list[str], Option(help="Import only rows with COLUMN=VALUE.")] = [],  # noqa: B006
     kind: Annotated[
         list[str],
@@ -33,11 +33,15 @@ def import_table(
     ] = None,
     split_by: Annotated[
         str | None,
-        Option(help="Keep rows with the same value of this column in the same split."),
+        Option(
+            help="Keep rows with the same value of this column together in train or validation."
+        ),
     ] = None,
-    validation_share: float = 0.0,
+    validation_share: Annotated[
+        float, Option(help="Share of the training rows to move to validation.")
+    ] = 0.0,
     num_shards: NumShards = None,
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
     json_: Json = False,
 ) -> None:
     """Import a CSV file with sample_id, split, label and a path column per modality."""
@@ -65,7 +69,7 @@ def import_table(
 
 def import_cremad(
     src: Annotated[Path, Argument(help="Folder that contains AudioWAV and VideoFlash.")],
-    out: Path,
+    out: Annotated[Path, Argument(help="Folder for the shards.")],
     lists: Annotated[
         list[Path] | None,
         Argument(help="With --split lists: TRAIN.csv TEST.csv [VAL.csv].", show_default=False),
@@ -85,7 +89,7 @@ def import_cremad(
         float, Option(help="Share of all clips; with lists, they define the test split.")
     ] = 0.15,
     num_shards: NumShards = None,
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
     json_: Json = False,
 ) -> None:
     """Import CREMA-D as published by its authors."""
@@ -110,7 +114,7 @@ def import_cremad(
 
 def import_kinetics_sounds(
     src: Annotated[Path, Argument(help="SPLIT/CLASS or CLASS folders, or with --csv any folders.")],
-    out: Path,
+    out: Annotated[Path, Argument(help="Folder for the shards.")],
     csv: Annotated[
         list[Path], Option(help="CSV file of Kinetics with labels and splits; repeatable.")
     ] = [],  # noqa: B006
@@ -125,7 +129,7 @@ def import_kinetics_sounds(
         float, Option(help="Share of the training clips, if no clip is in test.")
     ] = 0.15,
     num_shards: NumShards = None,
-    seed: int = 0,
+    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
     json_: Json = False,
 ) -> None:
     """Import Kinetics-Sounds from class folders or with Kinetics' CSV files."""

@@ -2,19 +2,19 @@
 
 from typing import Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from remix.cli.output import Json, pairs, progress, say, show
 
 
 def score(
-    features: str,
-    checkpoint: Annotated[str, Option()],
-    out: Annotated[str, Option()],
-    split: str = "train",
-    workers: Annotated[int, Option(min=1)] = 1,
+    features: Annotated[str, Argument(help="STORE/features/NAME")],
+    checkpoint: Annotated[str, Option(help="Checkpoint of a run, e.g. checkpoints/best.pt.")],
+    out: Annotated[str, Option(help="Scores file to write.")],
+    split: Annotated[str, Option(help="Split to score.")] = "train",
+    workers: Annotated[int, Option(min=1, help="Number of Ray actors.")] = 1,
     gpus: Annotated[float, Option(min=0, help="GPUs per worker.")] = 0,
-    batch: Annotated[int, Option(min=1)] = 64,
+    batch: Annotated[int, Option(min=1, help="Rows per forward pass.")] = 64,
     json_: Json = False,
 ) -> None:
     """Score every sample of a split with a checkpoint (Ray Data)."""
@@ -42,24 +42,38 @@ def score(
 
 
 def plan(
-    scores: str,
-    out: Annotated[str, Option()],
-    batch_size: int = 64,
-    seed: int = 0,
-    epoch: int = 0,
-    order: str = "sequential",
-    policy: str = "kl",
+    scores: Annotated[str, Argument(help="Scores file.")],
+    out: Annotated[str, Option(help="Plan file to write.")],
+    batch_size: Annotated[int, Option(help="Rows per global batch.")] = 64,
+    seed: Annotated[int, Option(help="Seed of the run; determines the order.")] = 0,
+    epoch: Annotated[int, Option(help="Epoch; determines the order.")] = 0,
+    order: Annotated[
+        str, Option(help="Order of the batches: sequential, interleaved or mixed.")
+    ] = "sequential",
+    policy: Annotated[
+        str, Option(help="Assignment of rows to modalities: kl, loss, easy or random.")
+    ] = "kl",
     shares: Annotated[
-        str, Option(help="natural, equal, validation, or NAME=SHARE,NAME=SHARE")
+        str, Option(help="Target shares: natural, equal, validation, or NAME=SHARE,NAME=SHARE.")
     ] = "natural",
-    min_share: float = 0.0,
-    relative: str = "none",
-    smoothing: float = 0.0,
-    temperature: float = 0.0,
-    joint_share: float = 0.0,
-    copies: str = "none",
-    stratify: bool = False,
-    locality: int | None = None,
+    min_share: Annotated[float, Option(help="Minimum share of each modality.")] = 0.0,
+    relative: Annotated[
+        str, Option(help="Normalisation of abilities: none, spread or validation.")
+    ] = "none",
+    smoothing: Annotated[
+        float, Option(help="Weight of earlier scores in a moving average, below 1.")
+    ] = 0.0,
+    temperature: Annotated[
+        float, Option(help="Temperature of random assignment; 0 takes the lowest cost.")
+    ] = 0.0,
+    joint_share: Annotated[float, Option(help="Share of rows that keep all modalities.")] = 0.0,
+    copies: Annotated[
+        str, Option(help="none, or resample: repeat rows by their Shapley values.")
+    ] = "none",
+    stratify: Annotated[bool, Option(help="Give each batch the class mix of its subset.")] = False,
+    locality: Annotated[
+        int | None, Option(help="Shuffle within windows of this many rows; by default all rows.")
+    ] = None,
     features: Annotated[
         str | None,
         Option(help="The scored features; checks that the scores belong to them."),
@@ -91,7 +105,7 @@ def plan(
 
 
 def stats(
-    plan: str,
+    plan: Annotated[str, Argument(help="Plan file.")],
     scores: Annotated[
         str | None,
         Option(help="Scores that the plan was made from; not needed for a plan of a run."),

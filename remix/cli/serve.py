@@ -12,8 +12,12 @@ def serve(
         str | None,
         Option(help="Folder or pyarrow.fs URI.", show_default="$REMIX_STORE or store"),
     ] = None,
-    host: Annotated[str | None, Option(show_default="$REMIX_HOST or 127.0.0.1")] = None,
-    port: Annotated[int | None, Option(show_default="$REMIX_PORT or 8000")] = None,
+    host: Annotated[
+        str | None, Option(help="Address to listen on.", show_default="$REMIX_HOST or 127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, Option(help="Port to listen on.", show_default="$REMIX_PORT or 8000")
+    ] = None,
 ) -> None:
     """Serve a store over HTTP, with a web page. Never writes to the store."""
     from remix.api import serve as run

@@ -47,7 +47,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def compare(
-    config: Path,
+    config: Annotated[Path, Argument(help="YAML file of the runs' configuration.")],
     methods: Annotated[
         str | None,
         Option(
@@ -136,7 +136,9 @@ def verify(
 
 
 def demo(
-    store: str = "store", seeds: Annotated[int, Option(min=1)] = 3, json_: Json = False
+    store: Annotated[str, Option(help="Folder for all results.")] = "store",
+    seeds: Annotated[int, Option(min=1, help="Number of seeds.")] = 3,
+    json_: Json = False,
 ) -> None:
     """Run a small example: generate clips, decode them, train three methods, and compare."""
     from pipeline.config import parse

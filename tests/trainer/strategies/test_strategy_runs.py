@@ -31,11 +31,13 @@ from trainer.run_directory import Run
 
 
 @pytest.mark.parametrize(("method", "changes", "match"), [
-    ("ogm_ge", {"fusion": "film"}, r"(?=.*model\.fusion)(?=.*\bfilm\b)(?=.*\bconcat\b)(?=.*\bsum\b)(?=.*\bdecision\b)"),
+    ("ogm_ge", {"fusion": "film"},
+     r"(?=.*model\.fusion)(?=.*\bfilm\b)(?=.*\bconcat\b)(?=.*\bsum\b)(?=.*\bdecision\b)"),
     ("ogm_ge", {"fusion": "mmtm"}, r"(?=.*model\.fusion)(?=.*\bmmtm\b)"),
     ("mla", {"mask": "feature"}, r"(?=.*model\.mask)(?=.*\bfeature\b)(?=.*\bskip\b)"),
     ("mla", {"encoders": {"touch": {"kind": "mlp", "hidden": 16}}},
-     r"(?=.*model\.heads)(?=.*\bshared\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\b32\b)(?=.*\btouch\b)(?=.*\b16\b)(?=.*model\.encoders)"),
+     r"(?=.*model\.heads)(?=.*\bshared\b)(?=.*\bsound\b)(?=.*\bsight\b)(?=.*\b32\b)"
+     r"(?=.*\btouch\b)(?=.*\b16\b)(?=.*model\.encoders)"),
 ])  # fmt: skip
 def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(
     store: Path, method: str, changes: dict[str, Any], match: str
