@@ -1,1 +1,1 @@
-"""The service: batch plans and their statistics over HTTP, and a page to look at them; reads a store, never writes."""
+"""Read-only HTTP service over a store: plans, their statistics, runs, and a web page."""

@@ -1,4 +1,4 @@
-"""The application: routes over a catalog, errors as problems, everything observed."""
+"""The ASGI application."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,48 +18,54 @@ from service.settings import Settings
 from service.store.metrics import StoreCollector
 from service.store.reader import StoreReader
 
-ABOUT = "Batch plans and their statistics, read from a store. Read only. Errors are RFC 9457 problem details; lists are pages with `next`."
+DESCRIPTION = """
+Runs, batch plans and their statistics, features and comparisons of a store. Read only.
+
+Errors are RFC 9457 problem details. Lists come in pages: follow `next` (also in the `Link` header)
+until it is null. Responses have an `ETag`; send it as `If-None-Match` to get 304 if
+nothing changed.
+""".strip()
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service over one store (raises StoreError where the store's name makes no sense)."""
-    reader = StoreReader(settings.store, settings.cache_dir, int(settings.cache_size))
+    """Create the service over one store. Raises StoreError if the store's URI is invalid."""
+    store_reader = StoreReader(settings.store, settings.cache_dir, int(settings.cache_size))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        reader.close()
+        store_reader.close()
 
     app = FastAPIOffline(
         title="Remix",
         version=version("data-remixing"),
-        description=ABOUT,
+        description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
         docs_url="/docs",
         redirect_slashes=False,
     )
-    app.state.settings, app.state.reader = settings, reader
+    app.state.settings, app.state.store_reader = settings, store_reader
     app.state.registry = CollectorRegistry()
-    app.state.registry.register(StoreCollector(reader))
+    app.state.registry.register(StoreCollector(store_reader))
     app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
-    shown = guards(settings)
+    dependencies = guards(settings)
     routers = (features.router, plans.router, plans.by_fingerprint, runs.router)
     for router in (*routers, comparisons.router, process.guarded):
-        app.include_router(router, dependencies=shown)
-    app.include_router(process.router, dependencies=shown[-1:])
-    _describe(app)
+        app.include_router(router, dependencies=dependencies)
+    app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token
+    _complete_openapi(app)
     return app
 
 
-def _describe(app: FastAPI) -> None:
-    """Puts into the OpenAPI document what FastAPI does not know: the one shape of errors, and that 401 needs a token."""
-    described = app.openapi
+def _complete_openapi(app: FastAPI) -> None:
+    """Add the error model to the OpenAPI document, and remove 401 if no token is configured."""
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = described()
+            document = generate()
             document["components"]["schemas"]["ProblemDetails"] = ProblemDetails.model_json_schema(
                 mode="serialization"
             )
@@ -69,6 +75,6 @@ def _describe(app: FastAPI) -> None:
                 for operations in document["paths"].values():
                     for operation in operations.values():
                         operation["responses"].pop("401", None)
-        return described()
+        return generate()
 
     setattr(app, "openapi", openapi)  # noqa: B010

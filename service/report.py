@@ -1,4 +1,7 @@
-"""`remix report`: the page and the answers it would ask for, as one HTML file that needs no service and no network."""
+"""`remix report`: the web page of one run as a single HTML file that works offline.
+
+The file contains the page, its scripts, and the responses of the service that the page requests.
+"""
 
 import asyncio
 import json
@@ -15,35 +18,40 @@ from pipeline.storage.store_path import StorePath, without_secrets
 from service.app import create_app
 from service.settings import Settings
 
-Answers = dict[str, JsonValue]
+Responses = dict[str, JsonValue]
+"""Response bodies by path and query."""
 PAGE_LIMIT = 1000
 NUM_STEPS = 25
-"""Steps of each plan; as many as the page shows at once, so that it asks for just these."""
+"""Steps of each plan: the page size of the web page, so that its request is the same."""
 NUM_REJECTED = 25
-NUM_STORIES = 20_000
-"""Samples times epochs: what the report holds of single samples."""
+MAX_SAMPLE_EPOCHS = 20_000
+"""Bounds the report: number of samples times number of epochs."""
 MAX_SAMPLES = 1000
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
-IN_PAGE = "!'()*~"
-"""What encodeURIComponent leaves as it is, beside what quote() does."""
+UNQUOTED = "!'()*~"
+"""Characters that encodeURIComponent leaves unquoted, in addition to those of quote()."""
 
 
 def write_report(run: str, out: StorePath) -> dict[str, int]:
-    """Writes the report of STORE/runs/NAME; the same run gives the same bytes (raises InputError where the run cannot be read, StoreError)."""
-    store, name = _split(run)
+    """Write the report of STORE/runs/NAME. The same run gives the same bytes.
+
+    Returns the number of `answers` (embedded responses) and of `bytes`.
+    Raises InputError if the run cannot be read, StoreError if the file cannot be written.
+    """
+    store, name = _split_run_path(run)
     out.check_writable()
     return asyncio.run(_write(store, name, out))
 
 
-def _split(run: str) -> tuple[str, str]:
-    """The store and the name in STORE/runs/NAME, a path or a URI with its query."""
+def _split_run_path(run: str) -> tuple[str, str]:
+    """Split STORE/runs/NAME, a path or a URI with a query, into store and name."""
     path, mark, query = run.partition("?") if "://" in run else (os.path.abspath(run), "", "")
     parts = path.rstrip("/").rsplit("/", 2)
     if len(parts) < 3 or parts[1] != "runs":
         raise ConfigError(
-            f"{without_secrets(run)!r} is not the folder of a run", "give STORE/runs/NAME"
+            f"Not the folder of a run: {without_secrets(run)!r}", "Pass STORE/runs/NAME"
         )
     return parts[0] + mark + query, parts[2]
 
@@ -54,25 +62,25 @@ async def _write(store: str, name: str, out: StorePath) -> dict[str, int]:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://report"
         ) as client:
-            answers = await _answers(client, name)
-            html = await _page(client, {"run": name, "responses": answers})
+            responses = await _fetch_responses(client, name)
+            html = await _build_page(client, {"run": name, "responses": responses})
     finally:
-        app.state.reader.close()
+        app.state.store_reader.close()
     data = html.encode()
     out.write_bytes(data)
-    return {"answers": len(answers), "bytes": len(data)}
+    return {"answers": len(responses), "bytes": len(data)}
 
 
-async def _answers(client: httpx.AsyncClient, name: str) -> Answers:
-    """What the page asks for, by path and query as it writes them."""
-    run = f"v1/runs/{quote(name, safe=IN_PAGE)}"
-    answers: Answers = {}
-    detail = await _get(client, run, answers)
+async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
+    """Fetch what the page requests, under exactly the URLs that its scripts build."""
+    run = f"v1/runs/{quote(name, safe=UNQUOTED)}"
+    responses: Responses = {}
+    detail = await _get(client, run, responses)
     if not isinstance(detail, dict) or isinstance(detail.get("status"), int):
         raise InputError(
-            str(detail["detail"]) if isinstance(detail, dict) else f"run {name!r} cannot be read"
+            str(detail["detail"]) if isinstance(detail, dict) else f"Cannot read run {name!r}"
         )
-    async for _ in _pages(client, f"{run}/epochs", answers):
+    async for _ in _pages(client, f"{run}/epochs", responses):
         pass
     plans = [int(str(epoch)) for epoch in _items(detail["plans"])]
     for epoch in plans:
@@ -81,39 +89,39 @@ async def _answers(client: httpx.AsyncClient, name: str) -> Answers:
             f"{run}/plans/{epoch}/stats",
             f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}",
         ):
-            await _get(client, path, answers)
+            await _get(client, path, responses)
     parent = detail["features"]
-    features = f"v1/features/{quote(str(parent['name']) if isinstance(parent, dict) else '', safe=IN_PAGE)}"
-    await _get(client, features, answers)
-    await _get(client, f"{features}/rejected?start=0&limit={NUM_REJECTED}", answers)
+    parent_name = str(parent["name"]) if isinstance(parent, dict) else ""
+    features = f"v1/features/{quote(parent_name, safe=UNQUOTED)}"
+    await _get(client, features, responses)
+    await _get(client, f"{features}/rejected?start=0&limit={NUM_REJECTED}", responses)
     for sample in await _first_samples(
-        client, features, min(MAX_SAMPLES, NUM_STORIES // max(1, len(plans)))
+        client, features, min(MAX_SAMPLES, MAX_SAMPLE_EPOCHS // max(1, len(plans)))
     ):
-        await _get(client, f"{run}/samples/{quote(sample, safe=IN_PAGE)}", answers)
-    return answers
+        await _get(client, f"{run}/samples/{quote(sample, safe=UNQUOTED)}", responses)
+    return responses
 
 
-async def _get(client: httpx.AsyncClient, path: str, answers: Answers) -> JsonValue:
-    """One answer; a problem is an answer too, the page shows it where it belongs."""
+async def _get(client: httpx.AsyncClient, path: str, responses: Responses) -> JsonValue:
+    """Fetch one response. Errors are kept too: the page shows them in place of the content."""
     response = await client.get(f"/{path}")
-    found: JsonValue = response.json()
-    if isinstance(found, dict) and response.status_code >= 400:
-        found.pop("request_id", None)  # another one each time
-    answers[path] = found
-    return found
+    body: JsonValue = response.json()
+    if isinstance(body, dict) and response.status_code >= 400:
+        body.pop("request_id", None)  # random, and the report must be reproducible
+    responses[path] = body
+    return body
 
 
 async def _pages(
-    client: httpx.AsyncClient, path: str, answers: Answers
+    client: httpx.AsyncClient, path: str, responses: Responses
 ) -> AsyncIterator[Iterable[JsonValue]]:
-    """The items of a list, page by page; none where it cannot be read."""
+    """Fetch a list and yield the items of each page; none if it cannot be read."""
     start: str | None = "0"
     while start is not None:
-        found = await _get(client, f"{path}?start={start}&limit={PAGE_LIMIT}", answers)
-        items, following = (
-            (found.get("items"), found.get("next")) if isinstance(found, dict) else (None, None)
-        )
-        yield _items(items)
+        body = await _get(client, f"{path}?start={start}&limit={PAGE_LIMIT}", responses)
+        page = body if isinstance(body, dict) else {}
+        yield _items(page.get("items"))
+        following = page.get("next")
         start = httpx.URL(str(following)).params["start"] if following else None
 
 
@@ -122,23 +130,23 @@ def _items(value: JsonValue) -> Iterable[JsonValue]:
 
 
 async def _first_samples(client: httpx.AsyncClient, features: str, num: int) -> list[str]:
-    """The ids of the first training samples; none where the features are gone."""
-    pages: Answers = {}
-    found: list[str] = []
+    """Ids of the first training samples; none if the features were deleted."""
+    pages: Responses = {}
+    ids: list[str] = []
     async for items in _pages(client, f"{features}/samples", pages):
-        found += [
+        ids += [
             str(item["sample_id"])
             for item in items
             if isinstance(item, dict) and item["split"] == "train"
         ]
         pages.clear()
-        if len(found) >= num:
+        if len(ids) >= num:
             break
-    return found[:num]
+    return ids[:num]
 
 
-async def _page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:
-    """The page with its files and the report inside."""
+async def _build_page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:
+    """Return the page with its scripts, styles and the responses inlined."""
     html = (await client.get("/")).text
     files = {
         name: (await client.get(f"/assets/{name}")).text
@@ -146,23 +154,25 @@ async def _page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:
     }
     data = json.dumps(report, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     html = html.replace(
-        "<title>", f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<title>', 1
+        "<title>",
+        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n<title>',
+        1,
     )
     html = html.replace(
         "<noscript>", f'<script type="application/json" id="report">{data}</script>\n<noscript>', 1
     )
     html = re.sub(
         r'<link rel="stylesheet" href="assets/([^"]+)">',
-        lambda found: f"<style>\n{files[found[1]]}</style>",
+        lambda match: f"<style>\n{files[match[1]]}</style>",
         html,
     )
     return re.sub(
         r'<script src="assets/([^"]+)"></script>',
-        lambda found: f"<script>\n{_inline(files[found[1]])}</script>",
+        lambda match: f"<script>\n{_escape_script(files[match[1]])}</script>",
         html,
     )
 
 
-def _inline(script: str) -> str:
-    """A script that cannot end, or hide the end of, the element that it stands in."""
+def _escape_script(script: str) -> str:
+    """Escape what would end the enclosing script element, or hide its end, in HTML."""
     return re.sub(r"<(?=/script|!--)", r"\\x3C", script, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What the service answers: one pydantic model an object, one page of them a list."""
+"""Response models of the HTTP API. Docstrings of fields become their descriptions in OpenAPI."""
 
 from datetime import datetime
 from typing import Annotated, Generic, Literal, TypeVar
@@ -10,7 +10,10 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Schema(BaseModel):
-    """Base of all answers: what the artifact says beyond the fields is left out, what it says wrongly is an error."""
+    """Base of the response models.
+
+    Unknown fields of an artifact are ignored; wrong types and non-finite numbers are errors.
+    """
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -18,338 +21,502 @@ class Schema(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457 problem details: the one shape of every error."""
+    """The body of every error response (RFC 9457)."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str = "about:blank"
+    """`urn:remix:damaged` for a damaged artifact, otherwise `about:blank`."""
     title: str
+    """A short name of the kind of error."""
     status: int = Field(ge=400, le=599)
+    """The HTTP status code."""
     detail: str
+    """What went wrong, and how to fix it."""
     instance: str
+    """The path of the request."""
     request_id: str
+    """Identifies the request in the service's log; also in the header `X-Request-ID`."""
 
 
 class Page(Schema, Generic[Item]):
-    """A page of a list; `next` is the URL of the page that follows, null on the last."""
+    """A page of a list."""
 
     items: list[Item]
+    """The items of this page, in order."""
     next: str | None = None
+    """The URL of the next page; null on the last page."""
 
 
 class Damage(Schema):
-    """What stands in a list for an artifact that cannot be read; the rest of the list is served all the same."""
+    """A list item whose artifact cannot be read. The other items of the list are not affected."""
 
     name: str
+    """The name of the artifact's folder."""
     status: Literal["damaged"] = "damaged"
+    """Always `damaged`."""
     error: str
+    """What is wrong, and with which file."""
 
 
 class Parent(Schema):
-    """A feature set by name, and the fingerprint that it had."""
+    """The feature set that an artifact was made from."""
 
     name: str
+    """The name of the feature set."""
     fingerprint: str
+    """The fingerprint of the feature set when the artifact was made."""
 
 
 class FeatureModality(Schema):
-    """What one row of a modality is."""
+    """The features of one modality."""
 
     kind: str
+    """How the modality was decoded, e.g. `audio`, `video`, `image`, `tensor`."""
     shape: list[int]
+    """The shape of one sample's features."""
     dtype: str
+    """The NumPy data type of the features."""
     num_rows: int
-    """Samples that have the modality."""
+    """The number of samples that have this modality."""
 
 
 class FeatureSummary(Schema):
     """A feature set in a list."""
 
     name: str
+    """The name of the feature set."""
     status: Literal["finished"] = "finished"
+    """Always `finished`: unfinished feature sets are not listed."""
     fingerprint: str
+    """A hash of the content."""
     num_rows: int
+    """The number of samples."""
     num_rejected: int
+    """The number of samples that could not be decoded."""
     num_classes: int
+    """The number of classes."""
     splits: dict[str, int]
+    """The number of samples by split."""
     modalities: dict[str, FeatureModality]
+    """The modalities by name."""
 
 
 class FeatureDetail(FeatureSummary):
     """A feature set."""
 
     classes: list[str]
+    """The names of the classes; a label is an index into this list."""
     reasons: dict[str, int]
-    """Rejected samples by reason."""
+    """The number of rejected samples by reason."""
     num_parts: int
+    """The number of parts that the features are stored in, one per shard."""
     parents: dict[str, JsonValue]
+    """The fingerprints of what the feature set was made from, such as its shards."""
 
 
 class SampleSummary(Schema):
-    """A sample in a list, by the row that plans and scores name."""
+    """A sample in a list."""
 
     row: int
+    """The row of the sample in the feature set; plans and scores refer to samples by it."""
     sample_id: str
+    """The id of the sample."""
     label: int
+    """The class, as an index into the feature set's `classes`."""
     split: str
+    """`train`, `validation` or `test`."""
     shard: str
+    """The shard that the sample came from."""
     has: dict[str, bool]
+    """Whether the sample has each modality."""
 
 
 class Rejected(Schema):
-    """A sample that could not be used, and why."""
+    """A sample that could not be decoded."""
 
     shard: str
+    """The shard that contains the sample."""
     sample_id: str
+    """The id of the sample; empty if it could not be read."""
     stage: str
+    """The stage that rejected the sample: `shard` (reading) or `decode`."""
     reason: str
+    """The kind of problem, e.g. `truncated`."""
     error: str
+    """The problem in words."""
 
 
 class Best(Schema):
-    """The best validation epoch so far."""
+    """The epoch with the highest validation accuracy of the fused head so far."""
 
     epoch: int
+    """The epoch, counted from 0; the earliest one if several are equal."""
     validation_accuracy: float
+    """Validation accuracy of the fused head in that epoch, in [0, 1]."""
 
 
 class RunSummary(Schema):
     """A run in a list."""
 
     name: str
+    """The name of the run."""
     status: Literal["created", "running", "finished", "interrupted", "failed"]
+    """The state of the run."""
     error: str | None = None
+    """Why the run failed; null otherwise."""
     updated: datetime
     """When the run last wrote its status or an epoch."""
     features: Parent
+    """The feature set that the run trains on."""
     modalities: list[str]
+    """The names of the modalities, in the order of the feature set."""
     num_epochs: int
-    """Epochs that are done."""
+    """The number of completed epochs."""
     planned_epochs: int
+    """The number of epochs that the run is configured to train."""
     warmup_epochs: int
+    """The number of warm-up epochs at the beginning; they train all modalities on every sample."""
     best: Best | None = None
+    """The best epoch so far; null before the first epoch is complete."""
     test_accuracy: dict[str, float | None] | None = None
-    """Of the fused head and of each modality's, at the best validation epoch, once the run is finished."""
+    """Test accuracy in [0, 1] at the best epoch, of `fused` and of each modality's unimodal head.
+
+    Null until the run is finished; null for a head that was not trained.
+    """
 
 
 class RunDetail(RunSummary):
     """A run."""
 
     config: dict[str, JsonValue]
-    """As it was asked for, without the store's place."""
+    """The configuration, without the location of the store."""
     digest: str
-    """The hash of what decides the result."""
+    """A hash of everything in the configuration that affects the result."""
     code_version: str
+    """The version of Remix that trained the run."""
     plans: list[int]
-    """Epochs that have a plan."""
+    """The epochs that have a plan."""
     scores: list[int]
-    """Epochs that have scores."""
+    """The epochs that have scores."""
 
 
 class EpochModality(Schema):
-    """One modality in one epoch."""
+    """One modality in one epoch. Accuracies are in [0, 1]."""
 
     share: float | None
-    """The share of the epoch's samples that trained this modality alone; null in warm-up."""
+    """Fraction of the epoch's samples that train this modality alone; null in warm-up."""
     train_accuracy: float | None
+    """Accuracy of the unimodal head on the samples that trained it; null if there were none."""
     validation_accuracy: float | None
+    """Validation accuracy of the unimodal head; null if no sample has the modality."""
     gradient_cosine: float | None = None
-    """Between the gradients of the fused and of this modality's loss on its encoder; null without diagnostics, as the next."""
+    """Cosine between the gradients of the fused and the unimodal loss with respect to the encoder.
+
+    Null without `train.diagnostics`.
+    """
     zero_mask_accuracy: float | None = None
-    """Of the fused head on the validation split when this modality shows alone."""
+    """Validation accuracy of the fused head when all other modalities are masked with zeros.
+
+    Null without `train.diagnostics`.
+    """
 
 
 class EpochSeconds(Schema):
-    """Where the time of an epoch went."""
+    """Wall time of an epoch in seconds, by stage; null for a stage that did not run."""
 
     score: float | None
+    """Scoring the training samples."""
     plan: float | None
+    """Making the plan."""
     load: float | None
+    """Waiting for data, summed over the steps."""
     step: float | None
+    """Forward, backward and optimizer, summed over the steps."""
     validate_: float | None = Field(serialization_alias="validate", validation_alias="validate")
+    """Validation."""
     epoch: float | None
+    """The complete epoch."""
 
 
 class EpochRow(Schema):
-    """One epoch that is done."""
+    """One completed epoch. Accuracies are in [0, 1]."""
 
     epoch: int
+    """The epoch, counted from 0."""
     policy: str
+    """The policy that assigned samples to modalities; `joint` in warm-up."""
     num_steps: int
+    """The number of steps."""
     num_rows: int
+    """The number of samples drawn; a sample that was drawn twice counts twice."""
     learning_rate: float | None
+    """The learning rate."""
     train_loss: float | None
+    """Mean training loss, weighted by the samples of each step."""
     train_accuracy: float | None
+    """Accuracy of the fused head on the training batches."""
     validation_loss: float | None
+    """Mean cross-entropy of the fused head on the validation split."""
     validation_accuracy: float | None
-    """Of the fused head."""
+    """Validation accuracy of the fused head."""
     modalities: dict[str, EpochModality]
+    """The numbers of each modality."""
     churn: float | None
-    """The share of samples whose modality differs from that of the epoch before."""
+    """Fraction of samples that changed modality since the previous epoch.
+
+    Null if this or the previous epoch trained all modalities together.
+    """
     rho: float | None
-    """Imbalance: the better modality's confidence in the label over the other's."""
+    """Confidence ratio, strongest to weakest modality, on the validation split.
+
+    The confidence of a modality is the mean probability that its unimodal head gives the label.
+    1 means balanced (OGM-GE, arXiv 2203.15332).
+    """
     head_gradient_cosine: float | None = None
-    """Between the modalities' gradients on what they share, as the mean over pairs; null without diagnostics."""
+    """Cosine between the modalities' gradients on shared parameters, averaged over pairs.
+
+    Null without `train.diagnostics`.
+    """
     seconds: EpochSeconds
+    """Wall time by stage."""
     samples_per_second: float | None
+    """Training throughput over loading and steps, without scoring, planning and validation."""
 
 
 class PlanSummary(Schema):
-    """A plan in a list."""
+    """The plan of one epoch, in a list."""
 
     epoch: int
+    """The epoch, counted from 0."""
     fingerprint: str
+    """A hash of the content; also the plan's permanent address under `/v1/plans/`."""
     policy: str
+    """The policy that assigned samples to modalities; `joint` in warm-up."""
     num_steps: int
+    """The number of steps."""
     num_rows: int
+    """The number of samples drawn."""
     shares: dict[str, float | None]
-    """By modality, "all" in warm-up."""
+    """Fraction of the samples by the modality that they train; `all` for all modalities."""
     churn: float | None
+    """Fraction of samples that changed modality since the previous epoch; null if undefined."""
     has_scores: bool
-    """Whether scores of this very epoch are stored."""
+    """Whether the scores of this epoch are stored."""
     written: datetime
+    """When the plan was written."""
 
 
 class DamagedPlan(Schema):
-    """What stands in the list of plans for one that cannot be read."""
+    """A list item for a plan that cannot be read. The other plans are not affected."""
 
     epoch: int
+    """The epoch, counted from 0."""
     status: Literal["damaged"] = "damaged"
+    """Always `damaged`."""
     error: str
+    """What is wrong, and with which file."""
 
 
 class PlanDetail(PlanSummary):
-    """A plan: what it was asked to be, what it was made from."""
+    """The plan of one epoch, with the settings and artifacts that it was made from."""
 
     modalities: list[str]
+    """The names of the modalities."""
     num_classes: int | None = None
+    """The number of classes; null if unknown."""
     seed: int
+    """The seed of the run."""
     batch_size: int
+    """The configured global batch size, in samples."""
     order: str | None = None
+    """The order of the steps: `sequential`, `interleaved` or `mixed`; null in warm-up."""
     locality: int | None = None
+    """Samples are shuffled within windows of this many rows; null for a global shuffle."""
     stratify: bool | None = None
+    """Whether each batch has the class distribution of its modality's samples."""
     min_share: float | None = None
+    """The minimum share of every modality; null if not configured."""
     asked_shares: JsonValue = None
-    """natural, equal, or a share per modality."""
+    """The configured shares: `natural`, `equal`, `validation`, or a share per modality."""
     parents: dict[str, str]
+    """The fingerprints of what the plan was made from: features, configuration and scores."""
     bytes: int
+    """The size of the plan's file."""
 
 
 class Histogram(Schema):
-    """Counts between edges; `assigned` counts those of the samples that train the modality."""
+    """A histogram over samples."""
 
     edges: list[float]
+    """The edges of the bins, one more than there are bins."""
     counts: list[int]
+    """The number of samples in each bin."""
     assigned: list[int] | None = None
+    """The number of samples in each bin that are assigned to the modality; null without a plan."""
     mean: float | None = None
+    """The mean over all samples; null if there are none."""
 
 
 class ModalityHistograms(Schema):
-    """Ability and difficulty of the samples on one modality."""
+    """Ability and difficulty of the samples in one modality."""
 
     num_missing: int
+    """The number of samples that lack the modality."""
     kl: Histogram
-    """Bits."""
+    """Ability in bits: the KL divergence of the unimodal prediction from uniform."""
     difficulty: Histogram | None = None
+    """Difficulty in [0, 1]: the normalised entropy of the unimodal prediction, 1 if it is uniform.
+
+    Null if the number of classes is unknown.
+    """
 
 
 class ScoreHistograms(Schema):
-    """How hard the samples are for each modality."""
+    """Ability and difficulty of the training samples in one epoch."""
 
     epoch: int
+    """The epoch, counted from 0."""
     num_rows: int
+    """The number of scored samples."""
     num_classes: int | None = None
+    """The number of classes; null if unknown."""
     modalities: dict[str, ModalityHistograms]
+    """The histograms of each modality."""
 
 
 class ModalityStats(Schema):
-    """What a plan does for one modality."""
+    """A plan's numbers for one modality."""
 
     num_steps: Count
+    """The number of steps that train the modality."""
     num_rows: Count
+    """The number of samples that train the modality."""
     share: float | None
+    """Fraction of the plan's samples that train the modality; null for an empty plan."""
     read_amplification: float | None
+    """Batches read per batch needed: rows in the record batches touched, over rows used.
+
+    1 is best; null if the modality has no samples.
+    """
     class_counts: list[int] | None = None
+    """The number of samples of each class; null if the labels are unknown."""
 
 
 class BatchSizes(Schema):
-    """How many rows the steps have; `counts` by size."""
+    """The number of samples per step."""
 
     min: int | None
+    """The smallest batch; null for an empty plan."""
     max: int | None
+    """The largest batch; null for an empty plan."""
     mean: float | None
+    """The mean batch size; null for an empty plan."""
     counts: dict[str, int]
+    """The number of steps by batch size."""
 
 
 class StepOrder(Schema):
-    """The order of a plan: how many steps of each modality lie between two edges, which are step numbers."""
+    """Which modalities the steps train, along the plan."""
 
     edges: list[int]
+    """The first step of each bin, and the number of steps as the last edge."""
     num_steps: dict[str, list[int]]
+    """The number of steps in each bin, by modality."""
 
 
 class PlanStats(Schema):
-    """A plan's statistics, computed when it was committed."""
+    """The statistics of a plan."""
 
     num_steps: int
+    """The number of steps."""
     num_rows: int
+    """The number of samples drawn."""
     modalities: dict[str, ModalityStats]
+    """The numbers of each modality; `all` for steps that train every modality."""
     batch_sizes: BatchSizes
+    """Statistics of the number of samples per step."""
     transitions: dict[str, dict[str, int]]
+    """How often a step of one modality (outer key) is followed by one of another (inner key)."""
     num_switches: int
+    """Modality changes between steps: consecutive steps that train different modalities."""
     batch_rows: int
+    """The number of rows in a record batch of the features, on which read amplification depends."""
     read_amplification: float | None
+    """Batches read per batch needed, over all modalities: 1 is best; null for an empty plan."""
     order: StepOrder
+    """The order of the steps, in at most 512 bins."""
     churn: float | None
+    """Fraction of samples that changed modality since the previous epoch; null if undefined."""
     histograms: dict[str, ModalityHistograms] | None = None
+    """Ability and difficulty by modality; null if the epoch was not scored, as in warm-up."""
 
 
 class PlanStep(Schema):
-    """A global step: all ranks train `modality` ("all" in warm-up) on `rows` together.
-
-    Where a batch mixes modalities, `assigned` has for each row the number of the one that it trains, -1 for all; other steps do not have it.
-    """
+    """A global step: all ranks together train on its batch."""
 
     step: int
+    """The step, counted from 0."""
     modality: str
+    """The modality that the step trains; `all` in warm-up and in mixed batches."""
     rows: list[int]
+    """The rows of the batch, as row numbers of the feature set."""
     assigned: list[int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """For each row of a mixed batch, the index of the modality that it trains; -1 for all.
+
+    Absent if the plan has no mixed batches.
+    """
 
 
 class SampleModality(Schema):
-    """What the scores of an epoch say of a sample's modality; nulls where the sample lacks it."""
+    """The scores of a sample in one modality; all null if the sample lacks the modality."""
 
     kl: float | None
-    """Ability in bits."""
+    """Ability in bits: the KL divergence of the unimodal prediction from uniform."""
     difficulty: float | None
+    """Difficulty in [0, 1]: the normalised entropy of the prediction; null if undefined."""
     p_label: float | None
+    """The probability that the unimodal head gives the label."""
     predicted: int | None
+    """The class that the unimodal head predicts."""
 
 
 class SampleEpoch(Schema):
     """A sample in one epoch."""
 
     epoch: int
+    """The epoch, counted from 0."""
     step: int | None = None
-    """The step it was in; null where the plan does not have it."""
+    """The step whose batch contains the sample; null if the plan does not contain it."""
     assigned: str | None = None
-    """The modality of that step; "all" in warm-up."""
+    """The modality that the sample trains; `all` in warm-up, null if the plan lacks the sample."""
     modalities: dict[str, SampleModality] | None = None
-    """Null where the epoch has no scores of the sample."""
+    """The scores by modality; null if the epoch has no scores of the sample."""
 
 
 class SampleHistory(Schema):
-    """A sample's story: how hard it was for each modality, and what it trained, epoch by epoch."""
+    """A sample's scores and assignment in every epoch of a run."""
 
     sample_id: str
+    """The id of the sample."""
     row: int
+    """The row of the sample in the feature set."""
     label: int
+    """The class, as an index into the feature set's `classes`."""
     class_name: str
+    """The name of the class."""
     split: str
+    """`train`, `validation` or `test`."""
     shard: str
+    """The shard that the sample came from."""
     has: dict[str, bool]
+    """Whether the sample has each modality."""
     epochs: list[SampleEpoch]
+    """The epochs that have a plan or scores."""
 
 
 class Ready(Schema):
-    """The process, or the store, is there."""
+    """The process runs (`/healthz`) and can read the store (`/readyz`)."""
 
     status: Literal["ok"] = "ok"
+    """Always `ok`."""

@@ -1,4 +1,4 @@
-"""The service under uvicorn: JSON logs, graceful shutdown."""
+"""Run the service under uvicorn, with JSON logs and graceful shutdown."""
 
 import ipaddress
 import logging
@@ -16,18 +16,21 @@ SHUTDOWN_SECONDS = 10
 
 
 def serve(settings: Settings) -> None:
-    """Serves a store until the process is told to stop (raises StoreError where the store is not there, ConfigError where it cannot listen)."""
+    """Serve a store until SIGINT or SIGTERM.
+
+    Raises StoreError if the store cannot be read, ConfigError if the address is not available.
+    """
     app = create_app(settings)
-    app.state.reader.check()
+    app.state.store_reader.check()
     _log_as_json()
     logger = logging.getLogger("remix.service")
     if settings.token is None:
-        whom = (
-            "only this machine can read it"
+        audience = (
+            "only this machine can read the store"
             if _is_loopback(settings.host)
-            else "WHOEVER REACHES THIS ADDRESS CAN READ THE STORE"
+            else "ANYONE WHO REACHES THIS ADDRESS CAN READ THE STORE"
         )
-        logger.warning("no REMIX_TOKEN is set: bound to %s, %s", settings.host, whom)
+        logger.warning("REMIX_TOKEN is not set: listening on %s, %s", settings.host, audience)
     config = uvicorn.Config(
         app,
         settings.host,
@@ -39,7 +42,8 @@ def serve(settings: Settings) -> None:
         lifespan="on",
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn takes them while it runs, and raises them again when it has shut down
+        # uvicorn handles the signals while it runs and raises them again after its shutdown;
+        # without a handler they would end the process with an error
         signal.signal(number, lambda *_: None)
     server = uvicorn.Server(config)
     try:
@@ -48,8 +52,8 @@ def serve(settings: Settings) -> None:
         if server.started:
             raise
         raise ConfigError(
-            f"the service cannot listen on {settings.host}:{settings.port}",
-            "the log says why; give another --host or --port",
+            f"Cannot listen on {settings.host}:{settings.port}",
+            "See the log for the cause, or pass another --host or --port",
         ) from error
 
 

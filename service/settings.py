@@ -1,4 +1,4 @@
-"""What the service was asked to do, by environment and flags."""
+"""Settings of the service, from command-line options and environment variables."""
 
 import re
 from pathlib import Path
@@ -11,46 +11,56 @@ from pipeline.errors import ConfigError
 
 
 class Settings(BaseSettings):
-    """Each field is also an environment variable, REMIX_ and its name in capitals; an empty variable counts as unset."""
+    """Settings of the service.
+
+    The environment variable of a field is REMIX_ and its name in capitals; an empty one is ignored.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="REMIX_", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix="REMIX_",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     store: str = Field(default="store", min_length=1)
-    """A folder or any pyarrow.fs URI."""
+    """The store to serve: a folder or a URI that pyarrow.fs supports, e.g. s3://bucket/store."""
     host: str = "127.0.0.1"
-    """The address to listen on."""
+    """The address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """0 takes a free one."""
+    """The port to listen on; 0 chooses a free one."""
     token: SecretStr | None = None
-    """What /v1 and /metrics ask for as `Authorization: Bearer TOKEN`; null lets everyone read."""
+    """The token that clients of /v1 and /metrics must send; null allows access without a token."""
     cache_dir: Path | None = None
-    """Where copies of a remote store's tables lie; null makes a temporary folder."""
+    """Folder for cached tables of a remote store; null creates a temporary one."""
     cache_size: ByteSize = ByteSize(2 * 2**30)
-    """How much they may take, e.g. 500MB or 2GiB."""
+    """Maximum size of the cached tables, e.g. 500MB or 2GiB."""
 
     @field_validator("token")
     @classmethod
-    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
-        """A token that no client could send would lock everyone out; what is around one that was read from a file is no part of it."""
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        """Strip whitespace, e.g. of a token read from a file; reject what no header can carry."""
         if token is None:
             return None
         text = token.get_secret_value().strip()
         if not re.fullmatch(r"[!-~]+", text):
-            raise ValueError("it is empty, or has characters that an HTTP header cannot carry")
+            raise ValueError("Must consist of printable ASCII characters without spaces")
         return SecretStr(text)
 
 
-def settings_of(**flags: Any) -> Settings:
-    """The settings of flags that are not None, and else of the environment (raises ConfigError)."""
+def settings_of(**options: Any) -> Settings:
+    """Settings from the options that are not None, otherwise from the environment.
+
+    Raises ConfigError.
+    """
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         value = "(hidden)" if name == "token" else repr(first["input"])
         raise ConfigError(
-            f"{name} is {value}: {first['msg']}",
-            f"correct --{name.replace('_', '-')} or the environment variable REMIX_{name.upper()}",
+            f"Invalid {name}: {value}. {first['msg']}",
+            f"Correct --{name.replace('_', '-')} or the environment variable REMIX_{name.upper()}",
         ) from error

@@ -1,1 +1,1 @@
-"""Responses, errors, authentication and logging over HTTP."""
+"""HTTP concerns: responses, errors, authentication, logging and metrics."""

@@ -1,4 +1,4 @@
-"""Who may ask, and what they may ask with."""
+"""Checks that run before every route: the token and the query parameters."""
 
 import hmac
 from typing import Annotated
@@ -11,45 +11,45 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from service.settings import Settings
 
 BEARER = HTTPBearer(
-    auto_error=False, description="The REMIX_TOKEN that the service was started with."
+    auto_error=False, description="The value of REMIX_TOKEN that the service was started with."
 )
 
 
 async def check_token(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 ) -> None:
-    """Refuses a request without the token, comparing in constant time."""
-    wanted = request.app.state.settings.token.get_secret_value()
-    if given is None or not hmac.compare_digest(given.credentials.encode(), wanted.encode()):
+    """Raise HTTP 401 unless the request has the token. Compares in constant time."""
+    expected = request.app.state.settings.token.get_secret_value()
+    if given is None or not hmac.compare_digest(given.credentials.encode(), expected.encode()):
         raise HTTPException(
             401,
-            "give the service's token as 'Authorization: Bearer TOKEN'",
+            "Token missing or wrong. Send it as 'Authorization: Bearer TOKEN'.",
             {"WWW-Authenticate": "Bearer"},
         )
 
 
 async def check_query(request: Request) -> None:
-    """Refuses query parameters that the route does not have, or that are given twice: they would be passed over in silence."""
+    """Raise HTTP 422 for unknown and repeated query parameters, which FastAPI would ignore."""
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:
-            raise _refusal(
+            raise _invalid_query(
                 name,
-                f"no such parameter; known are {', '.join(sorted(known))}"
+                f"Unknown parameter. Choose from {', '.join(sorted(known))}."
                 if known
-                else "no such parameter; this address takes none",
+                else "Unknown parameter. This route has no parameters.",
             )
         if given.count(name) > 1:
-            raise _refusal(name, "it is given more than once; give one value")
+            raise _invalid_query(name, "Given more than once. Pass a single value.")
 
 
-def _refusal(name: str, why: str) -> RequestValidationError:
+def _invalid_query(name: str, message: str) -> RequestValidationError:
     return RequestValidationError(
-        [{"loc": ("query", name[:100]), "msg": why, "type": "value_error"}]
+        [{"loc": ("query", name[:100]), "msg": message, "type": "value_error"}]
     )
 
 
 def guards(settings: Settings) -> list[DependsOn]:
-    """The dependencies of every route that shows what is in the store."""
+    """Dependencies of the routes that expose the store; the last one suits public routes too."""
     return [*([Depends(check_token)] if settings.token else []), Depends(check_query)]

@@ -1,4 +1,4 @@
-"""What the service says of itself: a request id, one JSON line a request, Prometheus metrics; and HEAD, which is GET without its body."""
+"""ASGI middleware: request ids, one JSON log line per request, Prometheus metrics, and HEAD."""
 
 import json
 import logging
@@ -21,41 +21,43 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 class JsonFormatter(logging.Formatter):
-    """A log record as one line of JSON."""
+    """Format a log record as one line of JSON, with the entries of `extra={"fields": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts: dict[str, Any] = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
-        }
-        facts |= {
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "facts", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            facts["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        # in ASCII: U+0085 or U+2028 of a path would begin a line for many readers
-        return json.dumps(facts)
+            entry["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        # ASCII only: many log readers treat U+0085 and U+2028, legal in a path, as line breaks
+        return json.dumps(entry)
 
 
 class RequestObserver:
-    """ASGI middleware around everything, errors included."""
+    """Outermost middleware: it also sees requests that fail."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
         self._requests = Counter(
-            "remix_http_requests", "Requests.", ["method", "route", "status"], registry=registry
+            "remix_http_requests",
+            "HTTP requests.",
+            ["method", "route", "status"],
+            registry=registry,
         )
         self._seconds = Histogram(
             "remix_http_request_seconds",
-            "Time to the end of the answer.",
+            "Time until the end of the response.",
             ["route"],
             buckets=BUCKETS,
             registry=registry,
         )
         self._bytes = Counter(
-            "remix_http_response_bytes", "Bytes of bodies served.", ["route"], registry=registry
+            "remix_http_response_bytes", "Bytes of response bodies.", ["route"], registry=registry
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,41 +67,41 @@ class RequestObserver:
         await _Exchange(scope, send).run(self._app, receive, self)
 
     def count(self, method: str, route: str, status: int, num_bytes: int, seconds: float) -> None:
-        """Adds a request to the metrics."""
+        """Add a request to the metrics."""
         self._requests.labels(method, route, status).inc()
         self._seconds.labels(route).observe(seconds)
         self._bytes.labels(route).inc(num_bytes)
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope, self._send = scope, send
-        self._method, self._began = scope["method"], time.perf_counter()
+        self._method, self._start = scope["method"], time.perf_counter()
         self._status, self._num_bytes = 0, 0
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        self._id = given if REQUEST_ID.fullmatch(given) else uuid4().hex[:16]
+        client_id = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        self._id = client_id if REQUEST_ID.fullmatch(client_id) else uuid4().hex[:16]
         scope.setdefault("state", {})["request_id"] = self._id
         scope["state"]["head"] = self._method == "HEAD"
         if self._method == "HEAD":
             scope["method"] = "GET"
 
-    async def run(self, app: ASGIApp, receive: Receive, observed: RequestObserver) -> None:
+    async def run(self, app: ASGIApp, receive: Receive, observer: RequestObserver) -> None:
         try:
             await app(self._scope, receive, self._forward)
         except Exception:
             ERRORS.exception(
                 "request failed",
-                extra={"facts": {"request_id": self._id, "path": self._scope["path"]}},
+                extra={"fields": {"request_id": self._id, "path": self._scope["path"]}},
             )
             if self._status:
-                raise  # the answer has begun: only breaking off says that it is not whole
-            await problem(
-                Request(self._scope), 500, f"the service failed; its log has request {self._id}"
-            )(self._scope, receive, self._forward)
+                raise  # the response has begun: only a closed connection can signal the error
+            detail = f"Internal error. See request {self._id} in the service's log."
+            response = problem(Request(self._scope), 500, detail)
+            await response(self._scope, receive, self._forward)
         finally:
-            self._tell(observed)
+            self._log(observer)
 
     async def _forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -114,14 +116,14 @@ class _Exchange:
         self._num_bytes += len(message.get("body", b""))
         await self._send(message)
 
-    def _tell(self, observed: RequestObserver) -> None:
-        seconds = time.perf_counter() - self._began
+    def _log(self, observer: RequestObserver) -> None:
+        seconds = time.perf_counter() - self._start
         route = getattr(self._scope.get("route"), "path", "unmatched")
         method = self._method if self._method in ("GET", "HEAD") else "other"
-        observed.count(method, route, self._status, self._num_bytes, seconds)
+        observer.count(method, route, self._status, self._num_bytes, seconds)
         client = (self._scope.get("client") or ("",))[0]
         query = self._scope["query_string"].decode("latin-1")
-        facts = {
+        fields = {
             "request_id": self._id,
             "client": client,
             "method": self._method,
@@ -132,8 +134,8 @@ class _Exchange:
         ACCESS.info(
             "request",
             extra={
-                "facts": {
-                    **facts,
+                "fields": {
+                    **fields,
                     "status": self._status,
                     "bytes": self._num_bytes,
                     "seconds": round(seconds, 6),

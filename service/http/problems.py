@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem details, without a stack trace and without a path of this machine."""
+"""Error responses: RFC 9457 problem details without stack traces and local paths."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,16 +15,16 @@ from service.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 DESCRIPTIONS = {
-    401: "The token is missing or wrong.",
-    404: "There is no such thing.",
-    422: "A parameter is wrong.",
-    500: "An artifact of the store is damaged, or the service is wrong.",
-    503: "The store cannot be read now.",
+    401: "Token missing or wrong.",
+    404: "Not found.",
+    422: "Invalid parameter.",
+    500: "A damaged artifact, or an internal error.",
+    503: "The store cannot be read at the moment; try again later.",
 }
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI."""
+    """OpenAPI `responses` of a route for these error statuses."""
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     return {
         status: {"description": DESCRIPTIONS[status], "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -37,12 +37,12 @@ def problem(
     status: int,
     detail: str,
     headers: Mapping[str, str] | None = None,
-    **kind: str,
+    **overrides: str,
 ) -> Response:
-    """The response for an error; `kind` holds `type` and `title` where the status alone does not tell."""
+    """Create an error response; `overrides` are `type` and `title` if not those of the status."""
     path = request.scope["path"]
     body = ProblemDetails(
-        **{"title": HTTPStatus(status).phrase, **kind},
+        **{"title": HTTPStatus(status).phrase, **overrides},
         status=status,
         detail=detail,
         instance=quote(path, errors="replace"),
@@ -53,32 +53,33 @@ def problem(
     )
 
 
-def of_remix(request: Request, error: Exception) -> Response:
-    """What the store held or lacked."""
+def handle_remix_error(request: Request, error: Exception) -> Response:
+    """Respond to a missing or damaged artifact, or to a store that cannot be read."""
     assert isinstance(error, RemixError)
     headers = {"Retry-After": "2"} if error.http_status == 503 else None
     damaged = {"type": "urn:remix:damaged", "title": "Damaged artifact"}
-    kind = damaged if isinstance(error, DataError) else {}
-    detail = request.app.state.reader.public(str(error))
-    return problem(request, error.http_status, detail, headers, **kind)
+    overrides = damaged if isinstance(error, DataError) else {}
+    detail = request.app.state.store_reader.public(str(error))
+    return problem(request, error.http_status, detail, headers, **overrides)
 
 
-def of_validation(request: Request, error: Exception) -> Response:
-    """What the client asked wrongly."""
+def handle_invalid_request(request: Request, error: Exception) -> Response:
+    """Respond to invalid parameters."""
     assert isinstance(error, RequestValidationError)
-    found = [
-        f"{' '.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()
+    messages = [
+        f"{' '.join(str(part) for part in entry['loc'])}: {entry['msg']}"
+        for entry in error.errors()
     ]
-    return problem(request, 422, "; ".join(found))
+    return problem(request, 422, "; ".join(messages))
 
 
-def of_http(request: Request, error: Exception) -> Response:
-    """Unknown routes, methods, tokens."""
+def handle_http_error(request: Request, error: Exception) -> Response:
+    """Respond to unknown routes, wrong methods and wrong tokens."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     details = {
-        404: "there is nothing at this address; /docs lists the routes",
-        405: "the service is read only: use GET or HEAD",
+        404: "No such route. See /docs for all routes.",
+        405: "The service is read-only. Use GET or HEAD.",
     }
     if error.status_code == 405:
         headers["Allow"] = "GET, HEAD"
@@ -88,7 +89,7 @@ def of_http(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Gives the app its error handlers."""
-    app.add_exception_handler(RemixError, of_remix)
-    app.add_exception_handler(RequestValidationError, of_validation)
-    app.add_exception_handler(HTTPException, of_http)
+    """Register the error handlers."""
+    app.add_exception_handler(RemixError, handle_remix_error)
+    app.add_exception_handler(RequestValidationError, handle_invalid_request)
+    app.add_exception_handler(HTTPException, handle_http_error)

@@ -1,4 +1,4 @@
-"""From a model to a response: strong ETags, 304, gzip, and Arrow streamed record batch by record batch."""
+"""Responses with strong ETags, 304 and gzip; Arrow IPC streamed one record batch at a time."""
 
 import gzip
 import hashlib
@@ -16,143 +16,150 @@ from starlette.types import Receive, Scope, Send
 
 ARROW = "application/vnd.apache.arrow.stream"
 MIN_GZIP_BYTES = 1024
-PIECE_BYTES = 2**18
-"""What is encoded at once, about, however large the record batches of the file are: a client that does not read holds it several times."""
+CHUNK_BYTES = 2**18
+"""Approximate size of an encoded chunk. Bounds the memory that a slow client occupies."""
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The client has it: the ETag is one of If-None-Match."}
+    304: {"description": "Not modified: `If-None-Match` contains the current ETag."}
 }
 
 
 def quality(header: str, wanted: str) -> float:
-    """The quality that an Accept or Accept-Encoding header gives to exactly this value; 0 where it is not named."""
+    """Quality that an Accept or Accept-Encoding header gives to a value, 0 if it is absent.
+
+    Wildcards are not considered.
+    """
     for part in header.split(","):
-        value, *parameters = (piece.strip() for piece in part.split(";"))
+        value, *parameters = (text.strip() for text in part.split(";"))
         if value.lower() == wanted:
-            given = next(
+            weight = next(
                 (parameter[2:] for parameter in parameters if parameter.lower().startswith("q=")),
                 "1",
             )
             try:
-                return float(given)
+                return float(weight)
             except ValueError:
                 return 0.0
     return 0.0
 
 
-def _list(request: Request, name: str) -> str:
-    """A header that is a list, which may come in several lines (RFC 9110, 5.3)."""
+def _list_header(request: Request, name: str) -> str:
+    """Value of a list header, joined if it is sent as several lines (RFC 9110, 5.3)."""
     return ",".join(request.headers.getlist(name))
 
 
 def wants_arrow(request: Request) -> bool:
-    """Whether the client prefers an Arrow stream to JSON."""
-    accept = _list(request, "accept")
+    """Whether the client accepts an Arrow stream and does not prefer JSON."""
+    accept = _list_header(request, "accept")
     wanted = quality(accept, ARROW)
     return wanted > 0 and wanted >= quality(accept, "application/json")
 
 
 class Body:
-    """Bytes to be served; their hash and their compressed form are made when they are first asked for, and kept with them."""
+    """A response body; its hash and compressed form are computed on first use and cached."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
 
     @cached_property
     def digest(self) -> str:
-        """The first 128 bits of their SHA-256."""
+        """The first 128 bits of the SHA-256, as hex."""
         return hashlib.sha256(self.data).hexdigest()[:32]
 
     @cached_property
-    def packed(self) -> bytes:
-        """They in gzip."""
+    def compressed(self) -> bytes:
+        """The data in gzip."""
         return gzip.compress(self.data, 4, mtime=0)
 
 
-def answer(
+def json_response(
     request: Request, model: BaseModel, *, headers: dict[str, str] | None = None
 ) -> Response:
-    """A model as JSON."""
+    """Respond with a model as JSON."""
     body = Body(model.model_dump_json(by_alias=True).encode())
-    return respond(request, body, "application/json", headers=headers)
+    return bytes_response(request, body, "application/json", headers=headers)
 
 
-def respond(
+def bytes_response(
     request: Request,
     body: Body,
     media_type: str,
     *,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Bytes with their ETag, or 304; compressed where the client takes it and it pays."""
-    packed = (
-        len(body.data) >= MIN_GZIP_BYTES and quality(_list(request, "accept-encoding"), "gzip") > 0
+    """Respond with bytes and their ETag, or 304; compressed if accepted and large enough."""
+    compress = (
+        len(body.data) >= MIN_GZIP_BYTES
+        and quality(_list_header(request, "accept-encoding"), "gzip") > 0
     )
-    found = _headers(request, f'"{body.digest}-gzip"' if packed else f'"{body.digest}"', headers)
-    if _known(request, found["ETag"]):
-        return Response(status_code=304, headers=found)
-    if packed:
-        return Response(
-            body.packed, headers={**found, "Content-Encoding": "gzip"}, media_type=media_type
-        )
-    return Response(body.data, headers=found, media_type=media_type)
+    etag = f'"{body.digest}-gzip"' if compress else f'"{body.digest}"'
+    all_headers = _headers(request, etag, headers)
+    if _is_current(request, etag):
+        return Response(status_code=304, headers=all_headers)
+    if compress:
+        all_headers["Content-Encoding"] = "gzip"
+        return Response(body.compressed, headers=all_headers, media_type=media_type)
+    return Response(body.data, headers=all_headers, media_type=media_type)
 
 
-def stream(
+def arrow_response(
     request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch], digest: str
 ) -> Response:
-    """Record batches as an Arrow IPC stream, one in memory at a time; `digest` stands for the content."""
+    """Respond with an Arrow IPC stream, one record batch in memory at a time.
+
+    `digest` identifies the content and determines the ETag.
+    """
     etag = hashlib.sha256(digest.encode(errors="replace")).hexdigest()[:32]
     headers = _headers(request, f'"{etag}"', None)
-    if _known(request, headers["ETag"]):
+    if _is_current(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.state.head:
         response = Response(headers=headers, media_type=ARROW)
         del response.headers["Content-Length"]
         return response
-    pieces = _encode(schema, batches)
-    # what is damaged from its beginning is a problem, not an answer that breaks off
-    first = next(pieces)
-    return _Stream(first, pieces, headers)
+    chunks = _encode(schema, batches)
+    # encode the first chunk before the headers are sent: if it is damaged, the client gets an error
+    first = next(chunks)
+    return _ArrowStream(first, chunks, headers)
 
 
 def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Generator[bytes]:
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
-            num = max(PIECE_BYTES * batch.num_rows // max(batch.get_total_buffer_size(), 1), 1)
+            num = max(CHUNK_BYTES * batch.num_rows // max(batch.get_total_buffer_size(), 1), 1)
             for start in range(0, batch.num_rows, num):
                 writer.write_batch(batch.slice(start, num))
-                yield _take(sink)
-    yield _take(sink)
+                yield _drain(sink)
+    yield _drain(sink)
 
 
-def _take(sink: io.BytesIO) -> bytes:
-    """What was written since the last time."""
+def _drain(sink: io.BytesIO) -> bytes:
+    """Return what was written since the last call."""
     data = sink.getvalue()
     sink.seek(0)
     sink.truncate()
     return data
 
 
-class _Stream(StreamingResponse):
-    """Lets go of the file and its record batch when the client hangs up: garbage collection comes after hundreds of others have."""
+class _ArrowStream(StreamingResponse):
+    """Close the file as soon as the client disconnects, rather than at garbage collection."""
 
-    def __init__(self, first: bytes, pieces: Generator[bytes], headers: dict[str, str]) -> None:
-        super().__init__(chain([first], pieces), headers=headers, media_type=ARROW)
-        self._pieces = pieces
+    def __init__(self, first: bytes, chunks: Generator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(chain([first], chunks), headers=headers, media_type=ARROW)
+        self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._pieces.close()
+            self._chunks.close()
 
 
 def _headers(request: Request, etag: str, headers: dict[str, str] | None) -> dict[str, str]:
-    """A name can be deleted and used again: only an address with a fingerprint is immutable."""
+    # a name can be reused for other content: only URLs with a fingerprint are immutable
     scope = "private" if request.app.state.settings.token else "public"
-    named = "fingerprint" not in request.path_params
-    cache = f"{scope}, no-cache" if named else f"{scope}, max-age=31536000, immutable"
+    immutable = "fingerprint" in request.path_params
+    cache = f"{scope}, max-age=31536000, immutable" if immutable else f"{scope}, no-cache"
     return {
         "ETag": etag,
         "Cache-Control": cache,
@@ -161,9 +168,10 @@ def _headers(request: Request, etag: str, headers: dict[str, str] | None) -> dic
     }
 
 
-def _known(request: Request, etag: str) -> bool:
-    """Whether If-None-Match names it (RFC 9110, 13.1.2: compared weakly)."""
-    given = [
-        value.strip().removeprefix("W/") for value in _list(request, "if-none-match").split(",")
+def _is_current(request: Request, etag: str) -> bool:
+    """Whether If-None-Match contains the ETag, by weak comparison (RFC 9110, 13.1.2)."""
+    client_etags = [
+        value.strip().removeprefix("W/")
+        for value in _list_header(request, "if-none-match").split(",")
     ]
-    return etag in given or "*" in given
+    return etag in client_etags or "*" in client_etags

@@ -1,4 +1,4 @@
-"""Plans, their statistics and their steps."""
+"""Routes of plans, their statistics and their steps."""
 
 from typing import Annotated, Any
 
@@ -7,13 +7,22 @@ from fastapi.responses import Response
 
 from pipeline.errors import InputError, MissingError
 from service import schemas as api
-from service.http.responses import ARROW, answer, stream, wants_arrow
-from service.routes import ERRORS, Epoch, Limit, Name, Start, Store, after, page
+from service.http.responses import ARROW, arrow_response, json_response, wants_arrow
+from service.routes import (
+    ERRORS,
+    Epoch,
+    Limit,
+    Name,
+    Start,
+    StoreCatalog,
+    page_response,
+    start_after,
+)
 
 router = APIRouter(prefix="/v1/runs/{run}/plans", tags=["plans"], responses=ERRORS)
 by_fingerprint = APIRouter(prefix="/v1/plans/{fingerprint}", tags=["plans"], responses=ERRORS)
 Fingerprint = Annotated[
-    str, Path(pattern="^[0-9a-f]{64}$", description="A plan's fingerprint, from its description.")
+    str, Path(pattern="^[0-9a-f]{64}$", description="The `fingerprint` of a plan.")
 ]
 NUM_STEPS = 100
 StepLimit = Annotated[
@@ -21,13 +30,15 @@ StepLimit = Annotated[
     Query(
         ge=1,
         le=1000,
-        description=f"At most so many steps; by default {NUM_STEPS}, as an Arrow stream all.",
+        description=f"The maximum number of steps. Default: {NUM_STEPS} as JSON, all as Arrow.",
     ),
 ]
 Modality = Annotated[
     str | None,
     Query(
-        min_length=1, max_length=64, description='Steps of this modality alone; "all" in warm-up.'
+        min_length=1,
+        max_length=64,
+        description="Only steps that train this modality; `all` for steps that train every one.",
     ),
 ]
 AS_ARROW: dict[int | str, dict[str, Any]] = {
@@ -36,99 +47,123 @@ AS_ARROW: dict[int | str, dict[str, Any]] = {
 
 
 @router.get(
-    "", operation_id="listPlans", response_model=api.Page[api.PlanSummary | api.DamagedPlan]
+    "",
+    operation_id="listPlans",
+    summary="List the plans of a run",
+    response_model=api.Page[api.PlanSummary | api.DamagedPlan],
 )
 def list_plans(
-    request: Request, store: Store, run: Name, start: Start = 0, limit: Limit = 100
+    request: Request, catalog: StoreCatalog, run: Name, start: Start = 0, limit: Limit = 100
 ) -> Response:
-    """The plans of a run, by epoch."""
-    epochs = store.plans(run)
+    """The plans, by epoch. An unreadable one appears with status `damaged`."""
+    epochs = catalog.plans(run)
     items: list[api.PlanSummary | api.DamagedPlan] = []
     for epoch in epochs[start : start + limit]:
         try:
-            items.append(api.PlanSummary.model_validate(store.plan(run, epoch).model_dump()))
+            items.append(api.PlanSummary.model_validate(catalog.plan(run, epoch).model_dump()))
         except InputError as error:
-            items.append(api.DamagedPlan(epoch=epoch, error=store.reader.public(str(error))))
-    return page(request, items, after(start, limit, len(epochs)))
+            items.append(api.DamagedPlan(epoch=epoch, error=catalog.reader.public(str(error))))
+    return page_response(request, items, start_after(start, limit, len(epochs)))
 
 
-@router.get("/{epoch}", operation_id="getPlan", response_model=api.PlanDetail)
-def get_plan(request: Request, store: Store, run: Name, epoch: Epoch) -> Response:
-    """One plan: its fingerprint, what was asked of it and what it was made from."""
-    return answer(request, store.plan(run, epoch))
+@router.get("/{epoch}", operation_id="getPlan", summary="Get a plan", response_model=api.PlanDetail)
+def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
+    """The fingerprint of a plan, its settings, and the artifacts that it was made from."""
+    return json_response(request, catalog.plan(run, epoch))
 
 
-@router.get("/{epoch}/stats", operation_id="getPlanStats", response_model=api.PlanStats)
-def get_plan_stats(request: Request, store: Store, run: Name, epoch: Epoch) -> Response:
-    """What the plan does, in numbers: balance, batch sizes, order, transitions, churn, difficulty, read amplification."""
-    return answer(request, store.stats(run, epoch))
+@router.get(
+    "/{epoch}/stats",
+    operation_id="getPlanStats",
+    summary="Get the statistics of a plan",
+    response_model=api.PlanStats,
+)
+def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
+    """Balance, batch sizes, order, transitions, churn, difficulty and read amplification."""
+    return json_response(request, catalog.stats(run, epoch))
 
 
 @router.get(
     "/{epoch}/steps",
     operation_id="listSteps",
+    summary="List the steps of a plan",
     response_model=api.Page[api.PlanStep],
     responses=AS_ARROW,
 )
 def list_steps(
     request: Request,
-    store: Store,
+    catalog: StoreCatalog,
     run: Name,
     epoch: Epoch,
     start: Start = 0,
     limit: StepLimit = None,
     modality: Modality = None,
 ) -> Response:
-    """The global steps in order, a page as JSON, or as one Arrow IPC stream with the plan's metadata (`Accept: application/vnd.apache.arrow.stream`)."""
-    return _steps(request, store, run, epoch, start, limit, modality)
+    """The global steps, in order.
+
+    A page of JSON; with `Accept: application/vnd.apache.arrow.stream` an Arrow IPC stream, whose
+    schema metadata is that of the plan.
+    """
+    return _steps(request, catalog, run, epoch, start, limit, modality)
 
 
-@by_fingerprint.get("/stats", operation_id="getStatsOfPlan", response_model=api.PlanStats)
-def get_stats_of_plan(request: Request, store: Store, fingerprint: Fingerprint) -> Response:
-    """The statistics of the plan of this fingerprint, at an address that never has another."""
-    return answer(request, store.stats(*store.plan_of(fingerprint)))
+@by_fingerprint.get(
+    "/stats",
+    operation_id="getStatsOfPlan",
+    summary="Get the statistics of a plan by fingerprint",
+    response_model=api.PlanStats,
+)
+def get_stats_of_plan(
+    request: Request, catalog: StoreCatalog, fingerprint: Fingerprint
+) -> Response:
+    """The statistics of a plan, at a permanent URL that may be cached forever."""
+    return json_response(request, catalog.stats(*catalog.plan_of(fingerprint)))
 
 
 @by_fingerprint.get(
     "/steps",
     operation_id="listStepsOfPlan",
+    summary="List the steps of a plan by fingerprint",
     response_model=api.Page[api.PlanStep],
     responses=AS_ARROW,
 )
 def list_steps_of_plan(
     request: Request,
-    store: Store,
+    catalog: StoreCatalog,
     fingerprint: Fingerprint,
     start: Start = 0,
     limit: StepLimit = None,
     modality: Modality = None,
 ) -> Response:
-    """The steps of the plan of this fingerprint, as those of a run's plan, at an address that never has others."""
-    return _steps(request, store, *store.plan_of(fingerprint), start, limit, modality)
+    """The global steps, in order, at a permanent URL that may be cached forever.
+
+    A page of JSON, or with `Accept: application/vnd.apache.arrow.stream` an Arrow IPC stream.
+    """
+    return _steps(request, catalog, *catalog.plan_of(fingerprint), start, limit, modality)
 
 
 def _steps(
     request: Request,
-    store: Store,
+    catalog: StoreCatalog,
     run: str,
     epoch: int,
     start: int,
     limit: int | None,
     modality: str | None,
 ) -> Response:
-    steps = store.steps(run, epoch)
-    known = store.stats(run, epoch).modalities
+    steps = catalog.steps(run, epoch)
+    known = catalog.stats(run, epoch).modalities
     if modality is not None and modality not in known:
         raise MissingError(
-            f"plan {epoch} of run {run!r} trains no modality {modality!r}",
-            f"it trains {', '.join(known)}",
+            f"Modality not in plan {epoch} of run {run!r}: {modality!r}",
+            f"Choose from {', '.join(known)}",
         )
     if wants_arrow(request):
         digest = f"{steps.header.metadata['fingerprint']}-{start}-{limit}-{modality}"
-        return stream(request, steps.header.schema, steps.batches(start, modality, limit), digest)
+        batches = steps.batches(start, modality, limit)
+        return arrow_response(request, steps.header.schema, batches, digest)
     limit = limit or NUM_STEPS
-    found = [
-        step for batch in steps.batches(start, modality, limit + 1) for step in batch.to_pylist()
-    ]
-    items = [api.PlanStep.model_construct(**step) for step in found[:limit]]
-    return page(request, items, found[limit]["step"] if len(found) > limit else None)
+    # one step more than the page: where the next page starts, as a filter skips steps
+    rows = [row for batch in steps.batches(start, modality, limit + 1) for row in batch.to_pylist()]
+    items = [api.PlanStep.model_construct(**row) for row in rows[:limit]]
+    return page_response(request, items, rows[limit]["step"] if len(rows) > limit else None)

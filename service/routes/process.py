@@ -1,4 +1,4 @@
-"""The process: whether it is there, whether it can read, what it did; and the page's files."""
+"""Routes of the process: health, readiness and metrics; and the files of the web page."""
 
 from functools import cache
 from importlib import resources
@@ -10,12 +10,15 @@ from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 
 from service.http.problems import documented
-from service.http.responses import Body, respond
+from service.http.responses import Body, bytes_response
 from service.schemas import Ready
 
 router = APIRouter()
 guarded = APIRouter()
-POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+)
 TYPES = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -27,31 +30,34 @@ TYPES = {
 @router.get(
     "/healthz",
     operation_id="getHealth",
+    summary="Check that the process runs",
     tags=["process"],
     response_model=Ready,
     responses=documented(422),
 )
 async def get_health() -> Ready:
-    """The process answers."""
+    """Liveness: responds without reading the store."""
     return Ready()
 
 
 @router.get(
     "/readyz",
     operation_id="getReadiness",
+    summary="Check that the store can be read",
     tags=["process"],
     response_model=Ready,
     responses=documented(422, 503),
 )
 def get_readiness(request: Request) -> Ready:
-    """The store can be read; if not, why."""
-    request.app.state.reader.check()
+    """Readiness: 503 with the cause if the store cannot be read."""
+    request.app.state.store_reader.check()
     return Ready()
 
 
 @guarded.get(
     "/metrics",
     operation_id="getMetrics",
+    summary="Get Prometheus metrics",
     tags=["process"],
     responses={
         **documented(401, 422),
@@ -59,7 +65,7 @@ def get_readiness(request: Request) -> Ready:
     },
 )
 def get_metrics(request: Request) -> Response:
-    """Requests, latency and bytes by route, and the newest plan's balance, for Prometheus."""
+    """Requests, latency and bytes by route, and the balance of the newest plan."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(
         encode(request.app.state.registry),
@@ -70,26 +76,29 @@ def get_metrics(request: Request) -> Response:
 
 @router.get("/", include_in_schema=False)
 def get_page(request: Request) -> Response:
-    """The page."""
-    return respond(
+    """Serve the web page."""
+    return bytes_response(
         request,
         _read("index.html"),
         TYPES["html"],
-        headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"},
+        headers={
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        },
     )
 
 
 @router.get("/assets/{name}", include_in_schema=False)
 def get_asset(request: Request, name: str) -> Response:
-    """A file of the page."""
+    """Serve a file of the web page."""
     if name not in asset_names():
         raise HTTPException(404)
-    return respond(request, _read(name), TYPES[name.rpartition(".")[2]])
+    return bytes_response(request, _read(name), TYPES[name.rpartition(".")[2]])
 
 
 @cache
 def asset_names() -> frozenset[str]:
-    """The files that the page loads."""
+    """Names of the files that the web page loads."""
     return frozenset(
         entry.name for entry in _folder().iterdir() if entry.name.rpartition(".")[2] in TYPES
     ) | {"plotly.min.js"}

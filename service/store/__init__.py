@@ -1,1 +1,1 @@
-"""The store as the service reads it."""
+"""Read access to the artifacts of a store."""

@@ -1,4 +1,4 @@
-"""From the files of a store to what the service says of them."""
+"""Builds the responses of the API from the files of a store."""
 
 import re
 from collections.abc import Sequence
@@ -14,69 +14,73 @@ from pipeline.storage.store_path import MANIFEST
 from service import comparison_schemas as comparison_api
 from service import schemas as api
 from service.store import file_models as files
-from service.store.file_models import CURVES, as_model, epoch_of, weight_of
+from service.store.file_models import CURVES, as_model, epoch_fields, size_of_rows
 from service.store.paging import Header, Rows, Steps
 from service.store.reader import NAME, Artifact, StoreReader, reading
-from service.store.sample_history import assigned, find_sample, scored
+from service.store.sample_history import assignment, find_sample, scores_of
 
 EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
 
 
 class Catalog:
-    """A store's features, runs, plans and comparisons; names come from URLs and are looked up in listings."""
+    """Features, runs, plans and comparisons of a store.
+
+    Names come from URLs; they are looked up in listings and never joined to a path unchecked.
+    """
 
     def __init__(self, reader: StoreReader) -> None:
         self.reader = reader
 
     def _has(self, folder: str, name: str, file: str) -> bool:
-        """Whether the name is in the listing of the store, with the file that makes it what it claims to be."""
+        """Whether the folder lists the name, and the name's own folder lists the file."""
         return (
             bool(re.fullmatch(NAME, name))
             and self.reader.has(folder, name)
             and self.reader.has(folder, name, file)
         )
 
-    def _all(self, folder: str, file: str) -> list[str]:
+    def _names_with(self, folder: str, file: str) -> list[str]:
+        """Sorted names of the folders that contain the file."""
+
         def has(name: str) -> bool:
             try:
                 return self.reader.has(folder, name, file)
             except StoreError:
-                return True  # one folder that cannot be read: who asks for it is told, and the others are listed
+                return True  # unreadable: listed, so that a request for it reports the error
 
         return [name for name in self.reader.names(folder) if has(name)]
 
     # features
 
     def features(self) -> list[str]:
-        """The names of the finished feature sets."""
-        return self._all("features", MANIFEST)
+        """Names of the finished feature sets."""
+        return self._names_with("features", MANIFEST)
 
     def feature_set(self, name: str) -> api.FeatureDetail:
-        """One feature set (raises MissingError, DataError)."""
+        """One feature set. Raises MissingError, DataError."""
         manifest = self._manifest(name)
-        facts = manifest.model_dump(exclude={"version", "batch_rows", "parts"})
         return api.FeatureDetail(
-            name=name, num_classes=len(manifest.classes), num_parts=len(manifest.parts), **facts
+            name=name,
+            num_classes=len(manifest.classes),
+            num_parts=len(manifest.parts),
+            **manifest.model_dump(exclude={"version", "batch_rows", "parts"}),
         )
 
     def rejected(self, name: str) -> Rows:
-        """The samples that could not be used."""
+        """The rejected samples of a feature set."""
         self._manifest(name)
         return Rows(self.reader, self.reader.artifact("features", name, "rejected.arrow"), REJECTED)
 
     def samples(self, name: str) -> tuple[Rows, list[str]]:
-        """The samples of a feature set, and its modalities."""
+        """The samples of a feature set, and the names of its modalities."""
         modalities = list(self._manifest(name).modalities)
-        return Rows(
-            self.reader,
-            self.reader.artifact("features", name, "samples.arrow"),
-            samples_schema(modalities),
-        ), modalities
+        artifact = self.reader.artifact("features", name, "samples.arrow")
+        return Rows(self.reader, artifact, samples_schema(modalities)), modalities
 
     def _manifest(self, name: str) -> Manifest:
         if not self._has("features", name, MANIFEST):
             raise MissingError(
-                f"there is no finished feature set {name!r}", "GET /v1/features lists them"
+                f"Feature set not found: {name!r}", "GET /v1/features lists finished feature sets"
             )
         artifact = self.reader.artifact("features", name, MANIFEST)
         return self.reader.json(artifact, Manifest, files.MAX_MANIFEST_BYTES)
@@ -84,61 +88,62 @@ class Catalog:
     # runs
 
     def runs(self) -> list[str]:
-        """The names of the runs."""
-        return self._all("runs", "run.json")
+        """Names of the runs."""
+        return self._names_with("runs", "run.json")
 
     def run(self, name: str) -> api.RunDetail:
-        """One run (raises MissingError, DataError)."""
+        """One run. Raises MissingError, DataError."""
         artifact = self._run_artifact(name)
-        found = self.reader.json(artifact, files.RunFile)
-        num_epochs, best, written = 0, None, self._epoch_tables(name)
-        for each in written:  # of all runs that are listed this alone is remembered, not their rows
-            num_epochs, best = self.reader.remember(
-                each, f"best of {found.modalities}", partial(self._best, each, found.modalities)
+        run = self.reader.json(artifact, files.RunFile)
+        num_epochs, best, tables = 0, None, self._epoch_tables(name)
+        for table in tables:
+            # cache only this: the rows of all runs of a long list would not fit in memory
+            num_epochs, best = self.reader.cached(
+                table, f"best of {run.modalities}", partial(self._best, table, run.modalities)
             )
-        train = as_model(files.RunConfigPart, found.config, f"{artifact.path}: config").train
-        facts = {
-            **found.model_dump(),
+        train = as_model(files.RunConfigPart, run.config, f"{artifact.path}: config").train
+        fields = {
+            **run.model_dump(),
             "name": name,
-            "error": found.error and self.reader.public(found.error),
-            # without the store: a path, or a URI with credentials
-            "config": {key: value for key, value in found.config.items() if key != "store"},
-            "updated": max(each.written for each in (artifact, *written)),
+            "error": run.error and self.reader.public(run.error),
+            # the store is a local path or a URI that may have credentials
+            "config": {key: value for key, value in run.config.items() if key != "store"},
+            "updated": max(file.written for file in (artifact, *tables)),
             "num_epochs": num_epochs,
             "planned_epochs": train.epochs,
             "warmup_epochs": train.warmup_epochs,
             "best": best,
-            "test_accuracy": found.result and found.result.test_accuracy,
-            "plans": self._numbers(name, "plans"),
-            "scores": self._numbers(name, "scores"),
+            "test_accuracy": run.result and run.result.test_accuracy,
+            "plans": self._epochs_of(name, "plans"),
+            "scores": self._epochs_of(name, "scores"),
         }
-        return as_model(api.RunDetail, facts, str(artifact.path))
+        return as_model(api.RunDetail, fields, str(artifact.path))
 
     def epochs(self, name: str) -> list[api.EpochRow]:
-        """The epochs of a run that are done."""
+        """The completed epochs of a run."""
         modalities = self.reader.json(self._run_artifact(name), files.RunFile).modalities
         tables = self._epoch_tables(name)
         return [
             row
-            for each in tables
-            for row in self.reader.remember(
-                each,
+            for table in tables
+            for row in self.reader.cached(
+                table,
                 f"epochs of {modalities}",
-                partial(self._epoch_rows, each, modalities),
-                weight_of,
+                partial(self._epoch_rows, table, modalities),
+                size_of_rows,
             )
         ]
 
     def _run_artifact(self, name: str) -> Artifact:
         if not self._has("runs", name, "run.json"):
-            raise MissingError(f"there is no run {name!r}", "GET /v1/runs lists them")
+            raise MissingError(f"Run not found: {name!r}", "GET /v1/runs lists runs")
         return self.reader.artifact("runs", name, "run.json")
 
     def _epoch_tables(self, name: str) -> list[Artifact]:
         return self.reader.artifacts("runs", name, pattern=r"epochs\.arrow")
 
     def _best(self, artifact: Artifact, modalities: Sequence[str]) -> tuple[int, api.Best | None]:
-        """The number of epochs, and the first of the best."""
+        """The number of epochs, and the earliest epoch with the highest validation accuracy."""
         rows = self._epoch_rows(artifact, modalities)
         scored = [
             api.Best(epoch=row.epoch, validation_accuracy=row.validation_accuracy)
@@ -153,7 +158,7 @@ class Catalog:
         table = self.reader.table(artifact, epochs_schema(modalities, diagnostics=False))
         with reading(artifact):
             return [
-                as_model(api.EpochRow, epoch_of(row, modalities), str(artifact.path))
+                as_model(api.EpochRow, epoch_fields(row, modalities), str(artifact.path))
                 for batch in table.batches()
                 for row in batch.to_pylist()
             ]
@@ -161,37 +166,37 @@ class Catalog:
     # plans
 
     def plans(self, name: str) -> list[int]:
-        """The epochs of a run that have a plan."""
+        """Epochs of a run that have a plan, ascending."""
         self._run_artifact(name)
-        return self._numbers(name, "plans")
+        return self._epochs_of(name, "plans")
 
     def plan(self, name: str, epoch: int) -> api.PlanDetail:
-        """One plan (raises MissingError, DataError)."""
+        """One plan. Raises MissingError, DataError."""
         artifact, stats = self._plan(name, epoch), self.stats(name, epoch)
         metadata = self.header(artifact).metadata
-        facts = {
+        fields = {
             **metadata,
             "epoch": epoch,
             "asked_shares": metadata.get("shares"),
-            "shares": {m: s.share for m, s in stats.modalities.items()},
+            "shares": {modality: own.share for modality, own in stats.modalities.items()},
             "num_steps": stats.num_steps,
             "num_rows": stats.num_rows,
             "churn": stats.churn,
             "written": artifact.written,
             "bytes": artifact.info.size,
-            "has_scores": epoch in self._numbers(name, "scores"),
+            "has_scores": epoch in self._epochs_of(name, "scores"),
         }
-        return as_model(api.PlanDetail, facts, str(artifact.path))
+        return as_model(api.PlanDetail, fields, str(artifact.path))
 
     def stats(self, name: str, epoch: int) -> api.PlanStats:
-        """A plan's statistics as they were stored with it (raises MissingError, DataError)."""
+        """Statistics that were stored with a plan. Raises MissingError, DataError."""
         plan = self._plan(name, epoch)
         artifact = self.reader.artifact("runs", name, "plans", f"epoch-{epoch:04d}.stats.json")
         stats, num_steps = self.reader.json(artifact, api.PlanStats), self.header(plan).num_steps
         if stats.num_steps != num_steps:
             raise DataError(
-                f"{artifact.path} says {stats.num_steps} steps, but the plan has {num_steps}",
-                "plan the epoch again",
+                f"{artifact.path} has {stats.num_steps} steps, but the plan has {num_steps}",
+                "Plan the epoch again",
             )
         return stats
 
@@ -203,48 +208,51 @@ class Catalog:
         return Steps(self.reader, artifact, self.header(artifact))
 
     def header(self, artifact: Artifact) -> Header:
-        """What a plan file says of itself (raises DataError)."""
+        """Metadata of a plan file. Raises DataError."""
 
         def read() -> Header:
             file = self.reader.table(artifact, PLAN)
             if "fingerprint" not in file.metadata:
-                raise DataError(f"{artifact.path} has no fingerprint", "plan the epoch again")
+                raise DataError(f"No fingerprint in {artifact.path}", "Plan the epoch again")
             return Header(file.metadata, file.schema, file.ends())
 
-        return self.reader.remember(artifact, "header", read)
+        return self.reader.cached(artifact, "header", read)
 
     def plan_of(self, fingerprint: str) -> tuple[str, int]:
-        """The run and the epoch of the plan that has a fingerprint (raises MissingError)."""
-        # a run or a plan that cannot be read is not the one
+        """Run and epoch of the plan with this fingerprint. Raises MissingError.
+
+        Runs and plans that cannot be read are skipped.
+        """
         for name in self.runs():
             with suppress(InputError):
-                for epoch, artifact in self._numbered(name, "plans").items():
+                for epoch, artifact in self._files_by_epoch(name, "plans").items():
                     with suppress(InputError):
                         if self._fingerprint(artifact) == fingerprint:
                             return name, epoch
         raise MissingError(
-            f"no plan has the fingerprint {fingerprint!r}", "GET /v1/runs/RUN/plans lists plans"
+            f"No plan with fingerprint {fingerprint!r}", "GET /v1/runs/RUN/plans lists plans"
         )
 
     def _fingerprint(self, artifact: Artifact) -> str:
         def read() -> str:
             return str(self.reader.table(artifact, PLAN).metadata.get("fingerprint"))
 
-        return self.reader.remember(artifact, "fingerprint", read)
+        return self.reader.cached(artifact, "fingerprint", read)
 
     def last_plans(self, runs: Sequence[str]) -> tuple[int, list[tuple[str, int, Artifact]]]:
-        """How many plans there are, and of each run the last one's run, epoch and file, which alone is looked at.
+        """Total number of plans, and (run, epoch, file) of the last plan of each run.
 
-        A run whose plans cannot be listed has none (raises StoreError where the store is not there).
+        Reads the metadata of these last plans only. Runs whose plans cannot be listed are skipped.
+        Raises StoreError if the store cannot be read.
         """
-        total, found = 0, []
+        total, last = 0, []
         for name in runs:
             with suppress(InputError):
-                if epochs := self._numbers(name, "plans"):
+                if epochs := self._epochs_of(name, "plans"):
                     total += len(epochs)
-                    found.append((name, epochs[-1], self._plan(name, epochs[-1])))
+                    last.append((name, epochs[-1], self._plan(name, epochs[-1])))
         self.reader.check()
-        return total, found
+        return total, last
 
     def _plan(self, name: str, epoch: int) -> Artifact:
         self._run_artifact(name)
@@ -254,99 +262,109 @@ class Catalog:
         file = f"epoch-{epoch:04d}.arrow"
         if not self.reader.has("runs", name, kind, file):
             raise MissingError(
-                f"run {name!r} has no {what} of epoch {epoch}",
-                f"GET /v1/runs/{name} lists the epochs that have one",
+                f"No {what} of epoch {epoch} in run {name!r}",
+                f"GET /v1/runs/{name} lists the epochs with plans and scores",
             )
         return self.reader.artifact("runs", name, kind, file)
 
-    def _numbers(self, name: str, kind: str) -> list[int]:
+    def _epochs_of(self, name: str, kind: str) -> list[int]:
+        """Epochs that have a file of this kind, ascending."""
         return sorted(
             int(file.removeprefix("epoch-").removesuffix(".arrow"))
             for file in self.reader.names("runs", name, kind, pattern=EPOCH)
         )
 
-    def _numbered(self, name: str, kind: str) -> dict[int, Artifact]:
-        found = {
+    def _files_by_epoch(self, name: str, kind: str) -> dict[int, Artifact]:
+        matches = {
             re.fullmatch(EPOCH, artifact.path.name): artifact
             for artifact in self.reader.artifacts("runs", name, kind, pattern=EPOCH)
         }
-        return dict(sorted((int(match[1]), artifact) for match, artifact in found.items() if match))
+        return dict(
+            sorted((int(match[1]), artifact) for match, artifact in matches.items() if match)
+        )
 
     # scores
 
     def histograms(self, name: str, epoch: int, num_bins: int) -> api.ScoreHistograms:
-        """How hard the samples of an epoch are (raises MissingError, DataError)."""
+        """Ability and difficulty of the samples in an epoch. Raises MissingError, DataError."""
         run = self.reader.json(self._run_artifact(name), files.RunFile)
         artifact = self._epoch_file(name, "scores", epoch, "scores")
 
         def read() -> api.ScoreHistograms:
             file = self.reader.table(artifact, scores_schema(run.modalities))
             num_classes = file.metadata.get("num_classes")
-            facts = {
+            fields = {
                 "epoch": epoch,
                 "num_rows": (file.ends() or [0])[-1],
                 "num_classes": num_classes,
                 "modalities": file_histograms(file, num_classes, num_bins=num_bins),
             }
-            return as_model(api.ScoreHistograms, facts, str(artifact.path))
+            return as_model(api.ScoreHistograms, fields, str(artifact.path))
 
-        return self.reader.remember(
+        return self.reader.cached(
             artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities)
         )
 
     # samples
 
     def sample(self, name: str, sample_id: str) -> api.SampleHistory:
-        """A sample's story, by indexes: a few record batches an epoch (raises MissingError, DataError)."""
+        """History of a sample, through indexes: reads a few record batches per epoch.
+
+        Raises MissingError, DataError.
+        """
         run = self.reader.json(self._run_artifact(name), files.RunFile)
         manifest = self._manifest(run.features.name)
         if manifest.fingerprint != run.features.fingerprint:
             raise DataError(
-                f"run {name!r} was made from features {run.features.fingerprint[:12]}, but {run.features.name!r} is now {manifest.fingerprint[:12]}",
-                "decode them again, or delete the run",
+                f"Features {run.features.name!r} changed since run {name!r}: fingerprint was"
+                f" {run.features.fingerprint[:12]}, is {manifest.fingerprint[:12]}",
+                "Restore the features, or delete the run",
             )
-        facts = find_sample(self.reader, run.features.name, sample_id, run.modalities)
-        plans, scores = self._numbered(name, "plans"), self._numbered(name, "scores")
+        sample = find_sample(self.reader, run.features.name, sample_id, run.modalities)
+        plans, scores = self._files_by_epoch(name, "plans"), self._files_by_epoch(name, "scores")
         epochs = []
         for epoch in sorted({*plans, *scores}):
-            found: dict[str, Any] = {"epoch": epoch}
+            entry: dict[str, Any] = {"epoch": epoch}
             if epoch in plans:
                 index = self.reader.artifact(
                     "runs", name, "plans", f"epoch-{epoch:04d}.index.arrow"
                 )
-                found |= assigned(self.reader, self._steps(plans[epoch]), index, facts["row"])
+                entry |= assignment(self.reader, self._steps(plans[epoch]), index, sample["row"])
             if epoch in scores:
-                found["modalities"] = scored(
-                    self.reader, scores[epoch], facts["row"], run.modalities
+                entry["modalities"] = scores_of(
+                    self.reader, scores[epoch], sample["row"], run.modalities
                 )
-            epochs.append(found)
-        if not 0 <= facts["label"] < len(manifest.classes):
+            epochs.append(entry)
+        label, num_classes = sample["label"], len(manifest.classes)
+        if not 0 <= label < num_classes:
             raise DataError(
-                f"sample {sample_id!r} has the label {facts['label']}, but there are {len(manifest.classes)} classes",
-                "decode again",
+                f"Label of sample {sample_id!r} out of range: {label} of {num_classes} classes",
+                "Decode the features again",
             )
-        has = {modality: facts[f"has_{modality}"] for modality in run.modalities}
-        return as_model(
-            api.SampleHistory,
-            {**facts, "class_name": manifest.classes[facts["label"]], "has": has, "epochs": epochs},
-            f"sample {sample_id!r}",
-        )
+        fields = {
+            **sample,
+            "class_name": manifest.classes[label],
+            "has": {modality: sample[f"has_{modality}"] for modality in run.modalities},
+            "epochs": epochs,
+        }
+        return as_model(api.SampleHistory, fields, f"sample {sample_id!r}")
 
     # comparisons
 
     def comparisons(self) -> list[str]:
-        """The names of the comparisons."""
-        return self._all("comparisons", "table.json")
+        """Names of the comparisons."""
+        return self._names_with("comparisons", "table.json")
 
     def comparison(self, name: str) -> comparison_api.ComparisonDetail:
-        """One comparison (raises MissingError, DataError)."""
+        """One comparison. Raises MissingError, DataError."""
         if not self._has("comparisons", name, "table.json"):
-            raise MissingError(f"there is no comparison {name!r}", "GET /v1/comparisons lists them")
-        found = self.reader.json(
-            self.reader.artifact("comparisons", name, "table.json"), files.ComparisonFile
-        )
+            raise MissingError(
+                f"Comparison not found: {name!r}", "GET /v1/comparisons lists comparisons"
+            )
+        artifact = self.reader.artifact("comparisons", name, "table.json")
+        table = self.reader.json(artifact, files.ComparisonFile)
         return comparison_api.ComparisonDetail(
-            name=name, seeds=found.seeds, methods=found.methods, tests=found.tests
+            name=name, seeds=table.seeds, methods=table.methods, tests=table.tests
         )
 
     def curves(self, name: str) -> list[comparison_api.CurvePoint]:
@@ -355,13 +373,13 @@ class Catalog:
         artifact = self.reader.artifact("comparisons", name, "curves.arrow")
 
         def read() -> list[comparison_api.CurvePoint]:
-            file, what = self.reader.table(artifact, CURVES), str(artifact.path)
+            file, path = self.reader.table(artifact, CURVES), str(artifact.path)
             shares = [name for name in file.schema.names if name.startswith("share_")]
             modalities = [name.removeprefix("share_") for name in shares]
             return [
-                as_model(comparison_api.CurvePoint, epoch_of(row, modalities), what)
+                as_model(comparison_api.CurvePoint, epoch_fields(row, modalities), path)
                 for batch in file.batches()
                 for row in batch.to_pylist()
             ]
 
-        return self.reader.remember(artifact, "curves", read, weight_of)
+        return self.reader.cached(artifact, "curves", read, size_of_rows)

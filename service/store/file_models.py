@@ -1,4 +1,4 @@
-"""What the JSON files of a store hold, as far as the service reads them; a file that says less or otherwise is damaged."""
+"""Models of the JSON files of a store, with the fields that the service reads."""
 
 import math
 from collections.abc import Sequence
@@ -9,29 +9,35 @@ from pydantic import BaseModel, Field
 
 from service import comparison_schemas as comparison_api
 from service import schemas as api
-from service.store.reader import ROW_BYTES, fitting
+from service.store.reader import ROW_BYTES, validating
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_MANIFEST_BYTES = 64 * 2**20
-"""Some 400 bytes a shard."""
+"""A manifest has some 400 bytes per shard."""
 Count = Annotated[int, Field(ge=0)]
 
 
 class TrainPart(BaseModel):
+    """`train` of a run's configuration."""
+
     epochs: Count
     warmup_epochs: Count
 
 
 class RunConfigPart(BaseModel):
+    """A run's configuration."""
+
     train: TrainPart
 
 
 class ResultPart(BaseModel):
+    """`result` of run.json."""
+
     test_accuracy: dict[str, float | None]
 
 
 class RunFile(BaseModel):
-    """run.json"""
+    """run.json of a run."""
 
     status: str
     error: str | None = None
@@ -44,38 +50,41 @@ class RunFile(BaseModel):
 
 
 class ComparisonFile(BaseModel):
-    """table.json of a comparison"""
+    """table.json of a comparison."""
 
     seeds: list[int]
     methods: list[comparison_api.MethodResult]
     tests: list[comparison_api.PairTest]
 
 
-SECONDS = ("score", "plan", "load", "step", "validate", "epoch")
+STAGES = ("score", "plan", "load", "step", "validate", "epoch")
 
 CURVES = pa.schema([("method", pa.string()), ("seed", pa.int64())])
 
 
-def as_model(model: type[Model], facts: dict[str, Any], what: str) -> Model:
-    with fitting(what):
-        return model.model_validate(facts)
+def as_model(model: type[Model], fields: dict[str, Any], what: str) -> Model:
+    """Validate fields; `what` names their file in errors. Raises DataError."""
+    with validating(what):
+        return model.model_validate(fields)
 
 
-def weight_of(rows: Sequence[api.EpochRow] | Sequence[comparison_api.CurvePoint]) -> int:
+def size_of_rows(rows: Sequence[api.EpochRow] | Sequence[comparison_api.CurvePoint]) -> int:
+    """Estimated memory of the rows in bytes."""
     return sum(ROW_BYTES * (2 + len(row.modalities)) for row in rows)
 
 
-def epoch_of(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+def epoch_fields(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """Fields of an EpochRow or CurvePoint from a table row; non-finite numbers become None."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
     }
-    facts = {
+    by_modality = {
         name: {key: finite.get(f"{key}_{name}") for key in api.EpochModality.model_fields}
         for name in modalities
     }
     return {
         **finite,
-        "modalities": facts,
-        "seconds": {name: finite.get(f"{name}_seconds") for name in SECONDS},
+        "modalities": by_modality,
+        "seconds": {name: finite.get(f"{name}_seconds") for name in STAGES},
     }

@@ -1,4 +1,4 @@
-"""Gauges of the store for Prometheus."""
+"""Prometheus gauges of the store."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from service.store.reader import StoreReader
 
 
 class StoreCollector:
-    """Gauges of the store, read when they are scraped."""
+    """Collects gauges of the store at each scrape."""
 
     def __init__(self, reader: StoreReader) -> None:
         self._reader = reader
@@ -19,7 +19,7 @@ class StoreCollector:
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("remix_store_up", "Whether the store can be read.")
         try:
-            gauges = list(self._gauges(Catalog(self._reader.view())))
+            gauges = list(self._gauges(Catalog(self._reader.for_request())))
         except RemixError:
             gauges = []
         up.add_metric([], float(bool(gauges)))
@@ -46,7 +46,7 @@ class StoreCollector:
         try:
             stats = catalog.stats(name, epoch)
         except RemixError:
-            return  # a plan without readable statistics: its age is told all the same
+            return  # statistics cannot be read: only the age of the plan is exported
         for what in ("num_steps", "num_rows", "share"):
             title = {"num_steps": "Steps", "num_rows": "Samples", "share": "Share of the samples"}[
                 what
@@ -56,12 +56,12 @@ class StoreCollector:
                 f"{title} of a modality in the newest plan.",
                 labels=["modality"],
             )
-            for modality, facts in stats.modalities.items():
-                gauge.add_metric([modality], getattr(facts, what) or 0)
+            for modality, numbers in stats.modalities.items():
+                gauge.add_metric([modality], getattr(numbers, what) or 0)
             yield gauge
         if stats.churn is not None:
             yield GaugeMetricFamily(
                 "remix_newest_plan_churn",
-                "Share of samples whose modality changed from the plan before.",
+                "Share of samples that changed modality since the previous plan.",
                 value=stats.churn,
             )

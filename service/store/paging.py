@@ -1,4 +1,4 @@
-"""Rows of tables by number, a page or a stream at a time, read record batch by record batch."""
+"""Random access to the rows of Arrow files, reading only the record batches needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from service.store.reader import Artifact, StoreReader, reading
 
 
 class Rows:
-    """A table whose rows are asked for by number, a page at a time."""
+    """A table that is read in pages."""
 
     def __init__(self, reader: StoreReader, artifact: Artifact, expected: pa.Schema) -> None:
         self._artifact, self._file = artifact, reader.table(artifact, expected)
-        self._ends = reader.remember(artifact, "ends", self._file.ends)
+        self._ends = reader.cached(artifact, "ends", self._file.ends)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def items(self, start: int, num: int) -> list[dict[str, Any]]:
-        """The rows from `start` on, at most `num`."""
+        """At most `num` rows, beginning with row `start`."""
         with reading(self._artifact):
             return [
                 row
@@ -35,7 +35,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a plan file says of itself, and where its record batches end."""
+    """Metadata and schema of a plan file, and the last step + 1 of each record batch."""
 
     metadata: dict[str, Any]
     schema: pa.Schema
@@ -48,42 +48,45 @@ class Header:
 
 
 class Steps:
-    """A plan's steps, read record batch by record batch."""
+    """The steps of a plan, read one record batch at a time."""
 
     def __init__(self, reader: StoreReader, artifact: Artifact, header: Header) -> None:
         self._file = reader.table(artifact, PLAN)
         self.header = header
-        self._what = str(artifact.path)
+        self._path = str(artifact.path)
 
     def __len__(self) -> int:
         return self.header.num_steps
 
     def modality(self, step: int, row: int) -> str:
-        """What one step trains on a row of its own (raises DataError)."""
+        """The modality that a row of the step trains. Raises DataError if there is no such step."""
         if not 0 <= step < len(self):
             raise DataError(
-                f"{self._what} has {len(self)} steps, but its index names step {step}",
-                "plan the epoch again",
+                f"Damaged index of {self._path}: step {step} of {len(self)} steps",
+                "Plan the epoch again",
             )
         number, offset = locate(self.header.ends, step)
         if "assigned" not in self.header.schema.names:
             return str(self._file.batch(number, ["modality"]).column(0)[offset].as_py())
-        found = self._file.batch(number).slice(offset, 1).to_pylist()[0]
-        owner = found["assigned"][found["rows"].index(row)]
-        return str(found["modality"] if owner < 0 else self.header.metadata["modalities"][owner])
+        fields = self._file.batch(number).slice(offset, 1).to_pylist()[0]
+        assigned = fields["assigned"][fields["rows"].index(row)]
+        if assigned < 0:
+            return str(fields["modality"])
+        return str(self.header.metadata["modalities"][assigned])
 
     def batches(
         self, start: int, modality: str | None = None, num: int | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The steps from `start` on, of one modality or of all, at most `num` (raises DataError)."""
-        left = len(self) if num is None else num
-        for batch in self._file.slices(self.header.ends, start, len(self) if modality else left):
-            chosen = (
-                batch.filter(pc.equal(batch.column("modality"), modality)) if modality else batch
-            )
-            chosen = chosen.slice(0, left)
-            left -= chosen.num_rows
-            if chosen.num_rows:
-                yield chosen
-            if not left:
+        """At most `num` steps from `start` on, optionally of one modality. Raises DataError."""
+        remaining = len(self) if num is None else num
+        for batch in self._file.slices(
+            self.header.ends, start, len(self) if modality else remaining
+        ):
+            if modality:
+                batch = batch.filter(pc.equal(batch.column("modality"), modality))
+            batch = batch.slice(0, remaining)
+            remaining -= batch.num_rows
+            if batch.num_rows:
+                yield batch
+            if not remaining:
                 return

@@ -1,4 +1,4 @@
-"""The store as the service reads it: listed names alone, nothing outside it, and a bounded memory of what was read."""
+"""Reads files of a store: only files inside the store, with a bounded cache of their content."""
 
 import os
 import posixpath
@@ -28,27 +28,30 @@ from pipeline.storage.store_path import StorePath
 T = TypeVar("T")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 S3_DETAILS = re.compile(r"\b(key|bucket) '[^']*'|; Details: [^)]*")
-"""What messages of S3 tell of buckets and servers."""
-FRESH_SECONDS = 1.0
-"""How long what a remote store said of its files is believed."""
+"""Parts of S3 error messages that reveal buckets, keys and servers."""
+METADATA_SECONDS = 1.0
+"""How long listings and file metadata of a remote store are cached."""
 MAX_JSON_BYTES = 4 * 2**20
-"""A reader of hostile JSON needs some 60 times its size."""
+"""Maximum size of a JSON file: parsing a hostile one needs some 60 times its size in memory."""
 MEMORY_BYTES = 64 * 2**20
-"""Of what is remembered of files, as Python objects, about."""
+"""Approximate size of the cache of parsed files, as Python objects."""
 HEADER_BYTES, ROW_BYTES, JSON_BYTES = 2**14, 2**10, 4
-"""What the least takes; a modality of a row of a table, and its other columns as much as two; a byte of JSON."""
+"""Estimated memory of a small entry, of one modality of a table row, and per byte of JSON.
+
+The other columns of a table row count as two modalities.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """One version of a file of the store."""
+    """A file of the store, in the version that the metadata describes."""
 
     path: StorePath
     info: pafs.FileInfo
 
     @property
     def version(self) -> tuple[str, int | None, int | None]:
-        """Changes whenever the file does."""
+        """A key that changes whenever the file does."""
         return self.path.path, self.info.size, self.info.mtime_ns
 
     @property
@@ -59,31 +62,36 @@ class Artifact:
 
 @contextmanager
 def reading(artifact: Artifact) -> Iterator[None]:
-    """Names the artifact where its values are not what its schema lets expect, such as nulls (raises DataError)."""
+    """Raise DataError naming the artifact if its values are invalid, e.g. unexpected nulls."""
     try:
         yield
     except (pa.ArrowException, LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{artifact.path} is damaged ({type(error).__name__}: {error})", "write it again"
+            f"Damaged file: {artifact.path} ({type(error).__name__}: {error})",
+            "Create the artifact again",
         ) from error
 
 
 @contextmanager
-def fitting(what: str) -> Iterator[None]:
-    """Names what does not fit its model, and the first field that does not (raises DataError)."""
+def validating(what: str) -> Iterator[None]:
+    """Raise DataError naming the file and the first invalid field if it does not fit its model."""
     try:
         yield
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        field = ".".join(str(part) for part in first["loc"]) or "content"
         raise DataError(
-            f"{what} is not what it should be: {where}: {first['msg']} ({error.error_count()} errors)",
-            "write it again",
+            f"Invalid {field} in {what}: {first['msg']} ({error.error_count()} errors)",
+            "Create the artifact again",
         ) from error
 
 
 class StoreReader:
-    """A store that is open for reading."""
+    """Read access to a store, shared by all requests.
+
+    Parsed files are cached up to MEMORY_BYTES. Tables of a remote store are cached on disk, in
+    `cache_dir` or a temporary folder, up to `cache_size` bytes.
+    """
 
     def __init__(self, store: str, cache_dir: Path | None, cache_size: int) -> None:
         self.root = StorePath.at(store, patient=False)
@@ -92,9 +100,9 @@ class StoreReader:
         )
         self._real = os.path.realpath(self.root.path) if self.root.local else ""
         self._lock = Lock()
-        self._memory: LRUCache[Any, Any] = LRUCache(MEMORY_BYTES, getsizeof=lambda entry: entry[0])
-        self._told: TTLCache[str, Any] = TTLCache(4096, FRESH_SECONDS)
-        self._seen: dict[str, Any] | None = None
+        self._values: LRUCache[Any, Any] = LRUCache(MEMORY_BYTES, getsizeof=lambda entry: entry[0])
+        self._remote_metadata: TTLCache[str, Any] = TTLCache(4096, METADATA_SECONDS)
+        self._request_metadata: dict[str, Any] | None = None
         self._temporary = None
         self._cache = None
         if not self.root.local:
@@ -103,51 +111,57 @@ class StoreReader:
                 cache_dir = Path(self._temporary.name)
             self._cache = NodeCache(cache_dir, cache_size)
         cached = [str(self._cache.folder)] if self._cache else []
-        self._hidden = [
+        self._private = [
             text
             for text in (str(self.root), str(self._top), self._real, self.root.path, *cached)
             if len(text) > 1
         ]
 
-    def view(self) -> "StoreReader":
-        """The same store for one request: what the disk says of a file is asked for once; a remote store is believed for FRESH_SECONDS."""
+    def for_request(self) -> "StoreReader":
+        """A reader for one request, which reads the metadata of a local file at most once."""
         if not self.root.local:
             return self
-        view = copy(self)
-        view._seen = {}
-        return view
+        reader = copy(self)
+        reader._request_metadata = {}
+        return reader
 
     def close(self) -> None:
-        """Removes the copies of remote files, unless a folder was given for them."""
+        """Remove the temporary cache folder, if one was created."""
         if self._temporary:
             self._temporary.cleanup()
 
     def public(self, message: str) -> str:
-        """A message without the places of this machine or of the store."""
-        for text in self._hidden:
+        """A message without local paths, buckets and the location of the store."""
+        for text in self._private:
             message = message.replace(text, "store")
         return message if self.root.local else S3_DETAILS.sub(r"\1", message)
 
     def check(self) -> None:
-        """Raises StoreError where the store is not there."""
-        if self._fresh(f"info {self._top.path}", self._top.info).type != pafs.FileType.Directory:
+        """Raise StoreError if the store does not exist."""
+        if (
+            self._cached_metadata(f"info {self._top.path}", self._top.info).type
+            != pafs.FileType.Directory
+        ):
             raise StoreError(
-                "the store is not there",
-                "mount it again, or start the service with another --store",
+                "Store not found",
+                "Mount it again, or restart the service with another --store",
             )
 
     def names(self, *folder: str, pattern: str = NAME) -> list[str]:
-        """The names in a folder that match, in order; [] where there is no such folder (raises StoreError)."""
+        """Sorted names in a folder that match; empty if there is no such folder.
+
+        Raises StoreError.
+        """
         matches = re.compile(pattern).fullmatch
         return sorted(name for name in self._listing(*folder) if matches(name))
 
     def has(self, *path: str) -> bool:
-        """Whether the last component stands in the listing of its folder (raises StoreError)."""
+        """Whether the listing of the folder contains the last component. Raises StoreError."""
         return path[-1] in self._listing(*path[:-1])
 
     def artifacts(self, *folder: str, pattern: str) -> list[Artifact]:
-        """The files in a folder whose names match, in order."""
-        found = [
+        """Files in a folder whose names match, sorted by name."""
+        entries = [
             (self._path(*folder, name), info)
             for name, info in sorted(self._listing(*folder).items())
             if re.fullmatch(pattern, name)
@@ -155,24 +169,27 @@ class StoreReader:
         artifacts = [
             Artifact(
                 path=store_path,
-                info=info or self._fresh(f"info {store_path.path}", store_path.info),
+                info=info or self._cached_metadata(f"info {store_path.path}", store_path.info),
             )
-            for store_path, info in found
+            for store_path, info in entries
         ]
         return [artifact for artifact in artifacts if artifact.info.type != pafs.FileType.NotFound]
 
     def artifact(self, *path: str) -> Artifact:
-        """One file, by components that were checked or come from a listing (raises MissingError, DataError, StoreError)."""
+        """One file; the path components must be validated or come from a listing.
+
+        Raises MissingError, StoreError.
+        """
         store_path = self._path(*path)
-        info = self._fresh(f"info {store_path.path}", store_path.info)
+        info = self._cached_metadata(f"info {store_path.path}", store_path.info)
         if info.type == pafs.FileType.NotFound:
             self.check()
-            raise MissingError(f"{store_path} does not exist")
+            raise MissingError(f"File not found: {store_path}")
         return Artifact(path=store_path, info=info)
 
     def json(self, artifact: Artifact, model: type[T], max_bytes: int = MAX_JSON_BYTES) -> T:
-        """The file, of at most so many bytes, as a model (raises DataError)."""
-        return self.remember(
+        """Parse a JSON file of at most `max_bytes` as a model. Raises DataError."""
+        return self.cached(
             artifact,
             model.__name__,
             lambda: self._parse(artifact, model, max_bytes),
@@ -180,7 +197,7 @@ class StoreReader:
         )
 
     def table(self, artifact: Artifact, expected: pa.Schema | None = None) -> BatchFile:
-        """The file as record batches; of a remote store a copy, where the cache has room for it.
+        """Open an Arrow file; one of a remote store is copied to the disk cache if it fits.
 
         Raises DataError, MissingError, StoreError.
         """
@@ -194,24 +211,27 @@ class StoreReader:
         file = RemoteFile(path=artifact.path, sha256=None, num_bytes=size, mtime_ns=modified)
         return self._cache.map(file)
 
-    def remember(
+    def cached(
         self,
         artifact: Artifact,
         what: str,
         build: Callable[[], T],
-        weigh: Callable[[T], int] = lambda _: HEADER_BYTES,
+        size_of: Callable[[T], int] = lambda _: HEADER_BYTES,
     ) -> T:
-        """What `build` made of this version of the file, which takes about `weigh` bytes of memory; the least used is forgotten."""
+        """Return `build()`, cached for this version of the file under the name `what`.
+
+        `size_of` estimates the memory of a value in bytes; the least recently used is evicted.
+        """
         key = (*artifact.version, what)
         with self._lock:
-            if key in self._memory:
-                return cast(T, self._memory[key][1])
+            if key in self._values:
+                return cast(T, self._values[key][1])
         with reading(artifact):
             value = build()
-        num_bytes = max(weigh(value), HEADER_BYTES)
+        num_bytes = max(size_of(value), HEADER_BYTES)
         if num_bytes <= MEMORY_BYTES:
             with self._lock:
-                self._memory[key] = (num_bytes, value)
+                self._values[key] = (num_bytes, value)
         return value
 
     def _path(self, *path: str) -> StorePath:
@@ -219,16 +239,18 @@ class StoreReader:
 
     def _listing(self, *folder: str) -> dict[str, pafs.FileInfo | None]:
         store_path = self._path(*folder)
-        listing = self._fresh(f"list {store_path.path}", lambda: self._entries(store_path))
+        listing = self._cached_metadata(
+            f"list {store_path.path}", lambda: self._entries(store_path)
+        )
         if not listing:
             self.check()
         return listing
 
     def _entries(self, store_path: StorePath) -> dict[str, pafs.FileInfo | None]:
-        """The names in a folder; what else a remote store tells of them comes with its listing."""
+        """Names in a folder; with their metadata for a remote store, whose listing includes it."""
         try:
             if store_path.local:
-                # pyarrow would ask for the facts of every entry, and fail at a name that is not UTF-8
+                # pyarrow would stat every entry, and fail at a name that is not UTF-8
                 return dict.fromkeys(entry.name for entry in os.scandir(store_path.path))
             entries = store_path.fs.get_file_info(
                 pafs.FileSelector(store_path.path, allow_not_found=True)
@@ -237,50 +259,55 @@ class StoreReader:
             return {}
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
-                f"{store_path} cannot be listed ({error})",
-                "check that the store is there and may be read",
+                f"Cannot list {store_path} ({error})",
+                "Check that the store exists and is readable",
             ) from error
         return {entry.base_name: entry for entry in entries}
 
-    def _fresh(self, key: str, ask: Callable[[], T]) -> T:
+    def _cached_metadata(self, key: str, read: Callable[[], T]) -> T:
         if self.root.local:
-            if self._seen is None:
-                return ask()
-            if key not in self._seen:
-                self._seen[key] = ask()
-            return cast(T, self._seen[key])
+            if self._request_metadata is None:
+                return read()
+            if key not in self._request_metadata:
+                self._request_metadata[key] = read()
+            return cast(T, self._request_metadata[key])
+        # threads that need the same metadata at the same time share one request to the store
         with self._lock:
-            flight: Future[T] | None = self._told.get(key)
-            mine = flight is None
-            if flight is None:
-                flight = self._told[key] = Future()
-        if mine:
+            future: Future[T] | None = self._remote_metadata.get(key)
+            is_first = future is None
+            if future is None:
+                future = self._remote_metadata[key] = Future()
+        if is_first:
             try:
-                flight.set_result(ask())
+                future.set_result(read())
             except BaseException as error:
-                flight.set_exception(error)
-        return flight.result()
+                future.set_exception(error)
+        return future.result()
 
     def _check_inside(self, store_path: StorePath) -> None:
-        """Raises DataError for what is no plain file, or a link that leads out of the store."""
+        """Raise DataError unless the path is a regular file inside the store, links resolved."""
         if not store_path.local:
             return
         real = os.path.realpath(store_path.path)
         if not real.startswith(self._real.rstrip("/") + "/"):
-            raise DataError(f"{store_path} leads out of the store", "put the file itself there")
+            raise DataError(
+                f"Link to a file outside the store: {store_path}",
+                "Replace it by a copy of the file",
+            )
         try:
             regular = stat.S_ISREG(Path(real).stat().st_mode)
         except OSError as error:
-            raise MissingError(f"{store_path} does not exist") from error
+            raise MissingError(f"File not found: {store_path}") from error
         if not regular:
-            raise DataError(f"{store_path} is not a plain file", "put a file there")
+            raise DataError(f"Not a regular file: {store_path}", "Replace it by a regular file")
 
     def _parse(self, artifact: Artifact, model: type[T], max_bytes: int) -> T:
         self._check_inside(artifact.path)
         if (artifact.info.size or 0) > max_bytes:
             raise DataError(
-                f"{artifact.path} has {artifact.info.size} bytes, more than the {max_bytes} of any that Remix writes",
-                "write it again",
+                f"File too large: {artifact.path} has {artifact.info.size:,} bytes,"
+                f" at most {max_bytes:,} are supported",
+                "Create the artifact again",
             )
-        with fitting(str(artifact.path)):
+        with validating(str(artifact.path)):
             return TypeAdapter(model).validate_json(artifact.path.read_bytes())

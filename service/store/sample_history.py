@@ -1,4 +1,4 @@
-"""One sample found in the artifacts of a run by indexes: a few record batches of each."""
+"""Look up one sample in the artifacts of a run, through indexes instead of scans."""
 
 import math
 from bisect import bisect_right
@@ -21,7 +21,7 @@ from service.store.reader import Artifact, StoreReader, reading
 def find_sample(
     reader: StoreReader, features: str, sample_id: str, modalities: Sequence[str]
 ) -> dict[str, Any]:
-    """The sample's row of samples.arrow (raises MissingError, DataError)."""
+    """Return the sample's row of samples.arrow. Raises MissingError, DataError."""
     artifact = reader.artifact("features", features, IDS)
     index = reader.table(artifact, IDS_SCHEMA)
     samples = Rows(
@@ -30,17 +30,20 @@ def find_sample(
     with reading(artifact):
         rows = find_rows(index, sample_id)
     for row in rows:
-        for facts in samples.items(row, 1):
-            if facts["sample_id"] == sample_id:
-                return {**facts, "row": row}
+        for sample in samples.items(row, 1):
+            if sample["sample_id"] == sample_id:
+                return {**sample, "row": row}
     raise MissingError(
-        f"features {features!r} have no sample {sample_id!r}",
-        "give a sample_id as it stands in samples.arrow",
+        f"Sample not found in features {features!r}: {sample_id!r}",
+        f"GET /v1/features/{features}/samples lists samples",
     )
 
 
-def assigned(reader: StoreReader, steps: Steps, index: Artifact, row: int) -> dict[str, Any]:
-    """The step of the plan that has the row, and the modality that it trains; {} where no step has it (raises MismatchError, DataError)."""
+def assignment(reader: StoreReader, steps: Steps, index: Artifact, row: int) -> dict[str, Any]:
+    """Return the step that contains the row, and the modality that the row trains there.
+
+    Empty if no step contains it. Raises MismatchError, DataError.
+    """
     file = reader.table(index, STEPS_SCHEMA)
     with reading(index):
         check_parent(
@@ -53,38 +56,34 @@ def assigned(reader: StoreReader, steps: Steps, index: Artifact, row: int) -> di
     return {} if step is None else {"step": step, "assigned": steps.modality(step, row)}
 
 
-def scored(
+def scores_of(
     reader: StoreReader, scores: Artifact, row: int, modalities: Sequence[str]
 ) -> dict[str, Any] | None:
-    """What the scores say of the row, by modality; None where they do not have it (raises DataError)."""
+    """Return the scores of the row by modality; None if it was not scored. Raises DataError."""
     file = reader.table(scores, scores_schema(modalities))
-    firsts = reader.remember(
-        scores, "firsts", lambda: [batch.column(0)[0].as_py() for batch in file.batches(["row"])]
+    first_rows = reader.cached(
+        scores,
+        "first rows",
+        lambda: [batch.column(0)[0].as_py() for batch in file.batches(["row"])],
     )
     with reading(scores):
-        batch = file.batch(max(bisect_right(firsts, row) - 1, 0))
+        batch = file.batch(max(bisect_right(first_rows, row) - 1, 0))
         position = pc.index(batch.column("row"), row).as_py()
         if position < 0:
             return None
-        facts, num_classes = (
-            batch.slice(position, 1).to_pylist()[0],
-            file.metadata.get("num_classes"),
-        )
-        return {modality: _modality(facts, modality, num_classes) for modality in modalities}
+        fields = batch.slice(position, 1).to_pylist()[0]
+        num_classes = file.metadata.get("num_classes")
+        return {modality: _modality(fields, modality, num_classes) for modality in modalities}
 
 
-def _modality(facts: dict[str, Any], modality: str, num_classes: Any) -> dict[str, Any]:
-    kl = facts[f"kl_{modality}"]
+def _modality(fields: dict[str, Any], modality: str, num_classes: Any) -> dict[str, Any]:
+    kl = fields[f"kl_{modality}"]
     if kl is None or math.isnan(kl):
         return {"kl": None, "difficulty": None, "p_label": None, "predicted": None}
-    hard = (
-        float(difficulty(np.array([kl]), num_classes)[0])
-        if isinstance(num_classes, int) and num_classes > 1
-        else None
-    )
+    has_classes = isinstance(num_classes, int) and num_classes > 1
     return {
         "kl": kl,
-        "difficulty": hard,
-        "p_label": facts[f"p_label_{modality}"],
-        "predicted": facts[f"predicted_{modality}"],
+        "difficulty": float(difficulty(np.array([kl]), num_classes)[0]) if has_classes else None,
+        "p_label": fields[f"p_label_{modality}"],
+        "predicted": fields[f"predicted_{modality}"],
     }
