@@ -1,4 +1,4 @@
-"""Commands of `remix` under way, each in a session of its own, alone or in a cluster, and the SIGKILL to them."""
+"""Runs `remix` commands in their own sessions, alone or in a Ray cluster, and kills them."""
 
 import os
 import shutil
@@ -24,13 +24,16 @@ ENVIRONMENT = {
 
 
 class Command:
-    """A command under way, in a session of its own, which ends with the block; its Ray is `cluster`, or one of its own."""
+    """A context manager that runs a command in its own session and kills it at the end.
+
+    The command joins `cluster`, or starts its own Ray.
+    """
 
     def __init__(
         self, arguments: list[str], log: Path, cluster: "ComposeCluster | None" = None, **more: str
     ) -> None:
         self.log, self._cluster = log, cluster
-        # Ray's sockets lie there, whose paths must be short; nothing of another Ray does
+        # a short path: Ray creates sockets in it, whose paths are limited to 107 bytes
         self.ray = Path(tempfile.mkdtemp(prefix="rk"))
         joined = {"RAY_ADDRESS": cluster.address, **cluster.secrets} if cluster else {}
         with log.open("wb") as sink:
@@ -51,43 +54,43 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Its number, and that of its session."""
+        """The process id, which is also the session id."""
         return self._process.pid
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(300)
 
     def kill(self, *, and_others: bool) -> None:
-        """SIGKILL to the command, and to what it started and what works for it in its cluster, until none of it is left."""
+        """Kill the command; with `and_others` also its child processes and its Ray workers."""
         self._process.kill()
         self._process.wait()
         if and_others and self._cluster:
             end(self._cluster.workers())
-        while and_others and (left := self.session()):
-            end(left)
+        while and_others and (remaining := self.session()):
+            end(remaining)
             time.sleep(0.01)
 
     def session(self) -> list[int]:
-        """The processes that it started and they, and itself, but for what has ended."""
-        found = []
+        """Ids of the running processes of the session."""
+        pids = []
         for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
             with suppress(OSError):
                 if (
                     os.getsid(pid) == self.pid
                     and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
                 ):
-                    found.append(pid)
-        return found
+                    pids.append(pid)
+        return pids
 
 
 class ComposeCluster(Command):
-    """A Ray of one machine that outlives the commands that join it."""
+    """A single-node Ray cluster that outlives the commands that join it."""
 
     def __init__(self, log: Path) -> None:
         with socket.socket() as free:
@@ -113,7 +116,7 @@ class ComposeCluster(Command):
         )
 
     def ready(self) -> "ComposeCluster":
-        """Itself, once it runs."""
+        """Wait until the cluster runs; return self."""
         deadline = time.monotonic() + 120
         while "Ray runtime started" not in self.log.read_text():
             assert self.runs and time.monotonic() < deadline, self.log.read_text()
@@ -121,7 +124,7 @@ class ComposeCluster(Command):
         return self
 
     def workers(self) -> list[int]:
-        """Its processes that do what commands ask for."""
+        """Ids of the Ray worker processes."""
         titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in self.session()}
         return [
             pid
@@ -133,7 +136,7 @@ class ComposeCluster(Command):
 
 
 def end(pids: list[int]) -> None:
-    """SIGKILL to each that is there."""
+    """Send SIGKILL to the processes that still exist."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

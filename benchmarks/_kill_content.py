@@ -1,4 +1,4 @@
-"""What a command left, without its clocks, and whether it is what it should be."""
+"""Compares the files that commands wrote, without times, with those of an undisturbed command."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
-CLOCKS = ("_seconds", "samples_per_second")
+TIME_COLUMNS = ("_seconds", "samples_per_second")
 
 
 def finished(out: Path) -> bool:
-    """Whether it is a run that has ended."""
-    return (out / "run.json").exists() and Run(StorePath.at(out)).metadata["status"] == "finished"
+    """Whether the folder contains a finished run."""
+    return (out / "run.json").exists() and Run(StorePath.at(out)).facts["status"] == "finished"
 
 
 def names(out: Path) -> set[str]:
-    """All that is below a folder, hidden or not; it may be changing."""
+    """Paths of all files and folders below a folder, hidden ones included."""
     return {
         os.path.join(folder, name)
         for folder, folders, files in os.walk(out)
@@ -33,13 +33,16 @@ def names(out: Path) -> set[str]:
 
 
 def is_begun(out: Path) -> bool:
-    """Whether there is a file."""
+    """Whether the folder contains a file, at any depth."""
     return any(files for _, _, files in os.walk(out))
 
 
 def content(out: Path, *, partial: bool = False) -> dict[str, str]:
-    """The hash of each file without its clocks, by its path; `partial` leaves out what has a hidden name (raises where one is not whole)."""
-    found = {}
+    """Hash of each file, without times, by path; `partial` skips hidden and temporary files.
+
+    Raises an exception if a file is incomplete.
+    """
+    hashes = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = path.relative_to(out).as_posix()
         if (
@@ -49,8 +52,8 @@ def content(out: Path, *, partial: bool = False) -> dict[str, str]:
             or is_inside_temporary(name, partial)
         ):
             continue
-        found[name] = hashlib.sha256(b"".join(READERS.get(path.suffix, read)(path))).hexdigest()
-    return found
+        hashes[name] = hashlib.sha256(b"".join(READERS.get(path.suffix, read)(path))).hexdigest()
+    return hashes
 
 
 def is_inside_temporary(name: str, partial: bool) -> bool:
@@ -62,14 +65,14 @@ def read(path: Path) -> list[bytes]:
 
 
 def read_arrow(path: Path) -> list[bytes]:
-    """The file, or of one with clocks the other columns."""
+    """The bytes of the file; if it has time columns, the other columns."""
     table = read_table(StorePath.at(path), trusted=False)
-    clocks = [name for name in table.column_names if name.endswith(CLOCKS)]
-    return [json.dumps(table.drop_columns(clocks).to_pylist()).encode()] if clocks else read(path)
+    times = [name for name in table.column_names if name.endswith(TIME_COLUMNS)]
+    return [json.dumps(table.drop_columns(times).to_pylist()).encode()] if times else read(path)
 
 
 def read_json(path: Path) -> list[bytes]:
-    """The file, or of one with clocks and places the other entries."""
+    """The bytes of the file; if it has times or local paths, the other entries."""
     value = json.loads(path.read_bytes())
     if path.name == "run.json":
         value = {**value, "config": {**value["config"], "store": ""}, "took_over": None}
@@ -81,12 +84,12 @@ def read_json(path: Path) -> list[bytes]:
 
 
 def read_checkpoint(path: Path) -> list[bytes]:
-    """All values of a checkpoint, whose file depends on how its tensors lay in memory."""
+    """The values of a checkpoint; its bytes depend on the memory layout of the tensors."""
     return list(values(checkpoints.load(StorePath.at(path))))
 
 
 def values(value: Any) -> Iterator[bytes]:
-    """The values in nested plain data, in order."""
+    """The values in nested containers, in order."""
     if isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, each in items:
@@ -98,7 +101,7 @@ def values(value: Any) -> Iterator[bytes]:
 
 def read_report(path: Path) -> list[bytes]:
     data = path.read_bytes()
-    assert data.rstrip().endswith(b"</html>"), f"{path} is cut"
+    assert data.rstrip().endswith(b"</html>"), f"Incomplete report: {path}"
     return [data]
 
 
@@ -110,19 +113,19 @@ READERS: dict[str, Callable[[Path], list[bytes]]] = {
 }
 
 
-def check_same(found: dict[str, str], expected: dict[str, str]) -> None:
-    """Raises AssertionError where files are missing, too many or others."""
-    assert found == expected, {
-        "missing": sorted(expected.keys() - found.keys()),
-        "left": sorted(found.keys() - expected.keys()),
+def check_same(actual: dict[str, str], expected: dict[str, str]) -> None:
+    """Raise AssertionError if files are missing, unexpected or different."""
+    assert actual == expected, {
+        "missing": sorted(expected.keys() - actual.keys()),
+        "left": sorted(actual.keys() - expected.keys()),
         "other": sorted(
-            name for name in found.keys() & expected.keys() if found[name] != expected[name]
+            name for name in actual.keys() & expected.keys() if actual[name] != expected[name]
         ),
     }
 
 
 def check_run(out: Path, stage: str) -> None:
-    """Raises AssertionError where a run's artifacts contradict each other."""
+    """Raise AssertionError if the artifacts of a run are inconsistent."""
     if stage == "train" and (out / "run.json").exists():
-        told = verify(Run(StorePath.at(out)))
-        assert told["ok"], told["problems"]
+        verification = verify(Run(StorePath.at(out)))
+        assert verification["ok"], verification["problems"]

@@ -1,4 +1,4 @@
-"""The stages of `kills.py`: their inputs, what they leave undisturbed, and a case of kill and resume."""
+"""The stages of `kills.py`: inputs, undisturbed results, and cases of kill and resume."""
 
 import json
 import shutil
@@ -20,18 +20,18 @@ from pipeline.storage.metadata import encode_metadata
 from pipeline.storage.store_path import StorePath
 
 RAY = ("decode", "score")
-AGAIN, JOINS = 0.25, 0.75
+PROBABILITY_KILL_AGAIN, PROBABILITY_CLUSTER = 0.25, 0.75
 MOMENTS = ("its start", "its first file", "its start, in a write")
 
 CHANGING = ("run.json", "epochs.arrow", "last.pt", "best.pt", "started", ".lock")
-"""Files that a command writes more than once: what is seen of them after a kill has to be whole, not final."""
+"""Files that a command rewrites: after a kill they must be complete, but need not be final."""
 NUM_SCORES = 300_000
 TRAIN = {"epochs": 4, "warmup_epochs": 2, "batch_size": 4, "score_batch": 16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Undisturbed:
-    """What a stage leaves, and how many seconds it takes: in all, and from its first file on."""
+    """Files of a stage that was not killed, and its seconds: total, and after its first file."""
 
     files: dict[str, str]
     seconds: float
@@ -40,7 +40,7 @@ class Undisturbed:
 
 @dataclass(kw_only=True, slots=True)
 class Case:
-    """What was done in one case, and what did not hold."""
+    """One case: the kills, and the problems found afterwards."""
 
     number: int
     stage: str
@@ -49,23 +49,19 @@ class Case:
 
 
 class Stages:
-    """The commands on inputs of their own below a folder, each into `out` and nowhere else."""
+    """Runs the commands of all stages on generated inputs below a folder."""
 
     def __init__(self, folder: Path, features: Path | None) -> None:
-        self.folder, self.shards, self.given, self.features = (
-            folder,
-            folder / "shards",
-            features,
-            folder / "store" / "features" / "made",
-        )
+        self.folder, self.shards, self.given = folder, folder / "shards", features
+        self.features = folder / "store" / "features" / "made"
         self.cluster: ComposeCluster | None = None
         self.undisturbed: dict[str, Undisturbed] = {}
         self.run = folder / "store" / "runs" / "run"
 
     def arguments(self, stage: str, out: Path) -> list[str]:
-        """The command of a stage."""
+        """The command line of a stage."""
         if stage == "repair":
-            shutil.rmtree(out)  # it refuses a folder that has some of its shards
+            shutil.rmtree(out)  # repair refuses a folder that already contains shards
             out.mkdir()
         if stage == "train":
             (out.parent / "run.yaml").write_text(yaml.safe_dump(self._config(self._store(out))))
@@ -106,7 +102,7 @@ class Stages:
         }
 
     def out(self, stage: str, folder: Path) -> Path:
-        """Where a case in this folder writes: a run in a store that has the features, all else where it likes."""
+        """The folder that a case writes to. A run needs a store with the features."""
         if stage != "train":
             (folder / "out").mkdir(parents=True)
             return folder / "out"
@@ -116,7 +112,7 @@ class Stages:
         return folder / "runs" / "run"
 
     def prepare(self, stages: list[str]) -> None:
-        """Makes the inputs that the stages need, and runs each of these undisturbed."""
+        """Create the inputs of the stages, and run each stage once without a kill."""
         if self.given:
             self.features.parent.mkdir(parents=True)
             self.features.symlink_to(self.given.absolute())
@@ -151,7 +147,7 @@ class Stages:
         )
 
     def _undisturbed(self, stage: str, out: Path) -> Undisturbed:
-        began, first = time.monotonic(), 0.0
+        start, first = time.monotonic(), 0.0
         with Command(
             self.arguments(stage, out), self.folder / "log", self.cluster if stage in RAY else None
         ) as command:
@@ -161,7 +157,7 @@ class Stages:
             ended = time.monotonic()
             assert command.wait() == 0, command.log.read_text()
         return Undisturbed(
-            files=content(out), seconds=ended - began, writing=ended - (first or began)
+            files=content(out), seconds=ended - start, writing=ended - (first or start)
         )
 
     def _run(self, arguments: list[Any]) -> None:
@@ -171,49 +167,45 @@ class Stages:
             assert command.wait() == 0, command.log.read_text()
 
     def case(self, case: Case, seed: int) -> None:
-        """Kills a stage, and its resume perhaps, resumes it, and notes what does not hold."""
-        with ExitStack() as left:
+        """Kill a stage, perhaps also its resumes, resume it, and record the problems."""
+        with ExitStack() as stack:
             self._case(
                 case,
                 np.random.default_rng([seed, case.number]),
                 self.folder / f"case-{case.number}",
-                left,
+                stack,
             )
 
-    def _case(self, case: Case, rng: np.random.Generator, folder: Path, left: ExitStack) -> None:
-        cluster = self.cluster if case.stage in RAY and rng.random() < JOINS else None
+    def _case(self, case: Case, rng: np.random.Generator, folder: Path, stack: ExitStack) -> None:
+        cluster = self.cluster if case.stage in RAY and rng.random() < PROBABILITY_CLUSTER else None
         out = self.out(case.stage, folder)
         dead = None
-        while not case.kills or rng.random() < AGAIN:
-            pid = self._kill(case, out, folder / f"log-{len(case.kills)}", rng, left, cluster)
+        while not case.kills or rng.random() < PROBABILITY_KILL_AGAIN:
+            pid = self._kill(case, out, folder / f"log-{len(case.kills)}", rng, stack, cluster)
             if not pid:
                 if case.kills:
-                    # the resume had less to do than was hoped for: it has ended, and it is the one that has to name the process that died
-                    told, dead = (
-                        f"took over from process {dead}"
-                        in (folder / f"log-{len(case.kills)}").read_text()
-                        or not dead,
-                        None,
-                    )
-                    if not told:
+                    # this resume ended before its kill: it must have logged the killed process
+                    log = (folder / f"log-{len(case.kills)}").read_text()
+                    if dead and f"took over from process {dead}" not in log:
                         case.problems.append(
-                            "the resume that ended before it could be killed names no process that died"
+                            f"a resume that ended before its kill did not log killed process {dead}"
                         )
+                    dead = None
                     break
                 shutil.rmtree(folder)
                 out = self.out(case.stage, folder)
                 continue
-            with noting(case.problems, "after the kill"):
+            with recording(case.problems, "after the kill"):
                 dead = self._check_killed(case, out)
         with (
             Command(self.arguments(case.stage, out), folder / "log", cluster) as command,
-            noting(case.problems, "after the resume"),
+            recording(case.problems, "after the resume"),
         ):
             code = command.wait()
-            said = command.log.read_text()
-            assert code == 0, f"exit code {code}: {said}"
-            assert not dead or f"took over from process {dead}" in said, (
-                f"nothing of process {dead}, which died: {said}"
+            log = command.log.read_text()
+            assert code == 0, f"exit code {code}: {log}"
+            assert not dead or f"took over from process {dead}" in log, (
+                f"the resume did not log killed process {dead}: {log}"
             )
             check_same(content(out), self.undisturbed[case.stage].files)
             check_run(out, case.stage)
@@ -226,23 +218,24 @@ class Stages:
         out: Path,
         log: Path,
         rng: np.random.Generator,
-        left: ExitStack,
+        stack: ExitStack,
         cluster: ComposeCluster | None,
     ) -> int:
-        """Starts the command and kills it at a random moment; 0 where it ended before."""
-        whole, how, and_others = (
-            self.undisturbed[case.stage],
-            MOMENTS[rng.integers(len(MOMENTS))],
-            bool(rng.random() < 0.5),
-        )
-        moment = rng.random() * (whole.writing if how == "its first file" else whole.seconds)
+        """Start the command and kill it at a random moment.
+
+        Returns its process id; 0 if it ended before.
+        """
+        undisturbed = self.undisturbed[case.stage]
+        since, and_others = MOMENTS[rng.integers(len(MOMENTS))], bool(rng.random() < 0.5)
+        span = undisturbed.writing if since == "its first file" else undisturbed.seconds
+        moment = rng.random() * span
         arguments, known = self.arguments(case.stage, out), names(out)
-        command = left.enter_context(Command(arguments, log, cluster))
-        while how == "its first file" and command.runs and names(out) == known:
+        command = stack.enter_context(Command(arguments, log, cluster))
+        while since == "its first file" and command.runs and names(out) == known:
             time.sleep(0.001)
         time.sleep(moment)
         while (
-            how == "its start, in a write"
+            since == "its start, in a write"
             and command.runs
             and not any(name.endswith(".tmp") for name in names(out) - known)
         ):
@@ -250,28 +243,34 @@ class Stages:
         if not command.runs:
             return 0
         command.kill(and_others=and_others)
-        who = f"{'it and its workers' if and_others else 'it alone'}{' in a cluster' if cluster else ''}"
-        case.kills.append(f"{who}, {moment:.3f} s after {how}")
+        target = "it and its workers" if and_others else "it alone"
+        cluster_note = " in a cluster" if cluster else ""
+        case.kills.append(f"{target}{cluster_note}, {moment:.3f} s after {since}")
         return command.pid
 
     def _check_killed(self, case: Case, out: Path) -> int | None:
-        """Whether all that is visible is whole; returns the process that died with the lock, if more than reading is left to do."""
-        seen, whole = content(out, partial=True), self.undisturbed[case.stage].files
-        for name, digest in seen.items():
-            assert name in whole, f"{name} is visible, which an undisturbed command does not leave"
-            assert Path(name).name in CHANGING or digest == whole[name], (
-                f"{name} is visible and not what it will be"
+        """Check that all visible files are complete.
+
+        Returns the id of the killed process that holds the lock; None if the work was finished.
+        """
+        visible, final = content(out, partial=True), self.undisturbed[case.stage].files
+        for name, digest in visible.items():
+            assert name in final, f"{name} is not a file of an undisturbed command"
+            assert Path(name).name in CHANGING or digest == final[name], (
+                f"{name} is visible before it is final"
             )
         check_run(out, case.stage)
         lock = out / (".lock" if case.stage == "train" else ".parts/.lock")
-        is_over = seen.keys() == whole.keys() or (out / "manifest.json").exists() or finished(out)
-        said = lock.read_bytes() if lock.exists() and not is_over else b""
-        return int(json.loads(said)["pid"]) if said else None
+        is_over = (
+            visible.keys() == final.keys() or (out / "manifest.json").exists() or finished(out)
+        )
+        holder = lock.read_bytes() if lock.exists() and not is_over else b""
+        return int(json.loads(holder)["pid"]) if holder else None
 
 
 @contextmanager
-def noting(problems: list[str], when: str) -> Iterator[None]:
-    """Notes what is raised as a problem."""
+def recording(problems: list[str], when: str) -> Iterator[None]:
+    """Record an exception as a problem."""
     try:
         yield
     except Exception as error:

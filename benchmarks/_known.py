@@ -1,6 +1,7 @@
-"""Three generated sets of which it is known, sample by sample, how hard each modality is, and so which one of them ought to be trained.
+"""Three generated data sets whose ideal assignment of samples to modalities is known.
 
-A row of a modality is its class's prototype plus noise, 48 numbers; the noise's SD is drawn per sample and modality and makes the difficulty.
+The features of a modality are the prototype of the class plus Gaussian noise, 48 numbers. The
+standard deviation of the noise depends on sample and modality and determines the difficulty.
 """
 
 import io
@@ -21,12 +22,16 @@ Array = npt.NDArray[Any]
 NUM_CLASSES, WIDTH = 6, 48
 NUM_ROWS = {"train": 900, "validation": 400, "test": 1200}
 EASY, HARD = 3.0, 7.0
-"""SDs of the noise."""
+"""Standard deviations of the noise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownSet:
-    """Rows of each modality (N, WIDTH), labels (N,), splits (N,), and per row the index of the modality that ought to be trained."""
+    """A generated data set.
+
+    rows: by modality, (N, WIDTH); labels, splits: (N,); ideal: (N,), the index of the modality
+    that each sample should train.
+    """
 
     rows: dict[str, Array]
     labels: Array
@@ -53,7 +58,7 @@ def _draw(
 def _crossed(
     rng: np.random.Generator, labels: Array, train: Array
 ) -> tuple[dict[str, Array], Array]:
-    """Of three modalities one is noisy, another in each sample: that one ought to be trained."""
+    """One of three modalities is noisy, which one depends on the sample; it should be trained."""
     noisy = rng.integers(3, size=len(labels))
     noise = np.where(noisy[:, None] == np.arange(3), HARD, EASY)
     return _draw(["pulse", "heat", "touch"], 1.5 * noise, rng, labels), noisy
@@ -62,7 +67,10 @@ def _crossed(
 def _hollow(
     rng: np.random.Generator, labels: Array, train: Array
 ) -> tuple[dict[str, Array], Array]:
-    """The second modality is weak, and in six of ten samples it carries nothing and looks hard for ever: there the first ought to be trained."""
+    """The second modality is weak, and without any signal in 60% of the samples.
+
+    Those stay difficult forever; they should train the first modality.
+    """
     empty = rng.random(len(labels)) < 0.6
     signal = np.stack([np.ones(len(labels)), ~empty], axis=1)
     noise = np.tile([3.0, 4.0], (len(labels), 1))
@@ -70,13 +78,16 @@ def _hollow(
 
 
 def _leaky(rng: np.random.Generator, labels: Array, train: Array) -> tuple[dict[str, Array], Array]:
-    """One of two modalities is noisy, as in `crossed`, but of the first the training set has one row to six samples, which is soon known by heart."""
+    """One of two modalities is noisy, as in `crossed`, but the first one is easily overfitted.
+
+    Six training samples share one row of it.
+    """
     noisy = rng.integers(2, size=len(labels))
     source = np.arange(len(labels))
     for label in range(NUM_CLASSES):
         for side in range(2):
-            alike = np.flatnonzero(train & (labels == label) & (noisy == side))
-            source[alike] = alike[np.arange(len(alike)) // 6 * 6]
+            group = np.flatnonzero(train & (labels == label) & (noisy == side))
+            source[group] = group[np.arange(len(group)) // 6 * 6]
     rows = _draw(
         ["pulse", "heat"], np.where(noisy[:, None] == np.arange(2), HARD, EASY), rng, labels
     )
@@ -95,7 +106,7 @@ KNOWN = tuple(_KINDS)
 
 
 def known_set(name: str) -> KnownSet:
-    """One of the sets, the same at every call."""
+    """Generate one of the data sets; deterministic."""
     rng = np.random.default_rng([KNOWN.index(name), 2506, 11550])
     splits = np.repeat(list(NUM_ROWS), list(NUM_ROWS.values()))
     labels = rng.permutation(np.arange(len(splits)) % NUM_CLASSES)
@@ -109,7 +120,7 @@ def known_set(name: str) -> KnownSet:
 
 
 def write_known(name: str, out: Path) -> None:
-    """A set as shards; sample 17 is `known-0017`."""
+    """Write a data set as shards. The id of sample 17 is `known-0017`."""
     known = known_set(name)
     specs = {
         key: {"kind": "tensor", "member": f"{key}.npy", "shape": [WIDTH]} for key in known.rows

@@ -1,7 +1,8 @@
-"""Stands in for pydantic and PyYAML where they cannot be imported, on a machine that only measures; to be imported before `pipeline`.
+"""Minimal replacements of pydantic and PyYAML, used if they are not installed.
 
-It does what the configuration of a benchmark needs: defaults, nested models by annotation, validators of mode "before", dumps and copies. It checks no
-value: real validation is pydantic's, wherever Remix is installed. It reads no YAML.
+Import this module before `pipeline`. It supports what the configuration of a benchmark needs:
+defaults, nested models, validators of mode "before", dumps and copies. It validates no values and
+reads no YAML.
 """
 
 import sys
@@ -20,7 +21,7 @@ class ValidationError(ValueError):
 
 
 class Field:
-    """A field's default, made anew at each access of the class's attribute; bounds and patterns are not kept."""
+    """The default of a field, created at each access of the attribute. Ignores constraints."""
 
     def __init__(self, default: Any = None, default_factory: Any = None, **_: Any) -> None:
         self.make = default_factory or (lambda: default)
@@ -30,28 +31,31 @@ class Field:
 
 
 class Before(classmethod):
-    """A validator of mode "before"."""
+    """Marks a validator of mode "before"."""
 
 
 def model_validator(*, mode: str) -> Any:
-    """Marks a validator of mode "before"; one of mode "after" only checks, and does not run."""
+    """Register a validator of mode "before"; one of mode "after" only checks and is ignored."""
     return lambda method: Before(method.__func__) if mode == "before" else method
 
 
 class BaseModel(SimpleNamespace):
-    """A namespace of the annotated fields; a field that it does not have is a TypeError."""
+    """A namespace with the annotated fields. Raises TypeError for unknown fields."""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, **values: Any) -> None:
         model, kinds = type(self), get_type_hints(type(self))
         for validator in (
-            each for cls in model.__mro__ for each in vars(cls).values() if isinstance(each, Before)
+            value
+            for cls in model.__mro__
+            for value in vars(cls).values()
+            if isinstance(value, Before)
         ):
-            given = validator.__func__(model, given)
-        if unknown := given.keys() - kinds.keys():
-            raise TypeError(f"{model.__name__} has no {', '.join(sorted(unknown))}")
+            values = validator.__func__(model, values)
+        if unknown := values.keys() - kinds.keys():
+            raise TypeError(f"Unknown fields of {model.__name__}: {', '.join(sorted(unknown))}")
         super().__init__(
             **{
-                name: _built(kind, given[name]) if name in given else getattr(model, name)
+                name: _built(kind, values[name]) if name in values else getattr(model, name)
                 for name, kind in kinds.items()
             }
         )
@@ -97,7 +101,7 @@ def _dumped(value: Any, mode: str) -> Any:
 
 
 STAND_INS: list[str] = []
-"""What could not be imported."""
+"""Names of the modules that were replaced."""
 _YAML = module_from_spec(ModuleSpec("yaml", None))
 vars(_YAML).update(SafeLoader=object, MappingNode=object)
 for name, module in {"pydantic": sys.modules[__name__], "yaml": _YAML}.items():

@@ -1,6 +1,7 @@
-"""The one JSON line that every benchmark prints: its ratio, what stands above and below the line, and the machine.
+"""Prints the result of a benchmark as one JSON line.
 
-Imported before `pipeline`, it makes this checkout the Remix that is measured, installed or not.
+Import this module before `pipeline`: it puts this checkout first on the path, so that the benchmark
+measures it rather than an installed Remix.
 """
 
 import json
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def machine() -> dict[str, object]:
-    """The processor, the cores this process may use, memory in GiB, and the versions of what is installed."""
+    """Processor, number of usable cores, memory in GiB, and versions of the libraries."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0))
@@ -38,11 +39,12 @@ def machine() -> dict[str, object]:
     }
 
 
-def report(name: str, ratio: float, **facts: object) -> None:
-    """Prints one JSON line with name, ratio, the facts given and the machine."""
+def report(name: str, ratio: float, **fields: object) -> None:
+    """Print one JSON line with the name, the ratio, the given fields and the machine."""
     print(
         json.dumps(
-            {"name": name, "ratio": round(ratio, 4), **facts, "machine": machine()}, allow_nan=False
+            {"name": name, "ratio": round(ratio, 4), **fields, "machine": machine()},
+            allow_nan=False,
         ),
         flush=True,
     )
@@ -56,10 +58,10 @@ def _cpu() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,7 +1,8 @@
-"""Damaged shards of 50 clips of avwords through Remix, webdataset, Python's tarfile and Ray's reader: what each yields, and what it says. Prints a table.
+"""Compares how Remix, webdataset, tarfile and Ray read damaged shards of 50 clips of avwords.
 
-Needs REMIX_TEST_DATA. A sample counts where its .json and .mp4 have the very bytes of the original. Every reader is used as its own documentation shows,
-in a process of its own; what it says is an exception, a warning or a log line.
+Needs REMIX_TEST_DATA. Prints a table: the number of samples that each reader recovers, and its
+messages (exceptions, warnings, log lines). A sample is recovered if its .json and .mp4 have the
+original bytes. Every reader is used as in its own documentation, in a process of its own.
 """
 
 import csv
@@ -26,11 +27,11 @@ from pipeline.shards.reader import read_twice
 from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.store_path import StorePath
 from tests.support.damage import Case, catalogue, make_shard, samples_of
-from tests.support.media_files import facts
+from tests.support.media_files import facts as sample_json
 
 NUM = 50
 SECONDS = 600
-Found = tuple[str, dict[str, bytes]]
+KeyAndMembers = tuple[str, dict[str, bytes]]
 
 
 def shard_of_clips() -> bytes:
@@ -43,7 +44,7 @@ def shard_of_clips() -> bytes:
     return make_shard(
         {
             row["sample_id"]: {
-                "json": facts(row["word"], row["split"]),
+                "json": sample_json(row["word"], row["split"]),
                 "mp4": media[row["video_path"]],
             }
             for row in rows
@@ -51,16 +52,16 @@ def shard_of_clips() -> bytes:
     )
 
 
-def by_webdataset(path: Path) -> Iterator[Found]:
-    """As webdataset reads it."""
+def by_webdataset(path: Path) -> Iterator[KeyAndMembers]:
+    """Read a shard with webdataset."""
     import webdataset
 
     for sample in webdataset.WebDataset([str(path)], shardshuffle=False):
         yield sample["__key__"], sample
 
 
-def by_tarfile(path: Path) -> Iterator[Found]:
-    """As one reads a tar by hand: the members of a key that lie together are a sample."""
+def by_tarfile(path: Path) -> Iterator[KeyAndMembers]:
+    """Read a shard with tarfile: consecutive members with the same key are a sample."""
     with tarfile.open(path) as tar:
         files = (
             (member.name.rpartition("."), tar.extractfile(member))
@@ -72,15 +73,15 @@ def by_tarfile(path: Path) -> Iterator[Found]:
             yield key, {suffix: data for _, suffix, data in group}
 
 
-def by_ray(path: Path) -> Iterator[Found]:
-    """As Ray Data reads it, undecoded."""
+def by_ray(path: Path) -> Iterator[KeyAndMembers]:
+    """Read a shard with Ray Data, undecoded."""
     import ray
 
     for row in ray.data.read_webdataset(str(path), decoder=None).iter_rows():
         yield row["__key__"], row
 
 
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+READERS: dict[str, Callable[[Path], Iterator[KeyAndMembers]]] = {
     "webdataset": by_webdataset,
     "tarfile": by_tarfile,
     "ray": by_ray,
@@ -88,7 +89,10 @@ READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
 
 
 def read_all(reader: str, folder: Path) -> None:
-    """Reads the shards of a folder, and prints a JSON line for each: how many samples came whole, how many not, and what was said."""
+    """Read the shards of a folder; print a JSON line for each.
+
+    The line has the number of intact and of wrong samples, and the messages of the reader.
+    """
     if reader == "ray":
         import ray
 
@@ -101,23 +105,23 @@ def read_all(reader: str, folder: Path) -> None:
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
     originals = json.loads((folder / "originals.json").read_text())
-    logs = Logged(logging.WARNING)
+    logs = LogMessages(logging.WARNING)
     logging.getLogger().addHandler(logs)
     for path in sorted(folder.glob("*.tar*")):
-        logs.said.clear()
-        found: Counter[str] = Counter()
+        logs.messages.clear()
+        counts: Counter[str] = Counter()
         error = ""
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
                 for key, members in READERS[reader](path):
-                    found[
+                    counts[
                         "whole"
                         if sums(members) == originals.get(key.rpartition("/")[2])
                         else "wrong"
                     ] += 1
             except Exception as raised:
-                error = told(raised)
+                error = describe(raised)
         others = [
             str(each.message)
             for each in warned
@@ -127,29 +131,29 @@ def read_all(reader: str, folder: Path) -> None:
             json.dumps(
                 {
                     "shard": path.name,
-                    "whole": found["whole"],
-                    "wrong": found["wrong"],
-                    "said": "; ".join([error, *logs.said, *others]),
+                    "whole": counts["whole"],
+                    "wrong": counts["wrong"],
+                    "said": "; ".join([error, *logs.messages, *others]),
                 }
             ),
             flush=True,
         )
 
 
-class Logged(logging.Handler):
-    """What was logged as a warning or worse."""
+class LogMessages(logging.Handler):
+    """Collects log messages."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a message."""
-        self.said.append(record.getMessage())
+        """Store the message."""
+        self.messages.append(record.getMessage())
 
 
-def told(error: Exception) -> str:
-    """The kind of an error and the first line that it says; of Ray's, which wrap it, those of the error itself."""
+def describe(error: Exception) -> str:
+    """Type and first line of an error; of the cause, if Ray wrapped it."""
     while isinstance(cause := getattr(error, "cause", None), Exception):
         error = cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
@@ -157,7 +161,7 @@ def told(error: Exception) -> str:
 
 
 def sums(members: Mapping[str, object]) -> dict[str, int]:
-    """CRC-32 of the members that a sample has to have."""
+    """CRC-32 of the members .json and .mp4."""
     return {
         suffix: zlib.crc32(data)
         for suffix in ("json", "mp4")
@@ -166,7 +170,10 @@ def sums(members: Mapping[str, object]) -> dict[str, int]:
 
 
 def by_remix(path: Path, case: Case) -> str:
-    """What Remix kept and named; raises where that is not all that can be saved."""
+    """Read a shard with Remix.
+
+    Raises AssertionError if it does not recover everything that is recoverable.
+    """
     items, reader = read_twice(StorePath.at(path), list)
     assert {item.key: item.members for item in items if isinstance(item, Sample)} == case.kept
     losses = [
@@ -179,12 +186,13 @@ def by_remix(path: Path, case: Case) -> str:
     named = ", ".join(
         f"{reason} {num}" for reason, num in Counter(loss.reason for loss in losses).items()
     )
-    apart = f", {account.regrouped} put together" if account.regrouped else ""
-    return f"{len(case.kept)}{apart}; {f'{len(losses)} named: {named}' if losses else 'nothing to name'}"
+    joined = f", {account.regrouped} reassembled" if account.regrouped else ""
+    reported = f"{len(losses)} reported: {named}" if losses else "nothing to report"
+    return f"{len(case.kept)}{joined}; {reported}"
 
 
 def by_others(reader: str, folder: Path, cases: Mapping[str, Case]) -> dict[str, str]:
-    """What another reader made of each shard, by its name."""
+    """Results of another reader by shard name."""
     command = [sys.executable, __file__, reader, str(folder)]
     ended = subprocess.run(
         command,
@@ -194,31 +202,31 @@ def by_others(reader: str, folder: Path, cases: Mapping[str, Case]) -> dict[str,
         timeout=SECONDS,
         check=True,
     )
-    found = {}
+    results = {}
     for line in ended.stdout.splitlines():
         if line.startswith('{"shard"'):
-            one = json.loads(line)
-            wrong = f" and {one['wrong']} not whole" if one["wrong"] else ""
-            lost = one["whole"] < NUM or one["wrong"]
-            found[one["shard"]] = (
-                f"{one['whole']}{wrong}; {short(one['said'].strip('; ')) or ('**nothing said**' if lost else 'nothing said')}"
-            )
-    return found
+            result = json.loads(line)
+            wrong = f" and {result['wrong']} wrong" if result["wrong"] else ""
+            is_lossy = result["whole"] < NUM or result["wrong"]
+            silent = "**no message**" if is_lossy else "no message"
+            message = short(result["said"].strip("; ")) or silent
+            results[result["shard"]] = f"{result['whole']}{wrong}; {message}"
+    return results
 
 
-def short(text: str, most: int = 80) -> str:
-    """The text on one line, without folders, and without what would end a cell of a table."""
+def short(text: str, length: int = 80) -> str:
+    """The text on one line, without folders and without characters that break a table."""
     line = (
         re.sub(r"(?:file:)?/\S*/", "", " ".join(text.split()))
         .replace("|", "/")
         .replace("<", "(")
         .replace(">", ")")
     )
-    return line if len(line) <= most else f"{line[: most - 2]} …"
+    return line if len(line) <= length else f"{line[: length - 2]} …"
 
 
 def main() -> None:
-    """Makes the shards, has all read them, and prints the table."""
+    """Create the shards, read them with every reader, and print the table."""
     shard = shard_of_clips()
     cases = {"intact": Case(data=shard, kept=samples_of(shard)), **catalogue(shard)}
     with tempfile.TemporaryDirectory() as name:
@@ -231,12 +239,13 @@ def main() -> None:
         )
         others = {reader: by_others(reader, folder, cases) for reader in READERS}
         print(
-            "| shard | can be saved | Remix | webdataset | tarfile | Ray |\n|---|---|---|---|---|---|"
+            "| shard | recoverable | Remix | webdataset | tarfile | Ray |\n"
+            "|---|---|---|---|---|---|"
         )
         for case, path in paths.items():
             cells = [
                 by_remix(path, cases[case]),
-                *(others[reader].get(path.name, "ended without an answer") for reader in READERS),
+                *(others[reader].get(path.name, "ended without a result") for reader in READERS),
             ]
             print(f"| {case} | {len(cases[case].kept)} | {' | '.join(cells)} |")
 

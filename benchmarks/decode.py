@@ -1,8 +1,10 @@
-"""Clips/s of `remix decode` on avwords against a bare loop of PyAV + torchaudio in as many processes, alternating.
+"""Throughput of `remix decode` on avwords relative to a plain loop of PyAV and torchaudio.
 
-Needs REMIX_TEST_DATA. Above the line: scan, decode, write and manifest, on a Ray that is up and has decoded before; `steady` leaves the scan out.
-Below it: open, decode, pick frames and transform, thrown away. Ray gives its workers niceness 15, the bare loop has 0: on a busy machine that counts.
-Where REMIX_BEFORE names another checkout of Remix: the whole job's time against that one's, in processes of their own that take turns (goal at most 1.05).
+Needs REMIX_TEST_DATA. Both sides use the same number of processes and alternate. `ratio` compares
+clips/s of decoding after the scan, on a warmed-up Ray, with those of the loop, which decodes and
+transforms but writes nothing. Ray runs its workers at niceness 15, the loop runs at 0: on a busy
+machine this favours the loop. With REMIX_BEFORE, the path of another checkout, the time of a
+complete job is also compared with that checkout, in alternating processes (goal: at most 1.05).
 """
 
 import csv
@@ -47,7 +49,7 @@ CONFIG = DecodeConfig(
 
 
 def unpack(folder: Path) -> list[Path]:
-    """Unpacks avwords and packs it into shards; returns the clips."""
+    """Unpack avwords, pack it into shards, and return the paths of the clips."""
     source = Path(os.environ["REMIX_TEST_DATA"]) / "avwords"
     with tarfile.open(source / "data.tar.gz") as tar:
         tar.extractall(folder / "data", filter="data")
@@ -58,11 +60,11 @@ def unpack(folder: Path) -> list[Path]:
         str(folder / "shards" / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0
     ) as writer:
         for row in rows:
-            facts = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
+            metadata = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
             writer.write(
                 {
                     "__key__": row["sample_id"],
-                    "json": facts,
+                    "json": metadata,
                     "mp4": (folder / "data" / row["video_path"]).read_bytes(),
                 }
             )
@@ -70,15 +72,15 @@ def unpack(folder: Path) -> list[Path]:
 
 
 def start_bare() -> None:
-    """Prepares a process of the bare loop."""
+    """Initialise a process of the plain loop."""
     global mel
     torch.set_num_threads(1)
     mel = MelSpectrogram(RATE, n_fft=512, hop_length=160, n_mels=MELS)
 
 
 def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What one would write without Remix: every frame decoded, eight of them scaled, the sound resampled and transformed."""
-    frames, sound = [], []
+    """Decode a clip without Remix: all frames, eight of them scaled, and a log-mel spectrogram."""
+    frames, blocks = [], []
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
     with av.open(io.BytesIO(path.read_bytes())) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
@@ -88,20 +90,20 @@ def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
                 if packet.stream is video:
                     frames.append(frame)
                 else:
-                    sound += [block.to_ndarray()[0] for block in resampler.resample(frame)]
+                    blocks += [block.to_ndarray()[0] for block in resampler.resample(frame)]
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * FRAMES)] for i in range(FRAMES)]
     pixels = np.stack(
         [frame.reformat(SIZE, SIZE, "rgb24").to_ndarray().transpose(2, 0, 1) for frame in chosen]
     )
     wave = np.zeros(round(RATE * SECONDS), np.float32)
-    found = np.concatenate(sound)[: len(wave)]
-    wave[: len(found)] = found
+    decoded = np.concatenate(blocks)[: len(wave)]
+    wave[: len(decoded)] = decoded
     spectrogram = torch.log(mel(torch.from_numpy(wave)) + 1e-7).to(torch.float16).numpy()[None]
     return pixels.shape, spectrogram.shape
 
 
 def remix(shards: list[StorePath], out: Path) -> tuple[float, float]:
-    """Seconds of a whole decode job, and of its decode stage alone."""
+    """Seconds of a complete decode job, and of the part after the scan."""
     scanned = start = time.perf_counter()
 
     def watch(progress: Progress) -> None:
@@ -115,6 +117,7 @@ def remix(shards: list[StorePath], out: Path) -> tuple[float, float]:
     return end - start, end - scanned
 
 
+MODALITIES = CONFIG.model_dump(mode="json", include={"modalities"})
 JOB = f"""
 import logging, sys, tempfile, time
 import ray
@@ -122,20 +125,21 @@ from pathlib import Path
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.job import decode
 from pipeline.storage.store_path import StorePath
-from pipeline.shards.discover import find_shards
-ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-shards, config = find_shards([sys.argv[1]]), DecodeConfig.model_validate({CONFIG.model_dump(mode="json", include={"modalities"})!r})
+from pipeline.shards.discover import discover_shards
+level = logging.ERROR
+ray.init(num_cpus={PROCESSES}, include_dashboard=False, log_to_driver=False, logging_level=level)
+shards, config = discover_shards([sys.argv[1]]), DecodeConfig.model_validate({MODALITIES!r})
 with tempfile.TemporaryDirectory() as out:
     decode(shards, StorePath.at(Path(out) / "warm"), config)
     start = time.perf_counter()
     decode(shards, StorePath.at(Path(out) / "timed"), config)
     print(time.perf_counter() - start)
 """
-"""A second decode job in a process of its own, by whatever Remix is there: the first has started the workers."""
+"""Times a decode job in its own process, after one that starts the workers."""
 
 
 def against(before: str, shards: Path) -> dict[str, object]:
-    """The jobs of this checkout and of another, in turns."""
+    """Compare this checkout with another one, in alternating processes."""
     seconds: dict[str, list[float]] = {"now": [], "before": []}
     for _ in range(ROUNDS):
         for name, root in (
@@ -156,7 +160,7 @@ def against(before: str, shards: Path) -> dict[str, object]:
     return {
         "ratio": round(median(ratios), 4),
         "goal": 1.05,
-        **{name: [round(x, 2) for x in found] for name, found in seconds.items()},
+        **{name: [round(x, 2) for x in values] for name, values in seconds.items()},
     }
 
 
@@ -176,10 +180,10 @@ def main() -> None:
         )
         remix(shards, folder / "warm")
         assert pool.map(bare, clips[:64])[0] == ((FRAMES, 3, SIZE, SIZE), (1, MELS, 201))
-        whole, steady, loop = [], [], []
+        complete, steady, loop = [], [], []
         for i in range(ROUNDS):
             for seconds, into in zip(
-                remix(shards, folder / f"round-{i}"), (whole, steady), strict=True
+                remix(shards, folder / f"round-{i}"), (complete, steady), strict=True
             ):
                 into.append(len(clips) / seconds)
             start = time.perf_counter()
@@ -193,13 +197,13 @@ def main() -> None:
         median(steady) / median(loop),
         above={"what": "remix decode, steady, clips/s", "rounds": [round(x, 1) for x in steady]},
         below={
-            "what": "bare PyAV + torchaudio loop, clips/s",
+            "what": "plain loop of PyAV and torchaudio, clips/s",
             "rounds": [round(x, 1) for x in loop],
         },
         whole_job={
             "what": "with the scan, clips/s",
-            "rounds": [round(x, 1) for x in whole],
-            "ratio": round(median(whole) / median(loop), 4),
+            "rounds": [round(x, 1) for x in complete],
+            "ratio": round(median(complete) / median(loop), 4),
         },
         goal=0.85,
         clips=len(clips),

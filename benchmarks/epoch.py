@@ -1,11 +1,12 @@
-"""A remix epoch, its scoring and planning included, against a joint epoch, through the trainer's own parts.
+"""Time of a remix epoch, including scoring and planning, relative to a joint epoch.
 
-    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]     needs only torch, torchvision, numpy, pyarrow
+    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]
 
-A ResNet-18 per modality, rows of two frames 3x112x112 (uint8) and of one 128x128 spectrogram (float16), batch 64, the paper's preset. A pair is one joint
-and one remix epoch, in turns which comes first; `ratio` is the median over pairs of remix by joint, wall time from the scores to the end of the last step.
-`processor_ratios` are the same of this process's processor time: where they differ from `ratios`, or `ratios` from each other, the machine was busy with
-something else, and the run says little.
+Needs only torch, torchvision, numpy and pyarrow. Trains a ResNet-18 per modality with the preset
+`paper` and batch size 64; a sample has two frames of 3x112x112 (uint8) and a 128x128 spectrogram
+(float16). A pair consists of a joint and a remix epoch, in alternating order. `ratio` is the median
+over pairs of the ratio of wall times. `processor_ratios` are the same for processor time: if they
+differ from `ratios`, the machine was busy and the measurement is not reliable.
 """
 
 import argparse
@@ -43,10 +44,10 @@ NUM_CLASSES = 6
 
 
 def write_features(path: StorePath, num_rows: int) -> FeatureSet:
-    """Rows that show their class through noise, in each modality by an amount of its own, so that either is the harder one of some."""
+    """Write noisy class prototypes; which modality is more difficult depends on the row."""
     rng = np.random.default_rng(0)
     labels = rng.integers(NUM_CLASSES, size=num_rows).astype(np.int32)
-    facts = {}
+    tables = {}
     for name, (shape, dtype) in SHAPES.items():
         patterns, strength = rng.normal(size=(NUM_CLASSES, *shape)), rng.random(num_rows)
         with (path / name / part_name(0)).create() as file:
@@ -56,7 +57,7 @@ def write_features(path: StorePath, num_rows: int) -> FeatureSet:
                 writer.append(np.clip(values, 0, 255).astype(dtype))
             writer.close()
         channels = shape[-3]
-        facts[name] = {
+        tables[name] = {
             "kind": "tensor",
             "shape": list(shape),
             "dtype": dtype,
@@ -77,7 +78,7 @@ def write_features(path: StorePath, num_rows: int) -> FeatureSet:
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     write_table(path / "samples.arrow", pa.table(arrays, schema=schema))
     manifest = {
-        "modalities": facts,
+        "modalities": tables,
         "classes": [str(c) for c in range(NUM_CLASSES)],
         "splits": {"train": num_rows},
         "num_rows": num_rows,
@@ -94,11 +95,13 @@ def write_features(path: StorePath, num_rows: int) -> FeatureSet:
 
 
 class Epochs:
-    """One model, trained epoch by epoch, joint or remixed as asked."""
+    """Trains one model, each epoch joint or remixed."""
 
     def __init__(self, config: RunConfig, features: FeatureSet, device: torch.device) -> None:
         self.config, self.features, self.world = config, features, World(device=device)
-        (config.run_path / "run.json").write_json({"digest": ""})  # what artifacts name
+        (config.run_path / "run.json").write_json(
+            {"digest": ""}
+        )  # other artifacts refer to the digest
         shapes = {name: features.shape(name) for name in features.modalities}
         self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
         inputs = Inputs(architecture(config.model, features), config.seed, device)
@@ -116,7 +119,7 @@ class Epochs:
         self.number = 0
 
     def run(self, method: str) -> dict[str, float]:
-        """Seconds of one epoch: score, plan, train and in all, those of the processor; and the share of rows of each modality."""
+        """Train an epoch; return its seconds by stage and the share of rows of each modality."""
         epoch, self.number = self.number, self.number + 1
         config = parse(
             RunConfig,
@@ -127,7 +130,7 @@ class Epochs:
             method,
         )
         self.synchronize()
-        began, busy = time.perf_counter(), time.process_time()
+        start, busy = time.perf_counter(), time.process_time()
         plan, times = epoch_plan(
             config, self.features, Run(config.run_path), self.world, self.predictor, epoch
         )
@@ -151,18 +154,18 @@ class Epochs:
         return {
             **times,
             "train_seconds": ended - training,
-            "epoch_seconds": ended - began,
+            "epoch_seconds": ended - start,
             "processor_seconds": busy,
             **shares,
         }
 
     def synchronize(self) -> None:
-        """Waits for the device."""
+        """Wait until the device is idle."""
         if self.world.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-def asked_for(cuda: bool) -> argparse.Namespace:
+def parse_arguments(cuda: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,7 +176,7 @@ def asked_for(cuda: bool) -> argparse.Namespace:
         "--shares",
         choices=("natural", "equal"),
         default="natural",
-        help="equal: half of the rows train each modality, whatever the scores say",
+        help="equal: assign half of the rows to each modality",
     )
     parser.add_argument("--score-batch", type=int, default=256 if cuda else 64)
     return parser.parse_args()
@@ -181,10 +184,10 @@ def asked_for(cuda: bool) -> argparse.Namespace:
 
 def main() -> None:
     cuda = torch.cuda.is_available()
-    asked = asked_for(cuda)
+    arguments = parse_arguments(cuda)
     device = torch.device("cuda" if cuda else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        train = {"batch_size": 64, "amp": asked.amp, "score_batch": asked.score_batch}
+        train = {"batch_size": 64, "amp": arguments.amp, "score_batch": arguments.score_batch}
         config = parse(
             RunConfig,
             {
@@ -193,17 +196,22 @@ def main() -> None:
                 "store": folder,
                 "preset": "paper",
                 "train": train,
-                "plan": {"shares": asked.shares},
+                "plan": {"shares": arguments.shares},
             },
             "benchmark",
         )
         epochs = Epochs(
             config,
-            write_features(StorePath.at(Path(folder) / "features" / "synthetic"), asked.rows),
+            write_features(StorePath.at(Path(folder) / "features" / "synthetic"), arguments.rows),
             device,
         )
-        epochs.run("joint"), epochs.run("remix")  # allocations, kernels' choices, page cache
-        pairs = [{method: epochs.run(method) for method in order(i)} for i in range(asked.repeats)]
+        (
+            epochs.run("joint"),
+            epochs.run("remix"),
+        )  # warm up allocations, kernel selection and page cache
+        pairs = [
+            {method: epochs.run(method) for method in order(i)} for i in range(arguments.repeats)
+        ]
     ratios, processor = (
         [pair["remix"][key] / pair["joint"][key] for pair in pairs]
         for key in ("epoch_seconds", "processor_seconds")
@@ -215,11 +223,11 @@ def main() -> None:
         }
         for method in ("joint", "remix")
     }
-    facts = {
-        "rows": asked.rows,
-        "shares": asked.shares,
+    settings = {
+        "rows": arguments.rows,
+        "shares": arguments.shares,
         "batch": 64,
-        "amp": asked.amp,
+        "amp": arguments.amp,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
         "stand_ins": STAND_INS,
@@ -236,17 +244,17 @@ def main() -> None:
         **sides,
         ratios=rounded(ratios),
         processor_ratios=rounded(processor),
-        **facts,
+        **settings,
     )
 
 
 def rounded(values: list[float]) -> list[float]:
-    """As they are printed."""
+    """Round values for the report."""
     return [round(value, 4) for value in values]
 
 
 def order(i: int) -> tuple[str, str]:
-    """Which epoch of a pair comes first, in turns, so that a slowing machine burdens both alike."""
+    """Alternate the first epoch of a pair, so that drift of the machine affects both alike."""
     return ("joint", "remix") if i % 2 == 0 else ("remix", "joint")
 
 

@@ -1,10 +1,11 @@
-"""Which policy holds up: every policy by `compare` on sets of which the ideal assignment is known, and on real ones where REMIX_TEST_DATA has them.
+"""Compares all policies on generated data with a known ideal assignment, and on real data.
 
-    python benchmarks/findings.py --budget small      what `make findings` does, in less than 20 minutes on 2 cores
-    python benchmarks/findings.py                     5 seeds, as in docs/findings.md
+    python benchmarks/findings.py --budget small    as `make findings`; under 20 minutes on 2 cores
+    python benchmarks/findings.py                   5 seeds, as in docs/findings.md
     python benchmarks/findings.py --sets avemo --tables fusion,methods,mid-fusion,ablation,unimodal
 
-Runs that are there are taken up. The report is printed, and lies in <store>/findings.md.
+Real data is used if REMIX_TEST_DATA contains it. Existing runs are reused. The report is printed
+and written to <store>/findings.md.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from trainer.launch import launch
 from trainer.prepare_features import ensure_features
 from trainer.run_directory import Run
 
-PICTURES = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
+IMAGES = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
 VECTORS = {
     "model": {"encoder": {"kind": "mlp", "hidden": 128}},
     "train": {"epochs": 16, "warmup_epochs": 4},
@@ -46,12 +47,12 @@ VECTORS = {
 CONFIGS: Mapping[str, dict[str, Any]] = {
     **dict.fromkeys(KNOWN, VECTORS),
     "avemo": {
-        "model": {"encoder": PICTURES},
+        "model": {"encoder": IMAGES},
         "train": {"epochs": 16, "warmup_epochs": 4},
         "optimizer": {"decay_every": 12},
     },
     "avwords": {
-        "model": {"encoder": PICTURES},
+        "model": {"encoder": IMAGES},
         "train": {"epochs": 12, "warmup_epochs": 4},
         "optimizer": {"decay_every": 9},
     },
@@ -66,10 +67,10 @@ SMALL: Mapping[str, dict[str, Any]] = {
         for key in ("avemo", "avwords")
     },
 }
-SOUND = {"num_mels": 40, "hop": 512}
+AUDIO = {"num_mels": 40, "hop": 512}
 DECODE: Mapping[str, dict[str, Any]] = {
-    "avemo": {"modalities": {"audio": SOUND}},
-    "avwords": {"modalities": {"audio": {**SOUND, "hop": 320}, "video": {"frames": 4, "size": 48}}},
+    "avemo": {"modalities": {"audio": AUDIO}},
+    "avwords": {"modalities": {"audio": {**AUDIO, "hop": 320}, "video": {"frames": 4, "size": 48}}},
 }
 IMPORT: Mapping[str, dict[str, Any]] = {
     "avemo": {
@@ -83,44 +84,52 @@ IMPORT: Mapping[str, dict[str, Any]] = {
         "validation_share": 0.15,
     },
 }
-"""avemo: six classes, validation by speakers that are not in train. Sounds and films are decoded coarsely, so that 5 seeds of everything take minutes."""
+"""avemo: six classes; the speakers of the validation split are not in the train split.
+
+Audio and video are decoded coarsely, so that 5 seeds of everything take minutes.
+"""
 
 
 def main() -> None:
-    """Makes the sets, trains, reports."""
+    """Prepare the data, train, and print the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--store", default="store/findings")
     parser.add_argument("--budget", choices=("full", "small"), default="full")
     parser.add_argument(
-        "--sets", help=f"of {', '.join(CONFIGS)}, by commas; by default all that can be had"
+        "--sets",
+        help=f"data sets, separated by commas: {', '.join(CONFIGS)} (default: all available ones)",
     )
     parser.add_argument(
         "--tables",
-        help="as of remix compare; by default policies, of real sets at a small budget the default methods",
+        help="tables of methods, as for remix compare (default: policies; the default methods for"
+        " real data with a small budget)",
     )
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
-    given = parser.parse_args()
-    began, parts = time.monotonic(), []
-    small = given.budget == "small"
+    arguments = parser.parse_args()
+    start, parts = time.monotonic(), []
+    small = arguments.budget == "small"
     for name in (
-        given.sets.split(",")
-        if given.sets
+        arguments.sets.split(",")
+        if arguments.sets
         else [name for name in CONFIGS if name in KNOWN or _archive(name)]
     ):
-        config = prepare(name, given.store, small)
-        tables = given.tables or (None if small and name not in KNOWN else "policies")
+        config = prepare(name, arguments.store, small)
+        tables = arguments.tables or (None if small and name not in KNOWN else "policies")
         result = run(
-            config, methods_of(None, tables), given.seeds or (2 if small else 5), given.processes
+            config,
+            methods_of(None, tables),
+            arguments.seeds or (2 if small else 5),
+            arguments.processes,
         )
         parts.append(
             f"## {name}\n\n{markdown(result)}{agreement(config, result) if name in KNOWN else ''}"
         )
-    minutes = (time.monotonic() - began) / 60
+    minutes = (time.monotonic() - start) / 60
     text = "\n".join([*parts, f"{minutes:.0f} minutes; {machine()}\n"])
-    (StorePath.at(given.store) / "findings.md").write_bytes(text.encode())
+    (StorePath.at(arguments.store) / "findings.md").write_bytes(text.encode())
     print(text)
 
 
@@ -130,18 +139,21 @@ def _archive(name: str) -> Path | None:
 
 
 def prepare(name: str, store: str, small: bool) -> RunConfig:
-    """The configuration of a set whose features are there, made now where they were not (raises InputError)."""
+    """Configuration of a run on a data set, whose features are created if missing.
+
+    Raises InputError.
+    """
     shards = Path(store) / "shards" / name
     if name not in CONFIGS:
-        raise InputError(f"set {name!r} is unknown", f"choose from {', '.join(CONFIGS)}")
-    asked = {
+        raise InputError(f"Unknown data set: {name!r}", f"Choose from {', '.join(CONFIGS)}")
+    run_config = {
         "name": f"{name}-small" if small else name,
         "features": name,
         "store": store,
         "source": {"shards": [f"shards/{name}"]},
     }
     config = parse(
-        RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), asked), name
+        RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), run_config), name
     )
     if not (config.features_path / MANIFEST).exists():
         if not shards.exists() and name in KNOWN:
@@ -174,8 +186,8 @@ def _import(name: str, shards: Path) -> None:
     archive = _archive(name)
     if archive is None:
         raise InputError(
-            f"set {name!r} is real data that REMIX_TEST_DATA does not hold",
-            "set it, or choose other sets",
+            f"Data set not found in REMIX_TEST_DATA: {name!r}",
+            "Set REMIX_TEST_DATA, or choose other sets with --sets",
         )
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(archive) as tar:
@@ -186,25 +198,25 @@ def _import(name: str, shards: Path) -> None:
 def run(
     config: RunConfig, methods: Sequence[str], num_seeds: int, num_processes: int
 ) -> dict[str, Any]:
-    """The comparison; its runs are trained side by side, each on one thread."""
+    """Run the comparison. Its runs are trained in parallel processes."""
     seeds = range(num_seeds)
-    asked = [
+    configs = [
         with_method(config, method, seed).model_dump(mode="json")
         for seed in seeds
         for method in methods
     ]
     with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(train, asked))
-    return compare(config, methods, seeds, lambda each: launch(each, resume=True))
+        list(pool.map(train, configs))
+    return compare(config, methods, seeds, lambda run_config: launch(run_config, resume=True))
 
 
 def train(config: dict[str, Any]) -> None:
-    """One run, in a process of the pool."""
+    """Train one run, in a process of the pool."""
     launch(RunConfig.model_validate(config), resume=True)
 
 
 def agreement(config: RunConfig, result: dict[str, Any]) -> str:
-    """How many of the training samples go to the modality that ought to be trained, per method over epochs and seeds."""
+    """Table of the percentage of training samples with the ideal assignment, by method."""
     known, features = known_set(config.features), FeatureSet.open(config.features_path)
     by_id = dict(
         zip((f"known-{i:04d}" for i in range(len(known.labels))), known.ideal.tolist(), strict=True)
@@ -212,8 +224,8 @@ def agreement(config: RunConfig, result: dict[str, Any]) -> str:
     names = list(known.rows)
     ideal = np.array(
         [
-            features.modalities.index(names[by_id[each]])
-            for each in features.samples["sample_id"].to_pylist()
+            features.modalities.index(names[by_id[sample_id]])
+            for sample_id in features.samples["sample_id"].to_pylist()
         ]
     )
     lines = [
@@ -229,8 +241,8 @@ def agreement(config: RunConfig, result: dict[str, Any]) -> str:
             first, last, mean = (
                 100 * float(np.mean(values))
                 for values in (
-                    [each[0] for each in shares],
-                    [each[-1] for each in shares],
+                    [epochs[0] for epochs in shares],
+                    [epochs[-1] for epochs in shares],
                     np.concatenate(shares),
                 )
             )
@@ -241,21 +253,19 @@ def agreement(config: RunConfig, result: dict[str, Any]) -> str:
 def _agreements(
     config: RunConfig, modalities: list[str], ideal: np.ndarray[Any, Any]
 ) -> list[float]:
-    found, run = [], Run.open(config.run_path)
+    agreements, run = [], Run.open(config.run_path)
     for epoch in range(config.train.warmup_epochs, config.train.epochs):
         pure = [
             step for step in BatchPlan.open(run.plan(epoch)).steps() if step.modality in modalities
         ]
         if pure:
-            rows, owners = (
-                np.concatenate([step.rows for step in pure]),
-                np.repeat(
-                    [modalities.index(step.modality) for step in pure],
-                    [len(step.rows) for step in pure],
-                ),
+            rows = np.concatenate([step.rows for step in pure])
+            assignment = np.repeat(
+                [modalities.index(step.modality) for step in pure],
+                [len(step.rows) for step in pure],
             )
-            found.append(float((ideal[rows] == owners).mean()))
-    return found
+            agreements.append(float((ideal[rows] == assignment).mean()))
+    return agreements
 
 
 if __name__ == "__main__":

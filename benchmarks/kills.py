@@ -1,15 +1,19 @@
-"""SIGKILL at random moments to the commands that write, each followed by the same command again: is then there what an undisturbed command leaves?
+"""Kills the commands that write files, resumes them, and checks that the result is unaffected.
 
-    python benchmarks/kills.py --kills 200 [--seed 0] [--stages decode,score,plan,train,generate,repair,report] [--features STORE/features/NAME] [--case 17]
+    python benchmarks/kills.py --kills 200 [--seed 0] [--stages train,plan] [--case 17]
+    python benchmarks/kills.py --features STORE/features/NAME    train on given features
 
-The commands make their own inputs: generated clips, their features, a run and its checkpoint; beside them lie scores of 300,000 rows. Three of four commands
-that need Ray join one that outlives them, and which ends what they left; the others start their own, which ends with them. Every stage runs
-once undisturbed. Then, case by case, the command is started in a session of its own and killed, alone or with its workers, at a moment drawn uniformly
-over the undisturbed command's time, or over what is left of it once its first file shows, or at the next file that it writes after such a moment; a quarter
-of the resumes are killed too, until there were as many kills as asked for. What is visible after a kill has to be whole; after the last resume, which meets
-what a command that was killed alone left running, everything has to be the undisturbed command's to the byte but for clocks, without a temporary left, and a
-process that died with its lock named.
-`ratio` is the share of cases of which all of this holds; one of which it does not is told with its number (for --case) and its folder, which stays.
+Inputs are generated: clips, their features, a run with its checkpoint, and scores of 300,000 rows.
+Every stage runs once undisturbed. In each case, a command is started in its own session and killed
+with SIGKILL, alone or with its workers, at a random moment: uniformly over its undisturbed time, or
+over the time after its first file, or during the next write after such a moment. Then the same
+command is run again; a quarter of these resumes are killed too. Three of four commands that need
+Ray join a cluster that outlives them; the others start their own.
+
+After a kill, all visible files must be complete. After the last resume, all files must be equal to
+those of the undisturbed command except for times, no temporary file may be left, and the log must
+name the killed process that held the lock. `ratio` is the fraction of cases for which all of this
+holds. The folder of a failed case is kept; rerun it with --case.
 """
 
 import argparse
@@ -36,61 +40,62 @@ WEIGHTS = {
     "repair": 3,
     "report": 3,
 }
-"""Of each stage, in cases of a hundred."""
+"""Percentage of cases by stage."""
 
 
 def schedule(kills: int, stages: list[str], seed: int) -> list[Case]:
-    """The stages of the cases: in numbers by their weights, in random order."""
+    """Draw the stages of the cases: numbers in proportion to the weights, in random order."""
     total, order = sum(WEIGHTS[stage] for stage in stages), []
     for i, stage in enumerate(stages):
-        before, upto = (
+        first, last = (
             round(kills * sum(WEIGHTS[each] for each in stages[:n]) / total) for n in (i, i + 1)
         )
-        order += [stage] * (upto - before)
+        order += [stage] * (last - first)
     return [
         Case(number=number, stage=order[k])
         for number, k in enumerate(np.random.default_rng(seed).permutation(kills).tolist())
     ]
 
 
-def asked_for() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="the number of kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", default=",".join(WEIGHTS))
+    parser.add_argument("--stages", default=",".join(WEIGHTS), help="separated by commas")
     parser.add_argument(
         "--features",
         type=Path,
-        help="a feature set to train on, instead of one that is decoded first",
+        help="feature set to train on (default: decode a generated one)",
     )
-    parser.add_argument("--case", type=int, help="this case alone")
+    parser.add_argument("--case", type=int, help="run this case only")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Runs the cases and reports."""
-    asked = asked_for()
-    stages = asked.stages.split(",")
+    """Run the cases and print the report."""
+    arguments = parse_arguments()
+    stages = arguments.stages.split(",")
     cases = [
         case
-        for case in schedule(asked.kills, stages, asked.seed)
-        if asked.case in (None, case.number)
+        for case in schedule(arguments.kills, stages, arguments.seed)
+        if arguments.case in (None, case.number)
     ]
-    folder, began = Path(tempfile.mkdtemp(prefix="remix-kills-")), time.monotonic()
-    work = Stages(folder, asked.features)
+    folder, start = Path(tempfile.mkdtemp(prefix="remix-kills-")), time.monotonic()
+    work = Stages(folder, arguments.features)
     with ExitStack() as stack:
-        if {*RAY} & {*stages} or not asked.features:
+        if {*RAY} & {*stages} or not arguments.features:
             work.cluster = stack.enter_context(ComposeCluster(folder / "cluster")).ready()
         work.prepare([stage for stage in WEIGHTS if any(case.stage == stage for case in cases)])
         prepared = time.monotonic()
         for case in cases:
-            if sum(len(each.kills) for each in cases) >= asked.kills:
+            if sum(len(each.kills) for each in cases) >= arguments.kills:
                 break
-            work.case(case, asked.seed)
+            work.case(case, arguments.seed)
             print(
-                f"case {case.number}: {case.stage}: {'; '.join(case.kills)}: {case.problems or 'equal'}",
+                f"case {case.number}: {case.stage}: {'; '.join(case.kills)}:"
+                f" {case.problems or 'equal'}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -103,7 +108,7 @@ def main() -> None:
         1 - len(failed) / len(cases),
         goal=1,
         above={
-            "what": "cases after which all artifacts are those of the undisturbed command",
+            "what": "cases whose artifacts equal those of the undisturbed command",
             "num": len(cases) - len(failed),
         },
         below={"what": "cases of SIGKILL and resume", "num": len(cases)},
@@ -116,9 +121,9 @@ def main() -> None:
         failures=[
             {**asdict(case), "folder": str(folder / f"case-{case.number}")} for case in failed
         ],
-        seed=asked.seed,
+        seed=arguments.seed,
         seconds={
-            "prepare": round(prepared - began, 1),
+            "prepare": round(prepared - start, 1),
             "cases": round(time.monotonic() - prepared, 1),
         },
     )

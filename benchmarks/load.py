@@ -1,9 +1,11 @@
-"""Rows a second by plan order from memory-mapped feature tables, against a memcpy of the same bytes, webdataset and litData.
+"""Loading throughput in plan order, relative to memcpy; also of webdataset and litData.
 
-    python benchmarks/load.py [--rows 20000] [--repeats 5]     needs: pip install -e ".[bench]" -c constraints.txt
+    pip install -e ".[bench]" -c constraints.txt
+    python benchmarks/load.py [--rows 20000] [--repeats 5]
 
-Samples are raw arrays of 52 KB (8 frames of 3x46x46 and a spectrogram of 1x64x10), the page cache is warm. Every side hands over
-batches of 64 as arrays. The plan's order is random access; webdataset reads its shards in their order with a shuffle buffer of 1,000.
+A sample has 52 KB: 8 frames of 3x46x46 and a spectrogram of 1x64x10. The page cache is warm. Every
+loader returns batches of 64 as arrays. A plan reads memory-mapped features at random; webdataset
+reads its shards sequentially with a shuffle buffer of 1,000.
 """
 
 import argparse
@@ -41,7 +43,7 @@ def sample(row: int) -> dict[str, np.ndarray]:
 
 
 def write_tables(path: StorePath, num_rows: int, parts: int = 8) -> FeatureSet:
-    """The samples as a feature set."""
+    """Write the samples as a feature set."""
     cuts = [num_rows * i // parts for i in range(parts + 1)]
     for name, (shape, dtype) in SHAPES.items():
         for part in range(parts):
@@ -51,7 +53,7 @@ def write_tables(path: StorePath, num_rows: int, parts: int = 8) -> FeatureSet:
                     writer.append(sample(row)[name])
                 writer.close()
     modalities = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in SHAPES.items()}
-    facts = {
+    manifest = {
         "modalities": modalities,
         "classes": ["a", "b"],
         "fingerprint": "",
@@ -60,7 +62,7 @@ def write_tables(path: StorePath, num_rows: int, parts: int = 8) -> FeatureSet:
     }
     features = FeatureSet(
         path,
-        {**facts, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]},
+        {**manifest, "parts": [{"index": i, "rows": cuts[i + 1] - cuts[i]} for i in range(parts)]},
     )
     features.__dict__["labels"] = np.zeros(num_rows, np.int32)
     features.__dict__["has"] = np.ones((num_rows, len(SHAPES)), bool)
@@ -68,7 +70,7 @@ def write_tables(path: StorePath, num_rows: int, parts: int = 8) -> FeatureSet:
 
 
 def write_shards(folder: Path, num_rows: int) -> list[str]:
-    """The samples as WebDataset shards."""
+    """Write the samples as WebDataset shards."""
     folder.mkdir()
     with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=2500, verbose=0) as sink:
         for row in range(num_rows):
@@ -83,19 +85,19 @@ def write_shards(folder: Path, num_rows: int) -> list[str]:
 
 def seconds(run: Callable[[], int]) -> float:
     """Wall time of one pass."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def by_plan(features: FeatureSet, plan: BatchPlan) -> int:
-    """One epoch through the trainer's own loader."""
+    """Load one epoch with the loader of the trainer."""
     loader = PlanLoader(features, plan, start=0, world=World(), skip_masked=True, prefetch=3)
     return sum(len(batch.rows) for batch in loader)
 
 
 def by_memcpy(source: dict[str, np.ndarray], num_rows: int) -> int:
-    """The same bytes, copied from memory to memory in batches."""
+    """Copy the same bytes from memory to memory, in batches."""
     for start in range(0, num_rows, BATCH):
         for array in source.values():
             array[start : start + BATCH].copy()
@@ -103,7 +105,7 @@ def by_memcpy(source: dict[str, np.ndarray], num_rows: int) -> int:
 
 
 def by_webdataset(shards: list[str]) -> int:
-    """One epoch of webdataset's own pipeline."""
+    """Load one epoch with webdataset."""
     names = [f"{name}.npy" for name in SHAPES]
     dataset = (
         webdataset.WebDataset(shards, shardshuffle=False)
@@ -116,7 +118,7 @@ def by_webdataset(shards: list[str]) -> int:
 
 
 def by_litdata(folder: str) -> int:
-    """One shuffled epoch of litData's streaming dataset."""
+    """Load one shuffled epoch with litData."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     loader = StreamingDataLoader(
@@ -126,7 +128,7 @@ def by_litdata(folder: str) -> int:
 
 
 def main() -> None:
-    """Prints one JSON line: ratio = rows/s by plan over rows/s of memcpy."""
+    """Print one JSON line; `ratio` is rows/s in plan order divided by rows/s of memcpy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=5)

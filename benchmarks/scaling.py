@@ -1,11 +1,14 @@
-"""Clips/s of `remix decode` and samples/s of training with 1, 2, ... workers, each pinned to a core of its own.
+"""Throughput of decoding and training with several workers, relative to one worker.
 
-    python benchmarks/scaling.py [--workers 1,2] [--repeats 3]     decode needs REMIX_TEST_DATA; without it only training is measured
+    python benchmarks/scaling.py [--workers 1,2] [--repeats 3]
 
-`ratio` is the median over repeats of decoding with the most workers by decoding with one, `train.ratio` the same of training; both sides of each pair run
-in one Ray, one after the other, in turns which comes first. Decoding is timed behind the scan. Training is the paper's preset (a ResNet-18 a modality,
-batch 64 over all workers) in joint epochs; a step's time is that of rank 0, waiting and exchange of gradients included, and the first epoch is left out.
-Driver, raylet and controller may use any core: on a machine with no more cores than workers they take theirs from the workers, and the ratio says so.
+Decoding needs REMIX_TEST_DATA; without it only training is measured. Each worker is pinned to its
+own core. `ratio` is the median over repeats of clips/s with the most workers divided by clips/s
+with one; `train.ratio` is the same for training samples. Both sides of a pair use the same Ray
+cluster, in alternating order. Decoding is timed after the scan. Training uses the preset `paper` (a
+ResNet-18 per modality, global batch size 64) in joint epochs; the time of a step is that of rank 0,
+including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet and
+controller are not pinned: if there are no more cores than workers, they compete with the workers.
 """
 
 import argparse
@@ -38,7 +41,7 @@ EPOCHS = 3
 
 
 class Pins(threading.Thread):
-    """Keeps every process that decodes or trains on a core of its own, as far as there are cores."""
+    """Pins every process that decodes or trains to a core of its own, if there are enough cores."""
 
     daemon = True
 
@@ -54,8 +57,8 @@ class Pins(threading.Thread):
             pinned = {pid: pinned[pid] for pid in busy if pid in pinned}
             for pid in busy:
                 if pid not in pinned:
-                    taken = list(pinned.values())
-                    pinned[pid] = min(cores, key=lambda core: (taken.count(core), core))
+                    used = list(pinned.values())
+                    pinned[pid] = min(cores, key=lambda core: (used.count(core), core))
                     for thread in Path(f"/proc/{pid}/task").iterdir():
                         with suppress(OSError):
                             os.sched_setaffinity(int(thread.name), {pinned[pid]})
@@ -63,14 +66,14 @@ class Pins(threading.Thread):
 
 
 def _is_busy(process: psutil.Process) -> bool:
-    """Whether a process decodes or trains now; Ray gives processes the name of what they do."""
+    """Whether a process decodes or trains: Ray names processes after their task."""
     with suppress(psutil.Error):
         return any(name in " ".join(process.cmdline()) for name in ("ray::Map(", "RayTrainWorker"))
     return False
 
 
 def decoding(shards: list[StorePath], out: Path, workers: int) -> float:
-    """Clips/s behind the scan."""
+    """Clips/s after the scan."""
     scanned = time.perf_counter()
 
     def watch(progress: Progress) -> None:
@@ -83,14 +86,14 @@ def decoding(shards: list[StorePath], out: Path, workers: int) -> float:
 
 
 def training(store: Path, name: str, workers: int) -> float:
-    """Samples/s behind the first epoch."""
+    """Samples/s after the first epoch."""
     decoded = parse(DecodeConfig, {"modalities": {"audio": AUDIO, "video": VIDEO}}, "scaling")
     source = {
         "generate": {"samples": 280, "classes": 6, "shards": 4},
         "decode": decoded.model_dump(),
     }
     train = {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch_size": 64}
-    facts = {
+    config = {
         "name": name,
         "features": "scaling",
         "store": str(store),
@@ -99,7 +102,7 @@ def training(store: Path, name: str, workers: int) -> float:
         "train": train,
         "resources": {"workers": workers},
     }
-    run = launch(parse(RunConfig, facts, "scaling"))
+    run = launch(parse(RunConfig, config, "scaling"))
     steps = [step for epoch in range(1, EPOCHS) for step in run.steps(epoch).to_pylist()]
     return sum(step["num_rows"] for step in steps) / sum(
         step["wait_seconds"] + step["step_seconds"] for step in steps
@@ -112,8 +115,8 @@ def main() -> None:
     )
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
-    numbers = sorted(int(number) for number in asked.workers.split(","))
+    arguments = parser.parse_args()
+    numbers = sorted(int(number) for number in arguments.workers.split(","))
     ray.init(
         num_cpus=numbers[-1],
         include_dashboard=False,
@@ -131,28 +134,28 @@ def main() -> None:
             unpack(folder)
             shards = discover_shards([str(folder / "shards")])
             decoding(shards, folder / "warm", numbers[-1])
-        for i in range(asked.repeats):
+        for i in range(arguments.repeats):
             for number in numbers if i % 2 == 0 else reversed(numbers):
                 if data:
                     clips[number].append(decoding(shards, folder / f"decoded-{i}-{number}", number))
                 samples[number].append(training(folder / "store", f"run-{i}-{number}", number))
-    found = {
+    results = {
         "train": sides(samples, "samples/s of training", 1.7),
         **({"decode": sides(clips, "clips/s of remix decode", 1.8)} if data else {}),
     }
-    first = found.get("decode", found["train"])
+    first = results.get("decode", results["train"])
     report(
         "scaling",
         float(str(first["ratio"])),
         above=f"{numbers[-1]} workers",
         below=f"{numbers[0]} worker",
         workers=numbers,
-        **found,
+        **results,
     )
 
 
 def sides(rates: dict[int, list[float]], what: str, goal: float) -> dict[str, object]:
-    """The rates of each number of workers, and the median ratio of the most to the fewest within a repeat."""
+    """Rates by number of workers, and the median over repeats of the ratio of most to fewest."""
     first, last = min(rates), max(rates)
     ratios = [most / one for one, most in zip(rates[first], rates[last], strict=True)]
     rounds = {str(number): [round(rate, 2) for rate in each] for number, each in rates.items()}

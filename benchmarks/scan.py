@@ -1,8 +1,10 @@
-"""Reading intact shards: the bare scan and the full read of Remix against Python's tarfile and webdataset, in alternating rounds of one process.
+"""Throughput of reading intact shards with Remix, tarfile and webdataset.
 
-Needs REMIX_TEST_DATA. The bare scan verifies the structure of every byte and hands out no data; the full read hands out every member. Neither hashes, decodes
-or parses. tarfile is read in both ways too: `member.read()` of every member, and its headers alone. With REMIX_BEFORE, the path of another checkout of Remix,
-that checkout's reader scans the same shards, each round in processes of their own that take turns.
+Needs REMIX_TEST_DATA. The readers alternate within one process. Remix is measured twice: a scan,
+which verifies the structure of every byte but returns no data, and a read, which returns every
+member; neither hashes nor decodes. tarfile is measured twice, too: reading every member, and
+headers only. With REMIX_BEFORE, the path of another checkout, the scan is also compared with that
+checkout, in alternating processes.
 """
 
 import csv
@@ -24,7 +26,7 @@ NUM_SHARDS = 16
 GOAL, GOAL_BEFORE = 3.0, 1.05
 Read = Callable[[list[str]], int]
 
-ALONE = """
+SCAN_SCRIPT = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from pipeline.shards.reader import ShardReader, ShardFile
@@ -35,13 +37,15 @@ def scan(hashed):
         with ShardFile(StorePath.at(path)) as file:
             num += sum(1 for _ in ShardReader(file, load=lambda suffix: False, hashed=hashed))
     return num / (time.perf_counter() - start)
-print(json.dumps({name: sorted(scan(hashed) for _ in range(5))[2] for name, hashed in (("bare", False), ("hashed", True))}))
+kinds = {"bare": False, "hashed": True}
+medians = {name: sorted(scan(hashed) for _ in range(5))[2] for name, hashed in kinds.items()}
+print(json.dumps(medians))
 """
-"""Samples a second of a scan in a process of its own by the checkout that is given first, bare, and with the digest that decoding's first pass takes."""
+"""Prints samples/s of a scan by the checkout in argv[1], without and with hashing."""
 
 
 def make_shards(folder: Path) -> list[str]:
-    """Packs avwords into shards."""
+    """Pack avwords into shards; return their paths."""
     import webdataset
 
     source = Path(os.environ["REMIX_TEST_DATA"]) / "avwords"
@@ -53,15 +57,15 @@ def make_shards(folder: Path) -> list[str]:
         str(folder / "all-%06d.tar"), maxcount=-(-len(rows) // NUM_SHARDS), verbose=0
     ) as writer:
         for row in rows:
-            facts = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
+            metadata = {"sample_id": row["sample_id"], "label": row["word"], "split": row["split"]}
             writer.write(
-                {"__key__": row["sample_id"], "json": facts, "mp4": media[row["video_path"]]}
+                {"__key__": row["sample_id"], "json": metadata, "mp4": media[row["video_path"]]}
             )
     return sorted(str(path) for path in folder.iterdir())
 
 
 def by_remix(paths: list[str], load: Callable[[str], bool]) -> int:
-    """Samples that Remix finds whole."""
+    """Number of intact samples that Remix reads."""
     from pipeline.shards.reader import ShardReader
 
     num = 0
@@ -75,7 +79,7 @@ def by_remix(paths: list[str], load: Callable[[str], bool]) -> int:
 
 
 def by_tarfile(paths: list[str], data: bool) -> int:
-    """Half of the members that tarfile finds; with `data` it reads them."""
+    """Number of samples that tarfile reads, two members each; with `data` including content."""
     num = 0
     for path in paths:
         with tarfile.open(path) as tar:
@@ -87,7 +91,7 @@ def by_tarfile(paths: list[str], data: bool) -> int:
 
 
 def by_webdataset(paths: list[str]) -> int:
-    """Samples that webdataset yields, undecoded."""
+    """Number of samples that webdataset reads, undecoded."""
     import webdataset
 
     return sum(1 for _ in webdataset.WebDataset(paths, shardshuffle=False))
@@ -103,7 +107,7 @@ READERS: dict[str, Read] = {
 
 
 def measure(paths: list[str]) -> dict[str, list[float]]:
-    """Samples a second of each reader, round by round."""
+    """Samples/s of each reader in each round."""
     rates: dict[str, list[float]] = {name: [] for name in READERS}
     num = READERS["tarfile"](paths)
     for number in range(ROUNDS + 1):
@@ -116,7 +120,7 @@ def measure(paths: list[str]) -> dict[str, list[float]]:
 
 
 def measure_before(paths: list[str], before: str) -> dict[str, dict[str, list[float]]]:
-    """Samples a second of the scans of this checkout and of the other's, in processes that take turns."""
+    """Samples/s of scans by this and another checkout, in alternating processes."""
     checkouts = {"now": str(Path(__file__).resolve().parent.parent), "before": before}
     rates: dict[str, dict[str, list[float]]] = {
         "bare": {"now": [], "before": []},
@@ -125,7 +129,7 @@ def measure_before(paths: list[str], before: str) -> dict[str, dict[str, list[fl
     for number in range(ROUNDS):
         for name in sorted(checkouts, reverse=bool(number % 2)):
             ended = subprocess.run(
-                [sys.executable, "-c", ALONE, checkouts[name], *paths],
+                [sys.executable, "-c", SCAN_SCRIPT, checkouts[name], *paths],
                 cwd=checkouts[name],
                 check=True,
                 stdout=subprocess.PIPE,
@@ -137,19 +141,19 @@ def measure_before(paths: list[str], before: str) -> dict[str, dict[str, list[fl
 
 
 def ratio(above: list[float], below: list[float]) -> float:
-    """The median of the ratios of the rounds."""
+    """The median over rounds of the ratios."""
     return round(median(a / b for a, b in zip(above, below, strict=True)), 4)
 
 
 def main() -> None:
-    """Measures and prints one JSON line."""
-    facts: dict[str, object] = {}
+    """Measure and print one JSON line."""
+    comparison: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         paths = make_shards(Path(name))
         rates = measure(paths)
         if "REMIX_BEFORE" in os.environ:
             turns = measure_before(paths, os.environ["REMIX_BEFORE"])
-            facts["before"] = {
+            comparison["before"] = {
                 "goal": f"ratio_before (seconds now / seconds before) at most {GOAL_BEFORE}",
                 **{
                     f"ratio_before_{kind}": ratio(rate["before"], rate["now"])
@@ -169,9 +173,9 @@ def main() -> None:
     report(
         "scan",
         min(ratios["scan / tarfile"], ratios["scan / webdataset"]),
-        goal=f"bare scan against tarfile and webdataset, the smaller, at least {GOAL}",
+        goal=f"the smaller ratio of the scan to tarfile and to webdataset: at least {GOAL}",
         above={
-            "what": "bare scan by Remix, samples/s",
+            "what": "scan by Remix, samples/s",
             "median": round(median(rates["scan"])),
             "rounds": [round(rate) for rate in rates["scan"]],
         },
@@ -180,7 +184,7 @@ def main() -> None:
             **{name: round(median(rates[name])) for name in READERS if name != "scan"},
         },
         ratios=ratios,
-        **facts,
+        **comparison,
         shards=len(paths),
         bytes=num_bytes,
     )

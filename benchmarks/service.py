@@ -1,4 +1,8 @@
-"""The service on loopback, one uvicorn worker: requests/s of a plan's statistics against a bare uvicorn app that answers the same bytes; latency; memory."""
+"""Throughput, latency and memory of the service on loopback, with one uvicorn worker.
+
+`ratio` compares requests/s for the statistics of a plan with those of a minimal ASGI application
+that returns the same bytes.
+"""
 
 import argparse
 import http.client
@@ -43,16 +47,16 @@ uvicorn.run(app, port=int(sys.argv[2]), lifespan="off", access_log=False, log_le
 """
 
 
-def _asked_for() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--rows",
         type=int,
         default=200_000,
-        help="of the plan whose statistics and steps are asked for",
+        help="rows of the plan whose statistics and steps are requested",
     )
     parser.add_argument(
-        "--streamed-rows", type=int, default=100_000_000, help="of the plan that is streamed whole"
+        "--streamed-rows", type=int, default=100_000_000, help="rows of the plan that is streamed"
     )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=200.0, help="requests/s of the latency test")
@@ -62,8 +66,8 @@ def _asked_for() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Makes a store with two plans, serves it, asks, and reports."""
-    arguments = _asked_for()
+    """Create a store with two plans, serve it, measure, and print the report."""
+    arguments = _parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder)
         _make(StorePath.at(store) / "runs" / "bench", arguments.rows, arguments.streamed_rows)
@@ -77,14 +81,14 @@ def main() -> None:
             "--port",
             str(arguments.port),
         ]
-        with _running(command, arguments.port) as (process, ask):
-            body, etag = ask(STATS), ask.etag
+        with _running(command, arguments.port) as (process, request):
+            body, etag = request(STATS), request.etag
             (store / "body").write_bytes(body)
             kinds: dict[str, Callable[[], object]] = {
-                "stats": lambda: ask(STATS),
-                "not_modified": lambda: ask(STATS, {"If-None-Match": etag}, 304),
-                "steps_json": lambda: ask(STEPS),
-                "steps_arrow": lambda: ask(STEPS, {"Accept": ARROW}),
+                "stats": lambda: request(STATS),
+                "not_modified": lambda: request(STATS, {"If-None-Match": etag}, 304),
+                "steps_json": lambda: request(STEPS),
+                "steps_arrow": lambda: request(STEPS, {"Accept": ARROW}),
             }
             for kind in kinds.values():
                 _closed(kind, 200)
@@ -94,7 +98,7 @@ def main() -> None:
                 )
                 for name, kind in kinds.items()
             }
-            memory, streamed = _memory(arguments, process, ask, kinds)
+            memory, streamed = _memory(arguments, process, request, kinds)
             rates = _rates(kinds["stats"], store / "body", arguments.port + 1, arguments.repeats)
     above, below = (statistics.median(rates[side]) for side in ("service", "bare"))
     report(
@@ -121,20 +125,20 @@ def main() -> None:
 def _memory(
     arguments: argparse.Namespace,
     process: psutil.Process,
-    ask: "_Asker",
+    request: "_Client",
     kinds: dict[str, Callable[[], object]],
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """The service's memory before and after many requests and a long stream, and how fast that was."""
+    """Memory of the service before and after many requests and a long stream; stream throughput."""
     memory = {"before": _mib(process)}
     _closed(kinds["stats"], arguments.requests // 2)
     _closed(kinds["not_modified"], arguments.requests - arguments.requests // 2)
     memory["after_requests"] = _mib(process)
-    began = time.perf_counter()
-    num_bytes, highest = _stream(ask, process)
+    start = time.perf_counter()
+    num_bytes, highest = _stream(request, process)
     streamed = {
         "rows": arguments.streamed_rows,
         "mb": round(num_bytes / 1e6),
-        "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - began)),
+        "mb_per_second": round(num_bytes / 1e6 / (time.perf_counter() - start)),
     }
     return memory | {"highest_while_streaming": highest, "after_streaming": _mib(process)}, streamed
 
@@ -142,39 +146,39 @@ def _memory(
 def _rates(
     stats: Callable[[], object], body: Path, port: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Requests/s of the service and of a bare app that answers these bytes, in turns."""
+    """Requests/s of the service and of a minimal app that returns these bytes, in alternation."""
     rates: dict[str, list[float]] = {"service": [], "bare": []}
     command = [sys.executable, "-c", BARE, str(body), str(port)]
-    with _running(command, port) as (_, ask_bare):
+    with _running(command, port) as (_, request_bare):
         for _ in range(repeats):
             rates["service"].append(_closed(stats, 1000))
-            rates["bare"].append(_closed(lambda: ask_bare("/"), 1000))
+            rates["bare"].append(_closed(lambda: request_bare("/"), 1000))
     return rates
 
 
-class _Asker:
-    """One kept connection."""
+class _Client:
+    """A client with one persistent connection."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         self.etag = ""
 
     def __call__(self, url: str, headers: dict[str, str] | None = None, status: int = 200) -> bytes:
-        answer = self.open(url, headers, status)
-        self.etag = answer.headers.get("etag", "")
-        return answer.read()
+        response = self.open(url, headers, status)
+        self.etag = response.headers.get("etag", "")
+        return response.read()
 
     def open(
         self, url: str, headers: dict[str, str] | None = None, status: int = 200
     ) -> http.client.HTTPResponse:
         self._connection.request("GET", url, headers=headers or {})
-        answer = self._connection.getresponse()
-        assert answer.status == status, answer.read()
-        return answer
+        response = self._connection.getresponse()
+        assert response.status == status, response.read()
+        return response
 
 
 @contextmanager
-def _running(command: list[str], port: int) -> Iterator[tuple[psutil.Process, _Asker]]:
+def _running(command: list[str], port: int) -> Iterator[tuple[psutil.Process, _Client]]:
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(300):
@@ -183,24 +187,28 @@ def _running(command: list[str], port: int) -> Iterator[tuple[psutil.Process, _A
                     break
                 except OSError:
                     time.sleep(0.1)
-            yield psutil.Process(process.pid), _Asker(port)
+            yield psutil.Process(process.pid), _Client(port)
         finally:
             process.terminate()
 
 
 def _closed(kind: Callable[[], object], num: int) -> float:
-    """Requests/s of one client that asks again as soon as it has its answer."""
-    began = time.perf_counter()
+    """Requests/s of a closed loop: each request is sent when the previous one is complete."""
+    start = time.perf_counter()
     for _ in range(num):
         kind()
-    return num / (time.perf_counter() - began)
+    return num / (time.perf_counter() - start)
 
 
 def _open(kind: Callable[[], object], rate: float, seconds: float) -> dict[str, float]:
-    """Latency at a fixed rate, counted from when each request was due: a slow answer delays the next and is counted there too."""
-    times, began = [], time.perf_counter()
+    """Latency at a fixed request rate, in ms.
+
+    It is measured from the time that each request was due: a slow response also counts for the
+    requests that it delays.
+    """
+    times, start = [], time.perf_counter()
     for number in range(int(rate * seconds)):
-        due = began + number / rate
+        due = start + number / rate
         time.sleep(max(due - time.perf_counter(), 0))
         kind()
         times.append(1000 * (time.perf_counter() - due))
@@ -212,11 +220,15 @@ def _open(kind: Callable[[], object], rate: float, seconds: float) -> dict[str, 
     }
 
 
-def _stream(ask: _Asker, process: psutil.Process) -> tuple[int, float]:
-    """Reads the large plan to its end; bytes, and the highest resident memory of the service meanwhile, in MiB."""
-    answer, num_bytes, highest = ask.open("/v1/runs/bench/plans/0/steps", {"Accept": ARROW}), 0, 0.0
-    while piece := answer.read(2**22):
-        num_bytes += len(piece)
+def _stream(request: _Client, process: psutil.Process) -> tuple[int, float]:
+    """Stream the large plan; return its bytes and the peak resident memory in MiB."""
+    response, num_bytes, highest = (
+        request.open("/v1/runs/bench/plans/0/steps", {"Accept": ARROW}),
+        0,
+        0.0,
+    )
+    while chunk := response.read(2**22):
+        num_bytes += len(chunk)
         highest = max(highest, _mib(process))
     return num_bytes, highest
 
@@ -226,20 +238,20 @@ def _mib(process: psutil.Process) -> float:
 
 
 def _make(run: StorePath, num_rows: int, num_streamed: int) -> None:
-    """A run with a joint plan of `num_streamed` rows (epoch 0) and a remixed one of `num_rows` (epoch 1), and their statistics."""
-    facts: dict[str, Any] = {
+    """Write a run with a joint plan of `num_streamed` rows and a remixed one of `num_rows`."""
+    run_json: dict[str, Any] = {
         "kind": "run",
         "name": "bench",
         "status": "finished",
         "features": {"name": "none", "fingerprint": "0" * 64},
     }
-    facts |= {
+    run_json |= {
         "modalities": MODALITIES,
         "config": {"train": {"epochs": 2, "warmup_epochs": 1}},
         "digest": "0" * 64,
         "code_version": "0",
     }
-    (run / "run.json").write_json(facts)
+    (run / "run.json").write_json(run_json)
     draw = np.random.default_rng(0)
     table: dict[str, Any] = {
         "row": np.arange(num_rows),
@@ -252,21 +264,21 @@ def _make(run: StorePath, num_rows: int, num_streamed: int) -> None:
             f"p_label_{name}": draw.random(num_rows, np.float32),
         }
         table[f"predicted_{name}"] = draw.integers(0, 10, num_rows, np.int32)
-    scores_place = run / "scores" / "epoch-0001.arrow"
-    facts = {"epoch": 1, "modalities": MODALITIES, "num_classes": 10, "parents": {}}
+    scores_path = run / "scores" / "epoch-0001.arrow"
+    metadata = {"epoch": 1, "modalities": MODALITIES, "num_classes": 10, "parents": {}}
     write_table(
-        scores_place, with_metadata(pa.table(table, schema=scores_schema(MODALITIES)), facts)
+        scores_path, with_metadata(pa.table(table, schema=scores_schema(MODALITIES)), metadata)
     )
-    scores = Scores.open(scores_place)
-    drafts = [
+    scores = Scores.open(scores_path)
+    builders = [
         joint_plan_builder(
             np.arange(num_streamed), 64, 0, 0, modalities=MODALITIES, num_classes=10
         ),
         remix_plan_builder(scores, PlanConfig(), 64, 0, 1),
     ]
-    for epoch, draft in enumerate(drafts):
+    for epoch, builder in enumerate(builders):
         path = run / "plans" / f"epoch-{epoch:04d}.arrow"
-        write_plan(path, draft)
+        write_plan(path, builder)
         plan = BatchPlan.open(path, trusted=True)
         assert (ALL in plan.table["modality"][0].as_py()) == (epoch == 0)
         statistics_ = plan_statistics(plan, scores=scores if epoch else None)

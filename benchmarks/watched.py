@@ -1,6 +1,9 @@
-"""Step times of a training run while the service is asked 50 times a second about it, against those while it is not: every other epoch of one run.
+"""Step time of training while the service receives requests about the run, relative to without.
 
-remix demo; python benchmarks/watched.py --store store     trains on features/demo; the run is removed at the end
+    remix demo; python benchmarks/watched.py --store store
+
+Trains on features/demo and deletes the run at the end. Requests are sent during every other epoch,
+50 per second.
 """
 
 import argparse
@@ -27,25 +30,25 @@ ARROW = "application/vnd.apache.arrow.stream"
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _asked_for() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--store", type=Path, default=Path("store"))
     parser.add_argument("--features", default="demo")
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=50.0)
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--port", type=int, default=18769)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Trains, asks in every other epoch, and compares."""
-    asked = _asked_for()
+    """Train, send requests in every other epoch, and compare."""
+    arguments = _parse_arguments()
     name = f"watched-{uuid4().hex[:8]}"
-    run = asked.store / "runs" / name
-    train = {"epochs": asked.epochs, "warmup_epochs": asked.epochs, "batch_size": 32}
+    run = arguments.store / "runs" / name
+    train = {"epochs": arguments.epochs, "warmup_epochs": arguments.epochs, "batch_size": 32}
     remix = [sys.executable, "-m", "remix"]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "run.yaml"
@@ -53,25 +56,25 @@ def main() -> None:
             yaml.safe_dump(
                 {
                     "name": name,
-                    "features": asked.features,
-                    "store": str(asked.store),
+                    "features": arguments.features,
+                    "store": str(arguments.store),
                     "train": train,
                 }
             )
         )
         serving = subprocess.Popen(
-            [*remix, "serve", "--store", str(asked.store), "--port", str(asked.port)],
+            [*remix, "serve", "--store", str(arguments.store), "--port", str(arguments.port)],
             stderr=subprocess.DEVNULL,
         )
         training = subprocess.Popen(
             [*remix, "train", str(config)],
-            env={**os.environ, "OMP_NUM_THREADS": str(asked.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(arguments.threads)},
             stdout=subprocess.DEVNULL,
         )
         try:
-            counts = _watch(run, training, f"http://127.0.0.1:{asked.port}", asked.rate)
+            counts = _watch(run, training, f"http://127.0.0.1:{arguments.port}", arguments.rate)
             assert training.wait() == 0
-            seconds = {epoch: _seconds(run, epoch) for epoch in range(2, asked.epochs)}
+            seconds = {epoch: _seconds(run, epoch) for epoch in range(2, arguments.epochs)}
         finally:
             serving.terminate()
             training.terminate()
@@ -85,12 +88,12 @@ def main() -> None:
         statistics.median(watched) / statistics.median(alone),
         goal="below 1.05",
         above={
-            "what": f"seconds of a step while the service is asked {asked.rate:g} times a second",
+            "what": f"seconds per step at {arguments.rate:g} requests/s to the service",
             "median": statistics.median(watched),
             "num": len(watched),
         },
         below={
-            "what": "seconds of a step of the epochs between",
+            "what": "seconds per step in the epochs without requests",
             "median": statistics.median(alone),
             "num": len(alone),
         },
@@ -98,12 +101,12 @@ def main() -> None:
             str(epoch): round(statistics.median(values), 5) for epoch, values in seconds.items()
         },
         answers=dict(counts),
-        threads=asked.threads,
+        threads=arguments.threads,
     )
 
 
 def _watch(run: Path, training: "subprocess.Popen[bytes]", url: str, rate: float) -> Counter[str]:
-    """Asks while an odd epoch trains; every answer has to be good and whole."""
+    """Send requests while an odd epoch trains; all responses must be complete and consistent."""
     counts: Counter[str] = Counter()
     with httpx.Client(base_url=url) as client:
         for number in itertools.count():
@@ -112,12 +115,12 @@ def _watch(run: Path, training: "subprocess.Popen[bytes]", url: str, rate: float
             if training.poll() is not None:
                 return counts
             if epoch > 0 and epoch % 2:
-                counts[_ask(client, run.name, epoch, number)] += 1
+                counts[_request(client, run.name, epoch, number)] += 1
             time.sleep(max(due - time.perf_counter(), 0))
     raise AssertionError
 
 
-def _ask(client: httpx.Client, name: str, epoch: int, number: int) -> str:
+def _request(client: httpx.Client, name: str, epoch: int, number: int) -> str:
     path = f"/v1/runs/{name}"
     kinds = [
         path,

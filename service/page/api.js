@@ -1,12 +1,12 @@
 "use strict";
-// The answers of the service, or of the report that holds them.
+// Requests to the service; in a report, the responses that are embedded in the page.
 const api = (() => {
   const TOKEN = "remix-token";
-  const PAGE = 1000;
-  const MAX_KNOWN = 500;
+  const PAGE_SIZE = 1000;
+  const MAX_CACHED = 500;
   const embedded = document.getElementById("report");
   const report = embedded ? JSON.parse(embedded.textContent) : null;
-  const known = new Map(); // path -> { etag, value }: an answer that did not change is the same object
+  const cache = new Map(); // path -> { etag, value }: an unchanged response is returned as the same object
   const lists = new Map(); // path -> { pages, items }
 
   class Problem extends Error {
@@ -29,23 +29,23 @@ const api = (() => {
     try {
       return new Problem({ ...(await response.json()), status: response.status });
     } catch {
-      return new Problem({ title: response.statusText || "Error", status: response.status, detail: "The answer is not one of this service." });
+      return new Problem({ title: response.statusText || "Error", status: response.status, detail: "The response is not from this service. Check the address and any proxy in between." });
     }
   }
 
-  function remember(path, etag, value) {
-    known.delete(path);
-    known.set(path, { etag, value });
-    if (known.size > MAX_KNOWN) known.delete(known.keys().next().value);
+  function store(path, etag, value) {
+    cache.delete(path);
+    cache.set(path, { etag, value });
+    if (cache.size > MAX_CACHED) cache.delete(cache.keys().next().value);
     return value;
   }
 
   async function get(path, signal) {
     if (report) {
-      const answer = Object.hasOwn(report.responses, path) ? report.responses[path] : null;
-      if (answer && typeof answer.status === "number") throw new Problem(answer); // a problem that the service had
-      if (answer) return answer;
-      throw new Problem({ title: "Not in this report", status: 404, detail: "The report does not hold this; the service has it." });
+      const body = Object.hasOwn(report.responses, path) ? report.responses[path] : null;
+      if (body && typeof body.status === "number") throw new Problem(body); // an error when the report was made
+      if (body) return body;
+      throw new Problem({ title: "Not in this report", status: 404, detail: "Reports contain a part of the data. Use the service to see everything." });
     }
     const headers = { Accept: "application/json" };
     if (token()) headers.Authorization = `Bearer ${token()}`;
@@ -54,23 +54,23 @@ const api = (() => {
       response = await fetch(path, { cache: "no-cache", headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "The service does not answer", detail: "It may have been stopped, or the network is down. Trying again." });
+      throw new Problem({ title: "The service does not respond", detail: "It may have stopped, or the network is down. Trying again." });
     }
     if (!response.ok) throw await problemOf(response);
     const etag = response.headers.get("ETag");
     const text = await response.text();
-    const before = known.get(path);
-    return before && etag && before.etag === etag ? before.value : remember(path, etag, JSON.parse(text));
+    const before = cache.get(path);
+    return before && etag && before.etag === etag ? before.value : store(path, etag, JSON.parse(text));
   }
 
   const pagePath = (path, start, limit, query = "") => `${path}?start=${start}&limit=${limit}${query}`;
 
-  // Where the page that follows starts; only the number is taken from `next`, so the page works behind any path prefix.
+  // Start of the next page. Only the number is read from `next`, so that this works behind any path prefix.
   const nextStart = ({ next }) => (next ? Number(new URL(next, "http://any/").searchParams.get("start")) : null);
 
   async function all(path, signal) {
     const pages = [];
-    for (let start = 0; start !== null; start = nextStart(pages.at(-1))) pages.push(await get(pagePath(path, start, PAGE), signal));
+    for (let start = 0; start !== null; start = nextStart(pages.at(-1))) pages.push(await get(pagePath(path, start, PAGE_SIZE), signal));
     const before = lists.get(path);
     if (before && before.pages.length === pages.length && before.pages.every((page, i) => page === pages[i])) return before.items;
     const items = pages.flatMap((page) => page.items);

@@ -1,8 +1,8 @@
 "use strict";
-// The router, the clock of live updates, the token, the theme.
+// Routing, live updates, the token form, the theme.
 (() => {
-  const LIVE = 2000;
-  const CALM = 10000;
+  const LIVE_MS = 2000;
+  const IDLE_MS = 10000;
   const { h } = dom;
   const ROUTES = [
     [/^\/?$/, lists.runs, "#/"],
@@ -15,17 +15,17 @@
   const main = document.getElementById("main");
   const connection = document.getElementById("connection");
   const live = document.getElementById("live");
-  const chooser = document.getElementById("theme");
+  const themeSelect = document.getElementById("theme");
   let view = null;
-  let ending = new AbortController();
+  let aborter = new AbortController(); // of the current view
   let timer = 0;
   let shown = "";
 
   const home = api.report ? `#/runs/${api.part(api.report.run)}` : "#/";
   const split = () => (location.hash.startsWith("#/") ? location.hash : home).slice(1).split(/\?(.*)/s);
-  const say = (text) => { live.textContent = text; };
+  const announce = (text) => { live.textContent = text; };
 
-  // Changes the query of the address without a step in the history, and returns it.
+  // Changes the query of the URL without a history entry, and returns it.
   function setQuery(changes = {}) {
     const [path, text] = split();
     const query = new URLSearchParams(text);
@@ -40,22 +40,22 @@
 
   async function open() {
     const [path, text] = split();
-    if (view && path === shown) return tick(); // only the query changed: the view reads it
+    if (view && path === shown) return tick(); // only the query changed: the view reads it itself
     clearTimeout(timer);
-    ending.abort();
-    ending = new AbortController();
+    aborter.abort();
+    aborter = new AbortController();
     charts.closeAll();
     [view, shown] = [null, path];
-    const { signal } = ending;
-    const [pattern, make, section] = ROUTES.find(([each]) => each.test(path)) ?? [];
+    const { signal } = aborter;
+    const [pattern, make, section] = ROUTES.find(([route]) => route.test(path)) ?? [];
     for (const link of document.querySelectorAll("#nav a")) link.getAttribute("href") === section ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
     main.setAttribute("aria-busy", "true");
     const before = main.firstElementChild;
-    const wait = () => main.firstElementChild === before && main.replaceChildren(dom.quiet("Loading …"));
-    const slow = setTimeout(wait, 200); // a fast answer shows no flicker
+    const showLoading = () => main.firstElementChild === before && main.replaceChildren(dom.quiet("Loading …"));
+    const slow = setTimeout(showLoading, 200); // no flicker if the response is fast
     try {
-      if (!make) throw new api.Problem({ title: "No such page", status: 404, detail: `This page has nothing at ${path}.` });
-      view = await make({ main, params: decoded(path.match(pattern).slice(1)), query: new URLSearchParams(text), signal, say, setQuery });
+      if (!make) throw new api.Problem({ title: "Page not found", status: 404, detail: `Unknown address: ${path}.` });
+      view = await make({ main, params: decoded(path.match(pattern).slice(1)), query: new URLSearchParams(text), signal, announce, setQuery });
       finish(view.title);
     } catch (error) {
       if (signal.aborted) return;
@@ -85,7 +85,7 @@
     const name = decoded([shown.split("/").pop()])[0] || "Runs";
     main.replaceChildren(h("h1", { tabindex: -1 }, name), dom.problem(error, back));
     finish("Error");
-    if (!error.status || error.status === 503) timer = setTimeout(open, CALM);
+    if (!error.status || error.status === 503) timer = setTimeout(open, IDLE_MS);
   }
 
   function askToken(error) {
@@ -96,20 +96,20 @@
       [shown, view] = ["", null];
       open();
     };
-    const wrong = api.token() ? h("p", { role: "alert" }, "The service did not take this token. ", error.detail) : h("p", { class: "quiet" }, "Whoever started the service knows it: the variable REMIX_TOKEN. It is kept until this tab is closed.");
-    main.replaceChildren(h("h1", { tabindex: -1 }, "The service asks for a token"), wrong, h("form", { class: "bar", onsubmit: submit }, h("label", { for: "token" }, "Token"), input, h("button", {}, "Continue")));
+    const wrong = api.token() ? h("p", { role: "alert" }, "The service rejected this token. ", error.detail) : h("p", { class: "quiet" }, "The token is the value of REMIX_TOKEN that the service was started with. This tab remembers it until you close it.");
+    main.replaceChildren(h("h1", { tabindex: -1 }, "Token required"), wrong, h("form", { class: "bar", onsubmit: submit }, h("label", { for: "token" }, "Token"), input, h("button", {}, "Continue")));
     document.title = "Token · Remix";
     input.focus();
   }
 
   function schedule() {
     clearTimeout(timer);
-    if (!api.report && !document.hidden) timer = setTimeout(tick, view.isLive() ? LIVE : CALM);
+    if (!api.report && !document.hidden) timer = setTimeout(tick, view.isLive() ? LIVE_MS : IDLE_MS);
   }
 
   async function tick() {
     clearTimeout(timer);
-    const { signal } = ending;
+    const { signal } = aborter;
     try {
       await view.refresh();
       connection.textContent = "";
@@ -117,7 +117,7 @@
       if (error.name === "AbortError" || signal.aborted) return;
       if (error.status === 401) { charts.closeAll(); view = null; return askToken(error); }
       if (!(error instanceof api.Problem)) console.error(error);
-      connection.textContent = error.title ?? "An update failed";
+      connection.textContent = error.title ?? "Update failed";
     }
     if (view && !signal.aborted) schedule();
   }
@@ -125,8 +125,8 @@
   document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); main.scrollIntoView(); });
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : view && tick()));
   addEventListener("hashchange", open);
-  chooser.value = theme.chosen();
-  chooser.addEventListener("change", () => theme.choose(chooser.value));
+  themeSelect.value = theme.chosen();
+  themeSelect.addEventListener("change", () => theme.choose(themeSelect.value));
   if (api.report) document.getElementById("nav").hidden = true;
   open();
 })();

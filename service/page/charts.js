@@ -1,5 +1,5 @@
 "use strict";
-// Figures: a Plotly chart, a legend of buttons, and the same numbers as a table. Colours are the CSS variables of page.css.
+// Figures: a Plotly chart, a legend of buttons, and a table of the same numbers. Colours are CSS variables of page.css.
 const charts = (() => {
   const { h } = dom;
   const live = new Set();
@@ -8,7 +8,7 @@ const charts = (() => {
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "x", "star"];
   const CONFIG = { displayModeBar: false };
 
-  // Names of one kind -> their colours, dashes and symbols, by their order; past the palette, hues a golden angle apart.
+  // Style of each name by its position; beyond the palette, hues differ by the golden angle.
   function palette(names, prefix = "m") {
     const value = (i) => (i < NUM_COLOURS ? `var(--${prefix}${i})` : `hsl(${Math.round((i * 137.5) % 360)} 60% 50%)`);
     const style = (i) => ({ colour: value(i), dash: DASHES[Math.floor(i / NUM_COLOURS) % DASHES.length], symbol: SYMBOLS[i % SYMBOLS.length] });
@@ -19,7 +19,7 @@ const charts = (() => {
   const resolved = new Map();
   theme.onChange(() => { resolved.clear(); for (const chart of live) chart.paint(); });
 
-  // A CSS colour as rgb(), which is what Plotly reads, with an opacity.
+  // A CSS colour as rgb() or rgba(): Plotly does not support CSS variables.
   function rgb(value, opacity = 1) {
     if (!resolved.has(value)) {
       if (!probe.isConnected) document.body.append(probe);
@@ -46,19 +46,19 @@ const charts = (() => {
 
   const percentAxis = { tickformat: ".0%", hoverformat: ".1%" };
 
-  // Whole epochs from first to last, and half a one around them.
+  // An axis from half an epoch before the first to half an epoch after the last.
   function epochAxis(first, last) {
     return { title: { text: "epoch", standoff: 6 }, range: [first - 0.5, last + 0.5], tickformat: "d", hoverformat: "d", ...(last - first < 10 ? { tick0: 0, dtick: 1 } : {}) };
   }
 
-  // Around these shares, but never so close that noise looks like a trend.
+  // An axis around these values, at least 0.2 high so that noise does not look like a trend.
   function closeUp(values) {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const pad = Math.max(0.06 * (high - low), (0.2 - (high - low)) / 2);
     return { ...percentAxis, range: [Math.max(-0.02, low - pad), Math.min(1.02, high + pad)] };
   }
 
-  // The marks of an epoch axis: warm-up shaded, the chosen epoch as a line.
+  // Marks on an epoch axis: warm-up as a shaded area, the selected epoch as a line.
   function marks(warmup, epoch) {
     const shapes = [];
     const shade = { type: "rect", yref: "paper", x0: -0.5, x1: warmup - 0.5, y0: 0, y1: 1, line: { width: 0 }, layer: "below", fillcolor: rgb("var(--neutral)", 0.1) };
@@ -77,38 +77,39 @@ const charts = (() => {
     return { type: "bar", name, x, y, marker: { color: rgb(style.colour), line: { width: 0 } }, legend: style, ...more };
   }
 
-  // The band of one SD around a mean.
+  // A band between two lines.
   function band(name, x, low, high, style) {
     const both = { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()] };
     return { type: "scatter", mode: "lines", name, ...both, fill: "toself", fillcolor: rgb(style.colour, 0.15), line: { width: 0 }, hoverinfo: "skip", quiet: true };
   }
 
-  // title, note: text. draw(make): make() -> { traces, layout, summary, columns, rows, empty }, called again when the colours change.
-  function figure(title, { note = "", height = 220, onPick = null } = {}) {
+  // id: stable name, as data-chart. onPick(x): called on a click.
+  // draw(make): make() -> { traces, layout, summary, columns, rows, empty }; called again if the colours change.
+  function figure(id, title, { note = "", height = 220, onPick = null } = {}) {
     const legend = h("div", { class: "legend" });
     const plot = h("div", { class: "plot", role: "img", style: { height: `${height}px` } });
-    const nothing = h("p", { class: "quiet nothing" });
-    const numbers = h("details", { class: "numbers", ontoggle: () => tabulate() }, h("summary", {}, "Numbers"));
-    const element = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, title), note ? h("p", { class: "note" }, note) : null), legend, nothing, plot, numbers);
-    const off = new Set();
+    const message = h("p", { class: "quiet nothing" });
+    const numbers = h("details", { class: "numbers", ontoggle: () => tabulate() }, h("summary", {}, "Show as table"));
+    const element = h("figure", { class: "chart", "data-chart": id }, h("figcaption", {}, h("h3", {}, title), note ? h("p", { class: "note" }, note) : null), legend, message, plot, numbers);
+    const hidden = new Set();
     let make = null;
     let spec = null;
     let rows = null;
     let width = 0;
-    const resized = new ResizeObserver(() => element.clientWidth !== width && paint()); // also when it enters the page
+    const resized = new ResizeObserver(() => element.clientWidth !== width && paint()); // also called when it is inserted
     resized.observe(element);
 
     function press(event) {
       const name = event.currentTarget.dataset.name;
-      if (!off.delete(name)) off.add(name);
-      event.currentTarget.setAttribute("aria-pressed", String(!off.has(name)));
+      if (!hidden.delete(name)) hidden.add(name);
+      event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(name)));
       paint();
     }
 
     function showLegend() {
       const shown = spec.traces.filter((trace) => trace.legend);
       const buttons = shown.map(({ name, legend: style }) =>
-        h("button", { type: "button", class: "chip", "data-name": name, "aria-pressed": String(!off.has(name)), style: dom.colour(style.colour), title: "Show or hide", onclick: press }, name));
+        h("button", { type: "button", class: "chip", "data-name": name, "aria-pressed": String(!hidden.has(name)), style: dom.colour(style.colour), title: "Show or hide in the chart", onclick: press }, name));
       dom.patch(legend, shown.length > 1 ? buttons : []);
     }
 
@@ -122,9 +123,9 @@ const charts = (() => {
       if (!make || !element.isConnected) return;
       width = element.clientWidth;
       spec = make();
-      const empty = spec.empty ?? (spec.traces.every((trace) => !trace.y.some((value) => value !== null)) ? "No numbers yet." : "");
-      nothing.textContent = empty || (window.Plotly ? "" : "Charts need plotly.min.js, which could not be loaded; the numbers are below.");
-      nothing.hidden = !nothing.textContent;
+      const empty = spec.empty ?? (spec.traces.every((trace) => !trace.y.some((value) => value !== null)) ? "No data yet." : "");
+      message.textContent = empty || (window.Plotly ? "" : "The chart library (plotly.min.js) could not be loaded. The numbers are in the table below.");
+      message.hidden = !message.textContent;
       plot.hidden = Boolean(empty) || !window.Plotly;
       numbers.hidden = legend.hidden = Boolean(empty);
       plot.setAttribute("aria-label", `${title}. ${spec.summary ?? ""}`);
@@ -132,7 +133,7 @@ const charts = (() => {
       showLegend();
       tabulate();
       if (!window.Plotly) return;
-      const traces = spec.traces.map(({ legend: style, quiet, ...trace }) => ({ ...trace, visible: off.has(trace.name) ? false : true }));
+      const traces = spec.traces.map(({ legend: style, quiet, ...trace }) => ({ ...trace, visible: hidden.has(trace.name) ? false : true }));
       Plotly.react(plot, traces, { ...layout(spec.layout ?? {}), width: plot.clientWidth, height }, CONFIG).then(() => {
         if (onPick && !plot.picks) {
           plot.picks = true;

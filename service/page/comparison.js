@@ -1,7 +1,7 @@
 "use strict";
-// A comparison: methods side by side, their tests, their curves as a mean over seeds with a band of one SD.
+// A comparison: results of each method, statistical tests, and curves (mean over seeds, band of one SD).
 const comparison = (() => {
-  const { chip, facts, h, table } = dom;
+  const { chip, properties, h, table } = dom;
 
   async function view({ main, params, signal }) {
     const name = params[0];
@@ -12,17 +12,17 @@ const comparison = (() => {
     const heads = [...new Set(detail.methods.flatMap((each) => Object.keys(each.accuracy)))];
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
-    const mark = (method) => chip(method, style(method).colour);
-    const head = (title) => h("div", { class: "head" }, h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"), h("h1", { tabindex: -1 }, title), facts([["methods", methods.join(", ")], ["seeds", detail.seeds.join(", ")]]));
+    const methodChip = (method) => chip(method, style(method).colour);
+    const head = (title) => h("div", { class: "head" }, h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"), h("h1", { tabindex: -1 }, title), properties([["methods", methods.join(", ")], ["seeds", detail.seeds.join(", ")]]));
     const curves = [
-      ["fused", (point) => point.validation_accuracy], ...modalities.map((each) => [each, (point) => point.modalities[each]?.validation_accuracy]),
-    ].map(([title, value]) => curve(title, value));
-    const shares = modalities.map((each) => curve(`Share: ${each}`, (point) => point.modalities[each]?.share, "No method has a share for this modality."));
+      ["fused", "Fused head", (point) => point.validation_accuracy], ...modalities.map((each) => [each, `Unimodal head: ${each}`, (point) => point.modalities[each]?.validation_accuracy]),
+    ].map(([id, title, value]) => curve(`accuracy-${id}`, title, value));
+    const shares = modalities.map((each) => curve(`share-${each}`, `Share of samples: ${each}`, (point) => point.modalities[each]?.share, "No method assigns samples to this modality alone."));
     const part = (title, note, ...children) => h("section", { class: "part" }, h("h2", {}, title), note ? h("p", { class: "note" }, note) : null, ...children);
 
-    // One chart: value(point) over epochs, a line and a band a method.
-    function curve(title, value, empty = "No numbers yet.") {
-      const chart = charts.figure(title);
+    // A chart of value(point) over epochs: a line and a band for each method.
+    function curve(id, title, value, empty = "No data yet.") {
+      const chart = charts.figure(id, title);
       const own = methods.map((method) => ({ method, ...overSeeds(points.filter((point) => point.method === method), value) }));
       chart.draw(() => ({
         traces: own.flatMap(({ method, x, mean, sd }) => [
@@ -39,35 +39,35 @@ const comparison = (() => {
     }
 
     function results() {
-      const rows = table("Test accuracy", [{ name: "method", head: true }, ...heads.map((each) => ({ name: each, num: true })), { name: "steps", num: true }, { name: "time", num: true }, { name: "FLOPs", num: true }]);
-      rows.update(detail.methods.map((each) => [mark(each.method), ...heads.map((one) => format.spread(each.accuracy[one]?.mean, each.accuracy[one]?.sd)), format.integer(each.num_steps), format.fixed(each.time_ratio), format.fixed(each.cost?.flops_ratio)]));
+      const rows = table("Test accuracy", [{ name: "method", head: true }, ...heads.map((each) => ({ name: each === "fused" ? "fused head" : each, num: true })), { name: "steps", num: true }, { name: "relative time", num: true }, { name: "relative FLOPs", num: true }]);
+      rows.update(detail.methods.map((each) => [methodChip(each.method), ...heads.map((one) => format.spread(each.accuracy[one]?.mean, each.accuracy[one]?.sd)), format.integer(each.num_steps), format.fixed(each.time_ratio), format.fixed(each.cost?.flops_ratio)]));
       return rows.element;
     }
 
     function tests() {
-      const rows = table("Tests between methods", [{ name: "pair", head: true }, { name: "difference, points", num: true }, { name: "paired t over seeds, p", num: true }, { name: "McNemar over samples, p of each seed", num: true }]);
+      const rows = table("Tests between methods", [{ name: "methods", head: true }, { name: "difference, percentage points", num: true }, { name: "p (t-test over seeds)", num: true }, { name: "p (McNemar test over samples, for each seed)", num: true }]);
       rows.update(detail.tests.map((each) => [each.pair, format.points(each.difference, each.sd), format.probability(each.paired_t_p), each.mcnemar_p.map(format.probability).join(", ")]));
       return rows.element;
     }
 
     function runs() {
-      const rows = table("Fused test accuracy of each run", [{ name: "method", head: true }, ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true }))]);
-      rows.update(detail.methods.map((each) => [mark(each.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${each.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${each.method}, seed ${seed}: ${format.percent(each.accuracy.fused?.each[i])}` }, format.percent(each.accuracy.fused?.each[i])))]));
+      const rows = table("Test accuracy of each run", [{ name: "method", head: true }, ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true }))]);
+      rows.update(detail.methods.map((each) => [methodChip(each.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${each.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${each.method}, seed ${seed}: ${format.percent(each.accuracy.fused?.each[i])}` }, format.percent(each.accuracy.fused?.each[i])))]));
       return rows.element;
     }
 
     main.replaceChildren(
       head(name),
-      part("Test accuracy", `${detail.seeds.length > 1 ? `Mean ± SD over ${detail.seeds.length} seeds.` : "One seed: no SD, no paired test."} Time and FLOPs are relative to ${methods.includes("joint_heads") ? "joint_heads" : methods[0]}; the head of a modality that nothing trained has no number.`, results()),
-      part("Tests", "A difference of fused test accuracy says little where p is not small.", tests()),
-      part("Validation accuracy over the epochs", "Mean over seeds; the band is one SD.", h("div", { class: "grid small" }, curves)),
-      part("Balance over the epochs", "Share of samples that trains each modality alone; churn is the share that changed its modality.", h("div", { class: "grid small" }, shares, curve("Churn", (point) => point.churn, "No method has churn."))),
-      part("Runs", "Fused test accuracy of each.", runs()),
+      part("Test accuracy", `Fused head, and the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no t-test."} Time and FLOPs are relative to ${methods.includes("joint_heads") ? "joint_heads" : methods[0]}. ${format.NONE}: this head was not trained.`, results()),
+      part("Statistical tests", "Difference in test accuracy of the fused head. If p is not small (say, below 0.05), the difference may be due to chance.", tests()),
+      part("Validation accuracy", "Mean over seeds; the band is ± one standard deviation.", h("div", { class: "grid small" }, curves)),
+      part("Assignment of samples to modalities", "Share of samples assigned to each modality, and samples whose modality differs from the previous epoch.", h("div", { class: "grid small" }, shares, curve("churn", "Samples that changed modality, %", (point) => point.churn, "No method assigns samples to single modalities."))),
+      part("Runs", "Test accuracy of the fused head. Select a number to open its run.", runs()),
     );
     return { title: name, refresh: async () => {}, isLive: () => false };
   }
 
-  // Mean and SD (n - 1) per epoch of the numbers that are known.
+  // Mean and sample standard deviation per epoch, over the known values.
   function overSeeds(points, value) {
     const by = new Map();
     for (const point of points) if (format.known(value(point))) by.set(point.epoch, [...(by.get(point.epoch) ?? []), value(point)]);

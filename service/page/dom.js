@@ -1,5 +1,5 @@
 "use strict";
-// Elements from data; all text goes in as text nodes, so nothing that a store holds can become markup.
+// Creates elements. Text is inserted as text nodes only, so that the content of a store cannot inject markup.
 const dom = (() => {
   function h(tag, attributes, ...children) {
     const element = document.createElement(tag);
@@ -16,16 +16,16 @@ const dom = (() => {
   const colour = (value) => ({ "--c": value });
   const chip = (name, value) => h("span", { class: "chip", style: colour(value) }, name);
   const badge = (status) => h("span", { class: `badge ${/^[a-z]+$/.test(status) ? status : ""}` }, status);
-  const facts = (pairs) => h("dl", { class: "facts" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  const properties = (pairs) => h("dl", { class: "properties" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
   const quiet = (...text) => h("p", { class: "quiet" }, ...text);
 
   function problem(error, ...more) {
     const detail = error.detail && error.detail !== error.title ? h("p", {}, error.detail) : null;
     const request = error.requestId ? h("p", { class: "quiet" }, `Request ${error.requestId}`) : null;
-    return h("div", { class: "problem", role: "alert" }, h("strong", {}, error.title ?? "The page has an error", error.status ? ` (${error.status})` : ""), detail ?? (error.title ? null : h("p", {}, String(error.message ?? error))), request, more);
+    return h("div", { class: "problem", role: "alert" }, h("strong", {}, error.title ?? "Error in this page", error.status ? ` (${error.status})` : ""), detail ?? (error.title ? null : h("p", {}, String(error.message ?? error))), request, more);
   }
 
-  // Replaces the children that differ; those that are the same keep their focus and selection.
+  // Replaces only the children that differ, so that the others keep focus and selection.
   function patch(parent, children) {
     const focused = parent.contains(document.activeElement) ? document.activeElement : null;
     children.forEach((child, i) => {
@@ -40,7 +40,7 @@ const dom = (() => {
     while (parent.children.length > children.length) parent.lastElementChild.remove();
   }
 
-  // columns: [{ name, num, wide, fill, head }]; rows: arrays of text or nodes; the last cell of a short row spans the rest.
+  // columns: [{ name, num, wide, fill, head }]; rows: arrays of text or nodes. The last cell of a short row spans the rest.
   function table(caption, columns) {
     const styles = columns.map(({ num, wide, fill }) => [num && "num", wide && "wide", fill && "fill"].filter(Boolean).join(" ") || null);
     const body = h("tbody");
@@ -53,37 +53,37 @@ const dom = (() => {
     return { element, update: (rows) => patch(body, rows.map((row) => h("tr", {}, row.map(cell)))) };
   }
 
-  // A table that pages through a list of the service; a page's start is what the page before named as next.
+  // A table with pages of a list of the service. Starts come from `next`: with a filter they are not multiples of the limit.
   function paged({ caption, columns, load, row, limit, empty, total = () => null }) {
     const rows = table(caption, columns);
-    const where = h("output", { class: "where" });
+    const position = h("output", { class: "where" });
     const none = quiet(empty);
-    const trouble = h("div");
+    const errors = h("div");
     const button = (name, to) => h("button", { type: "button", onclick: (event) => event.currentTarget.getAttribute("aria-disabled") !== "true" && turn(to()) }, name);
     const previous = button("Previous", () => starts.slice(0, -1));
     const next = button("Next", () => [...starts, following]);
-    const controls = h("div", { class: "pager", role: "group", "aria-label": `Pages: ${caption}` }, previous, next, where);
+    const controls = h("div", { class: "pager", role: "group", "aria-label": `Pages: ${caption}` }, previous, next, position);
     let starts = [0];
     let following = null;
     let latest = 0;
 
     async function go(to) {
-      const mine = ++latest;
+      const request = ++latest;
       const page = await load(to.at(-1), limit);
-      if (mine === latest) show(page, to);
+      if (request === latest) show(page, to);
     }
 
-    const turn = (to) => go(to).catch((error) => error.name !== "AbortError" && trouble.replaceChildren(problem(error)));
+    const turn = (to) => go(to).catch((error) => error.name !== "AbortError" && errors.replaceChildren(problem(error)));
 
     function show(page, to) {
       const { items } = page;
       [starts, following] = [to, api.nextStart(page)];
       const first = (starts.length - 1) * limit;
       const num = total();
-      const held = api.report && following !== null ? "; the service has all" : "";
-      trouble.replaceChildren();
+      const more = api.report && following !== null ? "; more in the service" : "";
+      errors.replaceChildren();
       rows.update(items.map(row));
-      where.textContent = items.length ? `${format.integer(first + 1)} – ${format.integer(first + items.length)}${num === null ? "" : ` of ${format.integer(num)}`}${held}` : "";
+      position.textContent = items.length ? `${format.integer(first + 1)} – ${format.integer(first + items.length)}${num === null ? "" : ` of ${format.integer(num)}`}${more}` : "";
       previous.setAttribute("aria-disabled", String(starts.length === 1));
       next.setAttribute("aria-disabled", String(following === null || Boolean(api.report)));
       none.hidden = items.length > 0;
@@ -92,8 +92,8 @@ const dom = (() => {
     }
 
     controls.hidden = rows.element.hidden = none.hidden = true;
-    return { element: h("div", { class: "paged" }, trouble, none, rows.element, controls), first: () => turn([0]), refresh: () => go(starts), reset: () => go([0]) };
+    return { element: h("div", { class: "paged" }, errors, none, rows.element, controls), first: () => turn([0]), refresh: () => go(starts), reset: () => go([0]) };
   }
 
-  return { badge, chip, colour, facts, h, paged, patch, problem, quiet, table };
+  return { badge, chip, colour, properties, h, paged, patch, problem, quiet, table };
 })();

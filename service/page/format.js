@@ -1,5 +1,5 @@
 "use strict";
-// Numbers as a reader wants them; what is not known is a dash.
+// Formats numbers for display; unknown values become a dash.
 const format = (() => {
   const NONE = "–";
   const known = (value) => typeof value === "number" && Number.isFinite(value);

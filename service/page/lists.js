@@ -1,5 +1,5 @@
 "use strict";
-// The lists of runs, comparisons and feature sets, and the view of one feature set.
+// Lists of runs, comparisons and feature sets, and the page of one feature set.
 const lists = (() => {
   const { badge, chip, h, paged, quiet, table } = dom;
   const LIMIT = 100;
@@ -29,12 +29,12 @@ const lists = (() => {
     title: "Runs",
     path: "v1/runs",
     isLive,
-    empty: "The store has no runs yet. `make demo` trains nine small ones; `remix train CONFIG.yaml` trains yours.",
-    columns: [{ name: "run", head: true }, { name: "status" }, { name: "best validation", num: true }, { name: "test", num: true }, { name: "epochs", num: true, wide: true }, { name: "features", wide: true }, { name: "modalities", wide: true }, { name: "updated", wide: true }],
+    empty: "The store has no runs yet. Run `remix train CONFIG.yaml` to train one, or `make demo` for nine small examples.",
+    columns: [{ name: "run", head: true }, { name: "status" }, { name: "best validation accuracy", num: true }, { name: "test accuracy", num: true }, { name: "epochs", num: true, wide: true }, { name: "features", wide: true }, { name: "modalities", wide: true }, { name: "updated", wide: true }],
     row: (run) => [
       link("runs", run.name),
       [badge(run.status), run.error ? [" ", h("span", { class: "cut wide", title: run.error }, run.error)] : null],
-      run.best ? [format.percent(run.best.validation_accuracy), h("small", {}, ` @ ${run.best.epoch}`)] : format.NONE,
+      run.best ? [format.percent(run.best.validation_accuracy), h("small", {}, ` (epoch ${run.best.epoch})`)] : format.NONE,
       format.percent(run.test_accuracy?.fused),
       `${run.num_epochs} / ${run.planned_epochs}`,
       link("features", run.features.name),
@@ -46,7 +46,7 @@ const lists = (() => {
   const comparisons = listView({
     title: "Comparisons",
     path: "v1/comparisons",
-    empty: "The store has no comparisons yet. `remix compare CONFIG.yaml` makes one.",
+    empty: "The store has no comparisons yet. Run `remix compare CONFIG.yaml` to create one.",
     columns: [{ name: "comparison", head: true }, { name: "methods" }, { name: "seeds", num: true }],
     row: (each) => [link("comparisons", each.name), each.methods.join(", "), format.integer(each.seeds.length)],
   });
@@ -54,7 +54,7 @@ const lists = (() => {
   const features = listView({
     title: "Features",
     path: "v1/features",
-    empty: "The store has no features yet. `remix decode SHARDS --out STORE/features/NAME` makes them.",
+    empty: "The store has no features yet. Run `remix decode SHARDS --out STORE/features/NAME` to create a feature set.",
     columns: [{ name: "feature set", head: true }, { name: "modalities" }, { name: "samples", num: true }, { name: "rejected", num: true }, { name: "classes", num: true }, { name: "splits", wide: true }],
     row: (each) => {
       const names = Object.keys(each.modalities);
@@ -63,7 +63,7 @@ const lists = (() => {
     },
   });
 
-  // The samples of a feature set that could not be used, and why.
+  // The rejected samples of a feature set, with their reasons.
   function rejected(name, signal) {
     let total = 0;
     const reasons = h("p", { class: "bar" });
@@ -92,19 +92,19 @@ const lists = (() => {
     const detail = await api.get(path, signal);
     const names = Object.keys(detail.modalities);
     const style = charts.palette(names);
-    const modalities = table("Modalities", [{ name: "modality", head: true }, { name: "kind" }, { name: "shape" }, { name: "type", wide: true }, { name: "samples", num: true }, { name: "missing", num: true }]);
-    modalities.update(Object.entries(detail.modalities).map(([each, facts]) => [chip(each, style(each).colour), facts.kind, facts.shape.join(" × "), facts.dtype, format.integer(facts.num_rows), format.integer(detail.num_rows - facts.num_rows)]));
-    const bad = rejected(name, signal);
+    const modalities = table("Modalities", [{ name: "modality", head: true }, { name: "kind" }, { name: "shape" }, { name: "data type", wide: true }, { name: "samples", num: true }, { name: "samples without it", num: true }]);
+    modalities.update(Object.entries(detail.modalities).map(([each, { kind, shape, dtype, num_rows: num }]) => [chip(each, style(each).colour), kind, shape.join(" × "), dtype, format.integer(num), format.integer(detail.num_rows - num)]));
+    const rejectedPart = rejected(name, signal);
     const tile = (title, value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
     const crumbs = h("p", { class: "crumbs" }, h("a", { href: "#/features" }, "Features"), " /");
     main.replaceChildren(
-      h("div", { class: "head" }, crumbs, h("h1", { tabindex: -1 }, name), dom.facts([["fingerprint", h("code", {}, detail.fingerprint.slice(0, 12))], ["parts", format.integer(detail.num_parts)]])),
+      h("div", { class: "head" }, crumbs, h("h1", { tabindex: -1 }, name), dom.properties([["fingerprint", h("code", {}, detail.fingerprint.slice(0, 12))], ["parts", format.integer(detail.num_parts)]])),
       h("dl", { class: "tiles" }, tile("samples", format.integer(detail.num_rows)), Object.entries(detail.splits).map(([split, num]) => tile(split, format.integer(num))), tile("classes", format.integer(detail.num_classes)), tile("rejected", format.integer(detail.num_rejected))),
       h("section", { class: "part" }, h("h2", {}, "Modalities"), modalities.element),
-      h("section", { class: "part" }, h("h2", {}, "Rejected samples"), bad.element),
+      h("section", { class: "part" }, h("h2", {}, "Rejected samples"), rejectedPart.element),
       h("section", { class: "part" }, h("h2", {}, "Classes"), quiet(detail.classes.join(", "))),
     );
-    await bad.show(detail);
+    await rejectedPart.show(detail);
     return { title: name, refresh: async () => {}, isLive: () => false };
   }
 

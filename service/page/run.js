@@ -1,11 +1,11 @@
 "use strict";
-// One run: its numbers now, its epochs as charts, and the sections for one epoch, one sample and the rejected.
+// One run: its results, charts over its epochs, the plan of one epoch, one sample, and the rejected samples.
 const run = (() => {
-  const { badge, chip, facts, h, quiet } = dom;
+  const { badge, chip, properties, h, quiet } = dom;
   const STAGES = ["score", "plan", "load", "step", "validate"];
   const column = (rows, get) => rows.map((row) => get(row) ?? null);
 
-  async function view({ main, params, query, signal, say, setQuery }) {
+  async function view({ main, params, query, signal, announce, setQuery }) {
     const name = params[0];
     const path = api.runPath(name);
     let detail = await api.get(path, signal);
@@ -14,40 +14,40 @@ const run = (() => {
     const style = charts.palette(names);
     const pick = (epoch) => { if (detail.plans.includes(epoch)) onePlan.choose(epoch); };
     const figures = {
-      accuracy: charts.figure("Validation accuracy", { note: "Of the fused head, and of each modality's own. The shaded epochs are warm-up.", height: 260, onPick: pick }),
-      share: charts.figure("Share of samples per modality", { note: "What each modality trains alone; in warm-up all train together.", height: 260, onPick: pick }),
-      churn: charts.figure("Churn", { note: "Samples whose modality differs from the epoch before.", onPick: pick }),
-      seconds: charts.figure("Seconds per stage", { onPick: pick }),
-      loss: charts.figure("Loss of the fused head", { onPick: pick }),
-      rho: charts.figure("Imbalance", { note: "The better modality's confidence in the label over the other's. 1: balanced.", onPick: pick }),
-      cosines: charts.figure("Gradients", { note: "Cosine of the fused and each modality's own gradient on its encoder, and of the modalities' gradients on what they share. -1: opposed.", onPick: pick }),
-      alone: charts.figure("Fused head, one modality alone", { note: "Validation accuracy when all others are masked.", onPick: pick }),
+      accuracy: charts.figure("accuracy", "Validation accuracy", { note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded.", height: 260, onPick: pick }),
+      share: charts.figure("share", "Share of samples per modality", { note: "Samples assigned to each modality. In warm-up, every sample trains all modalities.", height: 260, onPick: pick }),
+      churn: charts.figure("churn", "Samples that changed modality, %", { note: "Samples assigned to another modality than in the previous epoch.", onPick: pick }),
+      seconds: charts.figure("seconds", "Seconds per epoch, by stage", { note: "load: waiting for data; step: forward, backward and optimizer.", onPick: pick }),
+      loss: charts.figure("loss", "Loss", { note: "Validation: cross-entropy of the fused head. Training: all loss terms, mean over samples.", onPick: pick }),
+      rho: charts.figure("rho", "Confidence ratio, strongest to weakest modality", { note: "Confidence: mean probability that the unimodal head gives the correct class (validation split). 1 means balanced.", onPick: pick }),
+      cosines: charts.figure("cosines", "Cosine between gradients", { note: "For each modality: of the fused and the unimodal loss, in its encoder. Shared: of two modalities, in the shared parameters. −1 means opposed.", onPick: pick }),
+      alone: charts.figure("alone", "Fused head with a single modality", { note: "Validation accuracy when all other modalities are masked.", onPick: pick }),
     };
-    const diagnosed = h("div", { class: "grid small", hidden: true }, figures.cosines.element, figures.alone.element);
+    const diagnostics = h("div", { class: "grid small", hidden: true }, figures.cosines.element, figures.alone.element);
     const status = h("span");
     const about = h("div", { class: "about" });
     const tiles = h("dl", { class: "tiles" });
     const failure = h("div");
     const onePlan = plan.section(name, names, { signal, onEpoch: (epoch, isLast) => { setQuery({ epoch: isLast ? null : epoch }); drawEpochs(); } });
-    const story = sample.section(name, detail.features.name, names, { signal, onPick: pick, onSearch: (id) => setQuery({ sample: id }) });
-    const bad = lists.rejected(detail.features.name, signal);
-    const badness = h("div", {}, bad.element);
+    const sampleHistory = sample.section(name, detail.features.name, names, { signal, onPick: pick, onSearch: (id) => setQuery({ sample: id }) });
+    const rejected = lists.rejected(detail.features.name, signal);
+    const rejectedPart = h("div", {}, rejected.element);
     const config = h("pre", { tabindex: 0, role: "region", "aria-label": "Configuration" });
     const part = (title, ...children) => h("section", { class: "part" }, h("h2", {}, title), ...children);
     main.replaceChildren(
       h("div", { class: "head" }, h("p", { class: "crumbs" }, api.report ? "Report of a run" : [h("a", { href: "#/" }, "Runs"), " /"]), h("div", { class: "title" }, h("h1", { tabindex: -1 }, name), status), about),
       failure, tiles,
-      part("Over the epochs", h("div", { class: "grid" }, figures.accuracy.element, figures.share.element), h("div", { class: "grid small" }, [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element)), diagnosed),
-      onePlan.element, story.element, part("Rejected samples", badness), h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
+      part("Training", h("div", { class: "grid" }, figures.accuracy.element, figures.share.element), h("div", { class: "grid small" }, [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element)), diagnostics),
+      onePlan.element, sampleHistory.element, part("Rejected samples", rejectedPart), h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
     );
 
     function drawHead(comparison) {
-      const { train = {}, seed, plan: asked = {} } = detail.config;
+      const { train = {}, seed, plan: planConfig = {} } = detail.config;
       status.replaceChildren(badge(detail.status));
       const link = comparison ? [["comparison", lists.link("comparisons", comparison)]] : [];
       about.replaceChildren(
-        facts([["features", api.report ? detail.features.name : lists.link("features", detail.features.name)], ...link, ["epochs", `${detail.num_epochs} of ${detail.planned_epochs}, ${detail.warmup_epochs} of them warm-up`], ["policy", asked?.policy ?? format.NONE], ["batch", format.integer(train?.batch_size)], ["seed", String(seed ?? format.NONE)], ["updated", format.when(detail.updated)], ["code", detail.code_version]]),
-        ...(lists.isLive(detail) ? [h("progress", { max: detail.planned_epochs, value: detail.num_epochs, "aria-label": "Epochs done" })] : []),
+        properties([["features", api.report ? detail.features.name : lists.link("features", detail.features.name)], ...link, ["epochs", `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})`], ["policy", planConfig?.policy ?? format.NONE], ["batch size", format.integer(train?.batch_size)], ["seed", String(seed ?? format.NONE)], ["updated", format.when(detail.updated)], ["code version", detail.code_version]]),
+        ...(lists.isLive(detail) ? [h("progress", { max: detail.planned_epochs, value: detail.num_epochs, "aria-label": "Completed epochs" })] : []),
       );
       failure.replaceChildren(...(detail.error ? [dom.problem({ title: "The run failed", detail: detail.error })] : []));
       config.textContent = JSON.stringify(detail.config, null, 1);
@@ -55,10 +55,10 @@ const run = (() => {
 
     function drawTiles() {
       const last = epochs.at(-1);
-      const tile = (title, value, small = "") => h("div", {}, h("dt", {}, title), h("dd", {}, value, " ", h("small", {}, small)));
-      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) => tile(["test, ", names.includes(head) ? chip(head, style(head).colour) : head], format.percent(value)));
+      const tile = (id, title, value, small = "") => h("div", { "data-tile": id }, h("dt", {}, title), h("dd", {}, value, " ", h("small", {}, small)));
+      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) => tile(`test-${head}`, ["test accuracy, ", names.includes(head) ? chip(head, style(head).colour) : head === "fused" ? "fused head" : head], format.percent(value)));
       const total = epochs.reduce((sum, each) => sum + (each.seconds.epoch ?? 0), 0);
-      dom.patch(tiles, [tile("best validation", format.percent(detail.best?.validation_accuracy), detail.best ? `epoch ${detail.best.epoch}` : ""), ...tests, tile("last churn", format.percent(last?.churn)), tile("time", epochs.length ? format.seconds(total) : format.NONE)]);
+      dom.patch(tiles, [tile("best", "best validation accuracy", format.percent(detail.best?.validation_accuracy), detail.best ? `epoch ${detail.best.epoch}` : ""), ...tests, tile("churn", "samples that changed modality", format.percent(last?.churn)), tile("time", "total time", epochs.length ? format.seconds(total) : format.NONE)]);
     }
 
     function drawEpochs() {
@@ -75,45 +75,45 @@ const run = (() => {
       }));
       const lined = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.line(label, at, y, own) });
       const barred = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.bars(label, at, y, own) });
-      const heads = [lined("fused", charts.FUSED, (each) => each.validation_accuracy), ...names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.validation_accuracy))];
-      const training = lined("fused, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (each) => each.train_accuracy);
+      const heads = [lined("fused head", charts.FUSED, (each) => each.validation_accuracy), ...names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.validation_accuracy))];
+      const training = lined("fused head, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (each) => each.train_accuracy);
       draw(figures.accuracy, [...heads, training], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
-      draw(figures.share, names.map((each) => barred(each, style(each), (row) => row.modalities[each]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.share))) ? "Every epoch so far trained all modalities on every sample." : undefined }));
-      draw(figures.churn, [lined("churn", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((each) => format.known(each.churn)) ? undefined : "Known from the second remixed epoch on." }));
+      draw(figures.share, names.map((each) => barred(each, style(each), (row) => row.modalities[each]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.share))) ? "So far, every sample trained all modalities." : undefined }));
+      draw(figures.churn, [lined("samples that changed modality", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((each) => format.known(each.churn)) ? undefined : "Available from the second epoch after warm-up." }));
       const rest = (each) => (format.known(each.seconds.epoch) ? Math.max(0, each.seconds.epoch - STAGES.reduce((sum, stage) => sum + (each.seconds[stage] ?? 0), 0)) : null);
       draw(figures.seconds, [...STAGES.map((stage, i) => barred(stage, { colour: `var(--s${i})` }, (each) => each.seconds[stage])), barred("other", { colour: "var(--s5)" }, rest)], format.seconds, () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }));
       draw(figures.loss, [lined("validation", charts.FUSED, (each) => each.validation_loss), lined("training", { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" }, (each) => each.train_loss)], format.fixed, () => ({ layout: base({ hoverformat: ".3f" }) }));
-      draw(figures.rho, [lined("rho", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
-      diagnosed.hidden = !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.zero_mask_accuracy)));
-      if (diagnosed.hidden) return;
+      draw(figures.rho, [lined("confidence ratio", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
+      diagnostics.hidden = !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.zero_mask_accuracy)));
+      if (diagnostics.hidden) return;
       const own = (key) => names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.[key]));
       draw(figures.cosines, [...own("gradient_cosine"), lined("shared", charts.FUSED, (each) => each.head_gradient_cosine)], format.fixed, () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }));
       draw(figures.alone, own("zero_mask_accuracy"), format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
     }
 
     async function refresh(first = false) {
-      const [now, found] = await Promise.all([first ? detail : api.get(path, signal), api.all(`${path}/epochs`, signal)]);
-      const changed = now !== detail || found !== epochs;
+      const [newDetail, newEpochs] = await Promise.all([first ? detail : api.get(path, signal), api.all(`${path}/epochs`, signal)]);
+      const changed = newDetail !== detail || newEpochs !== epochs;
       if (!changed && !first) return onePlan.choose(wanted ?? detail.plans.at(-1));
-      if (!first && found.length !== epochs.length) say(`${format.count(found.length, "epoch")} done; validation accuracy ${format.percent(found.at(-1)?.validation_accuracy)}.`);
-      if (!first && now.status !== detail.status) say(`The run is ${now.status}.`);
-      [detail, epochs] = [now, found];
+      if (!first && newEpochs.length !== epochs.length) announce(`${format.count(newEpochs.length, "epoch")} completed; validation accuracy ${format.percent(newEpochs.at(-1)?.validation_accuracy)}.`);
+      if (!first && newDetail.status !== detail.status) announce(`The run is ${newDetail.status}.`);
+      [detail, epochs] = [newDetail, newEpochs];
       drawHead(comparison);
       drawTiles();
       await onePlan.update(detail.plans, wanted);
       drawEpochs();
-      if (!first) await story.refresh();
+      if (!first) await sampleHistory.refresh();
     }
 
     const comparison = await comparisonOf(name, signal);
     let wanted = epochOf(query);
     await refresh(true);
-    if (query.get("sample")) await story.open(query.get("sample"));
+    if (query.get("sample")) await sampleHistory.open(query.get("sample"));
     try {
-      await bad.show(await api.get(`v1/features/${api.part(detail.features.name)}`, signal));
+      await rejected.show(await api.get(`v1/features/${api.part(detail.features.name)}`, signal));
     } catch (error) {
       if (error.status === 401 || error.name === "AbortError") throw error;
-      badness.replaceChildren(dom.problem(error)); // the features may be gone while the run is kept
+      rejectedPart.replaceChildren(dom.problem(error)); // the features may have been deleted
     }
     return {
       title: name, refresh: () => { wanted = epochOf(setQuery()); return refresh(); }, isLive: () => lists.isLive(detail),
@@ -122,7 +122,7 @@ const run = (() => {
 
   const epochOf = (query) => (query.has("epoch") ? Number(query.get("epoch")) : null);
 
-  // NAME of a run NAME-METHOD-seedN whose comparison is in the store.
+  // Name of the comparison that a run NAME-METHOD-seedN belongs to, or null.
   async function comparisonOf(name, signal) {
     if (!/-seed\d+$/.test(name) || api.report) return null;
     const all = await api.all("v1/comparisons", signal);

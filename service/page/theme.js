@@ -1,12 +1,12 @@
 "use strict";
-// The colour scheme, set before the first paint: the system's, or the one that was chosen here.
+// The colour scheme: that of the system unless the user chose one. Loaded first, to avoid a flash of the wrong one.
 const theme = (() => {
   const KEY = "remix-theme";
   const system = matchMedia("(prefers-color-scheme: dark)");
   const listeners = new Set();
 
   function chosen() {
-    try { return localStorage.getItem(KEY) ?? ""; } catch { return ""; } // storage may be forbidden, as for some file:// pages
+    try { return localStorage.getItem(KEY) ?? ""; } catch { return ""; } // storage may be blocked, as for some file:// pages
   }
 
   function apply(value) {
@@ -16,7 +16,7 @@ const theme = (() => {
   }
 
   function choose(value) {
-    try { localStorage.setItem(KEY, value); } catch { /* the choice then lasts as long as the page */ }
+    try { localStorage.setItem(KEY, value); } catch { /* the choice is lost when the page closes */ }
     apply(value);
   }
 

@@ -1,4 +1,4 @@
-"""Stores that are served, and a client."""
+"""Fixtures: a copy of the trained store, and a client of a service that serves it."""
 
 import shutil
 from collections.abc import Iterator

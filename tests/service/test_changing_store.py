@@ -1,4 +1,4 @@
-"""The service over a store that is damaged amid a stream, changes, grows or goes away: the process lives, and its memory and files are bounded."""
+"""The service while its store changes, is damaged or disappears: it survives, in bounded memory."""
 
 import gc
 import os
@@ -25,8 +25,8 @@ from tests.support.trained_run import EPOCHS, PLAN, RUN, RUN_URL, SAMPLE, STATS,
 from trainer.launch import launch
 
 
-def test_what_is_remembered_is_bounded_in_memory(store: Path) -> None:
-    """Listing many long runs keeps a little of each, not their rows."""
+def test_the_cache_is_bounded_in_memory(store: Path) -> None:
+    """Listing many long runs caches a summary of each, not the rows."""
     table = pa.ipc.open_file((store / EPOCHS).read_bytes()).read_all()
     with pa.ipc.new_file(str(store / EPOCHS), table.schema) as writer:
         writer.write_table(pa.concat_tables([table] * 50))
@@ -43,14 +43,14 @@ def test_what_is_remembered_is_bounded_in_memory(store: Path) -> None:
     listed = tracemalloc.get_traced_memory()[0]
     for name in catalog.runs():
         catalog.epochs(name)
-    whole = tracemalloc.get_traced_memory()[0]
+    with_rows = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert listed < 2 * 2**20
-    assert 2 * 2**20 < whole < MEMORY_BYTES
+    assert 2 * 2**20 < with_rows < MEMORY_BYTES
 
 
 def write_large_plan(store: Path) -> None:
-    """64 MB in 40 record batches."""
+    """Replace the plan by one of 64 MB in 40 record batches."""
     rng = np.random.default_rng(0)
     plan = store / PLAN
     table = BatchPlan.open(StorePath.at(plan)).table
@@ -65,14 +65,14 @@ def write_large_plan(store: Path) -> None:
     edit_json(store / STATS, num_steps=2000)
 
 
-def test_a_client_that_hangs_up_leaves_no_file_open(store: Path) -> None:
+def test_a_client_that_disconnects_leaves_no_file_open(store: Path) -> None:
     write_large_plan(store)
-    gc.disable()  # it would tidy up sooner or later
+    gc.disable()  # garbage collection would close the file eventually
     try:
         with serving(store) as base, httpx.Client(base_url=base) as client:
             for _ in range(3):
-                with client.stream("GET", STEPS, headers={"Accept": ARROW}) as answer:
-                    next(answer.iter_raw(2**16))
+                with client.stream("GET", STEPS, headers={"Accept": ARROW}) as response:
+                    next(response.iter_raw(2**16))
             deadline = time.monotonic() + 10
             while any(file.path.endswith(PLAN) for file in psutil.Process().open_files()):
                 assert time.monotonic() < deadline
@@ -81,16 +81,16 @@ def test_a_client_that_hangs_up_leaves_no_file_open(store: Path) -> None:
         gc.enable()
 
 
-def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Path) -> None:
+def test_damage_in_the_middle_of_a_plan_aborts_the_stream(store: Path) -> None:
     write_large_plan(store)
     plan = store / PLAN
     with serving(store) as base, httpx.Client(base_url=base) as client:
-        whole = client.get(STEPS, headers={"Accept": ARROW}).content
-        assert len(pa.ipc.open_stream(whole).read_all()) == 2000
-        with client.stream("GET", STEPS, headers={"Accept": ARROW}) as answer:
-            parts = answer.iter_raw(2**16)
+        complete = client.get(STEPS, headers={"Accept": ARROW}).content
+        assert len(pa.ipc.open_stream(complete).read_all()) == 2000
+        with client.stream("GET", STEPS, headers={"Accept": ARROW}) as response:
+            parts = response.iter_raw(2**16)
             next(parts)
-            # in place: a memory map would end the process here
+            # truncated in place: with a memory map, the process would die of SIGBUS
             os.truncate(plan, plan.stat().st_size // 2)
             with pytest.raises(httpx.RemoteProtocolError):
                 for _ in parts:
@@ -99,17 +99,17 @@ def test_a_plan_that_is_damaged_further_on_ends_the_stream_as_an_error(store: Pa
         assert client.get(STEPS).json()["status"] == 500
 
 
-def test_a_store_that_vanishes_is_a_503_and_comes_back_by_itself(store: Path) -> None:
+def test_a_missing_store_is_503_until_it_reappears(store: Path) -> None:
     with serving(store) as base, httpx.Client(base_url=base) as client:
         urls = ["/v1/runs", RUN_URL, STEPS, "/v1/features", SAMPLE, "/readyz"]
         assert {client.get(url).status_code for url in urls} == {200}
         store.rename(store.parent / "away")
         for url in urls:
-            answer = client.get(url)
-            assert answer.status_code == 503, url
-            assert answer.headers["content-type"] == "application/problem+json"
-            assert "retry-after" in answer.headers
-            assert str(store) not in answer.text
+            response = client.get(url)
+            assert response.status_code == 503, url
+            assert response.headers["content-type"] == "application/problem+json"
+            assert "retry-after" in response.headers
+            assert str(store) not in response.text
         assert client.get("/healthz").status_code == 200
         assert "remix_store_up 0.0" in client.get("/metrics").text
         (store.parent / "away").rename(store)
@@ -117,19 +117,19 @@ def test_a_store_that_vanishes_is_a_503_and_comes_back_by_itself(store: Path) ->
         assert "remix_store_up 1.0" in client.get("/metrics").text
 
 
-def test_a_run_is_seen_whole_while_it_trains(store: Path) -> None:
-    """Asks without pause while a run trains: no error, no partial table, and every plan is seen."""
+def test_responses_are_consistent_while_a_run_trains(store: Path) -> None:
+    """Requests during training return no error and no partial table, and see every plan."""
     config = run_config(store, name="live", train={"epochs": 6, "warmup_epochs": 2})
     trained = threading.Thread(target=launch, args=(config,))
     seen = set[int]()
     with serving(store) as base, httpx.Client(base_url=base) as client:
         trained.start()
         while trained.is_alive() or len(seen) < 6:
-            answer = client.get("/v1/runs/live")
-            if answer.status_code == 404:
+            response = client.get("/v1/runs/live")
+            if response.status_code == 404:
                 continue
-            assert answer.status_code == 200, answer.text
-            for epoch in answer.json()["plans"]:
+            assert response.status_code == 200, response.text
+            for epoch in response.json()["plans"]:
                 seen.add(epoch)
                 stats = client.get(f"/v1/runs/live/plans/{epoch}/stats")
                 steps = client.get(f"/v1/runs/live/plans/{epoch}/steps", headers={"Accept": ARROW})

@@ -1,4 +1,4 @@
-"""The service over a store that is damaged or lies: one artifact is named, the rest is served."""
+"""The service over a damaged or hostile store: errors name the artifact, the rest is served."""
 
 import json
 import os
@@ -38,7 +38,7 @@ from tests.support.trained_run import (
     edit_json,
 )
 
-Harm = Callable[[Path], object]
+Damage = Callable[[Path], object]
 
 
 def with_nulls(path: Path) -> None:
@@ -48,7 +48,7 @@ def with_nulls(path: Path) -> None:
         writer.write_table(pa.table(columns, schema=table.schema))
 
 
-def link_to(target: str) -> Harm:
+def link_to(target: str) -> Damage:
     def replace(path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
@@ -64,7 +64,7 @@ def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def with_step(step: int) -> Harm:
+def with_step(step: int) -> Damage:
     def replace(path: Path) -> None:
         table = pa.ipc.open_file(path.read_bytes()).read_all()
         with pa.ipc.new_file(str(path), table.schema) as writer:
@@ -76,22 +76,22 @@ def with_step(step: int) -> Harm:
 
 
 def endless(path: Path) -> None:
-    """A number that is not JSON where the answer has a number."""
+    """Infinity is a number for Python, but not in JSON."""
     stats = json.loads(path.read_text())
     stats["batch_sizes"]["counts"] = {}
     stats["histograms"]["touch"]["kl"]["edges"] = [float("inf")]
     path.write_text(json.dumps(stats))
 
 
-def written(data: bytes) -> Harm:
+def written(data: bytes) -> Damage:
     return lambda path: path.write_bytes(data)
 
 
-def edited(**changes: Any) -> Harm:
+def edited(**changes: Any) -> Damage:
     return lambda path: edit_json(path, **changes)
 
 
-def copied(name: str) -> Harm:
+def copied(name: str) -> Damage:
     return lambda path: shutil.copy(path.parent / name, path)
 
 
@@ -99,7 +99,7 @@ STATS_URL, COMPARISON = f"{PLAN_URL}/stats", "/v1/comparisons/demo"
 NOISE = written(b"ARROW1" + os.urandom(4000) + b"ARROW1")
 GONE, ABROAD = Path.unlink, link_to("/etc/hostname")
 SAMPLES, TABLE = "features/made/samples.arrow", "comparisons/demo/table.json"
-DAMAGES: list[tuple[str, str, list[Harm]]] = [
+DAMAGES: list[tuple[str, str, list[Damage]]] = [
     (PLAN, STEPS, [bad_offsets, with_nulls, cut, written(b""), NOISE, fifo]),
     (PLAN, STEPS, [link_to("/etc/passwd"), link_to("/etc"), copied("../epochs.arrow")]),
     (PLAN, PLAN_URL, [cut]),
@@ -120,21 +120,23 @@ DAMAGES: list[tuple[str, str, list[Harm]]] = [
     ("comparisons/demo/curves.arrow", f"{COMPARISON}/curves", [cut]),
     (f"runs/{RUN}", RUN_URL, [link_to("/etc")]),
 ]
-CASES = [(file, harm, url, Path(file).name) for file, url, harms in DAMAGES for harm in harms]
+CASES = [
+    (file, damage, url, Path(file).name) for file, url, damages in DAMAGES for damage in damages
+]
 CASES += [
     (PLAN, copied("epoch-0000.arrow"), STATS_URL, "epoch-0002.stats.json"),
     (INDEX, with_step(-1000), SAMPLE, "epoch-0002.arrow"),
     (MANIFEST, edited(fingerprint="f" * 64), SAMPLE, "made"),
     (SAMPLES, with_nulls, SAMPLE, "s"),
 ]
-"""What names another file than the damaged one."""
+"""Damage whose error names another file than the damaged one."""
 
 
 @pytest.fixture(scope="module")
 def served(
     trained_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, httpx.Client]]:
-    """One process for all damages: what it remembers of a damaged file must not outlive the damage."""
+    """One process for all cases: a cached damaged file must not outlive the damage."""
     copy = tmp_path_factory.mktemp("hostile") / "store"
     shutil.copytree(trained_store, copy)
     with serving(copy) as base, httpx.Client(base_url=base, timeout=10) as client:
@@ -142,7 +144,7 @@ def served(
 
 
 @pytest.mark.parametrize(
-    ("file", "harm", "url", "named"),
+    ("file", "damage", "url", "named"),
     CASES,
     ids=[f"{n}-{Path(case[0]).name}" for n, case in enumerate(CASES)],
 )
@@ -150,7 +152,7 @@ def test_damage_is_named_and_the_rest_is_served(
     served: tuple[Path, httpx.Client],
     tmp_path: Path,
     file: str,
-    harm: Harm,
+    damage: Damage,
     url: str,
     named: str,
 ) -> None:
@@ -159,17 +161,17 @@ def test_damage_is_named_and_the_rest_is_served(
     damaged, kept = store / file, tmp_path / "kept"
     copy = shutil.copytree if damaged.is_dir() else shutil.copy2
     copy(damaged, kept)
-    harm(damaged)
+    damage(damaged)
     try:
         for accept in ("application/json", ARROW):
-            answer = client.get(url, headers={"Accept": accept})
-            assert 400 <= answer.status_code < 600, answer.text
-            assert answer.headers["content-type"] == "application/problem+json"
-            body = answer.json()
+            response = client.get(url, headers={"Accept": accept})
+            assert 400 <= response.status_code < 600, response.text
+            assert response.headers["content-type"] == "application/problem+json"
+            body = response.json()
             assert named in body["detail"]
-            assert body["request_id"] not in body["detail"], "not foreseen"
-            assert not any(secret in answer.text for secret in (str(store), "/etc", "root:"))
-        # everything else
+            assert body["request_id"] not in body["detail"], "internal error"
+            assert not any(secret in response.text for secret in (str(store), "/etc", "root:"))
+        # the rest of the store
         assert client.get("/readyz").status_code == 200
         assert "remix_store_up 1.0" in client.get("/metrics").text
         assert "demo-joint-seed0" in client.get("/v1/runs").text
@@ -187,7 +189,7 @@ def test_damage_is_named_and_the_rest_is_served(
     assert client.get(url).status_code == 200
 
 
-def test_a_damaged_run_stands_in_the_list_as_damaged(store: Path) -> None:
+def test_a_damaged_run_is_listed_with_status_damaged(store: Path) -> None:
     (store / JSON).write_text("{}")
     cut(store / PLAN)
     with serving(store) as base, httpx.Client(base_url=base) as client:
@@ -206,11 +208,11 @@ def test_a_damaged_run_stands_in_the_list_as_damaged(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["runs", f"runs/{RUN}", f"runs/{RUN}/plans", "features", "comparisons"]
+    "folder", ["runs", f"runs/{RUN}", f"runs/{RUN}/plans", "features", "comparisons"]
 )
-def test_names_that_are_no_text_or_lead_in_circles_hide_nothing(store: Path, where: str) -> None:
-    (store / where / os.fsdecode(b"\xff\xfe")).mkdir()
-    (store / where / "loop").symlink_to("loop")
+def test_undecodable_names_and_circular_links_hide_no_artifacts(store: Path, folder: str) -> None:
+    (store / folder / os.fsdecode(b"\xff\xfe")).mkdir()
+    (store / folder / "loop").symlink_to("loop")
     with serving(store) as base, httpx.Client(base_url=base) as client:
         lists = ["/v1/features", "/v1/runs", "/v1/comparisons", f"{RUN_URL}/plans"]
         for path in (*lists, RUN_URL, STEPS, SAMPLE):
@@ -220,60 +222,60 @@ def test_names_that_are_no_text_or_lead_in_circles_hide_nothing(store: Path, whe
         assert "remix_plans 8.0" in client.get("/metrics").text
 
 
-def test_a_scrape_looks_at_no_more_files_where_a_run_has_more_plans(store: Path) -> None:
-    asked: list[object] = []
+def test_a_scrape_reads_the_same_number_of_files_for_any_number_of_plans(store: Path) -> None:
+    requests: list[object] = []
 
     class Counting(pafs.LocalFileSystem):
         def get_file_info(self, paths: object) -> object:
-            asked.append(paths)
+            requests.append(paths)
             return super().get_file_info(paths)
 
     collector = StoreCollector(StoreReader(StorePath(Counting(), str(store)), None, 0))
 
     def scrape() -> tuple[int, dict[str, float]]:
-        asked.clear()
-        found = {each.name: each.samples[0].value for each in collector.collect()}
-        return len(asked), found
+        requests.clear()
+        gauges = {metric.name: metric.samples[0].value for metric in collector.collect()}
+        return len(requests), gauges
 
     scrape()
-    num_asked, found = scrape()
-    assert (found["remix_plans"], found["remix_newest_plan_epoch"]) == (8, 3)
+    num_requests, gauges = scrape()
+    assert (gauges["remix_plans"], gauges["remix_newest_plan_epoch"]) == (8, 3)
     plans = store / "runs" / RUN / "plans"
     for epoch in range(4, 40):
         for end in ("arrow", "stats.json"):
             shutil.copy(plans / f"epoch-0003.{end}", plans / f"epoch-{epoch:04d}.{end}")
     scrape()
-    assert scrape()[0] == num_asked < 20
-    assert scrape()[1] == found | {
+    assert scrape()[0] == num_requests < 20
+    assert scrape()[1] == gauges | {
         "remix_plans": 44,
         "remix_newest_plan_epoch": 39,
         "remix_newest_plan_age_seconds": ANY,
     }
 
 
-def test_metrics_do_without_a_number_that_they_cannot_show(store: Path) -> None:
+def test_metrics_omit_numbers_that_are_too_large(store: Path) -> None:
     stats = store / "runs" / RUN / "plans" / "epoch-0003.stats.json"
-    facts = json.loads(stats.read_text())
-    facts["modalities"]["touch"]["num_rows"] = 10**400
-    stats.write_text(json.dumps(facts))
+    values = json.loads(stats.read_text())
+    values["modalities"]["touch"]["num_rows"] = 10**400
+    stats.write_text(json.dumps(values))
     os.utime(store / "runs" / RUN / "plans" / "epoch-0003.arrow", (2**32, 2**32))
     with serving(store) as base:
-        answer = httpx.get(f"{base}/metrics")
-    assert answer.status_code == 200
-    assert f'remix_newest_plan_epoch{{run="{RUN}"}} 3.0' in answer.text
-    assert "remix_newest_plan_rows" not in answer.text
+        response = httpx.get(f"{base}/metrics")
+    assert response.status_code == 200
+    assert f'remix_newest_plan_epoch{{run="{RUN}"}} 3.0' in response.text
+    assert "remix_newest_plan_rows" not in response.text
 
 
 @pytest.mark.parametrize("name", ["звук", 'a"b', "a\r\nX-Forged: 1"])
-def test_a_modality_of_any_name_is_streamed(store: Path, name: str) -> None:
+def test_steps_of_a_modality_with_any_name_are_streamed(store: Path, name: str) -> None:
     table = pa.ipc.open_file((store / PLAN).read_bytes()).read_all()
     with pa.ipc.new_file(str(store / PLAN), table.schema) as writer:
         writer.write_table(table.set_column(1, "modality", pa.array([name] * len(table))))
     known = json.loads((store / STATS).read_text())["modalities"]
     edit_json(store / STATS, modalities={name: known["touch"]})
     with serving(store) as base:
-        answer = httpx.get(f"{base}{STEPS}", params={"modality": name}, headers={"Accept": ARROW})
-    assert answer.status_code == 200
-    assert len(pa.ipc.open_stream(answer.content).read_all()) == len(table)
-    assert answer.headers["etag"].isascii()
-    assert "x-forged" not in answer.headers
+        response = httpx.get(f"{base}{STEPS}", params={"modality": name}, headers={"Accept": ARROW})
+    assert response.status_code == 200
+    assert len(pa.ipc.open_stream(response.content).read_all()) == len(table)
+    assert response.headers["etag"].isascii()
+    assert "x-forged" not in response.headers

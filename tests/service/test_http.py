@@ -1,4 +1,4 @@
-"""The service as HTTP: validators, compression, headers, caching, problems, the token, metrics and the OpenAPI document."""
+"""HTTP behaviour: ETags, compression, caching, errors, the token, metrics and OpenAPI."""
 
 import gzip
 import http.client
@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.http.responses import ARROW
-from tests.support.service_answers import PLAN, RUN
+from tests.support.http_client import PLAN, RUN
 from tests.support.serving import serving
 from tests.support.stores import make_features
 from trainer.run_directory import Run
@@ -25,36 +25,36 @@ from trainer.run_directory import Run
     {RUN}/scores/3/histogram /v1/runs /v1/features /v1/features/made /v1/features/made/samples
     / /assets/plotly.min.js""".split(),
 )
-def test_what_a_client_has_is_not_sent_again(client: httpx.Client, url: str) -> None:
+def test_a_current_etag_gets_304(client: httpx.Client, url: str) -> None:
     for encoding in ("identity", "gzip"):
         first = client.get(url, headers={"Accept-Encoding": encoding})
         etag = first.headers["etag"]
         assert re.fullmatch(r'"[^"]+"', etag)
-        for given in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-            again = client.get(url, headers={"If-None-Match": given, "Accept-Encoding": encoding})
+        for header in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+            again = client.get(url, headers={"If-None-Match": header, "Accept-Encoding": encoding})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
-        asked = {"If-None-Match": '"other"', "Accept-Encoding": encoding}
-        assert client.get(url, headers=asked).content == first.content
+        headers = {"If-None-Match": '"other"', "Accept-Encoding": encoding}
+        assert client.get(url, headers=headers).content == first.content
         head = client.head(url, headers={"Accept-Encoding": encoding})
         assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", etag)
         assert head.headers["content-length"] == first.headers["content-length"]
         assert "no-cache" in first.headers["cache-control"]
 
 
-def test_json_is_compressed_for_those_who_take_it(client: httpx.Client) -> None:
+def test_json_is_compressed_if_the_client_accepts_gzip(client: httpx.Client) -> None:
     url = f"{PLAN}/stats"
     raw = {}
     for encoding in ("gzip", "identity", "gzip;q=0"):
-        with client.stream("GET", url, headers={"Accept-Encoding": encoding}) as answer:
-            encoded, etag = (answer.headers.get(name) for name in ("content-encoding", "etag"))
-            raw[encoding] = b"".join(answer.iter_raw()), encoded, etag
+        with client.stream("GET", url, headers={"Accept-Encoding": encoding}) as response:
+            encoded, etag = (response.headers.get(name) for name in ("content-encoding", "etag"))
+            raw[encoding] = b"".join(response.iter_raw()), encoded, etag
     data, encoded, etag = raw["gzip"]
     plain = gzip.decompress(data), None, raw["identity"][2]
     assert raw["identity"] == raw["gzip;q=0"] == plain
     assert encoded == "gzip" and etag != plain[2]
 
 
-def test_a_header_may_come_in_several_lines(client: httpx.Client) -> None:
+def test_list_headers_may_be_sent_as_several_lines(client: httpx.Client) -> None:
     def get(url: str, name: str, *values: str) -> httpx.Response:
         return client.get(url, headers=[(name, value) for value in values])
 
@@ -66,15 +66,15 @@ def test_a_header_may_come_in_several_lines(client: httpx.Client) -> None:
     assert packed.headers["content-encoding"] == "gzip"
 
 
-def test_the_next_page_lies_where_the_proxy_sees_it(trained_store: Path) -> None:
+def test_next_includes_the_root_path_of_a_proxy(trained_store: Path) -> None:
     with serving(trained_store, root_path="/remix") as url, httpx.Client(base_url=url) as client:
         assert client.get("/v1/runs?limit=1").json()["next"] == "/remix/v1/runs?limit=1&start=1"
-        answer = client.get(f"{RUN}/plans/%202/steps?limit=1")
-        assert answer.json()["next"] == f"/remix{RUN}/plans/%202/steps?limit=1&start=1"
-        assert answer.links["next"]["url"] == answer.json()["next"]
+        response = client.get(f"{RUN}/plans/%202/steps?limit=1")
+        assert response.json()["next"] == f"/remix{RUN}/plans/%202/steps?limit=1&start=1"
+        assert response.links["next"]["url"] == response.json()["next"]
 
 
-def test_only_an_address_with_a_fingerprint_is_immutable(client: httpx.Client) -> None:
+def test_only_urls_with_a_fingerprint_are_immutable(client: httpx.Client) -> None:
     fingerprint = client.get(PLAN).json()["fingerprint"]
     plan = f"/v1/plans/{fingerprint}"
     for accept in ("application/json", ARROW):
@@ -94,7 +94,7 @@ def test_only_an_address_with_a_fingerprint_is_immutable(client: httpx.Client) -
     assert client.get("/v1/runs/nobody").headers["cache-control"] == "no-store"
 
 
-def test_a_feature_set_that_is_made_anew_under_its_name_is_served_anew(tmp_path: Path) -> None:
+def test_a_replaced_feature_set_gets_a_new_etag(tmp_path: Path) -> None:
     folder = tmp_path / "features" / "made"
     make_features(folder)
     with serving(tmp_path) as url, httpx.Client(base_url=url) as client:
@@ -116,17 +116,17 @@ def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> 
     cases += [("GET", url, 422) for url in wrong.split()]
     cases += [("POST", "/v1/runs", 405), ("DELETE", RUN, 405), ("PUT", "/", 405)]
     for method, url, status in cases:
-        answer = client.request(method, url)
-        assert answer.status_code == status, url
-        assert answer.headers["content-type"] == "application/problem+json"
-        body = answer.json()
+        response = client.request(method, url)
+        assert response.status_code == status, url
+        assert response.headers["content-type"] == "application/problem+json"
+        body = response.json()
         assert (body["status"], body["instance"]) == (status, url.split("?")[0])
-        assert body["request_id"] == answer.headers["x-request-id"]
+        assert body["request_id"] == response.headers["x-request-id"]
         assert {"type", "title", "detail"} <= body.keys()
-        assert str(trained_store) not in answer.text
-        assert "Traceback" not in answer.text
+        assert str(trained_store) not in response.text
+        assert "Traceback" not in response.text
         if status == 405:
-            assert answer.headers["allow"] == "GET, HEAD"
+            assert response.headers["allow"] == "GET, HEAD"
 
 
 HOSTILE = """
@@ -145,17 +145,17 @@ def test_names_never_reach_the_file_system_unchecked(client: httpx.Client, name:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
         connection.putrequest(
             "GET", template.format(name), skip_accept_encoding=True
-        )  # as it stands: no client tidies it
+        )  # sent unchanged: http clients would normalise the path
         connection.endheaders()
-        answer = connection.getresponse()
-        body = json.loads(answer.read())
+        response = connection.getresponse()
+        body = json.loads(response.read())
         connection.close()
-        assert answer.status in (404, 422), (template, name, body)
-        assert answer.headers["content-type"] == "application/problem+json"
+        assert response.status in (404, 422), (template, name, body)
+        assert response.headers["content-type"] == "application/problem+json"
         assert "root:" not in json.dumps(body)
 
 
-def test_the_token_guards_what_is_in_the_store(trained_store: Path) -> None:
+def test_routes_of_the_store_require_the_token(trained_store: Path) -> None:
     with serving(trained_store, token="se-cret\n") as url, httpx.Client(base_url=url) as client:
         for path in ["/healthz", "/readyz", "/", "/assets/plotly.min.js", "/docs", "/openapi.json"]:
             assert client.get(path).status_code == 200, path
@@ -167,22 +167,20 @@ def test_the_token_guards_what_is_in_the_store(trained_store: Path) -> None:
             if path.startswith("/v1")
         ]
         for path in [*guarded, "/metrics"]:
-            for given in (None, "Bearer wrong", "Bearer", "Basic se-cret", "se-cret"):
-                answer = client.get(path, headers={"Authorization": given} if given else {})
-                assert answer.status_code == 401, (path, given)
-                assert answer.headers["www-authenticate"] == "Bearer"
-                assert answer.headers["content-type"] == "application/problem+json"
-            found = client.get(path, headers={"Authorization": "Bearer se-cret"})
-            assert found.status_code in (200, 404), path  # /v1/comparisons/made is not there
-            assert "public" not in found.headers["cache-control"]
+            for header in (None, "Bearer wrong", "Bearer", "Basic se-cret", "se-cret"):
+                response = client.get(path, headers={"Authorization": header} if header else {})
+                assert response.status_code == 401, (path, header)
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert response.headers["content-type"] == "application/problem+json"
+            response = client.get(path, headers={"Authorization": "Bearer se-cret"})
+            assert response.status_code in (200, 404), path  # /v1/comparisons/made does not exist
+            assert "public" not in response.headers["cache-control"]
         assert (
             client.get("/v1/runs/nobody/plans/x").status_code == 401
-        )  # who may not ask learns nothing
+        )  # unauthorised clients learn nothing about parameters
 
 
-def test_metrics_tell_requests_and_the_balance_of_the_newest_plan(
-    trained_store: Path, run: Run
-) -> None:
+def test_metrics_count_requests_and_describe_the_newest_plan(trained_store: Path, run: Run) -> None:
     with serving(trained_store) as url, httpx.Client(base_url=url) as client:
         for _ in range(3):
             client.get(f"{PLAN}/stats")
@@ -211,25 +209,40 @@ def test_metrics_tell_requests_and_the_balance_of_the_newest_plan(
     stats = run.plan_stats(3).read_json()
     assert {
         sample.labels["modality"]: sample.value for sample in families["remix_newest_plan_steps"]
-    } == {name: facts["num_steps"] for name, facts in stats["modalities"].items()}
+    } == {name: own["num_steps"] for name, own in stats["modalities"].items()}
     assert families["remix_newest_plan_churn"][0].value == stats["churn"]
 
 
-def test_the_document_describes_every_route(client: httpx.Client) -> None:
+def test_openapi_describes_every_route_and_property(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
-    assert all(operation["tags"] and operation["description"] for operation in operations)
+    assert all(operation["tags"] and operation["summary"] for operation in operations)
+    assert all(operation["description"] for operation in operations)
+    undescribed = [
+        (operation["operationId"], parameter["name"])
+        for operation in operations
+        for parameter in operation.get("parameters", [])
+        if not parameter.get("description")
+    ]
+    assert undescribed == []
     assert all(set(path) == {"get"} for path in document["paths"].values())
-    wanted = """/healthz /readyz /metrics /v1/features /v1/features/{name} /v1/runs /v1/runs/{run} /v1/runs/{run}/plans /v1/runs/{run}/plans/{epoch}
-        /v1/runs/{run}/plans/{epoch}/stats /v1/runs/{run}/plans/{epoch}/steps /v1/runs/{run}/scores/{epoch}/histogram
+    expected = """/healthz /readyz /metrics /v1/features /v1/features/{name} /v1/runs /v1/runs/{run}
+        /v1/runs/{run}/plans /v1/runs/{run}/plans/{epoch} /v1/runs/{run}/plans/{epoch}/stats
+        /v1/runs/{run}/plans/{epoch}/steps /v1/runs/{run}/scores/{epoch}/histogram
         /v1/runs/{run}/samples/{sample_id} /v1/runs/{run}/epochs"""
-    assert set(wanted.split()) <= set(document["paths"])
+    assert set(expected.split()) <= set(document["paths"])
     schemas = document["components"]["schemas"]
     for name, schema in schemas.items():
         if name.startswith("Page_"):
             assert {"items", "next"} == schema["properties"].keys()
-    assert schemas["EpochRow"]["properties"]["churn"]["description"]
+    undescribed = [
+        (name, key)
+        for name, schema in schemas.items()
+        for key, value in schema.get("properties", {}).items()
+        if not value.get("description")
+    ]
+    assert undescribed == []
     page = client.get("/docs").text
     assert not re.findall(r"(?:src|href)=[\"'](?:https?:)?//", page)
     for asset in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page):

@@ -1,4 +1,4 @@
-"""`remix serve` as a process: it serves and stops when told, refuses wrong settings, is light, and writes nothing."""
+"""`remix serve` as a process: logs, shutdown, invalid settings, and imports."""
 
 import os
 import socket
@@ -13,9 +13,7 @@ import pytest
 from tests.support.serving import log_lines, serve_command
 
 
-def test_the_command_serves_logs_json_and_stops_when_told(
-    trained_store: Path, tmp_path: Path
-) -> None:
+def test_the_command_logs_json_and_stops_on_sigterm(trained_store: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with serve_command("--store", str(trained_store), log=log) as (url, process):
         assert (
@@ -48,14 +46,14 @@ def test_the_command_serves_logs_json_and_stops_when_told(
 def check_refused(
     options: list[str], message: str, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Asserts that `remix serve` ends as a command that was given something wrong, and says what."""
+    """Assert that `remix serve` exits with code 2 and names the invalid value."""
     command = [str(Path(sys.executable).parent / "remix"), "serve", *options]
     env = {**os.environ, **(environment or {})}
-    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 2
-    assert message in found.stderr
-    assert "Traceback" not in found.stderr
-    assert "cret" not in found.stderr
+    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
+    assert "cret" not in process.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,20 +70,20 @@ def check_refused(
         ([], {"REMIX_TOKEN": "se cret"}, "REMIX_TOKEN"),
     ],
 )
-def test_wrong_settings_are_refused_before_it_listens(
+def test_invalid_settings_are_rejected_before_the_service_listens(
     options: list[str], environment: dict[str, str], message: str
 ) -> None:
     check_refused(options, message, environment)
 
 
-def test_a_port_that_is_taken_is_refused(trained_store: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_rejected(trained_store: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         options = ["--store", str(trained_store), "--port", str(port)]
         check_refused(options, f"127.0.0.1:{port}")
 
 
-def test_the_service_is_light() -> None:
+def test_the_service_imports_neither_torch_nor_ray() -> None:
     code = "import sys, service.serve, service.report; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {"torch", "ray", "torchaudio", "torchvision", "av", "trainer"} & set(loaded)

@@ -1,4 +1,4 @@
-"""The service over a real store and real HTTP: what it says is what the files say."""
+"""The service returns the content of the files of a real store."""
 
 import json
 import re
@@ -16,33 +16,33 @@ from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import StorePath
 from service.http.responses import ARROW
-from tests.support.service_answers import PLAN, RUN, get, walk
+from tests.support.http_client import PLAN, RUN, get, walk
 from tests.support.serving import serving
 from tests.support.stores import make_features
 from trainer.run_directory import Run
 
 
-def test_runs_are_what_their_folders_say(client: httpx.Client, run: Run) -> None:
+def test_runs_match_their_files(client: httpx.Client, run: Run) -> None:
     listed = get(client, "/v1/runs")
     assert [item["name"] for item in listed["items"]] == ["demo-joint-seed0", "demo-remix-seed0"]
     assert listed["next"] is None
-    detail, facts = get(client, RUN), run.metadata
+    detail, run_json = get(client, RUN), run.metadata
     assert detail["status"] == "finished"
-    assert detail["test_accuracy"] == facts["result"]["test_accuracy"]
+    assert detail["test_accuracy"] == run_json["result"]["test_accuracy"]
     assert detail["best"] == {
-        "epoch": facts["result"]["best_epoch"],
-        "validation_accuracy": facts["result"]["validation_accuracy"],
+        "epoch": run_json["result"]["best_epoch"],
+        "validation_accuracy": run_json["result"]["validation_accuracy"],
     }
     assert (detail["plans"], detail["scores"]) == ([0, 1, 2, 3], [2, 3])
     assert detail["config"] == {
-        key: value for key, value in facts["config"].items() if key != "store"
+        key: value for key, value in run_json["config"].items() if key != "store"
     }
     assert {key: value for key, value in detail.items() if key in listed["items"][1]} == listed[
         "items"
     ][1]
 
 
-def test_epochs_are_the_rows_of_the_table(client: httpx.Client, run: Run) -> None:
+def test_epochs_match_the_table(client: httpx.Client, run: Run) -> None:
     rows = run.epochs().to_pylist()
     items = list(walk(client, f"{RUN}/epochs?limit=3"))
     assert len(items) == len(rows) == 4
@@ -56,9 +56,7 @@ def test_epochs_are_the_rows_of_the_table(client: httpx.Client, run: Run) -> Non
         assert item["seconds"] == {key: row[f"{key}_seconds"] for key in stages}
 
 
-def test_plans_and_their_statistics_are_those_that_were_stored(
-    client: httpx.Client, run: Run
-) -> None:
+def test_plans_and_statistics_match_their_files(client: httpx.Client, run: Run) -> None:
     items = list(walk(client, f"{RUN}/plans?limit=2"))
     assert [(item["epoch"], item["policy"], item["has_scores"]) for item in items] == [
         (0, "joint", False),
@@ -78,7 +76,7 @@ def test_plans_and_their_statistics_are_those_that_were_stored(
         assert get(client, f"{RUN}/plans/{epoch}/stats") == stats
 
 
-def test_steps_in_pages_are_the_plan(client: httpx.Client, run: Run) -> None:
+def test_pages_of_steps_match_the_plan(client: httpx.Client, run: Run) -> None:
     plan = BatchPlan.open(run.plan(2))
     steps = [
         {"step": step.step, "modality": step.modality, "rows": step.rows.tolist()}
@@ -88,22 +86,22 @@ def test_steps_in_pages_are_the_plan(client: httpx.Client, run: Run) -> None:
     for limit in (1, 2, 5):
         assert list(walk(client, f"{PLAN}/steps?limit={limit}")) == steps
         for modality in ("sound", "sight", "touch"):
-            wanted = [step for step in steps if step["modality"] == modality]
-            assert wanted
-            assert list(walk(client, f"{PLAN}/steps?limit={limit}&modality={modality}")) == wanted
+            expected = [step for step in steps if step["modality"] == modality]
+            assert expected
+            assert list(walk(client, f"{PLAN}/steps?limit={limit}&modality={modality}")) == expected
     assert get(client, f"{PLAN}/steps?start=3&limit=2")["items"] == steps[3:5]
     assert get(client, f"{PLAN}/steps?start=2000000000") == {"items": [], "next": None}
     detail = get(client, f"{PLAN}/steps?modality=smell", 404)["detail"]
     assert all(name in detail for name in ("sound", "sight", "touch"))
 
 
-def test_steps_as_arrow_are_the_plan_with_its_metadata(client: httpx.Client, run: Run) -> None:
+def test_steps_as_arrow_match_the_plan_and_its_metadata(client: httpx.Client, run: Run) -> None:
     plan = BatchPlan.open(run.plan(2))
 
     def steps(query: str, accept: str = ARROW) -> pa.Table:
-        answer = client.get(f"{PLAN}/steps{query}", headers={"Accept": accept})
-        assert answer.headers["content-type"] == ARROW
-        return pa.ipc.open_stream(answer.content).read_all()
+        response = client.get(f"{PLAN}/steps{query}", headers={"Accept": accept})
+        assert response.headers["content-type"] == ARROW
+        return pa.ipc.open_stream(response.content).read_all()
 
     table = steps("")
     assert table.equals(plan.table, check_metadata=True)
@@ -112,26 +110,26 @@ def test_steps_as_arrow_are_the_plan_with_its_metadata(client: httpx.Client, run
     one = steps("?modality=touch", f"{ARROW};q=0.9, application/json;q=0.1")
     assert set(one["modality"].to_pylist()) == {"touch"}
     preferred = {"Accept": f"application/json, {ARROW};q=0.5"}
-    answer = client.get(f"{PLAN}/steps", headers=preferred)
-    assert answer.headers["content-type"] == "application/json"
+    response = client.get(f"{PLAN}/steps", headers=preferred)
+    assert response.headers["content-type"] == "application/json"
 
 
-def test_histograms_are_those_of_the_statistics(client: httpx.Client, run: Run) -> None:
+def test_histograms_match_the_statistics(client: httpx.Client, run: Run) -> None:
     stored = run.plan_stats(3).read_json()["histograms"]
-    found = get(client, f"{RUN}/scores/3/histogram")
+    histogram = get(client, f"{RUN}/scores/3/histogram")
     scores = Scores.open(run.scores(3))
-    assert (found["num_rows"], found["num_classes"]) == (len(scores), 3)
-    for name, histograms in found["modalities"].items():
+    assert (histogram["num_rows"], histogram["num_classes"]) == (len(scores), 3)
+    for name, histograms in histogram["modalities"].items():
         assert histograms["num_missing"] == stored[name]["num_missing"]
         for what in ("kl", "difficulty"):
             assert histograms[what] == stored[name][what] | {"assigned": None}
     few = get(client, f"{RUN}/scores/3/histogram?bins=3")["modalities"]["touch"]["kl"]
     assert len(few["counts"]) == 3
-    assert sum(few["counts"]) + found["modalities"]["touch"]["num_missing"] == len(scores)
+    assert sum(few["counts"]) + histogram["modalities"]["touch"]["num_missing"] == len(scores)
     assert re.search(r"(?<![\w-])0\b", get(client, f"{RUN}/scores/0/histogram", 404)["detail"])
 
 
-def test_a_samples_story_is_what_a_scan_finds(
+def test_the_history_of_a_sample_matches_a_scan(
     client: httpx.Client, run: Run, trained_store: Path
 ) -> None:
     features = FeatureSet.open(StorePath.at(trained_store / "features" / "made"))
@@ -149,25 +147,25 @@ def test_a_samples_story_is_what_a_scan_finds(
     }
     seen = set()
     for sample in features.samples.to_pylist():
-        story = get(client, f"{RUN}/samples/{sample['sample_id']}")
+        history = get(client, f"{RUN}/samples/{sample['sample_id']}")
         row = sample["row"]
         for key in ("row", "sample_id", "label", "split", "shard"):
-            assert story[key] == sample[key]
-        assert story["class_name"] == features.classes[sample["label"]]
-        assert story["has"] == {name: sample[f"has_{name}"] for name in features.modalities}
-        assert [epoch["epoch"] for epoch in story["epochs"]] == [0, 1, 2, 3]
-        for epoch in story["epochs"]:
+            assert history[key] == sample[key]
+        assert history["class_name"] == features.classes[sample["label"]]
+        assert history["has"] == {name: sample[f"has_{name}"] for name in features.modalities}
+        assert [epoch["epoch"] for epoch in history["epochs"]] == [0, 1, 2, 3]
+        for epoch in history["epochs"]:
             step = plans[epoch["epoch"]].get(row)
-            found = (step.step, step.modality) if step else (None, None)
-            assert (epoch["step"], epoch["assigned"]) == found
+            expected = (step.step, step.modality) if step else (None, None)
+            assert (epoch["step"], epoch["assigned"]) == expected
             scored = scores.get(epoch["epoch"], {}).get(row)
             assert (epoch["modalities"] is None) == (scored is None)
-            for name, facts in (epoch["modalities"] or {}).items():
+            for name, score in (epoch["modalities"] or {}).items():
                 missing = not sample[f"has_{name}"]
-                assert facts["kl"] == (None if missing else pytest.approx(scored[f"kl_{name}"]))
-                assert facts["predicted"] == (None if missing else scored[f"predicted_{name}"])
-                assert missing or facts["difficulty"] == pytest.approx(
-                    min(max(1 - facts["kl"] / 1.584962500721156, 0), 1)
+                assert score["kl"] == (None if missing else pytest.approx(scored[f"kl_{name}"]))
+                assert score["predicted"] == (None if missing else scored[f"predicted_{name}"])
+                assert missing or score["difficulty"] == pytest.approx(
+                    min(max(1 - score["kl"] / 1.584962500721156, 0), 1)
                 )
                 seen.add(missing)
     assert seen == {True, False}
@@ -175,7 +173,7 @@ def test_a_samples_story_is_what_a_scan_finds(
     assert get(client, f"{RUN}/samples/a%2Fb/c", 404)["instance"].endswith("/samples/a/b/c")
 
 
-def test_features_and_comparisons_are_what_their_files_say(
+def test_features_and_comparisons_match_their_files(
     client: httpx.Client, trained_store: Path
 ) -> None:
     manifest = json.loads((trained_store / "features" / "made" / "manifest.json").read_text())
@@ -192,9 +190,9 @@ def test_features_and_comparisons_are_what_their_files_say(
     ]
     assert get(client, "/v1/features/made/samples?start=17&limit=1")["items"] == listed[17:18]
     table = json.loads((trained_store / "comparisons" / "demo" / "table.json").read_text())
-    found = get(client, "/v1/comparisons/demo")
-    assert found["tests"] == table["tests"]
-    assert [method["accuracy"] for method in found["methods"]] == [
+    comparison = get(client, "/v1/comparisons/demo")
+    assert comparison["tests"] == table["tests"]
+    assert [method["accuracy"] for method in comparison["methods"]] == [
         method["accuracy"] for method in table["methods"]
     ]
     curves = read_table(StorePath.at(trained_store / "comparisons" / "demo" / "curves.arrow"))
@@ -210,8 +208,8 @@ def test_features_and_comparisons_are_what_their_files_say(
 
 def test_rejected_samples_are_listed_with_their_reasons(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made")
-    facts = {"shard": "a.tar", "stage": "video", "reason": "truncated", "error": "ends early"}
-    rows = [{**facts, "sample_id": f"x{i}"} for i in range(5)]
+    common = {"shard": "a.tar", "stage": "video", "reason": "truncated", "error": "ends early"}
+    rows = [{**common, "sample_id": f"x{i}"} for i in range(5)]
     rejected = StorePath.at(tmp_path / "features" / "made" / "rejected.arrow")
     write_table(rejected, pa.Table.from_pylist(rows, REJECTED))
     with serving(tmp_path) as url, httpx.Client(base_url=url) as client:

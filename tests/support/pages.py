@@ -1,4 +1,4 @@
-"""The page in a real browser: what is opened, what is read off it, and runs and features of a store to show."""
+"""Helpers for tests of the web page in Chromium, and runs and features to display."""
 
 import concurrent.futures
 import json
@@ -26,11 +26,11 @@ from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.run_directory import Run
 
-expect.set_options(timeout=20_000)  # a busy machine draws late
+expect.set_options(timeout=20_000)  # drawing is slow on a busy machine
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 NEEDS_CHROMIUM = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium"
+    CHROMIUM is None, reason="needs chromium: apt-get install chromium"
 )
 REMIX = "demo-remix-seed0"
 HOSTILE = "<img src=x onerror=\"window.pwned='yes'\"></script><script>window.pwned='yes'</script>"
@@ -39,7 +39,7 @@ MODALITIES = ["sound", "sight", "touch"]
 
 
 def outside(work: Callable[[], Any]) -> Any:
-    """Runs something that needs an event loop of its own."""
+    """Run a function in another thread, since Playwright's event loop occupies this one."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return pool.submit(work).result()
 
@@ -52,7 +52,7 @@ def copy_run(store: Path, name: str) -> Run:
 
 
 def replan(run: Run, features: FeatureSet, batch_size: int) -> None:
-    """Plans the last epoch again, in small batches."""
+    """Replace the plan of the last epoch by one with this batch size."""
     scores = Scores.open(run.scores(3))
     plan = build(
         remix_plan_builder(
@@ -96,17 +96,21 @@ def reject(features: Path, num: int) -> None:
     (features / MANIFEST).write_text(json.dumps(manifest))
 
 
-def ask(url: str, path: str) -> Any:
-    answer = httpx.get(url + path)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+def get_json(url: str, path: str) -> Any:
+    response = httpx.get(url + path)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 @contextmanager
 def visit(browser: Browser, url: str, *, expected: str = "", **context: Any) -> Iterator[Page]:
-    """Opens the page, and asserts at the end that nothing went to another host and that the console holds no error but the expected."""
+    """Open the page.
+
+    Asserts at the end that it sent no request to another host and logged no error that does not
+    contain `expected`.
+    """
     errors: list[str] = []
-    asked: list[str] = []
+    requests: list[str] = []
     with browser.new_context(**context) as opened:
         page = opened.new_page()
         page.on(
@@ -116,13 +120,13 @@ def visit(browser: Browser, url: str, *, expected: str = "", **context: Any) -> 
             ),
         )
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
         ready(page)
         yield page
         assert page.evaluate("window.pwned") is None
     assert [error for error in errors if not expected or expected not in error] == []
-    assert {urlsplit(each)[:2] for each in asked if not each.startswith("data:")} == {
+    assert {urlsplit(request)[:2] for request in requests if not request.startswith("data:")} == {
         urlsplit(url)[:2]
     }
 
@@ -132,21 +136,21 @@ def ready(page: Page) -> None:
 
 
 def cells(table: Locator) -> list[list[str]]:
-    """The text of the rows of a table's body."""
+    """The text of each cell in the body of a table, by row."""
     return [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
 
 
-def figure(page: Page, title: str) -> Locator:
-    return page.locator("figure").filter(has=page.get_by_role("heading", name=title, exact=True))
+def figure(page: Page, chart: str) -> Locator:
+    return page.locator(f'figure[data-chart="{chart}"]')
 
 
-def numbers(page: Page, title: str) -> list[list[str]]:
-    """The rows of the table beside a chart."""
-    found = figure(page, title)
-    if found.locator("details[open]").count() == 0:
-        found.get_by_text("Numbers", exact=True).click()
-    found.locator("tbody tr").first.wait_for()
-    return cells(found.locator("table"))
+def numbers(page: Page, chart: str) -> list[list[str]]:
+    """The rows of the table below a chart."""
+    element = figure(page, chart)
+    if element.locator("details[open]").count() == 0:
+        element.locator("summary").click()
+    element.locator("tbody tr").first.wait_for()
+    return cells(element.locator("table"))
 
 
 def percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The real service under uvicorn, in a thread or as the command in a process of its own."""
+"""Runs the service under uvicorn, in a thread or as `remix serve` in a process."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(store: Any, *, root_path: str = "", **settings: Any) -> Iterator[str]:
-    """Serves a store from a thread and yields the URL."""
+    """Serve a store from a thread; yield the URL."""
     app = create_app(Settings(store=str(store), **settings))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -58,7 +58,7 @@ def serving(store: Any, *, root_path: str = "", **settings: Any) -> Iterator[str
 def serve_command(
     *options: str, log: Path, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Runs `remix serve` and yields its URL and the process; what it logs goes to `log`."""
+    """Run `remix serve`; yield its URL and the process. Logs go to the file `log`."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "remix"), "serve", "--port", str(port), *options]
     with (

@@ -17,7 +17,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def bad_offsets(path: Path) -> None:
-    """Overwrite the list offsets in a plan's file, so that they point outside of the values."""
+    """Overwrite the list offsets of a plan with values far out of range."""
     table = BatchPlan.open(StorePath.at(path)).table
     offsets = table["rows"].chunk(0).offsets.to_numpy().astype(np.int32).tobytes()
     data = path.read_bytes()

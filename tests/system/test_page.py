@@ -1,4 +1,4 @@
-"""The page in real Chromium: it shows what the API says."""
+"""The web page in Chromium shows the numbers of the API."""
 
 import re
 from pathlib import Path
@@ -16,9 +16,9 @@ from tests.support.pages import (
     MODALITIES,
     NEEDS_CHROMIUM,
     REMIX,
-    ask,
     cells,
     figure,
+    get_json,
     numbers,
     percent,
     ready,
@@ -26,10 +26,16 @@ from tests.support.pages import (
 )
 
 pytestmark = NEEDS_CHROMIUM
+ACCURACY_DATA = "document.querySelector('figure[data-chart=accuracy] .plot').data"
+
+
+def histogram_data(modality: str) -> str:
+    """JavaScript expression of the traces of a modality's histogram."""
+    return f"document.querySelector('figure[data-chart=histogram-{modality}] .plot').data"
 
 
 def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: str) -> None:
-    runs = ask(url, "v1/runs")["items"]
+    runs = get_json(url, "v1/runs")["items"]
     with visit(browser, url) as page:
         shown = {row[0]: row for row in cells(page.get_by_role("region", name="Runs"))}
     assert {run["name"] for run in runs} == set(shown)
@@ -42,67 +48,73 @@ def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: s
         best = run["best"]
         assert shown[run["name"]][1].split()[0] == run["status"]
         assert shown[run["name"]][2:5] == [
-            f"{percent(best['validation_accuracy'])} @ {best['epoch']}",
+            f"{percent(best['validation_accuracy'])} (epoch {best['epoch']})",
             percent(run["test_accuracy"]["fused"]),
             "4 / 4",
         ]
 
 
 def table(rows: list[list[float | None]]) -> list[list[str]]:
-    """Shares by epoch as the page writes them."""
+    """Fractions by epoch, formatted as on the page."""
     return [[str(epoch), *map(percent, row)] for epoch, row in enumerate(rows)]
 
 
 def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
-    run, epochs = ask(url, f"v1/runs/{REMIX}"), ask(url, f"v1/runs/{REMIX}/epochs")["items"]
+    run, epochs = (
+        get_json(url, f"v1/runs/{REMIX}"),
+        get_json(url, f"v1/runs/{REMIX}/epochs")["items"],
+    )
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
-        names, values = (page.locator(f".tiles {tag}").all_inner_texts() for tag in ("dt", "dd"))
-        tiles = {name: value.strip() for name, value in zip(names, values, strict=True)}
+        tiles = {
+            str(tile.get_attribute("data-tile")): tile.locator("dd").inner_text().strip()
+            for tile in page.locator("[data-tile]").all()
+        }
         best = run["best"]
         best_one = f"{percent(best['validation_accuracy'])} epoch {best['epoch']}"
-        assert tiles["best validation"] == best_one
+        assert tiles["best"] == best_one
         for head in ["fused", *MODALITIES]:
-            assert tiles[f"test, {head}"] == percent(run["test_accuracy"][head])
+            assert tiles[f"test-{head}"] == percent(run["test_accuracy"][head])
 
         def own(each: dict[str, Any], what: str) -> list[float | None]:
             return [each["modalities"][name][what] for name in MODALITIES]
 
         what = "validation_accuracy"
         accuracy = [[each[what], *own(each, what), each["train_accuracy"]] for each in epochs]
-        assert numbers(page, "Validation accuracy") == table(accuracy)
+        assert numbers(page, "accuracy") == table(accuracy)
         shares = [own(each, "share") for each in epochs]
         assert shares[0] == [None] * 3
         assert sum(shares[3]) == pytest.approx(1)
-        assert numbers(page, "Share of samples per modality") == table(shares)
-        assert numbers(page, "Churn") == table([[each["churn"]] for each in epochs])
-        label = figure(page, "Validation accuracy").locator(".plot").get_attribute("aria-label")
-        assert label and f"fused {percent(epochs[3]['validation_accuracy'])}" in label
+        assert numbers(page, "share") == table(shares)
+        assert numbers(page, "churn") == table([[each["churn"]] for each in epochs])
+        label = figure(page, "accuracy").locator(".plot").get_attribute("aria-label")
+        assert label and percent(epochs[3]["validation_accuracy"]) in label
         drawn = page.locator("#main figure .plot .main-svg").first
         assert drawn.bounding_box()
-        lines = page.evaluate(
-            "[...document.querySelectorAll('.plot')].find(p => p.data?.[0].name === 'fused').data.map(t => [t.name, t.y])"
-        )
-        columns = zip(["fused", *MODALITIES], *accuracy, strict=False)
-        assert lines[:4] == [[name, list(values)] for name, *values in columns]
+        lines = page.evaluate(f"{ACCURACY_DATA}.map(trace => trace.y)")
+        assert lines == [list(values) for values in zip(*accuracy, strict=True)]
         colours = page.evaluate(
-            "Object.fromEntries([...document.querySelectorAll('.plot')].flatMap(p => (p.data ?? []).map(t => [t.name, t.marker.color])))"
+            "Object.fromEntries([...document.querySelectorAll('.plot')]"
+            ".flatMap(plot => (plot.data ?? []).map(trace => [trace.name, trace.marker.color])))"
         )
         assert len({colours[name] for name in MODALITIES}) == 3
-        assert all(colours[f"trains {name}"] == colours[name] for name in MODALITIES)
+        histogram_colours = [
+            page.evaluate(f"{histogram_data(name)}[1].marker.color") for name in MODALITIES
+        ]
+        assert histogram_colours == [colours[name] for name in MODALITIES]
 
 
 def test_the_legend_hides_a_line(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
-        button = figure(page, "Validation accuracy").get_by_role("button", name="sight")
+        button = figure(page, "accuracy").get_by_role("button", name="sight")
         button.click()
         expect(button).to_have_attribute("aria-pressed", "false")
-        visible = "[...document.querySelectorAll('.plot')].find(p => p.data?.[0].name === 'fused').data.map(t => t.visible)"
-        assert page.evaluate(visible) == [True, True, False, True, True]
+        visible = page.evaluate(f"{ACCURACY_DATA}.map(trace => trace.visible)")
+        assert visible == [True, True, False, True, True]
 
 
 def test_the_slider_moves_through_the_epochs(browser: Browser, url: str) -> None:
     plans = f"v1/runs/{REMIX}/plans"
-    stats = {epoch: ask(url, f"{plans}/{epoch}/stats")["histograms"] for epoch in (2, 3)}
+    stats = {epoch: get_json(url, f"{plans}/{epoch}/stats")["histograms"] for epoch in (2, 3)}
     assert stats[2] != stats[3]
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
         slider = page.get_by_role("slider", name="Epoch")
@@ -112,34 +124,39 @@ def test_the_slider_moves_through_the_epochs(browser: Browser, url: str) -> None
             for name in MODALITIES:
                 own = stats[epoch][name]["difficulty"]
                 bars.append([own["counts"], own["assigned"]])
-                expect(figure(page, name).locator(".plot")).to_have_attribute(
+                expect(figure(page, f"histogram-{name}").locator(".plot")).to_have_attribute(
                     "aria-label", re.compile(rf"Epoch {epoch}: {sum(own['counts'])} samples")
                 )
-                shown = [[int(cell) for cell in row[1:]] for row in numbers(page, name)]
+                shown = [
+                    [int(cell) for cell in row[1:]] for row in numbers(page, f"histogram-{name}")
+                ]
                 assert shown == [list(pair) for pair in zip(*bars[-1], strict=True)]
-            drawn = page.evaluate(
-                "[...document.querySelectorAll('.plot')].filter(p => p.data?.[0].name === 'all samples').map(p => p.data.map(t => t.y))"
-            )
+            drawn = [
+                page.evaluate(f"{histogram_data(name)}.map(trace => trace.y)")
+                for name in MODALITIES
+            ]
             assert drawn == bars
             slider.press("ArrowLeft")
         expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")
-        expect(page.get_by_text("This epoch has no scores of its own")).to_be_visible()
+        expect(page.locator("#no-scores")).to_be_visible()
         assert page.url.endswith("?epoch=1")
         page.reload()
         expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")
         page.get_by_role("button", name="Next epoch").click()
-        page.get_by_label("KL from uniform").check()
+        page.locator("input[name=measure][value=kl]").check()
         counts = stats[2]["sight"]["kl"]["counts"]
-        expect(figure(page, "sight").locator(".plot")).to_have_attribute(
-            "aria-label", re.compile("Epoch 2: .* mean kl")
+        expect(figure(page, "histogram-sight").locator(".plot")).to_have_attribute(
+            "aria-label", re.compile("Epoch 2: .* ability")
         )
-        assert [row[1] for row in numbers(page, "sight")] == [str(count) for count in counts]
+        assert [row[1] for row in numbers(page, "histogram-sight")] == [
+            str(count) for count in counts
+        ]
 
 
 def test_the_order_of_a_plan(browser: Browser, url: str) -> None:
-    order = ask(url, f"v1/runs/{REMIX}/plans/3/stats")["order"]
+    order = get_json(url, f"v1/runs/{REMIX}/plans/3/stats")["order"]
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
-        assert numbers(page, "Order of the plan") == [
+        assert numbers(page, "order") == [
             [str(edge), *(str(order["num_steps"][name][i]) for name in MODALITIES)]
             for i, edge in enumerate(order["edges"][:-1])
         ]
@@ -147,12 +164,22 @@ def test_the_order_of_a_plan(browser: Browser, url: str) -> None:
 
 def test_steps_page_and_filter(browser: Browser, url: str) -> None:
     path = "v1/runs/fine/plans/3"
-    every, stats = ask(url, f"{path}/steps?limit=1000")["items"], ask(url, f"{path}/stats")
+    every, stats = (
+        get_json(url, f"{path}/steps?limit=1000")["items"],
+        get_json(url, f"{path}/stats"),
+    )
     assert len(every) > 50
 
     def rows(steps: list[dict[str, Any]]) -> list[list[str]]:
-        facts = [(each["step"], each["modality"], each["rows"]) for each in steps]
-        return [[str(n), m, str(len(rows)), ", ".join(map(str, rows))] for n, m, rows in facts]
+        return [
+            [
+                str(step["step"]),
+                step["modality"],
+                str(len(step["rows"])),
+                ", ".join(map(str, step["rows"])),
+            ]
+            for step in steps
+        ]
 
     with visit(browser, f"{url}#/runs/fine") as page:
         table = page.get_by_role("region", name="Steps")
@@ -163,7 +190,7 @@ def test_steps_page_and_filter(browser: Browser, url: str) -> None:
         assert cells(table) == rows(every[25:50])
         own = [step for step in every if step["modality"] == "sight"]
         assert len(own) > 25
-        page.get_by_label("modality", exact=True).select_option("sight")
+        page.locator("#steps-modality").select_option("sight")
         expect(pager.locator("output")).to_have_text(
             f"1 {DASH} 25 of {stats['modalities']['sight']['num_steps']}"
         )
@@ -178,21 +205,26 @@ def test_steps_page_and_filter(browser: Browser, url: str) -> None:
         )
 
 
-def test_a_samples_story(browser: Browser, url: str, trained_store: Path) -> None:
+def test_the_history_of_a_sample(browser: Browser, url: str, trained_store: Path) -> None:
     samples = FeatureSet.open(StorePath.at(trained_store / "features" / "made")).samples.to_pylist()
     sample = next(
         each["sample_id"] for each in samples if each["split"] == "train" and not each["has_sight"]
     )
-    story = ask(url, f"v1/runs/{REMIX}/samples/{sample}")
+    history = get_json(url, f"v1/runs/{REMIX}/samples/{sample}")
     with visit(browser, f"{url}#/runs/{REMIX}", expected="404") as page:
         page.get_by_label("Sample id").fill(sample)
         page.get_by_role("button", name="Find").click()
         expect(page.get_by_role("heading", name=sample)).to_be_visible()
-        assert "missing sight" in page.locator("#sample .facts").inner_text().replace("\n", " ")
-        shown = cells(page.get_by_role("region", name="The sample's epochs"))
-        facts = [[each[key] for key in ("epoch", "assigned", "step")] for each in story["epochs"]]
-        assert [row[:3] for row in shown] == [list(map(str, each)) for each in facts]
-        last = story["epochs"][3]["modalities"]
+        assert "missing modalities sight" in page.locator(
+            "#sample .properties"
+        ).inner_text().replace("\n", " ")
+        shown = cells(page.get_by_role("region", name="History of the sample"))
+        expected = [
+            [str(epoch[key]) for key in ("epoch", "assigned", "step")]
+            for epoch in history["epochs"]
+        ]
+        assert [row[:3] for row in shown] == expected
+        last = history["epochs"][3]["modalities"]
         keys = ("difficulty", "kl", "p_label")
         assert last["sight"]["kl"] is None
         values = [last[name][key] for name in MODALITIES for key in keys]
@@ -214,21 +246,24 @@ def test_rejected_samples_page_with_their_reasons(browser: Browser, url: str) ->
 
 
 def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> None:
-    found, points = ask(url, "v1/comparisons/demo"), ask(url, "v1/comparisons/demo/curves")["items"]
+    comparison, points = (
+        get_json(url, "v1/comparisons/demo"),
+        get_json(url, "v1/comparisons/demo/curves")["items"],
+    )
     with visit(browser, f"{url}#/comparisons") as page:
         page.get_by_role("link", name="demo").click()
         ready(page)
         rows = cells(page.get_by_role("region", name="Test accuracy", exact=True))
-        for row, each in zip(rows, found["methods"], strict=True):
+        for row, each in zip(rows, comparison["methods"], strict=True):
             heads = [each["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
             assert row[:5] == [each["method"], *(percent(head.get("mean")) for head in heads)]
         test = cells(page.get_by_role("region", name="Tests between methods"))[0]
         assert test[0] == "remix - joint"
-        assert test[1] == f"{100 * found['tests'][0]['difference']:+.1f}".replace("-", MINUS)
+        assert test[1] == f"{100 * comparison['tests'][0]['difference']:+.1f}".replace("-", MINUS)
         fused = [
             [point["validation_accuracy"] for point in points if point["method"] == method]
             for method in ("joint", "remix")
         ]
-        assert numbers(page, "fused") == table(list(zip(*fused, strict=True)))
+        assert numbers(page, "accuracy-fused") == table(list(zip(*fused, strict=True)))
         page.get_by_role("link", name=re.compile("remix, seed 0")).click()
         expect(page.get_by_role("heading", name=REMIX)).to_be_focused()

@@ -1,4 +1,4 @@
-"""What the service answers to a client, one document or a whole list."""
+"""Requests to the service: one document, or all pages of a list."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,17 +10,17 @@ PLAN = f"{RUN}/plans/2"
 
 
 def get(client: httpx.Client, url: str, status: int = 200) -> Any:
-    answer = client.get(url)
-    assert answer.status_code == status, answer.text
-    return answer.json()
+    response = client.get(url)
+    assert response.status_code == status, response.text
+    return response.json()
 
 
 def walk(client: httpx.Client, url: str) -> Iterator[Any]:
-    """All items of a list, page by page."""
+    """Yield all items of a list, page by page."""
     following: str | None = url
     while following:
-        answer = client.get(following)
-        page = answer.json()
+        response = client.get(following)
+        page = response.json()
         yield from page["items"]
         following = page["next"]
-        assert answer.links.get("next", {}).get("url") == following
+        assert response.links.get("next", {}).get("url") == following
