@@ -92,9 +92,9 @@ def values(value: Any) -> Iterator[bytes]:
     """The values in nested containers, in order."""
     if isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, each in items:
+        for key, item in items:
             yield repr(key).encode()
-            yield from values(each)
+            yield from values(item)
     else:
         yield value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
 

@@ -88,7 +88,7 @@ def _built(kind: Any, value: Any) -> Any:
     if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind(**value)
     if isinstance(value, dict) and get_origin(kind) is dict:
-        return {key: _built(get_args(kind)[1], each) for key, each in value.items()}
+        return {key: _built(get_args(kind)[1], item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
 
 
@@ -96,7 +96,7 @@ def _dumped(value: Any, mode: str) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode=mode)
     if isinstance(value, dict):
-        return {key: _dumped(each, mode) for key, each in value.items()}
+        return {key: _dumped(item, mode) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) and mode == "json" else value
 
 

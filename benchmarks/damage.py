@@ -123,9 +123,9 @@ def read_all(reader: str, folder: Path) -> None:
             except Exception as raised:
                 error = describe(raised)
         others = [
-            str(each.message)
-            for each in warned
-            if each.category is UserWarning or each.category is RuntimeWarning
+            str(warning.message)
+            for warning in warned
+            if warning.category in (UserWarning, RuntimeWarning)
         ]
         print(
             json.dumps(

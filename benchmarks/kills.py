@@ -48,7 +48,7 @@ def schedule(kills: int, stages: list[str], seed: int) -> list[Case]:
     total, order = sum(WEIGHTS[stage] for stage in stages), []
     for i, stage in enumerate(stages):
         first, last = (
-            round(kills * sum(WEIGHTS[each] for each in stages[:n]) / total) for n in (i, i + 1)
+            round(kills * sum(WEIGHTS[stage] for stage in stages[:n]) / total) for n in (i, i + 1)
         )
         order += [stage] * (last - first)
     return [
@@ -90,7 +90,7 @@ def main() -> None:
         work.prepare([stage for stage in WEIGHTS if any(case.stage == stage for case in cases)])
         prepared = time.monotonic()
         for case in cases:
-            if sum(len(each.kills) for each in cases) >= arguments.kills:
+            if sum(len(case.kills) for case in cases) >= arguments.kills:
                 break
             work.case(case, arguments.seed)
             print(
@@ -116,7 +116,7 @@ def main() -> None:
         stages=dict(Counter(case.stage for case in cases)),
         modes=dict(Counter(kill.split(",")[0] for case in cases for kill in case.kills)),
         undisturbed_seconds={
-            stage: round(each.seconds, 2) for stage, each in work.undisturbed.items()
+            stage: round(result.seconds, 2) for stage, result in work.undisturbed.items()
         },
         failures=[
             {**asdict(case), "folder": str(folder / f"case-{case.number}")} for case in failed

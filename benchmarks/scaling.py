@@ -157,8 +157,12 @@ def main() -> None:
 def sides(rates: dict[int, list[float]], what: str, goal: float) -> dict[str, object]:
     """Rates by number of workers, and the median over repeats of the ratio of most to fewest."""
     first, last = min(rates), max(rates)
-    ratios = [most / one for one, most in zip(rates[first], rates[last], strict=True)]
-    rounds = {str(number): [round(rate, 2) for rate in each] for number, each in rates.items()}
+    ratios = [
+        largest / smallest for smallest, largest in zip(rates[first], rates[last], strict=True)
+    ]
+    rounds = {
+        str(number): [round(rate, 2) for rate in repeats] for number, repeats in rates.items()
+    }
     return {
         "what": what,
         "ratio": round(statistics.median(ratios), 4),

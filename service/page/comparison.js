@@ -7,17 +7,17 @@ const comparison = (() => {
     const name = params[0];
     const path = `v1/comparisons/${api.part(name)}`;
     const [detail, points] = await Promise.all([api.get(path, signal), api.all(`${path}/curves`, signal)]);
-    const methods = detail.methods.map((each) => each.method);
+    const methods = detail.methods.map((result) => result.method);
     const style = charts.palette(methods, "a");
-    const heads = [...new Set(detail.methods.flatMap((each) => Object.keys(each.accuracy)))];
+    const heads = [...new Set(detail.methods.flatMap((result) => Object.keys(result.accuracy)))];
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
     const methodChip = (method) => chip(method, style(method).colour);
     const head = (title) => h("div", { class: "head" }, h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"), h("h1", { tabindex: -1 }, title), properties([["methods", methods.join(", ")], ["seeds", detail.seeds.join(", ")]]));
     const curves = [
-      ["fused", "Fused head", (point) => point.validation_accuracy], ...modalities.map((each) => [each, `Unimodal head: ${each}`, (point) => point.modalities[each]?.validation_accuracy]),
+      ["fused", "Fused head", (point) => point.validation_accuracy], ...modalities.map((modality) => [modality, `Unimodal head: ${modality}`, (point) => point.modalities[modality]?.validation_accuracy]),
     ].map(([id, title, value]) => curve(`accuracy-${id}`, title, value));
-    const shares = modalities.map((each) => curve(`share-${each}`, `Share of samples: ${each}`, (point) => point.modalities[each]?.share, "No method assigns samples to this modality alone."));
+    const shares = modalities.map((modality) => curve(`share-${modality}`, `Share of samples: ${modality}`, (point) => point.modalities[modality]?.share, "No method assigns samples to this modality alone."));
     const part = (title, note, ...children) => h("section", { class: "part" }, h("h2", {}, title), note ? h("p", { class: "note" }, note) : null, ...children);
 
     // A chart of value(point) over epochs: a line and a band for each method.
@@ -39,20 +39,20 @@ const comparison = (() => {
     }
 
     function results() {
-      const rows = table("Test accuracy", [{ name: "method", head: true }, ...heads.map((each) => ({ name: each === "fused" ? "fused head" : each, num: true })), { name: "steps", num: true }, { name: "relative time", num: true }, { name: "relative FLOPs", num: true }]);
-      rows.update(detail.methods.map((each) => [methodChip(each.method), ...heads.map((one) => format.spread(each.accuracy[one]?.mean, each.accuracy[one]?.sd)), format.integer(each.num_steps), format.fixed(each.time_ratio), format.fixed(each.cost?.flops_ratio)]));
+      const rows = table("Test accuracy", [{ name: "method", head: true }, ...heads.map((head) => ({ name: head === "fused" ? "fused head" : head, num: true })), { name: "steps", num: true }, { name: "relative time", num: true }, { name: "relative FLOPs", num: true }]);
+      rows.update(detail.methods.map((result) => [methodChip(result.method), ...heads.map((one) => format.spread(result.accuracy[one]?.mean, result.accuracy[one]?.sd)), format.integer(result.num_steps), format.fixed(result.time_ratio), format.fixed(result.cost?.flops_ratio)]));
       return rows.element;
     }
 
     function tests() {
       const rows = table("Tests between methods", [{ name: "methods", head: true }, { name: "difference, percentage points", num: true }, { name: "p (t-test over seeds)", num: true }, { name: "p (McNemar test over samples, for each seed)", num: true }]);
-      rows.update(detail.tests.map((each) => [each.pair, format.points(each.difference, each.sd), format.probability(each.paired_t_p), each.mcnemar_p.map(format.probability).join(", ")]));
+      rows.update(detail.tests.map((test) => [test.pair, format.points(test.difference, test.sd), format.probability(test.paired_t_p), test.mcnemar_p.map(format.probability).join(", ")]));
       return rows.element;
     }
 
     function runs() {
       const rows = table("Test accuracy of each run", [{ name: "method", head: true }, ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true }))]);
-      rows.update(detail.methods.map((each) => [methodChip(each.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${each.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${each.method}, seed ${seed}: ${format.percent(each.accuracy.fused?.each[i])}` }, format.percent(each.accuracy.fused?.each[i])))]));
+      rows.update(detail.methods.map((result) => [methodChip(result.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.result[i])}` }, format.percent(result.accuracy.fused?.result[i])))]));
       return rows.element;
     }
 
@@ -75,7 +75,7 @@ const comparison = (() => {
     const mean = x.map((epoch) => by.get(epoch).reduce((a, b) => a + b, 0) / by.get(epoch).length);
     const sd = x.map((epoch, i) => {
       const own = by.get(epoch);
-      return own.length > 1 ? Math.sqrt(own.reduce((sum, each) => sum + (each - mean[i]) ** 2, 0) / (own.length - 1)) : null;
+      return own.length > 1 ? Math.sqrt(own.reduce((sum, number) => sum + (number - mean[i]) ** 2, 0) / (own.length - 1)) : null;
     });
     return { x, mean, sd };
   }

@@ -6,7 +6,7 @@ const dom = (() => {
     for (const [name, value] of Object.entries(attributes ?? {})) {
       if (value === null || value === undefined || value === false) continue;
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (name === "style") for (const [property, each] of Object.entries(value)) element.style.setProperty(property, each);
+      else if (name === "style") for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, setting);
       else element.setAttribute(name, value === true ? "" : value);
     }
     element.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
@@ -34,7 +34,7 @@ const dom = (() => {
       else if (!old.isEqualNode(child)) {
         const link = focused && old.contains(focused) ? focused.getAttribute("href") : null;
         old.replaceWith(child);
-        if (link) [...child.querySelectorAll("a")].find((each) => each.getAttribute("href") === link)?.focus();
+        if (link) [...child.querySelectorAll("a")].find((row) => row.getAttribute("href") === link)?.focus();
       }
     });
     while (parent.children.length > children.length) parent.lastElementChild.remove();

@@ -48,7 +48,7 @@ const lists = (() => {
     path: "v1/comparisons",
     empty: "The store has no comparisons yet. Run `remix compare CONFIG.yaml` to create one.",
     columns: [{ name: "comparison", head: true }, { name: "methods" }, { name: "seeds", num: true }],
-    row: (each) => [link("comparisons", each.name), each.methods.join(", "), format.integer(each.seeds.length)],
+    row: (row) => [link("comparisons", row.name), row.methods.join(", "), format.integer(row.seeds.length)],
   });
 
   const features = listView({
@@ -56,10 +56,10 @@ const lists = (() => {
     path: "v1/features",
     empty: "The store has no features yet. Run `remix decode SHARDS --out STORE/features/NAME` to create a feature set.",
     columns: [{ name: "feature set", head: true }, { name: "modalities" }, { name: "samples", num: true }, { name: "rejected", num: true }, { name: "classes", num: true }, { name: "splits", wide: true }],
-    row: (each) => {
-      const names = Object.keys(each.modalities);
-      const splits = Object.entries(each.splits).map(([name, num]) => `${name} ${format.integer(num)}`).join(", ");
-      return [link("features", each.name), names.map((name) => [chip(name, charts.palette(names)(name).colour), " "]), format.integer(each.num_rows), format.integer(each.num_rejected), format.integer(each.num_classes), splits];
+    row: (row) => {
+      const names = Object.keys(row.modalities);
+      const splits = Object.entries(row.splits).map(([name, num]) => `${name} ${format.integer(num)}`).join(", ");
+      return [link("features", row.name), names.map((name) => [chip(name, charts.palette(names)(name).colour), " "]), format.integer(row.num_rows), format.integer(row.num_rejected), format.integer(row.num_classes), splits];
     },
   });
 
@@ -74,7 +74,7 @@ const lists = (() => {
       empty: "No sample was rejected.",
       total: () => total,
       load: async (start, limit) => total === 0 ? { items: [], next: null } : api.get(api.pagePath(`v1/features/${api.part(name)}/rejected`, start, limit), signal),
-      row: (each) => [each.sample_id || format.NONE, each.reason, each.stage, each.shard, each.error],
+      row: (row) => [row.sample_id || format.NONE, row.reason, row.stage, row.shard, row.error],
     });
     async function show(detail) {
       total = detail.num_rejected;
@@ -93,7 +93,7 @@ const lists = (() => {
     const names = Object.keys(detail.modalities);
     const style = charts.palette(names);
     const modalities = table("Modalities", [{ name: "modality", head: true }, { name: "kind" }, { name: "shape" }, { name: "data type", wide: true }, { name: "samples", num: true }, { name: "samples without it", num: true }]);
-    modalities.update(Object.entries(detail.modalities).map(([each, { kind, shape, dtype, num_rows: num }]) => [chip(each, style(each).colour), kind, shape.join(" × "), dtype, format.integer(num), format.integer(detail.num_rows - num)]));
+    modalities.update(Object.entries(detail.modalities).map(([modality, { kind, shape, dtype, num_rows: num }]) => [chip(modality, style(modality).colour), kind, shape.join(" × "), dtype, format.integer(num), format.integer(detail.num_rows - num)]));
     const rejectedPart = rejected(name, signal);
     const tile = (title, value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
     const crumbs = h("p", { class: "crumbs" }, h("a", { href: "#/features" }, "Features"), " /");

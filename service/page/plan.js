@@ -29,7 +29,7 @@ const plan = (() => {
     const shares = table("Modalities in the plan", [{ name: "modality", head: true }, { name: "share of samples", num: true }, { name: "samples", num: true }, { name: "steps", num: true }, { name: "mean difficulty", num: true }, { name: "mean ability, bits", num: true, wide: true }, { name: "samples without it", num: true, wide: true }]);
     const histograms = new Map(modalities.map((name) => [name, charts.figure(`histogram-${name}`, name, { height: 180 })]));
     const noScores = h("p", { class: "quiet", id: "no-scores" }, "This epoch was not scored. In warm-up, every sample trains all modalities.");
-    const radios = Object.keys(MEASURES).map((each) => h("label", {}, h("input", { type: "radio", name: "measure", value: each, checked: each === measure, onchange: () => { measure = each; drawHistograms(); } }), MEASURES[each].label));
+    const radios = Object.keys(MEASURES).map((key) => h("label", {}, h("input", { type: "radio", name: "measure", value: key, checked: key === measure, onchange: () => { measure = key; drawHistograms(); } }), MEASURES[key].label));
     const graphs = h("div", { class: "grid small" }, [...histograms.values()].map((chart) => chart.element));
     const explanation = h("p", { class: "note" }, "Difficulty: the entropy of the unimodal head's prediction, from 0 (certain) to 1 (uniform). Ability: its KL divergence from a uniform prediction.");
     const histogramPart = h("div", { class: "part" }, h("div", { class: "bar" }, h("h3", {}, "Difficulty of the samples"), h("fieldset", { class: "seg" }, h("legend", { class: "hidden" }, "Quantity"), radios)), noScores, explanation, graphs);
@@ -41,7 +41,7 @@ const plan = (() => {
       empty: "No step trains this modality.",
       total: () => (filter.value ? stats?.modalities[filter.value]?.num_steps ?? 0 : stats?.num_steps ?? null),
       load: (start, limit) => api.get(api.pagePath(`${path()}/steps`, start, limit, filter.value ? `&modality=${api.part(filter.value)}` : ""), loading.signal),
-      row: (each) => [format.integer(each.step), modalityChip(each.modality), format.integer(each.rows.length), rowNumbers(each.rows)],
+      row: (row) => [format.integer(row.step), modalityChip(row.modality), format.integer(row.rows.length), rowNumbers(row.rows)],
     });
     const body = h("div", { class: "part" }, properties, order.element, shares.element, histogramPart, h("div", { class: "bar" }, h("h3", {}, "Steps"), api.report ? null : [h("label", { for: "steps-modality", class: "note" }, "Modality"), filter]), steps.element);
     const none = quiet("No epoch has a plan yet.");

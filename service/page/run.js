@@ -57,37 +57,37 @@ const run = (() => {
       const last = epochs.at(-1);
       const tile = (id, title, value, small = "") => h("div", { "data-tile": id }, h("dt", {}, title), h("dd", {}, value, " ", h("small", {}, small)));
       const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) => tile(`test-${head}`, ["test accuracy, ", names.includes(head) ? chip(head, style(head).colour) : head === "fused" ? "fused head" : head], format.percent(value)));
-      const total = epochs.reduce((sum, each) => sum + (each.seconds.epoch ?? 0), 0);
+      const total = epochs.reduce((sum, row) => sum + (row.seconds.epoch ?? 0), 0);
       dom.patch(tiles, [tile("best", "best validation accuracy", format.percent(detail.best?.validation_accuracy), detail.best ? `epoch ${detail.best.epoch}` : ""), ...tests, tile("churn", "samples that changed modality", format.percent(last?.churn)), tile("time", "total time", epochs.length ? format.seconds(total) : format.NONE)]);
     }
 
     function drawEpochs() {
       if (!epochs) return;
-      const x = epochs.map((each) => each.epoch);
+      const x = epochs.map((row) => row.epoch);
       const base = (y) => ({ x: charts.epochAxis(0, Math.max(detail.planned_epochs - 1, ...x)), y, shapes: charts.marks(detail.warmup_epochs, onePlan.epoch()) });
       const lastOf = (values, text) => values.map((get) => `${get.name} ${text(epochs.at(-1) && get.value(epochs.at(-1)))}`).join(", ");
       const draw = (chart, series, text, more) => chart.draw(() => ({
-        traces: series.map((each) => each.trace(x, column(epochs, each.value))),
+        traces: series.map((row) => row.trace(x, column(epochs, row.value))),
         summary: epochs.length ? `Epoch ${x.at(-1)}: ${lastOf(series, text)}.` : "",
-        columns: [{ name: "epoch", num: true, head: true }, ...series.map((each) => ({ name: each.name, num: true }))],
-        rows: epochs.map((each) => [String(each.epoch), ...series.map(({ value }) => text(value(each)))]),
+        columns: [{ name: "epoch", num: true, head: true }, ...series.map((row) => ({ name: row.name, num: true }))],
+        rows: epochs.map((row) => [String(row.epoch), ...series.map(({ value }) => text(value(row)))]),
         ...more(),
       }));
       const lined = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.line(label, at, y, own) });
       const barred = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.bars(label, at, y, own) });
-      const heads = [lined("fused head", charts.FUSED, (each) => each.validation_accuracy), ...names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.validation_accuracy))];
-      const training = lined("fused head, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (each) => each.train_accuracy);
+      const heads = [lined("fused head", charts.FUSED, (row) => row.validation_accuracy), ...names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.validation_accuracy))];
+      const training = lined("fused head, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (row) => row.train_accuracy);
       draw(figures.accuracy, [...heads, training], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
-      draw(figures.share, names.map((each) => barred(each, style(each), (row) => row.modalities[each]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.share))) ? "So far, every sample trained all modalities." : undefined }));
-      draw(figures.churn, [lined("samples that changed modality", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((each) => format.known(each.churn)) ? undefined : "Available from the second epoch after warm-up." }));
-      const rest = (each) => (format.known(each.seconds.epoch) ? Math.max(0, each.seconds.epoch - STAGES.reduce((sum, stage) => sum + (each.seconds[stage] ?? 0), 0)) : null);
-      draw(figures.seconds, [...STAGES.map((stage, i) => barred(stage, { colour: `var(--s${i})` }, (each) => each.seconds[stage])), barred("other", { colour: "var(--s5)" }, rest)], format.seconds, () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }));
-      draw(figures.loss, [lined("validation", charts.FUSED, (each) => each.validation_loss), lined("training", { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" }, (each) => each.train_loss)], format.fixed, () => ({ layout: base({ hoverformat: ".3f" }) }));
-      draw(figures.rho, [lined("confidence ratio", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (each) => each.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
-      diagnostics.hidden = !epochs.some((each) => names.some((m) => format.known(each.modalities[m]?.zero_mask_accuracy)));
+      draw(figures.share, names.map((name) => barred(name, style(name), (row) => row.modalities[name]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((row) => names.some((m) => format.known(row.modalities[m]?.share))) ? "So far, every sample trained all modalities." : undefined }));
+      draw(figures.churn, [lined("samples that changed modality", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (row) => row.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((row) => format.known(row.churn)) ? undefined : "Available from the second epoch after warm-up." }));
+      const rest = (row) => (format.known(row.seconds.epoch) ? Math.max(0, row.seconds.epoch - STAGES.reduce((sum, stage) => sum + (row.seconds[stage] ?? 0), 0)) : null);
+      draw(figures.seconds, [...STAGES.map((stage, i) => barred(stage, { colour: `var(--s${i})` }, (row) => row.seconds[stage])), barred("other", { colour: "var(--s5)" }, rest)], format.seconds, () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }));
+      draw(figures.loss, [lined("validation", charts.FUSED, (row) => row.validation_loss), lined("training", { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" }, (row) => row.train_loss)], format.fixed, () => ({ layout: base({ hoverformat: ".3f" }) }));
+      draw(figures.rho, [lined("confidence ratio", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (row) => row.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
+      diagnostics.hidden = !epochs.some((row) => names.some((m) => format.known(row.modalities[m]?.zero_mask_accuracy)));
       if (diagnostics.hidden) return;
-      const own = (key) => names.map((each) => lined(each, style(each), (row) => row.modalities[each]?.[key]));
-      draw(figures.cosines, [...own("gradient_cosine"), lined("shared", charts.FUSED, (each) => each.head_gradient_cosine)], format.fixed, () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }));
+      const own = (key) => names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.[key]));
+      draw(figures.cosines, [...own("gradient_cosine"), lined("shared", charts.FUSED, (row) => row.head_gradient_cosine)], format.fixed, () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }));
       draw(figures.alone, own("zero_mask_accuracy"), format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
     }
 
@@ -126,8 +126,8 @@ const run = (() => {
   async function comparisonOf(name, signal) {
     if (!/-seed\d+$/.test(name) || api.report) return null;
     const all = await api.all("v1/comparisons", signal);
-    const isOf = (each, method) => name.replace(/\d+$/, "") === `${each.name}-${method.replaceAll(/[+:]/g, "-")}-seed`;
-    return all.find((each) => each.status !== "damaged" && each.methods.some((method) => isOf(each, method)))?.name ?? null;
+    const isOf = (comparison, method) => name.replace(/\d+$/, "") === `${comparison.name}-${method.replaceAll(/[+:]/g, "-")}-seed`;
+    return all.find((item) => item.status !== "damaged" && item.methods.some((method) => isOf(item, method)))?.name ?? null;
   }
 
   return { view };

@@ -27,7 +27,7 @@ const sample = (() => {
       if (api.report || options.children.length) return;
       try {
         const { items } = await api.get(api.pagePath(`v1/features/${api.part(features)}/samples`, 0, MAX_SUGGESTIONS), signal);
-        options.replaceChildren(...items.map((each) => h("option", { value: each.sample_id })));
+        options.replaceChildren(...items.map((item) => h("option", { value: item.sample_id })));
       } catch {
         // suggestions are optional
       }
@@ -49,7 +49,7 @@ const sample = (() => {
       shown = history.sample_id;
       const missing = Object.entries(history.has).filter(([, present]) => !present).map(([name]) => name);
       const properties = [["class", history.class_name], ["split", history.split], ["row", format.integer(history.row)], ["shard", history.shard], ["missing modalities", missing.join(", ") || "none"]];
-      const planned = history.epochs.some((each) => each.step !== null || each.modalities);
+      const planned = history.epochs.some((epoch) => epoch.step !== null || epoch.modalities);
       result.replaceChildren(h("h3", {}, history.sample_id), dom.properties(properties), ...(planned ? [graphs, rows.element] : [quiet("No plan contains this sample: plans contain the training split only.")]));
       if (!planned) return;
       for (const [chart, field] of [[difficulty, "difficulty"], [probability, "p_label"]]) chart.draw(() => lines(history, field));
@@ -57,28 +57,28 @@ const sample = (() => {
     }
 
     function lines(history, field) {
-      const scored = history.epochs.filter((each) => each.modalities);
-      const x = scored.map((each) => each.epoch);
-      const traces = modalities.map((name) => charts.line(name, x, scored.map((each) => each.modalities[name]?.[field] ?? null), style(name)));
-      const own = scored.filter((each) => each.modalities[each.assigned]);
-      const ring = { type: "scatter", mode: "markers", name: "assigned", x: own.map((each) => each.epoch), y: own.map((each) => each.modalities[each.assigned][field]), hoverinfo: "skip", marker: { symbol: "circle-open", size: 12, color: charts.rgb("var(--ink)"), line: { width: 1.5 } } };
+      const scored = history.epochs.filter((epoch) => epoch.modalities);
+      const x = scored.map((epoch) => epoch.epoch);
+      const traces = modalities.map((name) => charts.line(name, x, scored.map((epoch) => epoch.modalities[name]?.[field] ?? null), style(name)));
+      const own = scored.filter((epoch) => epoch.modalities[epoch.assigned]);
+      const ring = { type: "scatter", mode: "markers", name: "assigned", x: own.map((epoch) => epoch.epoch), y: own.map((epoch) => epoch.modalities[epoch.assigned][field]), hoverinfo: "skip", marker: { symbol: "circle-open", size: 12, color: charts.rgb("var(--ink)"), line: { width: 1.5 } } };
       const last = scored.at(-1);
       const summary = last ? `Epoch ${last.epoch}: ${modalities.map((name) => `${name} ${format.fixed(last.modalities[name]?.[field])}`).join(", ")}.` : "";
       return {
         traces: [...traces, ring], summary, empty: scored.length ? null : "This sample was not scored in any epoch.",
         layout: { x: charts.epochAxis(history.epochs[0].epoch, history.epochs.at(-1).epoch), y: { range: [-0.03, 1.05] } },
         columns: [{ name: "epoch", num: true }, ...modalities.map((name) => ({ name, num: true }))],
-        rows: scored.map((each) => [String(each.epoch), ...modalities.map((name) => format.fixed(each.modalities[name]?.[field]))]),
+        rows: scored.map((epoch) => [String(epoch.epoch), ...modalities.map((name) => format.fixed(epoch.modalities[name]?.[field]))]),
       };
     }
 
-    function row(each) {
-      const assigned = each.assigned === null ? format.NONE : modalities.includes(each.assigned) ? chip(each.assigned, style(each.assigned).colour) : each.assigned;
+    function row(epoch) {
+      const assigned = epoch.assigned === null ? format.NONE : modalities.includes(epoch.assigned) ? chip(epoch.assigned, style(epoch.assigned).colour) : epoch.assigned;
       const scores = modalities.flatMap((name) => {
-        const own = each.modalities?.[name];
+        const own = epoch.modalities?.[name];
         return [format.fixed(own?.difficulty), format.fixed(own?.kl), format.fixed(own?.p_label)];
       });
-      return [String(each.epoch), assigned, each.step === null ? format.NONE : format.integer(each.step), ...scores];
+      return [String(epoch.epoch), assigned, epoch.step === null ? format.NONE : format.integer(epoch.step), ...scores];
     }
 
     return {

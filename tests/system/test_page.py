@@ -75,17 +75,17 @@ def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
         for head in ["fused", *MODALITIES]:
             assert tiles[f"test-{head}"] == percent(run["test_accuracy"][head])
 
-        def own(each: dict[str, Any], what: str) -> list[float | None]:
-            return [each["modalities"][name][what] for name in MODALITIES]
+        def own(epoch: dict[str, Any], what: str) -> list[float | None]:
+            return [epoch["modalities"][name][what] for name in MODALITIES]
 
         what = "validation_accuracy"
-        accuracy = [[each[what], *own(each, what), each["train_accuracy"]] for each in epochs]
+        accuracy = [[epoch[what], *own(epoch, what), epoch["train_accuracy"]] for epoch in epochs]
         assert numbers(page, "accuracy") == table(accuracy)
-        shares = [own(each, "share") for each in epochs]
+        shares = [own(epoch, "share") for epoch in epochs]
         assert shares[0] == [None] * 3
         assert sum(shares[3]) == pytest.approx(1)
         assert numbers(page, "share") == table(shares)
-        assert numbers(page, "churn") == table([[each["churn"]] for each in epochs])
+        assert numbers(page, "churn") == table([[epoch["churn"]] for epoch in epochs])
         label = figure(page, "accuracy").locator(".plot").get_attribute("aria-label")
         assert label and percent(epochs[3]["validation_accuracy"]) in label
         drawn = page.locator("#main figure .plot .main-svg").first
@@ -208,7 +208,7 @@ def test_steps_page_and_filter(browser: Browser, url: str) -> None:
 def test_the_history_of_a_sample(browser: Browser, url: str, trained_store: Path) -> None:
     samples = FeatureSet.open(StorePath.at(trained_store / "features" / "made")).samples.to_pylist()
     sample = next(
-        each["sample_id"] for each in samples if each["split"] == "train" and not each["has_sight"]
+        row["sample_id"] for row in samples if row["split"] == "train" and not row["has_sight"]
     )
     history = get_json(url, f"v1/runs/{REMIX}/samples/{sample}")
     with visit(browser, f"{url}#/runs/{REMIX}", expected="404") as page:
@@ -228,7 +228,7 @@ def test_the_history_of_a_sample(browser: Browser, url: str, trained_store: Path
         keys = ("difficulty", "kl", "p_label")
         assert last["sight"]["kl"] is None
         values = [last[name][key] for name in MODALITIES for key in keys]
-        assert shown[3][3:] == [DASH if each is None else f"{each:.2f}" for each in values]
+        assert shown[3][3:] == [DASH if value is None else f"{value:.2f}" for value in values]
         page.get_by_label("Sample id").fill("no such sample")
         page.get_by_label("Sample id").press("Enter")
         expect(page.locator("#sample .problem")).to_contain_text("no such sample")
@@ -254,9 +254,9 @@ def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> 
         page.get_by_role("link", name="demo").click()
         ready(page)
         rows = cells(page.get_by_role("region", name="Test accuracy", exact=True))
-        for row, each in zip(rows, comparison["methods"], strict=True):
-            heads = [each["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
-            assert row[:5] == [each["method"], *(percent(head.get("mean")) for head in heads)]
+        for row, result in zip(rows, comparison["methods"], strict=True):
+            heads = [result["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
+            assert row[:5] == [result["method"], *(percent(head.get("mean")) for head in heads)]
         test = cells(page.get_by_role("region", name="Tests between methods"))[0]
         assert test[0] == "remix - joint"
         assert test[1] == f"{100 * comparison['tests'][0]['difference']:+.1f}".replace("-", MINUS)
