@@ -52,7 +52,7 @@ const comparison = (() => {
 
     function runs() {
       const rows = table("Test accuracy of each run", [{ name: "method", head: true }, ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true }))]);
-      rows.update(detail.methods.map((result) => [methodChip(result.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.result[i])}` }, format.percent(result.accuracy.fused?.result[i])))]));
+      rows.update(detail.methods.map((result) => [methodChip(result.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.each[i])}` }, format.percent(result.accuracy.fused?.each[i])))]));
       return rows.element;
     }
 

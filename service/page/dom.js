@@ -34,7 +34,7 @@ const dom = (() => {
       else if (!old.isEqualNode(child)) {
         const link = focused && old.contains(focused) ? focused.getAttribute("href") : null;
         old.replaceWith(child);
-        if (link) [...child.querySelectorAll("a")].find((row) => row.getAttribute("href") === link)?.focus();
+        if (link) [...child.querySelectorAll("a")].find((anchor) => anchor.getAttribute("href") === link)?.focus();
       }
     });
     while (parent.children.length > children.length) parent.lastElementChild.remove();

@@ -21,7 +21,6 @@ from tests.support.pages import (
     get_json,
     numbers,
     percent,
-    ready,
     visit,
 )
 
@@ -252,8 +251,9 @@ def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> 
     )
     with visit(browser, f"{url}#/comparisons") as page:
         page.get_by_role("link", name="demo").click()
-        ready(page)
-        rows = cells(page.get_by_role("region", name="Test accuracy", exact=True))
+        results = page.get_by_role("region", name="Test accuracy", exact=True)
+        results.locator("tbody tr").first.wait_for()
+        rows = cells(results)
         for row, result in zip(rows, comparison["methods"], strict=True):
             heads = [result["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
             assert row[:5] == [result["method"], *(percent(head.get("mean")) for head in heads)]
