@@ -20,7 +20,7 @@ TIME_COLUMNS = ("_seconds", "samples_per_second")
 
 def finished(out: Path) -> bool:
     """Whether the folder contains a finished run."""
-    return (out / "run.json").exists() and Run(StorePath.at(out)).facts["status"] == "finished"
+    return (out / "run.json").exists() and Run(StorePath.at(out)).metadata["status"] == "finished"
 
 
 def names(out: Path) -> set[str]:

@@ -121,7 +121,7 @@ class Stages:
         if not self.given:
             self._run(["decode", self.shards, "--out", self.features])
         if {"score", "report"} & {*stages}:
-            self._run(self.arguments("train", self.out("train", self.folder / "store"))[1:])
+            self._run(self.arguments("train", self.out("train", self.folder / "store"))[2:])
         if "plan" in stages:
             self._write_scores()
         for stage in stages:

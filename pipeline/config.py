@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import ConfigError, MissingError, StoreError
 from pipeline.storage.store_path import StorePath
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 """Name of a modality, run or feature set; used in file names, column names and URLs."""
 
 M = TypeVar("M", bound=BaseModel)
@@ -25,7 +26,9 @@ _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
 class StrictModel(BaseModel):
     """A frozen section of a configuration that rejects unknown fields, NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def parse(model: type[M], value: Any, what: str) -> M:
@@ -106,6 +109,11 @@ def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
         )
     if error["type"] == "missing":
         return f"field {field!r} is missing; add it"
+    if error.get("ctx", {}).get("pattern") == _NAME_PATTERN:
+        return (
+            f"field {field!r} has the value {given}: names use letters, digits, _ and -, "
+            "at most 64, and begin with a letter or digit"
+        )
     return f"field {field!r} has the value {given}: {error['msg'].removeprefix('Value error, ')}"
 
 

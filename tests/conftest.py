@@ -1,4 +1,4 @@
-"""What the tests share: one local Ray cluster, and the real data where there is some."""
+"""Fixtures for all tests: one local Ray cluster, a trained store, an S3 server, and real data."""
 
 import functools
 import os
@@ -18,16 +18,18 @@ from tests.support.stores import Command, make_features, run_config
 
 hypothesis.settings.register_profile(
     "untimed", deadline=None
-)  # how long an example takes is the machine's affair
+)  # the time of an example depends on the load of the machine
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(
-    1
-)  # the models of the tests are small: threads only get into each other's way
+# the models of the tests are small: more threads only add overhead
+torch.set_num_threads(1)
 
 
 class ByFile(LoadScopeScheduling):
-    """Gives a process of `pytest -n` whole files, for their fixtures' sake, and all files of tests on the one Ray cluster to one process."""
+    """Gives each process of `pytest -n` complete files, so that fixtures of a module are made once.
+
+    All files that use the shared Ray cluster go to one process.
+    """
 
     # not --dist loadgroup: pytest 9.2 has broken it without a word (pytest-xdist issue 1386)
     def _split_scope(self, nodeid: str) -> str:
@@ -71,7 +73,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with features, two runs, one of them remixed, and their comparison: to be read only."""
+    """A read-only store: features, a joint and a remixed run, and their comparison."""
     from trainer.comparison.compare import compare
     from trainer.launch import launch
 
@@ -83,7 +85,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Callable[[], str]]:
-    """Makes the URI of a fresh bucket on a server with the S3 API; tests that stop a server start one of their own."""
+    """Returns the URI of a new bucket; tests that stop a server start one of their own."""
     from tests.support.object_store import S3Server
 
     server = S3Server()
@@ -93,7 +95,7 @@ def s3() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Unpacks a folder of REMIX_TEST_DATA once and returns where; the manifest lies beside the data."""
+    """Unpacks a folder of REMIX_TEST_DATA once and returns the folder, with its manifest."""
     root = os.environ.get("REMIX_TEST_DATA")
     unpacked: dict[str, Path] = {}
 

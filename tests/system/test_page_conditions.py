@@ -108,7 +108,7 @@ def test_a_new_epoch_appears_while_a_run_trains(
         page.get_by_role("slider", name="Epoch").focus()
         run.plan(3).write_bytes(complete.plan(3).read_bytes())
         write_table(run.path / "epochs.arrow", complete.epochs().combine_chunks())
-        run.update(status="finished", result=complete.facts["result"])
+        run.update(status="finished", result=complete.metadata["result"])
         expect(page.locator(".badge").first).to_have_text("finished", timeout=20_000)
         expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")
         expect(page.get_by_role("slider", name="Epoch")).to_be_focused()
