@@ -1,4 +1,5 @@
 # make demo: set up and run the demo on generated clips.  make test: set up and run all checks.
+# make docs: build the documentation into site/.
 # make findings: all policies on all data sets with a small budget, as in docs/findings.md.
 # make compose-test: test the cluster of docker-compose.yml, with faults, on this machine's Docker.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,13 +9,16 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_DEFAULT_TIMEOUT := 180
 
-.PHONY: demo test findings compose-test check setup clean
+.PHONY: demo test docs findings compose-test check setup clean
 
 demo: $(READY)
 	$(BIN)/remix demo
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 findings: $(READY)
 	$(BIN)/python benchmarks/findings.py --store store/findings --budget small
@@ -36,4 +40,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) store build *.egg-info
+	rm -rf $(VENV) store build site *.egg-info

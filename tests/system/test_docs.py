@@ -1,71 +1,136 @@
-"""The README and the docstrings say what the code does; these tests notice when they lag behind."""
+"""The documentation agrees with the code: pages, generated references, tables and examples."""
 
-import json
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import typer.main
+import pytest
 import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
+import remix
 from pipeline import errors
 from pipeline.config import parse
-from pipeline.decode.config import DecodeConfig, ModalitySpec, Spec
-from pipeline.shards.limits import Limits
+from pipeline.decode.config import DecodeConfig
 from pipeline.storage import schemas as schema
-from remix.cli import app as command_line
-from service.app import create_app
 from service.settings import Settings
+from tests.support.documentation import (
+    CONTRIBUTING,
+    PAGES,
+    README,
+    ROOT,
+    blocks,
+    console_lines,
+    reference,
+    section,
+    table_rows,
+)
 from trainer.comparison.methods import METHODS, POLICIES
 from trainer.config import RunConfig
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+COMMANDS = dict(reference.all_commands())
 
 
-def section(title: str) -> str:
-    return README.split(f"\n{title}\n")[1].split(f"\n{title.split()[0]} ")[0]
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+    assert len(README.encode()) <= 12 * 1024
+    assert [line for line in README.splitlines() if len(line) > 100 and line[0] != "|"] == []
 
 
-def rows(text: str) -> dict[str, list[str]]:
-    """The rows of a text's tables by their first cell, which is code; each name once."""
-    cells = [
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in text.splitlines()
-        if line.startswith("| `")
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert set(listed) == {*PAGES, "index.md", "contributing.md", "changelog.md"}
+
+
+def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    loaded = re.compile(r"<(?:link|script|img|iframe|source)\b[^>]*(?:src|href)=.?(?:https?:)?//")
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    assert [str(page) for page in pages if loaded.search(page.read_text("utf-8"))] == []
+    assert [
+        str(style)
+        for style in tmp_path.rglob("*.css")
+        if re.search(r"url\(.?https?:|@import", style.read_text("utf-8"))
+    ] == []
+
+
+def test_every_page_with_a_reference_is_filled() -> None:
+    used = [
+        name
+        for text in PAGES.values()
+        for name in re.findall(r"^<!-- reference: (\w+) -->$", text, re.MULTILINE)
     ]
-    assert len({row[0] for row in cells}) == len(cells)
-    return {row[0].strip("`"): row for row in cells}
+    assert sorted(used) == sorted(reference.REFERENCES)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def test_every_configuration_field_is_described() -> None:
+    pages = {file: reference.configuration(file) for file in ("run", "decode")}
+    missing = []
+    for key, (model, path) in reference.config_models().items():
+        file = key.split(":")[0]
+        anchor = f"{{ #{file}-{reference.slug(path)} }}"
+        described = table_rows(pages[file].split(anchor)[1].split("\n### ")[0])
+        names = [name for name in model.model_fields if (file, name) != ("decode", "kind")]
+        missing += [f"{key} {name}" for name in names if not described[name][-1]]
+    assert missing == []
 
 
-def commands(group: Any, path: str = "remix") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield from (
-            commands(command, f"{path} {name}")
-            if hasattr(command, "commands")
-            else [(f"{path} {name}", command)]
-        )
+def test_every_command_is_described_with_its_options() -> None:
+    page, missing = reference.commands(), []
+    assert table_rows(section(README, "## Commands")).keys() == COMMANDS.keys()
+    for name, command in COMMANDS.items():
+        described = table_rows(section(f"\n{page}", f"## {name}"))
+        if not command.help:
+            missing.append(name)
+        for option in command.params:
+            flag = max(option.opts, key=len)
+            if option.param_type_name == "option" and not described[flag][-1]:
+                missing.append(f"{name} {flag}")
+    assert missing == []
 
 
-COMMANDS = dict(commands(typer.main.get_command(command_line.app)))
+def test_every_operation_of_the_service_is_described() -> None:
+    page = reference.http_api()
+    for path, operations in reference.openapi()["paths"].items():
+        for verb, operation in operations.items():
+            text = page.split(f"### {verb.upper()} {path}\n")[1].split("\n### ")[0].strip()
+            assert text[0] != "|", path
+            described = table_rows(text)
+            for parameter in operation.get("parameters", []):
+                assert described[parameter["name"]][-1], (path, parameter["name"])
+
+
+def test_the_python_api_has_every_public_name() -> None:
+    text = PAGES["python-api.md"]
+    documented = re.findall(r"^::: remix\.(\w+)$", text, re.MULTILINE)
+    assert sorted([*documented, "__version__"]) == sorted(remix.__all__)
+    assert "`remix.__version__`" in text
+
+
+def test_the_settings_of_the_service_are_listed_with_their_defaults() -> None:
+    settings = table_rows(section(PAGES["http-api.md"], "## Settings"))
+    assert set(settings) == {f"REMIX_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        shown = settings[f"REMIX_{name.upper()}"][1]
+        assert field.default is None or shown == f"`{field.default}`"
 
 
 def test_the_tree_has_every_folder_and_no_other() -> None:
     tree, folders = set(), [""]
-    for line in section("## The repository").split("```")[1].splitlines()[1:]:
-        found = re.fullmatch(r"( *)(\S+) +\S.*", line)
-        assert found, f"no remark: {line}"
-        folders = folders[: len(found[1]) // 2 + 1]
-        folders.append(folders[-1] + found[2])
+    text = section(PAGES["architecture.md"], "## The repository").split("```")[1]
+    for line in text.splitlines()[1:]:
+        entry = re.fullmatch(r"( *)(\S+) +\S.*", line)
+        assert entry, f"no remark: {line}"
+        folders = folders[: len(entry[1]) // 2 + 1]
+        folders.append(folders[-1] + entry[2])
         tree.add(folders[-1])
     roots = ("remix/", "pipeline/", "trainer/", "service/")
     packages = [path.parent for root in roots for path in (ROOT / root).rglob("__init__.py")]
@@ -74,146 +139,68 @@ def test_the_tree_has_every_folder_and_no_other() -> None:
     assert all((ROOT / name).exists() for name in tree)
 
 
-def test_every_command_is_told_with_its_options_and_defaults() -> None:
-    told = {
-        " ".join(word for word in usage.split() if word.islower()): cells[2]
-        for usage, cells in rows(section("## Commands")).items()
-    }
-    assert told.keys() == COMMANDS.keys()
-    for name, command in COMMANDS.items():
-        options = {
-            max(each.opts, key=len): each.default
-            for each in command.params
-            if each.param_type_name == "option"
-        }
-        assert set(re.findall(r"`(--[a-z-]+)", told[name])) == options.keys(), name
-        for option, value in options.items():
-            if isinstance(value, str | int | float | Path) and not isinstance(value, bool):
-                assert f"`{option} {value}`" in told[name], name
+def test_the_tour_names_existing_functions() -> None:
+    tour = section(CONTRIBUTING, "## A tour in ten minutes")
+    stops = re.findall(r"\| `(\S+\.py)` \| `(\w+)` \|$", tour, re.MULTILINE)
+    assert len(stops) > 10
+    for file, name in stops:
+        source = (ROOT / file).read_text("utf-8")
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (file, name)
 
 
-def test_every_example_can_be_typed() -> None:
-    for line in re.findall(r"^remix .*$", "".join(blocks("console")), re.MULTILINE):
-        name = next(name for name in COMMANDS if f"{line} ".startswith(f"{name} "))
-        COMMANDS[name].make_context(name, shlex.split(line.removeprefix(name)))  # raises UsageError
+def test_files_that_pages_name_exist() -> None:
+    text = CONTRIBUTING + PAGES["architecture.md"] + PAGES["damage.md"] + PAGES["faults.md"]
+    roots = "remix|pipeline|trainer|service|tests|benchmarks|deploy|docs"
+    named = set(re.findall(rf"`((?:{roots})/[\w/.-]+?)[`\s:]", text))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_make_targets_exist() -> None:
-    makefile, pages = (
-        (ROOT / "Makefile").read_text(),
-        README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
-    )
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", pages, re.MULTILINE))
-    assert {"demo", "test"} <= named <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-
-
-def test_every_address_and_setting_of_the_service_is_told() -> None:
-    text = section("## The service")
-    addresses = {
-        address.split("?")[0]
-        for line in text.splitlines()
-        if line.startswith("| `/")
-        for address in re.findall(r"`(/[^`]*)`", line.split(" | ")[0])
-    }
-    app = create_app(Settings(store=str(ROOT)))
-    assert addresses - {"/openapi.json"} == set(app.openapi()["paths"])
-    told = {name: cells[1] for name, cells in rows(text).items() if name.startswith("REMIX_")}
-    assert set(told) == {f"REMIX_{name.upper()}" for name in Settings.model_fields}
-    for name, field in Settings.model_fields.items():
-        assert field.default is None or told[f"REMIX_{name.upper()}"] == f"`{field.default}`"
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_every_command_of_a_page_can_be_typed(page: str) -> None:
+    """Options and arguments are parsed; tests/system/test_docs_commands.py runs unmarked blocks."""
+    texts = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING} | PAGES
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)`", texts[page])) <= targets
+    for mark, line in console_lines(texts[page]):
+        assert mark in ("", *reference.NEEDS), line
+        if line.startswith("remix "):
+            name = max((name for name in COMMANDS if f"{line} ".startswith(f"{name} ")), key=len)
+            arguments = shlex.split(line.removeprefix(name))
+            COMMANDS[name].make_context(name, arguments)  # raises UsageError
+        elif line.startswith("make "):
+            assert line.removeprefix("make ") in targets, line
+        else:
+            assert mark, f"only remix and make in a block without a mark: {line}"
+        for script in re.findall(r"\b(?:benchmarks|tests|docs)/\S+\.py", line):
+            assert (ROOT / script).exists(), line
 
 
 def test_the_examples_of_yaml_are_valid() -> None:
-    models = {"name": RunConfig, "modalities": DecodeConfig}
-    values = [yaml.safe_load(block) for block in blocks("yaml")]
-    assert {type(parse(models[next(iter(value))], value, "README")) for value in values} == set(
+    models: dict[str, Any] = {"name": RunConfig, "modalities": DecodeConfig}
+    texts = [README, *PAGES.values()]
+    values = [yaml.safe_load(block) for text in texts for block in blocks(text, "yaml")]
+    assert {type(parse(models[next(iter(value))], value, "page")) for value in values} == set(
         models.values()
     )
 
 
-def leaves(model: BaseModel, prefix: str = "") -> dict[str, tuple[FieldInfo, Any]]:
-    """Every field by its dotted path, with the value that it has in this model."""
-    values = {
-        prefix + name: (field, getattr(model, name))
-        for name, field in type(model).model_fields.items()
-    }
-    nested = [
-        leaves(value, f"{path}.")
-        for path, (_, value) in values.items()
-        if isinstance(value, BaseModel)
-    ]
-    return dict(
-        pair
-        for part in [values, *nested]
-        for pair in part.items()
-        if not isinstance(pair[1][1], BaseModel)
-    )
-
-
-def default(field: FieldInfo, value: Any) -> str:
-    return "required" if field.is_required() else f"`{json.dumps(value)}`"
-
-
-def untold(field: FieldInfo, told: str) -> list[str]:
-    choices = re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[.*?\]", str(field.annotation))))
-    bounds = [
-        f"{sign} {getattr(each, name)}"
-        for each in field.metadata
-        for name, sign in BOUNDS.items()
-        if hasattr(each, name)
-    ]
-    return [each for each in [*(f"`{choice}`" for choice in choices), *bounds] if each not in told]
-
-
-def test_every_field_of_a_run_is_told_with_its_defaults() -> None:
-    small, paper = (
-        leaves(RunConfig.model_validate({"name": "x", "features": "x", "preset": preset}))
-        for preset in ("small", "paper")
-    )
-    told = rows(section("### Run"))
-    assert told.keys() == small.keys()
-    for path, (field, value) in small.items():
-        assert told[path][2:4] == [
-            default(field, value),
-            default(*paper[path]) if paper[path][1] != value else "",
-        ], path
-        assert untold(field, told[path][1]) == [], path
-
-
-def test_every_field_of_decoding_is_told_with_its_default() -> None:
-    fields = dict(DecodeConfig.model_fields) | {"member": Spec.model_fields["member"]}
-    del fields["limits"]
-    fields |= {f"limits.{name}": field for name, field in Limits.model_fields.items()}
-    for spec in get_args(get_args(ModalitySpec)[0]):
-        kind = get_args(spec.model_fields["kind"].annotation)[0]
-        fields |= {
-            f"{kind}.{name}": field
-            for name, field in spec.model_fields.items()
-            if name not in ("kind", "member")
-        }
-    told = rows(section("### Decode"))
-    assert told.keys() == fields.keys()
-    for path, field in fields.items():
-        assert told[path][2] == default(field, field.default), path
-        assert path == "modalities" or untold(field, told[path][1]) == [], path
-
-
 def test_methods_columns_and_reasons_are_those_of_the_code() -> None:
-    assert list(rows(section("## Methods"))) == list(METHODS)
-    assert list(rows(section("## Policies"))) == list(POLICIES)
+    methods, artifacts = PAGES["methods.md"], PAGES["artifacts.md"]
+    assert list(table_rows(section(methods, "## Methods"))) == list(METHODS)
+    assert list(table_rows(section(methods, "## Policies"))) == list(POLICIES)
     schemas = {
         name: getattr(schema, f"{name}_schema")(["<m>"])
         for name in ("samples", "scores", "steps", "epochs")
     }
     schemas |= {"rejected": schema.REJECTED, "plans": schema.MIXED_PLAN}
-    told = {
+    documented = {
         name: set(re.findall(r"`(.+?)`", cells[2]))
-        for name, cells in rows(section("## Artifacts")).items()
+        for name, cells in table_rows(section(artifacts, "## Tables")).items()
     }
-    assert told == {name: set(each.names) for name, each in schemas.items()}
-    assert set(
-        re.findall(r"`(\w+)`", README.split("Reasons in `rejected.arrow`:")[1].split(". ")[0])
-    ) == set(errors.REASONS)
+    assert documented == {name: set(each.names) for name, each in schemas.items()}
+    reasons = artifacts.split("Reasons in `rejected.arrow`:")[1].split(".\n")[0]
+    assert set(re.findall(r"`(\w+)`", reasons)) == set(errors.REASONS)
 
 
 def test_the_exceptions_are_drawn_as_they_are() -> None:
@@ -243,8 +230,7 @@ def test_the_exceptions_are_drawn_as_they_are() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    assert [
-        link
-        for link in re.findall(r"\]\(([^)#]+)\)", README)
-        if not link.startswith("https://") and not (ROOT / link).exists()
-    ] == []
+    """Links of the pages in docs/ are checked by the build of the site."""
+    for text in (README, CONTRIBUTING):
+        for link in re.findall(r"\]\(([^)#]+)\)", text):
+            assert link.startswith("https://") or (ROOT / link).exists(), link
