@@ -70,7 +70,7 @@ def compare(
     from trainer.config import load_run
 
     result, text = _compared(load_run(config), methods_of(methods, tables), seeds)
-    say(result, f"{text}\n{result['path']}", json_)
+    say(result, f"{text}\n{result['place']}", json_)
 
 
 def _compared(
