@@ -140,11 +140,13 @@ def configuration(file: str) -> str:
             if not is_model and paper.get(name) != small.get(name) and name != "preset":
                 default += f"; `paper`: {default_text(field, paper[name])}"
             kind = type_text(field.annotation, tuple(field.metadata))
-            rows.append([f"`{name}`", kind, default, field.description or ""])
+            nested = models_in(field.annotation)
+            about = nested[0].__doc__ if len(nested) == 1 else ""
+            rows.append([f"`{name}`", kind, default, field.description or about or ""])
         title = f"`{path}`" if path else "Top level"
-        about = " ".join((model.__doc__ or "").split())
+        heading = f"### {title} {{ #{file}-{slug(path)} }}"
         columns = ("field", "values", "default", "meaning")
-        parts.append(f"### {title} {{ #{file}-{slug(path)} }}\n\n{about}\n\n{table(columns, rows)}")
+        parts += [heading, " ".join((model.__doc__ or "").split()), table(columns, rows)]
     return "\n\n".join(parts)
 
 
