@@ -8,9 +8,8 @@ SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generato
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.arrays import FloatArray, Int64Array, UInt64Array
+from pipeline.arrays import Float64Array, Int64Array, UInt64Array
 from pipeline.portable_log import log
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -69,12 +68,12 @@ def hashes(key: int, counters: Int64Array) -> UInt64Array:
     return out
 
 
-def uniform(values: UInt64Array) -> npt.NDArray[np.float64]:
+def uniform(values: UInt64Array) -> Float64Array:
     """Map hashes to uniform numbers in [0, 1) with 53 random bits."""
     return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def gumbel(values: UInt64Array) -> FloatArray:
+def gumbel(values: UInt64Array) -> Float64Array:
     """Map hashes to the standard Gumbel distribution: -log(-log u), u in (0, 1) with 52 bits."""
     uniform = ((values >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return -log(-log(uniform))

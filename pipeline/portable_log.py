@@ -5,14 +5,14 @@ It uses additions, products and quotients only, which IEEE 754 rounds alike ever
 
 import numpy as np
 
-from pipeline.arrays import FloatArray
+from pipeline.arrays import Float64Array
 
 LN2 = 0.6931471805599453
 NUM_TERMS = 12
 """Terms of the series. Each is smaller than the one before by a factor of at least 34."""
 
 
-def log(values: FloatArray) -> FloatArray:
+def log(values: Float64Array) -> Float64Array:
     """Natural logarithm of positive numbers.
 
     For x = m 2^e with m in [sqrt(1/2), sqrt(2)): log x = 2 artanh((m - 1) / (m + 1)) + e ln 2.
@@ -24,5 +24,5 @@ def log(values: FloatArray) -> FloatArray:
     square, series = ratio * ratio, np.zeros_like(ratio)
     for power in range(2 * NUM_TERMS - 1, 0, -2):
         series = series * square + 1 / power
-    result: FloatArray = 2 * ratio * series + exponent * LN2
+    result: Float64Array = 2 * ratio * series + exponent * LN2
     return result

@@ -72,7 +72,7 @@ def _silence_ray() -> None:
     context.print_on_execution_start = False
 
 
-def require(
+def require_resources(
     what: str, cpus: float, gpus: float, resources: Mapping[str, float] | None = None
 ) -> None:
     """Check that Ray can ever schedule `what`.

@@ -56,8 +56,8 @@ class Trainer:
         self.cursor = Cursor()
         self._resume()
         inputs = Inputs(self.architecture, config.seed, world.device)
-        step = strategy_of(config)
-        self.step = step(self.model, self._wrap(), inputs, self.optimizer, config, world)
+        strategy = strategy_of(config)
+        self.train_step = strategy(self.model, self._wrap(), inputs, self.optimizer, config, world)
         amp = config.train.amp == "bf16"
         self.predictor = Predictor(self.model, inputs, features, world.device, amp)
         self.diagnostics = (
@@ -66,7 +66,7 @@ class Trainer:
             else None
         )
         self.recorder = Recorder(
-            run, features, world, self.cursor.epoch, self.cursor.step, masks=self.step.masks
+            run, features, world, self.cursor.epoch, self.cursor.step, masks=self.train_step.masks
         )
 
     def _wrap(self) -> nn.Module:
@@ -116,7 +116,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.learning_rate(epoch)
         resources = self.config.resources
-        skip = self.config.model.mask == "skip" and self.step.masks
+        skip = self.config.model.mask == "skip" and self.train_step.masks
         loader = PlanLoader(
             self.features,
             plan,
@@ -130,7 +130,7 @@ class Trainer:
             step_start, step, num_steps = time.perf_counter(), batch.step.step, len(plan)
             # a model with dropout resumes exactly too, since its draws depend only on the step
             torch.manual_seed(step_seed(self.config.seed, epoch, step, self.world.rank))
-            output = self.step(batch, epoch)
+            output = self.train_step(batch, epoch)
             is_last = step + 1 == num_steps
             checkpoint_due = is_last or (step + 1) % resources.checkpoint_every == 0
             if checkpoint_due and self.world.device.type == "cuda":

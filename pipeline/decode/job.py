@@ -17,10 +17,10 @@ from pipeline.decode.finish import finish, rejected_rows
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check
 from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
-from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, ingest, scan_shard
+from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, decode_shard, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
-from pipeline.ray_cluster import connect, require
+from pipeline.ray_cluster import connect, require_resources
 from pipeline.shards.discover import shard_names
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint_of
@@ -55,7 +55,7 @@ def decode(
         BudgetError: more samples were rejected than the configuration allows.
     """
     connect(address, num_cpus)
-    require("decode tasks", 1, 0, resources)
+    require_resources("decode tasks", 1, 0, resources)
     report = progress or (lambda _: None)
     names = shard_names(shards)
     options = {"concurrency": concurrency, "resources": dict(resources or {})}
@@ -84,7 +84,7 @@ def decode(
             )
             for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
         ]
-        num_reused = _ingest(jobs, scans, config, report, options)
+        num_reused = _decode_shards(jobs, scans, config, report, options)
         manifest = finish(out, jobs, config, classes, specs, parents)
     notes = [f"took over from {dead_owner}, which ended unexpectedly"] if dead_owner else []
     return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
@@ -129,7 +129,7 @@ def _scan(
     return [scans[i] for i in range(len(shards))]
 
 
-def _ingest(
+def _decode_shards(
     jobs: Sequence[ShardJob],
     scans: Sequence[ShardScan],
     config: DecodeConfig,
@@ -189,7 +189,7 @@ def _run_job(job: ShardJob) -> tuple[int, bool, list[str]]:
             f"Node {platform.node()} cannot see the output folder {job.out}",
             "Decode into storage that all nodes of the cluster share.",
         )
-    record = ingest(job)
+    record = decode_shard(job)
     return record["rows"], record["reused"], [row["reason"] for row in record["rejected"]]
 
 

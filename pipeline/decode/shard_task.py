@@ -172,7 +172,7 @@ class _Scan:
             self.losses.append(text)
 
 
-def ingest(job: ShardJob) -> dict[str, Any]:
+def decode_shard(job: ShardJob) -> dict[str, Any]:
     """Decode a shard into its parts, or reuse them if they are complete.
 
     Returns:

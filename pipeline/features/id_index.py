@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import UInt64Array
 from pipeline.errors import DataError
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.store_path import StorePath
@@ -17,7 +17,7 @@ INDEX_ROWS = 2**16
 """Rows per record batch, the unit that a look-up reads."""
 
 
-def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
+def hash_ids(ids: Iterable[str]) -> UInt64Array:
     """Hash sample ids: (N,) uint64, the first 8 bytes of each SHA-256, little-endian."""
     # no table contains an id with unpaired surrogates, but a query may
     return np.frombuffer(
@@ -28,7 +28,7 @@ def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint64]:
     )
 
 
-def write_ids(path: StorePath, hashes: Sequence[npt.NDArray[np.uint64]]) -> None:
+def write_ids(path: StorePath, hashes: Sequence[UInt64Array]) -> None:
     """Write the index of all sample ids, given their hashes in row order.
 
     Uses 24 bytes of memory per row. Raises StoreError.

@@ -1,28 +1,28 @@
-"""Assignment: which modality each row trains.
+"""Assignment: the modality that each row is used to train.
 
-A row trains the modality of lowest cost. A temperature T adds noise: with T times a Gumbel draw
-subtracted, modality k is the cheapest with probability proportional to exp(-cost_k / T) (Gumbel
-1954; Maddison et al. 2014, arXiv 1411.0030). Natural shares need only the memory of a slice of the
-scores. Target shares (pipeline/plans/target_shares.py) need the float64 costs of all rows at once.
+Each row has a cost per modality, and trains the modality of lowest cost. With policy `kl` the cost
+is the ability: a low ability is a difficult sample, so a row trains its most difficult modality.
+
+A temperature T adds noise: with T times a Gumbel draw subtracted, modality k is the cheapest with
+probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030).
+Natural shares need only the memory of a slice of the scores. Target shares
+(pipeline/plans/target_shares.py) need the float64 costs of all rows at once.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Int64Array, UInt64Array
+from pipeline.arrays import BoolArray, FloatArray, Int8Array, Int64Array, UInt64Array
 from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
 from pipeline.errors import DataError, MismatchError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import CostScale, above_chance, cost_scales
-from pipeline.plans.target_shares import AssignmentArray, assign_to_target, cheapest, target_of
+from pipeline.plans.target_shares import assign_to_target, cheapest, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
-
-Costs = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,20 +34,20 @@ class AssignmentRule:
     seed: int
     epoch: int
     source: str = "kl"
-    """Costs are read from the columns <source>_<m>."""
+    """FloatArray are read from the columns <source>_<m>."""
     scales: tuple[CostScale, ...] = ()
     temperature: float = 0.0
-    solved: tuple[Int64Array, AssignmentArray] | None = None
+    solved: tuple[Int64Array, Int8Array] | None = None
     """All rows (N,), ascending, and their assignment, if target shares change the natural one."""
 
-    def assign(self, block: pa.Table) -> AssignmentArray:
+    def assign(self, block: pa.Table) -> Int8Array:
         """(n,) int8: index of each row's modality; of tied modalities, the last."""
         if self.solved is None:
             return cheapest(self.costs(block))
         rows, assignment = self.solved
         return assignment[np.searchsorted(rows, column(block, "row"))]
 
-    def costs(self, block: pa.Table) -> list[Costs]:
+    def costs(self, block: pa.Table) -> list[FloatArray]:
         """The cost (n,) of each modality by the policy, NaN if the sample lacks it.
 
         Ability (kl), its negative (easy), probability of the label (loss) or a hash in [0, 1)
@@ -73,8 +73,8 @@ class AssignmentRule:
             ]
         return costs
 
-    def _read(self, block: pa.Table, name: str) -> Costs:
-        values: Costs = column(block, f"{self.source}_{name}")
+    def _read(self, block: pa.Table, name: str) -> FloatArray:
+        values: FloatArray = column(block, f"{self.source}_{name}")
         if self.source == "kl":
             return values
         lacking = self._lacking(block, name)
@@ -88,8 +88,8 @@ class AssignmentRule:
             )
         return np.where(lacking, np.nan, values)
 
-    def _lacking(self, block: pa.Table, name: str) -> npt.NDArray[np.bool_]:
-        lacking: npt.NDArray[np.bool_] = np.isnan(column(block, f"kl_{name}"))
+    def _lacking(self, block: pa.Table, name: str) -> BoolArray:
+        lacking: BoolArray = np.isnan(column(block, f"kl_{name}"))
         return lacking
 
     def _hashes(self, block: pa.Table, purpose: Purpose) -> Iterator[UInt64Array]:
@@ -162,7 +162,7 @@ def _source(scores: Scores, config: PlanConfig) -> str:
     return source
 
 
-def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> AssignmentArray:
+def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Int8Array:
     """(N,) int8: index in `scores.modalities` of the modality that each row trains.
 
     Raises ConfigError, DataError, MismatchError.

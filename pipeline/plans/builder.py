@@ -10,10 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Int64Array
+from pipeline.arrays import Int8Array, Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
@@ -22,7 +21,7 @@ from pipeline.storage.arrow_files import blocks, column
 from pipeline.storage.metadata import Fingerprinter, encode_metadata
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
 
-AssignRows = Callable[[pa.Table], npt.NDArray[np.int8]]
+AssignRows = Callable[[pa.Table], Int8Array]
 """Maps any slice of the table of rows to a modality index per row."""
 
 CHUNK_ROWS = 2**20
@@ -172,7 +171,7 @@ class PlanBuilder:
             [self._table.slice(start, stop - start) for start, stop in self._groups[group].tolist()]
         )
 
-    def _assign_group(self, group: int) -> npt.NDArray[np.int8]:
+    def _assign_group(self, group: int) -> Int8Array:
         table = self._slice(group)
         return np.concatenate([self._assign(block) for block in blocks(table)])
 
@@ -185,7 +184,7 @@ class PlanBuilder:
         """
         table, windows, assignment = self._slice(group), self._groups[group], self._assigned(group)
         rows = column(table, "row")
-        subsets: npt.NDArray[np.integer] = assignment
+        subsets: IntArray = assignment
         if len(windows) > 1:
             subsets = assignment.astype(np.int64) * len(windows) + np.repeat(
                 np.arange(len(windows)), windows[:, 1] - windows[:, 0]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Float64Array, FloatArray
 from pipeline.errors import DataError
 from pipeline.plans.config import PlanConfig
 from pipeline.portable_log import LN2, log
@@ -25,9 +25,9 @@ class CostScale:
     zero: float = 0.0
     unit: float = 1.0
 
-    def __call__(self, costs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    def __call__(self, costs: FloatArray) -> Float64Array:
         """Normalise costs (n,); NaN, a missing modality, stays NaN."""
-        normalised: npt.NDArray[np.float64] = (costs.astype(np.float64) - self.zero) / self.unit
+        normalised: Float64Array = (costs.astype(np.float64) - self.zero) / self.unit
         return normalised
 
 
@@ -50,7 +50,7 @@ def cost_scales(scores: Scores, config: PlanConfig, source: str) -> tuple[CostSc
 def _spread(scores: Scores, name: str) -> CostScale:
     """Mean and population SD over the rows that have the modality; an SD of 0 counts as 1."""
 
-    def blocks() -> Iterator[npt.NDArray[np.float64]]:
+    def blocks() -> Iterator[Float64Array]:
         for block in scores.blocks():
             values = column(block, name).astype(np.float64)
             yield values[~np.isnan(values)]

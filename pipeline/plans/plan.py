@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import BoolArray, Int8Array, Int64Array
 from pipeline.errors import DataError
 from pipeline.plans.validation import check_plan
 from pipeline.storage.arrow_files import read_table
@@ -24,8 +24,8 @@ class Step:
 
     step: int
     modality: str
-    rows: npt.NDArray[np.int64]
-    assigned: npt.NDArray[np.int8] | None = None
+    rows: Int64Array
+    assigned: Int8Array | None = None
     """Mixed batches only, (n,): index of the modality that each row trains, -1 for all of them."""
 
     @property
@@ -33,7 +33,7 @@ class Step:
         """First 16 hex digits of the SHA-256 of the rows as int64, as a run's log of steps has."""
         return hashlib.sha256(np.ascontiguousarray(self.rows, np.int64).data).hexdigest()[:16]
 
-    def for_rank(self, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+    def for_rank(self, rank: int, world_size: int) -> Int64Array:
         """Rows of one rank: a contiguous slice of the global batch; sizes differ by at most one."""
         return self.rows[self.slice_of(rank, world_size)]
 
@@ -42,10 +42,10 @@ class Step:
         num = len(self.rows)
         return slice(num * rank // world_size, num * (rank + 1) // world_size)
 
-    def trained(self, modalities: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def trained(self, modalities: Sequence[str]) -> BoolArray:
         """Mixed batches only, (n, K): which modalities each row trains, present or not."""
         assert self.assigned is not None, "all rows of this batch train the same modality"
-        trained: npt.NDArray[np.bool_] = (self.assigned[:, None] == np.arange(len(modalities))) | (
+        trained: BoolArray = (self.assigned[:, None] == np.arange(len(modalities))) | (
             self.assigned[:, None] < 0
         )
         return trained

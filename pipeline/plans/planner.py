@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import Int8Array, Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.assign import assignment_rule
@@ -26,14 +26,14 @@ so that a new field does not change the fingerprints of existing plans."""
 
 
 def joint_plan_builder(
-    rows: npt.NDArray[np.int64],
+    rows: Int64Array,
     batch_size: int,
     seed: int,
     epoch: int,
     *,
     config: PlanConfig | None = None,
     modalities: Sequence[str] = (),
-    labels: npt.NDArray[np.integer] | None = None,
+    labels: IntArray | None = None,
     num_classes: int | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> PlanBuilder:
@@ -145,7 +145,7 @@ def _assigner(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Assi
         return assign
     key = key_of(seed, epoch, Purpose.JOINT_SHARE)
 
-    def with_joint(part: pa.Table) -> npt.NDArray[np.int8]:
+    def with_joint(part: pa.Table) -> Int8Array:
         return np.where(
             uniform(hashes(key, column(part, "row"))) < config.joint_share,
             np.int8(-1),
@@ -155,8 +155,8 @@ def _assigner(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Assi
     return with_joint
 
 
-def _assignment_of(part: pa.Table) -> npt.NDArray[np.int8]:
-    assignment: npt.NDArray[np.int8] = column(part, "assignment")
+def _assignment_of(part: pa.Table) -> Int8Array:
+    assignment: Int8Array = column(part, "assignment")
     return assignment
 
 

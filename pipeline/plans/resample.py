@@ -6,9 +6,9 @@ arXiv 2309.06255: one, two or three copies for a Shapley value near 0.5, 0 or -0
 """
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import FloatArray, Int8Array
 from pipeline.errors import DataError
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
@@ -17,13 +17,13 @@ EDGES = (-0.1, 0.4, 0.9)
 """Thresholds of Shapley values; a value has one copy per threshold that it does not exceed."""
 
 
-def copies(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int8]:
+def copies(values: FloatArray) -> Int8Array:
     """Number of copies that train a modality, from its Shapley values of any shape; NaN gives 0."""
     num = sum((values <= edge).astype(np.int8) for edge in EDGES)
     return np.asarray(num, np.int8)
 
 
-def with_copies(scores: Scores, assignment: npt.NDArray[np.int8]) -> pa.Table:
+def with_copies(scores: Scores, assignment: Int8Array) -> pa.Table:
     """All rows with `assignment` (N,), each followed by its copies. Raises DataError.
 
     Columns: row, label, `copy` (0 for the row itself) and `assignment`; 15 bytes per row.
@@ -47,7 +47,7 @@ def with_copies(scores: Scores, assignment: npt.NDArray[np.int8]) -> pa.Table:
     )
 
 
-def _values(scores: Scores, name: str) -> npt.NDArray[np.floating]:
+def _values(scores: Scores, name: str) -> FloatArray:
     source = f"shapley_{name}"
     if source not in scores.table.column_names:
         raise DataError(

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, Int8Array
 from pipeline.errors import DataError, MissingError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import BATCH_ROWS
@@ -169,7 +168,7 @@ def _parts(plan: BatchPlan, names: list[str]) -> Iterator[tuple[Array, Array, Ar
         yield modality, sizes, rows.flatten().to_numpy(), assignment
 
 
-def _assignment(plan: BatchPlan, names: list[str]) -> npt.NDArray[np.int8]:
+def _assignment(plan: BatchPlan, names: list[str]) -> Int8Array:
     """(largest row + 1,) int8: index of each row's modality, UNPLANNED if not in the plan."""
     last = max((int(rows.max(initial=-1)) for _, _, rows, _ in _parts(plan, names)), default=-1)
     assignment = np.full(last + 1, UNPLANNED, np.int8)
@@ -249,9 +248,7 @@ def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
     return np.bincount(distinct // span, minlength=len(sizes))
 
 
-def _churn(
-    assignment: npt.NDArray[np.int8], names: list[str], previous: BatchPlan | None
-) -> float | None:
+def _churn(assignment: Int8Array, names: list[str], previous: BatchPlan | None) -> float | None:
     if previous is None or _any_joint(assignment, names):
         return None
     before_names = _names(previous)
@@ -266,11 +263,11 @@ def _churn(
     return _ratio(int((to_now[before[:num]] != assignment[:num])[both].sum()), int(both.sum()))
 
 
-def _any_joint(assignment: npt.NDArray[np.int8], names: list[str]) -> bool:
+def _any_joint(assignment: Int8Array, names: list[str]) -> bool:
     return ALL in names and bool((assignment == names.index(ALL)).any())
 
 
-def _class_counts(assignment: npt.NDArray[np.int8], labels: Array, num: int) -> Array:
+def _class_counts(assignment: Int8Array, labels: Array, num: int) -> Array:
     """(num, C): class counts of each modality's rows, over the rows that both arrays have."""
     num_classes = int(labels.max(initial=0)) + 1
     counts = np.zeros(num * num_classes, np.int64)
@@ -284,7 +281,7 @@ def _class_counts(assignment: npt.NDArray[np.int8], labels: Array, num: int) -> 
     return counts.reshape(num, num_classes)
 
 
-def _at(assignment: npt.NDArray[np.int8], rows: Array) -> npt.NDArray[np.int8]:
+def _at(assignment: Int8Array, rows: Array) -> Int8Array:
     """The assignment of some rows, UNPLANNED for rows after the last planned one."""
     if not len(assignment):
         return np.full(len(rows), UNPLANNED, np.int8)

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.arrays import FloatArray, Int64Array, UInt64Array
+from pipeline.arrays import Float64Array, FloatArray, Int8Array, Int64Array, UInt64Array
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
 
-AssignmentArray = npt.NDArray[np.int8]
 COST_BITS = 44
 """Costs are scaled to integers from -2**COST_BITS to 2**COST_BITS."""
 LIMIT = 2.0 ** (COST_BITS + 2)
@@ -91,8 +89,8 @@ def target_of(
 
 
 def assign_to_target(
-    target: Target, names: Sequence[str], costs: FloatArray, keys: UInt64Array
-) -> AssignmentArray:
+    target: Target, names: Sequence[str], costs: Float64Array, keys: UInt64Array
+) -> Int8Array:
     """Assign rows to modalities under a target at the least total cost: (n,) int8.
 
     Args:
@@ -132,7 +130,7 @@ def assign_to_target(
         raised += below
 
 
-def cheapest(costs: Sequence[npt.NDArray[np.floating]] | FloatArray) -> AssignmentArray:
+def cheapest(costs: Sequence[FloatArray] | Float64Array) -> Int8Array:
     """(n,) int8: the modality of lowest cost, of several the last. NaN is a missing modality."""
     best, assignment = costs[0], np.zeros(len(costs[0]), np.int8)
     for k, cost in enumerate(costs[1:], 1):
@@ -143,8 +141,8 @@ def cheapest(costs: Sequence[npt.NDArray[np.floating]] | FloatArray) -> Assignme
 
 
 def _solve(
-    counts: Int64Array, names: Sequence[str], costs: FloatArray, keys: UInt64Array
-) -> AssignmentArray:
+    counts: Int64Array, names: Sequence[str], costs: Float64Array, keys: UInt64Array
+) -> Int8Array:
     num, num_rows = costs.shape
     prices, first, step = np.zeros(num), COST_BITS, num_rows // SAMPLE_ROWS
     if num == 2:
@@ -176,11 +174,11 @@ def _solve(
 
 def _scale(
     counts: Int64Array,
-    costs: FloatArray,
+    costs: Float64Array,
     keys: UInt64Array,
-    prices: FloatArray,
+    prices: Float64Array,
     bits: Iterable[int],
-) -> tuple[AssignmentArray, FloatArray, list[int]]:
+) -> tuple[Int8Array, Float64Array, list[int]]:
     """Solve for costs without their last `bits`, one after the other (cost scaling).
 
     Returns:
@@ -210,7 +208,7 @@ def _scale(
 
 
 def _move(
-    counts: Int64Array, costs: FloatArray, assignment: AssignmentArray, keys: UInt64Array
+    counts: Int64Array, costs: Float64Array, assignment: Int8Array, keys: UInt64Array
 ) -> list[int]:
     """Move rows along cheapest paths until every modality has its count; changes `assignment`.
 
@@ -238,7 +236,7 @@ def _move(
     return []
 
 
-def _margins(costs: FloatArray, assignment: AssignmentArray) -> FloatArray:
+def _margins(costs: Float64Array, assignment: Int8Array) -> Float64Array:
     """(K, K): least cost of moving a row from one modality to another, infinite if impossible."""
     margins = np.full((len(costs), len(costs)), np.inf)
     for k in range(len(costs)):
@@ -248,7 +246,7 @@ def _margins(costs: FloatArray, assignment: AssignmentArray) -> FloatArray:
     return margins
 
 
-def _distances(start: FloatArray, margins: FloatArray) -> tuple[FloatArray, Int64Array]:
+def _distances(start: Float64Array, margins: Float64Array) -> tuple[Float64Array, Int64Array]:
     """Shortest path to each modality (Bellman-Ford): its length, and the modality before the last.
 
     -1 marks the start of a path.

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrays import BoolArray, Int64Array, IntArray
 from pipeline.errors import DataError
 from pipeline.storage.metadata import Fingerprinter
 from pipeline.storage.schemas import ALL, MIXED_PLAN
@@ -92,7 +92,7 @@ class _Rules:
         self._names: set[str] = set()
         self.last_row = -1
 
-    def check(self, batch: pa.RecordBatch, start: int) -> npt.NDArray[np.int64]:
+    def check(self, batch: pa.RecordBatch, start: int) -> Int64Array:
         """Check the steps of a record batch, numbered from `start`, and return all their rows."""
         for name in ("step", "modality", "rows"):
             column = batch.column(name)
@@ -119,7 +119,7 @@ class _Rules:
                 f"{self._what}: step {start + wrong[0]} has {sizes[wrong[0]]} rows{limit}",
                 "plan again",
             )
-        values: npt.NDArray[np.int64] = rows.flatten().to_numpy()
+        values: Int64Array = rows.flatten().to_numpy()
         self._check_rows(values, sizes, start)
         if "assigned" in batch.schema.names:
             self._check_assigned(batch.column("assigned"), rows, start)
@@ -172,9 +172,7 @@ class _Rules:
                 "plan again",
             )
 
-    def _check_rows(
-        self, values: npt.NDArray[np.int64], sizes: npt.NDArray[np.integer], start: int
-    ) -> None:
+    def _check_rows(self, values: Int64Array, sizes: IntArray, start: int) -> None:
         if not len(values):
             return
         self.last_row = max(self.last_row, int(values.max()))
@@ -201,13 +199,13 @@ class _Marks:
         self._start, self._num = start, 0
         self._seen = np.zeros(0, np.bool_)
 
-    def inside(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def inside(self, rows: Int64Array) -> Int64Array:
         """The rows inside the window, relative to its start."""
         if not len(rows) or (not self._start and rows.max() < WINDOW_ROWS):
             return rows
         return rows[(rows >= self._start) & (rows < self._start + WINDOW_ROWS)] - self._start
 
-    def add(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def add(self, rows: Int64Array) -> BoolArray:
         """Mark rows, and return for each one inside the window whether it was marked before."""
         inside = self.inside(rows)
         needed = int(inside.max(initial=-1)) + 1
@@ -215,7 +213,7 @@ class _Marks:
             seen = np.zeros(min(max(needed, len(self._seen) * 5 // 4), WINDOW_ROWS), np.bool_)
             seen[: len(self._seen)] = self._seen
             self._seen = seen
-        before: npt.NDArray[np.bool_] = self._seen[inside]
+        before: BoolArray = self._seen[inside]
         self._seen[inside] = True
         self._num += len(inside)
         return before

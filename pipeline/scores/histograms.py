@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, Int8Array
 from pipeline.errors import ConfigError, DataError
 from pipeline.scores.difficulty import difficulty
 from pipeline.scores.table import Scores
@@ -32,7 +31,7 @@ def score_histograms(
     num_classes: int | None = None,
     *,
     num_bins: int = NUM_BINS,
-    assignment: npt.NDArray[np.int8] | None = None,
+    assignment: Int8Array | None = None,
     names: Sequence[str] | None = None,
 ) -> Json:
     """Histograms of ability (`kl`, bits) and difficulty for each modality.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.features.feature_set import FeatureSet
-from pipeline.ray_cluster import connect, require
+from pipeline.ray_cluster import connect, require_resources
 from pipeline.scores.build import Predict, batches_of, join_scores, score_rows
 
 Progress = Callable[[int, int], None]
@@ -59,7 +59,7 @@ def score(
         The scores table, as join_scores.
     """
     connect()
-    require(f"{workers} workers", workers, workers * num_gpus)
+    require_resources(f"{workers} workers", workers, workers * num_gpus)
     rows = features.rows_of(split)
     numbers = [number for number, _ in batches_of(rows, batch_size)]
     dataset = ray.data.from_items(

@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, BoolArray
 from pipeline.errors import DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
@@ -138,7 +137,7 @@ class Scores:
                     "score these features again",
                 )
 
-    def check_has(self, has: npt.NDArray[np.bool_]) -> None:
+    def check_has(self, has: BoolArray) -> None:
         """Check that a modality has a score if and only if the sample has it.
 
         Args:
@@ -227,7 +226,7 @@ def check_values(
 
 def _wrong_values(
     block: pa.Table, name: str, num_classes: int | None
-) -> Iterator[tuple[str, npt.NDArray[np.bool_], str]]:
+) -> Iterator[tuple[str, BoolArray, str]]:
     """Yield for each rule the column, which of its rows (n,) break it, and the rule in words."""
     largest = math.inf if num_classes is None else math.log2(num_classes) + TOLERANCE
     kl = column(block, f"kl_{name}")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrays import Int32Array
 from pipeline.errors import DataError
 from pipeline.storage.strict_json import parse_json
 
@@ -89,7 +89,7 @@ class Fingerprinter:
         )
 
 
-def _text_of(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
+def _text_of(column: pa.Array) -> tuple[Int32Array, memoryview]:
     """Offsets and UTF-8 bytes of a string column. Raises ValueError if it contains nulls."""
     _, offset_buffer, data = column.buffers()
     if column.null_count:

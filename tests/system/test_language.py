@@ -1,6 +1,6 @@
-"""A short list of expressions that readers stumbled over is kept out of everything that people read.
+"""A short list of expressions that readers stumbled over must not occur in code, README or docs.
 
-It is a reminder, not a style guide: CONTRIBUTING.md says how Remix is written.
+It is a reminder, not a style guide: see "How to write" in CONTRIBUTING.md.
 """
 
 import ast
@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 AVOIDED = re.compile(
-    r"\b(told|tells|mend(s|ed|ing)?|by heart|tak(en?|es|ing) up|(is|are|was|were) there|(lies?|stands?) (in|at|on|beside|below)"
-    r"|hears?|what it says|goes ill)\b",
+    r"\b(told|tells|mend(s|ed|ing)?|by heart|tak(en?|es|ing) up|(is|are|was|were) there"
+    r"|(lies?|stands?) (in|at|on|beside|below)|hears?|what it says|goes ill)\b",
     re.IGNORECASE,
 )
 PACKAGES = ("remix", "pipeline", "trainer", "service", "benchmarks", "tests")
@@ -29,7 +29,7 @@ FILES = [
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and text of what is written for people in a file: strings and comments of Python, all of another."""
+    """Line numbers and text: strings and comments of a Python file, all lines of another file."""
     text = path.read_text("utf-8")
     if path.suffix != ".py":
         yield from enumerate(text.splitlines(), 1)

@@ -13,7 +13,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from pipeline.errors import MissingError, RemixError, StoreError
-from pipeline.ray_cluster import connect, require
+from pipeline.ray_cluster import connect, require_resources
 from pipeline.storage.store_path import StorePath
 from trainer import config as configs
 from trainer import loop
@@ -42,7 +42,7 @@ def reserve(resources: configs.ResourcesConfig) -> bool:
         f"cpus_per_worker {resources.cpus_per_worker:g})"
     )
     others = {name: amount * num for name, amount in resources.worker_resources.items()}
-    require(what, num * resources.cpus_per_worker, num if use_gpu else 0, others)
+    require_resources(what, num * resources.cpus_per_worker, num if use_gpu else 0, others)
     return use_gpu
 
 

@@ -6,10 +6,10 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
+from pipeline.arrays import BoolArray
 from trainer.comparison.cost import Meter, cost_of
 from trainer.comparison.methods import trains_heads
 from trainer.config import RunConfig
@@ -31,7 +31,7 @@ class RunResult:
     """Test accuracy per head; None if no test sample has the modality, or it was not trained."""
     zero_mask: Accuracy
     """Test accuracy of the fused head with one modality only; empty without diagnostics."""
-    correct: npt.NDArray[np.bool_]
+    correct: BoolArray
     """(n,) whether the fused head is right, per test sample."""
     cost: dict[str, Any]
     """As cost_of."""
@@ -94,7 +94,7 @@ def paired_tests(results: Sequence[RunResult], methods: Sequence[str]) -> list[d
     return tests
 
 
-def mcnemar_p(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+def mcnemar_p(first: BoolArray, second: BoolArray) -> float:
     """p of the exact two-sided McNemar test, from which samples (n,) each method gets right."""
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if only_first + only_second == 0:

@@ -7,11 +7,11 @@ torchvision's v2 transforms cannot do that: they draw once per batch, from a glo
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.arrays import BoolArray, Float64Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from trainer.models.encoders import EncoderConfig
 
@@ -20,15 +20,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LOG_RATIO = float(np.log(4 / 3))
 """A crop's aspect ratio is between 3/4 and 4/3."""
 
-Rows = npt.NDArray[np.int64]
-Uniforms = npt.NDArray[np.float64]
-
 
 def prepare(
     batch: Tensor,
     moments: Mapping[str, Sequence[float]],
     config: EncoderConfig,
-    rows: Rows,
+    rows: Int64Array,
     *,
     seed: int,
     epoch: int,
@@ -61,8 +58,8 @@ def prepare(
 
 
 def frame_indices(
-    num_stored: int, num: int, rows: Rows, seed: int, epoch: int, *, training: bool
-) -> npt.NDArray[np.int64]:
+    num_stored: int, num: int, rows: Int64Array, seed: int, epoch: int, *, training: bool
+) -> Int64Array:
     """Choose one stored frame per equal segment, (B, num): random in training, else central."""
     bounds = num_stored * np.arange(num + 1) // num
     lengths = np.diff(bounds)
@@ -71,18 +68,18 @@ def frame_indices(
     return bounds[:-1] + (_draws(Purpose.FRAMES, num, rows, seed, epoch) * lengths).astype(np.int64)
 
 
-def _draws(purpose: Purpose, num: int, rows: Rows, seed: int, epoch: int) -> Uniforms:
+def _draws(purpose: Purpose, num: int, rows: Int64Array, seed: int, epoch: int) -> Float64Array:
     # (B, num) in [0, 1)
     return np.stack(
         [uniform(hashes(key_of(seed, epoch, purpose, i), rows)) for i in range(num)], axis=1
     )
 
 
-def _flips(config: EncoderConfig, rows: Rows, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
+def _flips(config: EncoderConfig, rows: Int64Array, seed: int, epoch: int) -> BoolArray:
     return (_draws(Purpose.FLIP, 1, rows, seed, epoch)[:, 0] < 0.5) & config.flip
 
 
-def _crop(x: Tensor, config: EncoderConfig, rows: Rows, seed: int, epoch: int) -> Tensor:
+def _crop(x: Tensor, config: EncoderConfig, rows: Int64Array, seed: int, epoch: int) -> Tensor:
     """Crop, flip and resize: one random box per row, the same for all its frames."""
     area, ratio, left, top = _draws(Purpose.CROP, 4, rows, seed, epoch).T
     area = config.crop_area + (1 - config.crop_area) * area
@@ -108,7 +105,7 @@ def _crop(x: Tensor, config: EncoderConfig, rows: Rows, seed: int, epoch: int) -
     ).reshape(x.shape)
 
 
-def _axis(x: Tensor, dim: int, scale: Uniforms, centre: Uniforms) -> Tensor:
+def _axis(x: Tensor, dim: int, scale: Float64Array, centre: Float64Array) -> Tensor:
     """Sampling positions along an axis, (B, size).
 
     Computed on the CPU so that rounding does not depend on the batch's size.

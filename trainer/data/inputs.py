@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.arrays import BoolArray, Int64Array
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
@@ -16,7 +15,7 @@ from trainer.models.encoders import NUM_IDS
 from trainer.models.model import ModelConfig
 
 
-def by_modality(names: Sequence[str], columns: npt.NDArray[np.bool_]) -> dict[str, Tensor]:
+def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:
     """Split a (B, K) bool array into (B,) tensors by modality."""
     return {name: torch.from_numpy(columns[:, k].copy()) for k, name in enumerate(names)}
 
@@ -42,7 +41,7 @@ class Inputs:
     def __call__(
         self,
         raw: Mapping[str, Tensor],
-        rows: npt.NDArray[np.int64],
+        rows: Int64Array,
         epoch: int = 0,
         *,
         training: bool,
@@ -72,7 +71,7 @@ class Inputs:
         return prepared
 
     def of_rows(
-        self, features: FeatureSet, rows: npt.NDArray[np.int64]
+        self, features: FeatureSet, rows: Int64Array
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Read rows for evaluation: inputs and, by modality, which rows have it (B,)."""
         names = features.modalities

@@ -63,7 +63,7 @@ def check_cache(config: RunConfig, features: FeatureSet) -> None:
         )
 
 
-def fetching(
+def prefetched_rows(
     features: FeatureSet, rows: Array, batch_size: int, world: World
 ) -> Iterator[tuple[int, Array]]:
     """Yield this rank's numbered batches of rows, with all modalities prefetched."""

@@ -86,7 +86,12 @@ the feature (B, D).
 
 
 class Encoder(nn.Module):
-    """An encoder made of stages: `forward` runs all of them, `stages` runs one at a time."""
+    """Base class of encoders, which run stage by stage.
+
+    A subclass defines `forward`, (B, ...) -> (B, D), `channels` and `stage`, or `stages` if its
+    stages cannot be run one after another. It is chosen by its name in EncoderConfig.kind and
+    ENCODERS.
+    """
 
     channels: tuple[int, ...]
     """Output channels of each stage; the last is the length of the feature."""

@@ -5,6 +5,11 @@ A masked or missing modality has a feature of zeros. The masks differ in what ru
 - feature: it runs and its feature is set to zero, as in the paper's public code, so that optimizer
   moments, weight decay and BatchNorm statistics still change it.
 - input: it runs on zeros, and its output is used.
+
+Words for the rows of a batch, each a (B,) bool per modality:
+- present: the sample has the modality.
+- unmasked: the plan does not mask the modality in this row; given only if rows differ in that.
+- visible: the fusion sees the modality: present and unmasked, or present with mask `input`.
 """
 
 from collections.abc import Collection, Mapping

@@ -4,19 +4,17 @@ The heads are fitted to the encoders' current features (`train.scores: cross_fit
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from pipeline.arrays import Float32Array, Int64Array
 from pipeline.errors import RemixError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import Predict
 from trainer.config import RunConfig
-from trainer.data.part_prefetcher import fetching
+from trainer.data.part_prefetcher import prefetched_rows
 from trainer.process_group import World
 from trainer.scoring.lda import Grid, Heads, Statistics, fit, folds_of
 from trainer.scoring.predictor import Predictor
-
-Rows = npt.NDArray[np.int64]
 
 
 def fit_heads(
@@ -36,7 +34,7 @@ def fit_heads(
             fit(summed) if world.is_rank_zero else Heads(np.empty(0), np.empty(0), np.empty(0))
         )
 
-    def predict(rows: Rows) -> dict[str, npt.NDArray[np.float32]]:
+    def predict(rows: Int64Array) -> dict[str, Float32Array]:
         folds = folds_of(rows, config.seed)
         return {
             name: heads[name](grids[name](x), folds)
@@ -68,7 +66,9 @@ def _statistics(
     statistics = {
         name: Statistics(len(features.classes), len(grid.exponents)) for name, grid in grids.items()
     }
-    for _, batch in fetching(features, features.rows_of("train"), config.train.score_batch, world):
+    for _, batch in prefetched_rows(
+        features, features.rows_of("train"), config.train.score_batch, world
+    ):
         labels, folds = features.labels[batch], folds_of(batch, config.seed)
         for k, (name, x) in enumerate(_finite(predictor, features, batch).items()):
             present = features.has[batch, k]
@@ -77,8 +77,8 @@ def _statistics(
 
 
 def _finite(
-    predictor: Predictor, features: FeatureSet, rows: Rows
-) -> dict[str, npt.NDArray[np.float32]]:
+    predictor: Predictor, features: FeatureSet, rows: Int64Array
+) -> dict[str, Float32Array]:
     """The features (B, D_k) of each modality, zero for rows that lack it.
 
     Raises RemixError if one is not finite.

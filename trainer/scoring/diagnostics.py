@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.arrays import Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.features.feature_set import FeatureSet
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
-from trainer.data.part_prefetcher import fetching
+from trainer.data.part_prefetcher import prefetched_rows
 from trainer.models.model import FUSED, MultimodalModel
 from trainer.process_group import World
 from trainer.scoring.predictor import Predictor
@@ -30,7 +30,7 @@ Examples = tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor]
 Values = dict[str, float | None]
 
 
-def probe_rows(features: FeatureSet, seed: int) -> npt.NDArray[np.int64]:
+def probe_rows(features: FeatureSet, seed: int) -> Int64Array:
     """A random sample of at most NUM_ROWS rows of the train split, fixed by the seed; ascending."""
     rows = features.rows_of("train")
     order = np.argsort(hashes(key_of(seed, Purpose.DIAGNOSTICS), rows), kind="stable")
@@ -113,7 +113,7 @@ def _cosine(first: Tensor | None, second: Tensor | None) -> float | None:
 def zero_mask_accuracies(
     predictor: Predictor,
     features: FeatureSet,
-    rows: npt.NDArray[np.int64],
+    rows: Int64Array,
     batch_size: int,
     world: World,
 ) -> Values:
@@ -126,7 +126,7 @@ def zero_mask_accuracies(
         present, predict = rows[features.has[rows, k]], predictor.alone(name)
         num_correct = sum(
             int((predict(batch)[FUSED].argmax(axis=1) == features.labels[batch]).sum())
-            for _, batch in fetching(features, present, batch_size, world)
+            for _, batch in prefetched_rows(features, present, batch_size, world)
         )
         total = int(world.sum(torch.tensor(num_correct, device=world.device)))
         accuracies[name] = total / len(present) if len(present) else None
@@ -166,6 +166,6 @@ class Diagnostics:
             probe_rows(self.features, self.config.seed),
             self.config.train.score_batch,
         )
-        for _, rows in fetching(self.features, probe, batch_size, World()):
+        for _, rows in prefetched_rows(self.features, probe, batch_size, World()):
             labels = torch.from_numpy(self.features.labels[rows]).long().to(self.world.device)
             yield *self.inputs.of_rows(self.features, rows), labels

@@ -8,7 +8,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import join_scores, score_rows
 from pipeline.storage.arrow_files import column
 from trainer.config import RunConfig
-from trainer.data.part_prefetcher import fetching
+from trainer.data.part_prefetcher import prefetched_rows
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.cross_fitting import fit_heads
@@ -42,7 +42,7 @@ def score_epoch(
             else predictor
         )
         tables: list[pa.Table] = []
-        for _, batch in fetching(features, rows, config.train.score_batch, world):
+        for _, batch in prefetched_rows(features, rows, config.train.score_batch, world):
             table = score_rows(features, batch, predict(batch))
             if config.plan.copies == "resample":
                 table = with_values(table, features, batch, predictor)

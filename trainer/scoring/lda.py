@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.arrays import FloatArray, Int64Array
+from pipeline.arrays import Float32Array, Float64Array, FloatArray, Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.portable_log import log
 
@@ -34,7 +33,7 @@ class Grid:
     exponents: Int64Array
 
     @classmethod
-    def of(cls, sample: npt.NDArray[np.floating]) -> "Grid":
+    def of(cls, sample: FloatArray) -> "Grid":
         """Fit the grid to a sample (n, D): its values become at most 2**(BITS - HEADROOM).
 
         A feature that is 0 throughout the sample gets the exponent of the largest feature.
@@ -43,11 +42,11 @@ class Grid:
         largest = np.where(largest > 0, largest, largest.max() or 1.0)
         return cls(BITS - HEADROOM - np.frexp(largest)[1].astype(np.int64))
 
-    def __call__(self, features: npt.NDArray[np.floating]) -> FloatArray:
+    def __call__(self, features: FloatArray) -> Float64Array:
         """Round features (n, D) to integers, as float64."""
-        integers: FloatArray = np.rint(np.ldexp(features.astype(np.float64), self.exponents)).clip(
-            -(2**BITS), 2**BITS
-        )
+        integers: Float64Array = np.rint(
+            np.ldexp(features.astype(np.float64), self.exponents)
+        ).clip(-(2**BITS), 2**BITS)
         return integers
 
 
@@ -57,17 +56,17 @@ class Statistics:
     counts (F, C) of rows, sums (F, C, D) of features by class, products (F, D, D) of features.
     """
 
-    def __init__(self, num_classes: int, dim: int, values: FloatArray | None = None) -> None:
+    def __init__(self, num_classes: int, dim: int, values: Float64Array | None = None) -> None:
         """All zeros, or views of `values`, the `values` attribute of other statistics."""
         sizes = [FOLDS * num_classes, FOLDS * num_classes * dim, FOLDS * dim * dim]
-        self.values: FloatArray = np.zeros(sum(sizes)) if values is None else values
+        self.values: Float64Array = np.zeros(sum(sizes)) if values is None else values
         """All statistics in one array, so that one sum joins those of several ranks."""
         counts, sums, products = np.split(self.values, np.cumsum(sizes)[:-1])
         self.counts = counts.reshape(FOLDS, num_classes)
         self.sums = sums.reshape(FOLDS, num_classes, dim)
         self.products = products.reshape(FOLDS, dim, dim)
 
-    def add(self, integers: FloatArray, labels: npt.NDArray[np.integer], folds: Int64Array) -> None:
+    def add(self, integers: Float64Array, labels: IntArray, folds: Int64Array) -> None:
         """Add rows: integer features (n, D), labels (n,) and folds (n,)."""
         np.add.at(self.counts, (folds, labels), 1)
         np.add.at(self.sums, (folds, labels), integers)
@@ -83,11 +82,11 @@ class Heads:
     Weights are integers too, so that the product is exact.
     """
 
-    weights: FloatArray  # (F, D, C)
-    units: FloatArray  # (F,)
-    bias: FloatArray  # (F, C)
+    weights: Float64Array  # (F, D, C)
+    units: Float64Array  # (F,)
+    bias: Float64Array  # (F, C)
 
-    def __call__(self, integers: FloatArray, folds: Int64Array) -> npt.NDArray[np.float32]:
+    def __call__(self, integers: Float64Array, folds: Int64Array) -> Float32Array:
         """Class probabilities (n, C) of integer features (n, D), each by the head of its fold."""
         logits = np.empty((len(integers), self.bias.shape[1]))
         for fold in range(FOLDS):
@@ -96,7 +95,7 @@ class Heads:
                 fold
             ]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: FloatArray = odds / odds.sum(axis=1, keepdims=True)
+        probabilities: Float64Array = odds / odds.sum(axis=1, keepdims=True)
         return probabilities.astype(np.float32)
 
 
@@ -114,8 +113,8 @@ def fit(statistics: Statistics) -> Heads:
 
 
 def _fit(
-    counts: FloatArray, sums: FloatArray, products: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    counts: Float64Array, sums: Float64Array, products: Float64Array
+) -> tuple[Float64Array, Float64Array, Float64Array]:
     """Fit one head to statistics (C,), (C, D), (D, D): integer weights (D, C), unit, bias (C,)."""
     num, (num_classes, dim), occurring = float(counts.sum()), sums.shape, counts > 0
     prior = np.full(num_classes, -math.inf if num else 0.0)
@@ -137,7 +136,7 @@ def _fit(
     return np.rint(np.ldexp(weights, exponent)), np.ldexp(np.ones(()), -exponent), bias
 
 
-def _shrunk(covariance: FloatArray, num: float) -> FloatArray:
+def _shrunk(covariance: Float64Array, num: float) -> Float64Array:
     """Shrink a covariance (D, D) of `num` samples (Chen et al. 2010, equation 23)."""
     dim, trace = len(covariance), float(np.trace(covariance))
     squares = float((covariance * covariance).sum())
@@ -147,7 +146,7 @@ def _shrunk(covariance: FloatArray, num: float) -> FloatArray:
     return (1 - shrinkage) * covariance + shrinkage * trace / dim * np.eye(dim)
 
 
-def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
+def _solve(matrix: Float64Array, right: Float64Array) -> Float64Array:
     """Solve matrix X = right for X (D, C), with a positive definite matrix (D, D).
 
     Plain Gaussian elimination: the bits of LAPACK's result depend on the number of threads.

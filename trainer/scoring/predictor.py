@@ -12,7 +12,7 @@ from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import column
 from trainer.data.inputs import Inputs
-from trainer.data.part_prefetcher import fetching
+from trainer.data.part_prefetcher import prefetched_rows
 from trainer.models.model import FUSED, MultimodalModel
 from trainer.process_group import World
 
@@ -86,7 +86,7 @@ def outcomes(
         int32 and `p_label_<head>` float32, the probability of the label.
     """
     tables = []
-    for _, batch in fetching(features, rows, batch_size, world):
+    for _, batch in prefetched_rows(features, rows, batch_size, world):
         by_head, labels = predictor(batch), features.labels[batch]
         columns = {"row": batch}
         columns |= {

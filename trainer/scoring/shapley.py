@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from math import factorial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, Float32Array
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from trainer.config import RunConfig
@@ -86,7 +85,7 @@ def _fused(
     return model.fuse(unmasked, logits, torch.stack(present))
 
 
-def shapley(correct: Array, has: Array) -> npt.NDArray[np.float32]:
+def shapley(correct: Array, has: Array) -> Float32Array:
     """Exact Shapley values (N, K), NaN if a sample lacks the modality.
 
     The value of a subset is its size if its prediction is correct, else 0 (equation 1). The players

@@ -60,15 +60,15 @@ class TrainStep:
 
     def __call__(self, batch: Batch, epoch: int) -> StepOutput:
         """Train on one batch."""
-        outputs, labels, present = self.forward(batch, epoch)
-        loss = self.loss(outputs, labels, present, batch)
+        outputs, labels, trained = self.forward(batch, epoch)
+        loss = self.loss(outputs, labels, trained, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over ranks; the loss is already divided by the
         # global count, so it needs the sum
         (loss * self.world.size).backward()
-        self.after_backward(outputs, labels, present)
+        self.after_backward(outputs, labels, trained)
         self.update()
-        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, present))
+        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, trained))
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
         """Prepare a batch and run the model on it.
@@ -76,9 +76,9 @@ class TrainStep:
         Returns:
             The outputs, the labels (B,), and by modality the rows that train it, (B,) bool.
         """
-        inputs, labels, present = self.prepare(batch, epoch)
+        inputs, labels, trained = self.prepare(batch, epoch)
         active = batch.step.modality if self.masks else ALL
-        return self.run(inputs, batch, active), labels, present
+        return self.run(inputs, batch, active), labels, trained
 
     def prepare(
         self, batch: Batch, epoch: int
@@ -88,12 +88,12 @@ class TrainStep:
         Returns:
             The inputs, the labels (B,), and by modality the rows that train it, (B,) bool.
         """
-        present = {}
+        trained = {}
         for name, value in batch.present.items():
             valid = value & batch.unmasked[name] if batch.unmasked else value
-            present[name] = valid.to(self.world.device, non_blocking=True)
+            trained[name] = valid.to(self.world.device, non_blocking=True)
         inputs = self.inputs(batch.inputs, batch.rows.numpy(), epoch, training=True)
-        return inputs, batch.labels.to(self.world.device, non_blocking=True), present
+        return inputs, batch.labels.to(self.world.device, non_blocking=True), trained
 
     def run(self, inputs: Mapping[str, Tensor], batch: Batch, active: str) -> Outputs:
         """Run the model on a batch that trains the modality `active`, or "all"."""
@@ -124,7 +124,7 @@ class TrainStep:
         )
 
     def loss(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
         """CE(fused) + sum over the active modalities of w CE(unimodal).
 
@@ -133,12 +133,12 @@ class TrainStep:
         """
         fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
         return sum(
-            self.unimodal_losses(outputs, labels, present, batch),
+            self.unimodal_losses(outputs, labels, trained, batch),
             start=fused / len(batch.step.rows),
         )
 
     def unimodal_losses(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor], batch: Batch
     ) -> Iterator[Tensor]:
         """Yield w CE(unimodal) of each modality with a loss.
 
@@ -148,7 +148,7 @@ class TrainStep:
         for name, logits in outputs.unimodal.items():
             if name not in loss_outputs:
                 continue
-            losses = F.cross_entropy(logits.float(), labels, reduction="none") * present[name]
+            losses = F.cross_entropy(logits.float(), labels, reduction="none") * trained[name]
             if step.assigned is None:
                 yield self.weight(batch) * losses.sum() / batch.num_valid[name]
                 continue
@@ -158,7 +158,7 @@ class TrainStep:
             yield (weights * losses).sum() / len(step.rows)
 
     def after_backward(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]
     ) -> None:
         """Hook to modify the gradients, already reduced over ranks, before the update."""
 
@@ -168,10 +168,10 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
 
-    def count(self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]) -> Tensor:
+    def count(self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
         """Count the correct rows of each head, (1 + K,)."""
         counts = {FUSED: (outputs.fused.argmax(1) == labels).sum()}
         for name, logits in outputs.unimodal.items():
-            counts[name] = ((logits.argmax(1) == labels) & present[name]).sum()
+            counts[name] = ((logits.argmax(1) == labels) & trained[name]).sum()
         none = labels.new_zeros(())
         return torch.stack([counts.get(name, none) for name in (FUSED, *self.model.modalities)])

@@ -44,32 +44,32 @@ class Mla(TrainStep):
             )
 
     def __call__(self, batch: Batch, epoch: int) -> StepOutput:
-        inputs, labels, present = self.prepare(batch, epoch)
+        inputs, labels, trained = self.prepare(batch, epoch)
         names = self.model.modalities if batch.step.modality == ALL else [batch.step.modality]
         total, outputs = torch.zeros((), device=labels.device), {}
         for name in names:
             if batch.num_valid[name]:
                 outputs[name] = self.run(inputs, batch, name)
-                total = total + self.adapt(name, outputs[name], labels, present[name], batch)
-        merged = self.merge(outputs, present)
-        return StepOutput(loss=total, num_correct=self.count(merged, labels, present))
+                total = total + self.adapt(name, outputs[name], labels, trained[name], batch)
+        merged = self.merge(outputs, trained)
+        return StepOutput(loss=total, num_correct=self.count(merged, labels, trained))
 
     def loss_outputs(self, batch: Batch) -> set[str]:
         """The unimodal heads only."""
         return set(self.model.modalities)
 
     def adapt(
-        self, name: str, outputs: Outputs, labels: Tensor, present: Tensor, batch: Batch
+        self, name: str, outputs: Outputs, labels: Tensor, trained: Tensor, batch: Batch
     ) -> Tensor:
         """Update a modality's encoder and the shared head.
 
         Returns this rank's share of CE(unimodal) over the global batch.
         """
         losses = F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none")
-        loss = (losses * present).sum() / batch.num_valid[name]
+        loss = (losses * trained).sum() / batch.num_valid[name]
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world.size).backward()
-        total = self.world.sum(outputs.features[name][present].sum(0, dtype=torch.float32))
+        total = self.world.sum(outputs.features[name][trained].sum(0, dtype=torch.float32))
         # schedule of the paper's public code: 0.1 at the start of an epoch to 0.01 at its end
         damping = 0.1 ** (1 + batch.step.step / batch.num_steps)
         cast(SharedHead, self.model.head(name)).project(total / batch.num_valid[name], damping)
@@ -77,14 +77,14 @@ class Mla(TrainStep):
         return loss.detach()
 
     @torch.no_grad()
-    def merge(self, outputs: dict[str, Outputs], present: Mapping[str, Tensor]) -> Outputs:
+    def merge(self, outputs: dict[str, Outputs], trained: Mapping[str, Tensor]) -> Outputs:
         """Combine the outputs of all modalities, each from before its own update."""
         names = self.model.modalities
-        head, none = self.model.head(names[0]), torch.zeros_like(present[names[0]])
+        head, none = self.model.head(names[0]), torch.zeros_like(trained[names[0]])
         features = dict.fromkeys(names, head.weight.new_zeros(len(none), head.in_features))
         logits = dict.fromkeys(names, head.weight.new_zeros(len(none), head.out_features))
         for name, output in outputs.items():
             features[name], logits[name] = output.features[name], output.unimodal[name]
-        visible = torch.stack([present[name] if name in outputs else none for name in names])
+        visible = torch.stack([trained[name] if name in outputs else none for name in names])
         fused = self.model.fuse(list(features.values()), list(logits.values()), visible)
         return Outputs(fused, {name: logits[name] for name in outputs}, features)

@@ -47,11 +47,11 @@ class OgmGe(TrainStep):
 
     @torch.no_grad()
     def after_backward(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]
     ) -> None:
         """grad <- coefficient * grad + N(0, SD(grad)), with the same noise on every rank."""
         factors = coefficients(
-            self.discrepancy(outputs, labels, present), self.config.train.ogm_alpha
+            self.discrepancy(outputs, labels, trained), self.config.train.ogm_alpha
         )
         generator = torch.Generator(self.world.device).manual_seed(self._noise_seed)
         for name, coefficient in zip(self.model.modalities, factors, strict=True):
@@ -62,11 +62,11 @@ class OgmGe(TrainStep):
                     grad.mul_(coefficient).add_(noise * spread)
 
     def discrepancy(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor]
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]
     ) -> list[float | None]:
         """Mean probability of the label by each modality's part of the logits.
 
-        Averaged over the rows of all ranks that have the modality; None if no row present it.
+        Averaged over the rows of all ranks that have the modality; None if no row has it.
         """
         names = self.model.modalities
         missing = torch.zeros_like(outputs.fused)
@@ -79,7 +79,7 @@ class OgmGe(TrainStep):
         for k, (name, part) in enumerate(zip(names, parts, strict=True)):
             if name in outputs.unimodal:
                 p_label = torch.softmax(part.double(), dim=1).gather(1, labels[:, None])[:, 0]
-                sums[:, k] = torch.stack([p_label[present[name]].sum(), present[name].sum()])
+                sums[:, k] = torch.stack([p_label[trained[name]].sum(), trained[name].sum()])
         self.world.sum(sums)
         return [total / num if num else None for total, num in zip(*sums.tolist(), strict=True)]
 

@@ -20,8 +20,8 @@ class Unimodal(TrainStep):
         return super().loss_outputs(batch) - {FUSED}
 
     def loss(
-        self, outputs: Outputs, labels: Tensor, present: Mapping[str, Tensor], batch: Batch
+        self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
         """Sum of CE(unimodal_k)."""
         zero = labels.new_zeros((), dtype=outputs.fused.dtype)
-        return sum(self.unimodal_losses(outputs, labels, present, batch), start=zero)
+        return sum(self.unimodal_losses(outputs, labels, trained, batch), start=zero)

@@ -1,8 +1,9 @@
-"""`remix verify`: prove from a run's artifacts that every planned row was trained exactly once.
+"""`remix verify`: prove from a run's artifacts that it trained exactly what its plans contain.
 
 The readers of artifacts check their hashes and content. Each epoch's plan is built again from its
 scores and the configuration, and must have the same fingerprint; every plan that Remix builds
-trains each row of the split once. The log of steps must then match the plan.
+trains each row of the split once (`copies: resample` adds its copies). The log of steps must then
+match the plan.
 
 The run may be training meanwhile. Files are read in the opposite order of writing, so that whatever
 a checkpoint, epochs.arrow or a later plan implies has been written before verify looks for it. The

@@ -1,1 +1,1 @@
-"""Bytes of a sample -> one array a modality: `shapes` says of which form, `sample` decodes."""
+"""Decodes the members of a sample into one array per modality."""

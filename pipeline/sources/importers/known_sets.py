@@ -24,9 +24,9 @@ CURES = {
     "there twice": "Keep one of the files.",
     "not a file": "Remove it.",
 }
-"""How to fix the kinds of problems that --allow-incomplete does not allow.
+"""How to fix the problems that always stop an import, by kind.
 
-All other kinds mean that a clip is incomplete.
+A problem of any other kind means that a clip is incomplete; --allow-incomplete skips such clips.
 """
 _INCOMPLETE = "Fix the clips, or pass --allow-incomplete to leave them out."
 

@@ -5,14 +5,15 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+
+from pipeline.arrays import Float32Array, StrArray, UInt8Array
 
 
 def mp4(
-    frames: npt.NDArray[np.uint8] | None,
+    frames: UInt8Array | None,
     fps: int,
-    waveform: npt.NDArray[np.float32] | None,
+    waveform: Float32Array | None,
     sample_rate: int,
 ) -> bytes:
     """Encode an MP4; a stream that is None is left out.
@@ -61,20 +62,20 @@ def _video_stream(
     return stream
 
 
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def png(pixels: UInt8Array) -> bytes:
     """Encode an image (H, W, 3) uint8 as PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=6)
     return file.getvalue()
 
 
-def npy(array: npt.NDArray[np.float32]) -> bytes:
+def npy(array: Float32Array) -> bytes:
     """Encode an array as an .npy file."""
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
-def txt(words: npt.NDArray[np.str_]) -> bytes:
+def txt(words: StrArray) -> bytes:
     """Encode words (N,) as a line of UTF-8 text."""
     return " ".join(words.tolist()).encode()

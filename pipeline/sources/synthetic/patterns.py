@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from numpy.random import Generator
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, Float32Array, StrArray, UInt8Array
 
 SIZE = 96
 FPS = 10
@@ -27,9 +26,7 @@ def _class_rng(purpose: int, label: int) -> Generator:
     return np.random.default_rng([purpose, label])
 
 
-def video(
-    label: int, noise: float, rng: Generator, num_frames: int = NUM_FRAMES
-) -> npt.NDArray[np.uint8]:
+def video(label: int, noise: float, rng: Generator, num_frames: int = NUM_FRAMES) -> UInt8Array:
     """Return frames (T, SIZE, SIZE, 3) of a textured shape that moves over a cloudy background."""
     x, y = _shape_coordinates(rng, num_frames)
     shape, texture = _shape_and_texture(label, x, y)
@@ -41,7 +38,7 @@ def video(
     clean = background + shape[..., None] * (surface - background)
     clouds = _clouds(rng, num_frames)
     mixed = (1 - noise) * (clean - 0.5) + 0.75 * noise * clouds
-    pixels: npt.NDArray[np.uint8] = np.clip(255 * (0.5 + mixed), 0, 255).astype(np.uint8)
+    pixels: UInt8Array = np.clip(255 * (0.5 + mixed), 0, 255).astype(np.uint8)
     return pixels
 
 
@@ -86,7 +83,7 @@ def _clouds(rng: Generator, num_frames: int) -> Array:
     return clouds
 
 
-def audio(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
+def audio(label: int, noise: float, rng: Generator) -> Float32Array:
     """Return one second (SAMPLE_RATE,) of a melody with hiss and random tones as noise."""
     onsets, pitches = _tune(label)
     shift, tempo = rng.uniform(0, 1), rng.uniform(0.93, 1.07)
@@ -102,9 +99,9 @@ def audio(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
     )
     hiss = rng.normal(0, 1, SAMPLE_RATE)
     mixed = (1 - noise) ** 1.5 * clean + noise**1.5 * (0.35 * strays + 0.25 * hiss)
-    loud: npt.NDArray[np.float32] = (
-        10 ** rng.uniform(-0.4, 0.0) * 0.5 * mixed / np.abs(mixed).max()
-    ).astype(np.float32)
+    loud: Float32Array = (10 ** rng.uniform(-0.4, 0.0) * 0.5 * mixed / np.abs(mixed).max()).astype(
+        np.float32
+    )
     return loud
 
 
@@ -125,7 +122,7 @@ def _tone(start: float, pitch: float, rng: Generator) -> Array:
     return tone
 
 
-def tensor(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
+def tensor(label: int, noise: float, rng: Generator) -> Float32Array:
     """Return six channels (6, 64) of oscillations with frequencies and phases of the class."""
     class_rng = _class_rng(3, label)
     frequencies = class_rng.uniform(1, 6, (6, 2))
@@ -136,17 +133,17 @@ def tensor(label: int, noise: float, rng: Generator) -> npt.NDArray[np.float32]:
         0.7, 1.3, (6, 1)
     )
     drift = rng.normal(0, 0.5, (6, 64)).cumsum(1)
-    mixed: npt.NDArray[np.float32] = ((1 - noise) * signal + noise * drift).astype(np.float32)
+    mixed: Float32Array = ((1 - noise) * signal + noise * drift).astype(np.float32)
     return mixed
 
 
-def image(label: int, noise: float, rng: Generator) -> npt.NDArray[np.uint8]:
+def image(label: int, noise: float, rng: Generator) -> UInt8Array:
     """Return one frame (SIZE, SIZE, 3) of the class's video."""
-    frame: npt.NDArray[np.uint8] = video(label, noise, rng, num_frames=1)[0]
+    frame: UInt8Array = video(label, noise, rng, num_frames=1)[0]
     return frame
 
 
-def text(label: int, noise: float, rng: Generator) -> npt.NDArray[np.str_]:
+def text(label: int, noise: float, rng: Generator) -> StrArray:
     """Return 8 to 16 words: words of the class, mixed with random words of the same letters."""
     class_words = _words(6, _class_rng(4, label))
     num = int(rng.integers(8, 17))
@@ -154,7 +151,7 @@ def text(label: int, noise: float, rng: Generator) -> npt.NDArray[np.str_]:
     return np.where(rng.random(num) < noise, random_words, drawn)
 
 
-def _words(num: int, rng: Generator) -> npt.NDArray[np.str_]:
+def _words(num: int, rng: Generator) -> StrArray:
     """Random words (num,) of two or three syllables, each a consonant and a vowel.
 
     Letters take one to three bytes in UTF-8.
