@@ -29,7 +29,12 @@ const api = (() => {
     try {
       return new Problem({ ...(await response.json()), status: response.status });
     } catch {
-      return new Problem({ title: response.statusText || "Error", status: response.status, detail: "The response is not from this service. Check the address and any proxy in between." });
+      return new Problem({
+        title: response.statusText || "Error",
+        status: response.status,
+        detail:
+          "The response is not from this service. Check the address and any proxy in between.",
+      });
     }
   }
 
@@ -45,7 +50,11 @@ const api = (() => {
       const body = Object.hasOwn(report.responses, path) ? report.responses[path] : null;
       if (body && typeof body.status === "number") throw new Problem(body); // an error when the report was made
       if (body) return body;
-      throw new Problem({ title: "Not in this report", status: 404, detail: "Reports contain a part of the data. Use the service to see everything." });
+      throw new Problem({
+        title: "Not in this report",
+        status: 404,
+        detail: "Reports contain a part of the data. Use the service to see everything.",
+      });
     }
     const headers = { Accept: "application/json" };
     if (token()) headers.Authorization = `Bearer ${token()}`;
@@ -54,25 +63,39 @@ const api = (() => {
       response = await fetch(path, { cache: "no-cache", headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Problem({ title: "The service does not respond", detail: "It may have stopped, or the network is down. Trying again." });
+      throw new Problem({
+        title: "The service does not respond",
+        detail: "It may have stopped, or the network is down. Trying again.",
+      });
     }
     if (!response.ok) throw await problemOf(response);
     const etag = response.headers.get("ETag");
     const text = await response.text();
     const before = cache.get(path);
-    return before && etag && before.etag === etag ? before.value : store(path, etag, JSON.parse(text));
+    return before && etag && before.etag === etag
+      ? before.value
+      : store(path, etag, JSON.parse(text));
   }
 
-  const pagePath = (path, start, limit, query = "") => `${path}?start=${start}&limit=${limit}${query}`;
+  const pagePath = (path, start, limit, query = "") =>
+    `${path}?start=${start}&limit=${limit}${query}`;
 
-  // Start of the next page. Only the number is read from `next`, so that this works behind any path prefix.
-  const nextStart = ({ next }) => (next ? Number(new URL(next, "http://any/").searchParams.get("start")) : null);
+  // Start of the next page. Only the number is read from `next`, so that this works behind any path
+  // prefix.
+  const nextStart = ({ next }) =>
+    next ? Number(new URL(next, "http://any/").searchParams.get("start")) : null;
 
   async function all(path, signal) {
     const pages = [];
-    for (let start = 0; start !== null; start = nextStart(pages.at(-1))) pages.push(await get(pagePath(path, start, PAGE_SIZE), signal));
+    for (let start = 0; start !== null; start = nextStart(pages.at(-1)))
+      pages.push(await get(pagePath(path, start, PAGE_SIZE), signal));
     const before = lists.get(path);
-    if (before && before.pages.length === pages.length && before.pages.every((page, i) => page === pages[i])) return before.items;
+    if (
+      before &&
+      before.pages.length === pages.length &&
+      before.pages.every((page, i) => page === pages[i])
+    )
+      return before.items;
     const items = pages.flatMap((page) => page.items);
     lists.set(path, { pages, items });
     return items;

@@ -22,20 +22,29 @@
   let shown = "";
 
   const home = api.report ? `#/runs/${api.part(api.report.run)}` : "#/";
-  const split = () => (location.hash.startsWith("#/") ? location.hash : home).slice(1).split(/\?(.*)/s);
-  const announce = (text) => { live.textContent = text; };
+  const split = () =>
+    (location.hash.startsWith("#/") ? location.hash : home).slice(1).split(/\?(.*)/s);
+  const announce = (text) => {
+    live.textContent = text;
+  };
 
   // Changes the query of the URL without a history entry, and returns it.
   function setQuery(changes = {}) {
     const [path, text] = split();
     const query = new URLSearchParams(text);
-    for (const [name, value] of Object.entries(changes)) value === null ? query.delete(name) : query.set(name, value);
-    if (Object.keys(changes).length) history.replaceState(null, "", `#${path}${query.size ? `?${query}` : ""}`);
+    for (const [name, value] of Object.entries(changes))
+      value === null ? query.delete(name) : query.set(name, value);
+    if (Object.keys(changes).length)
+      history.replaceState(null, "", `#${path}${query.size ? `?${query}` : ""}`);
     return query;
   }
 
   function decoded(values) {
-    try { return values.map(decodeURIComponent); } catch { return values; }
+    try {
+      return values.map(decodeURIComponent);
+    } catch {
+      return values;
+    }
   }
 
   async function open() {
@@ -48,14 +57,30 @@
     [view, shown] = [null, path];
     const { signal } = aborter;
     const [pattern, make, section] = ROUTES.find(([route]) => route.test(path)) ?? [];
-    for (const link of document.querySelectorAll("#nav a")) link.getAttribute("href") === section ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+    for (const link of document.querySelectorAll("#nav a"))
+      link.getAttribute("href") === section
+        ? link.setAttribute("aria-current", "page")
+        : link.removeAttribute("aria-current");
     main.setAttribute("aria-busy", "true");
     const before = main.firstElementChild;
-    const showLoading = () => main.firstElementChild === before && main.replaceChildren(dom.quiet("Loading …"));
+    const showLoading = () =>
+      main.firstElementChild === before && main.replaceChildren(dom.quiet("Loading …"));
     const slow = setTimeout(showLoading, 200); // no flicker if the response is fast
     try {
-      if (!make) throw new api.Problem({ title: "Page not found", status: 404, detail: `Unknown address: ${path}.` });
-      view = await make({ main, params: decoded(path.match(pattern).slice(1)), query: new URLSearchParams(text), signal, announce, setQuery });
+      if (!make)
+        throw new api.Problem({
+          title: "Page not found",
+          status: 404,
+          detail: `Unknown address: ${path}.`,
+        });
+      view = await make({
+        main,
+        params: decoded(path.match(pattern).slice(1)),
+        query: new URLSearchParams(text),
+        signal,
+        announce,
+        setQuery,
+      });
       finish(view.title);
     } catch (error) {
       if (signal.aborted) return;
@@ -81,7 +106,11 @@
   function fail(error) {
     if (error.status === 401) return askToken(error);
     if (!(error instanceof api.Problem)) console.error(error);
-    const back = h("p", {}, h("a", { href: home }, api.report ? "Back to the report" : "Back to the runs"));
+    const back = h(
+      "p",
+      {},
+      h("a", { href: home }, api.report ? "Back to the report" : "Back to the runs"),
+    );
     const name = decoded([shown.split("/").pop()])[0] || "Runs";
     main.replaceChildren(h("h1", { tabindex: -1 }, name), dom.problem(error, back));
     finish("Error");
@@ -89,22 +118,44 @@
   }
 
   function askToken(error) {
-    const input = h("input", { type: "password", id: "token", autocomplete: "current-password", required: true });
+    const input = h("input", {
+      type: "password",
+      id: "token",
+      autocomplete: "current-password",
+      required: true,
+    });
     const submit = (event) => {
       event.preventDefault();
       api.token(input.value.trim());
       [shown, view] = ["", null];
       open();
     };
-    const wrong = api.token() ? h("p", { role: "alert" }, "The service rejected this token. ", error.detail) : h("p", { class: "quiet" }, "The token is the value of REMIX_TOKEN that the service was started with. This tab remembers it until you close it.");
-    main.replaceChildren(h("h1", { tabindex: -1 }, "Token required"), wrong, h("form", { class: "bar", onsubmit: submit }, h("label", { for: "token" }, "Token"), input, h("button", {}, "Continue")));
+    const wrong = api.token()
+      ? h("p", { role: "alert" }, "The service rejected this token. ", error.detail)
+      : h(
+          "p",
+          { class: "quiet" },
+          "The token is the value of REMIX_TOKEN that the service was started with. This tab remembers it until you close it.",
+        );
+    main.replaceChildren(
+      h("h1", { tabindex: -1 }, "Token required"),
+      wrong,
+      h(
+        "form",
+        { class: "bar", onsubmit: submit },
+        h("label", { for: "token" }, "Token"),
+        input,
+        h("button", {}, "Continue"),
+      ),
+    );
     document.title = "Token · Remix";
     input.focus();
   }
 
   function schedule() {
     clearTimeout(timer);
-    if (!api.report && !document.hidden) timer = setTimeout(tick, view.isLive() ? LIVE_MS : IDLE_MS);
+    if (!api.report && !document.hidden)
+      timer = setTimeout(tick, view.isLive() ? LIVE_MS : IDLE_MS);
   }
 
   async function tick() {
@@ -115,15 +166,25 @@
       connection.textContent = "";
     } catch (error) {
       if (error.name === "AbortError" || signal.aborted) return;
-      if (error.status === 401) { charts.closeAll(); view = null; return askToken(error); }
+      if (error.status === 401) {
+        charts.closeAll();
+        view = null;
+        return askToken(error);
+      }
       if (!(error instanceof api.Problem)) console.error(error);
       connection.textContent = error.title ?? "Update failed";
     }
     if (view && !signal.aborted) schedule();
   }
 
-  document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); main.scrollIntoView(); });
-  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : view && tick()));
+  document.getElementById("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+    main.scrollIntoView();
+  });
+  document.addEventListener("visibilitychange", () =>
+    document.hidden ? clearTimeout(timer) : view && tick(),
+  );
   addEventListener("hashchange", open);
   themeSelect.value = theme.chosen();
   themeSelect.addEventListener("change", () => theme.choose(themeSelect.value));

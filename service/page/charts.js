@@ -1,23 +1,44 @@
 "use strict";
-// Figures: a Plotly chart, a legend of buttons, and a table of the same numbers. Colours are CSS variables of page.css.
+// Figures: a Plotly chart, a legend of buttons, and a table of the same numbers. Colours are CSS
+// variables of page.css.
 const charts = (() => {
   const { h } = dom;
   const live = new Set();
   const NUM_COLOURS = 8;
   const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "x", "star"];
+  const SYMBOLS = [
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "cross",
+    "triangle-down",
+    "x",
+    "star",
+  ];
   const CONFIG = { displayModeBar: false };
 
   // Style of each name by its position; beyond the palette, hues differ by the golden angle.
   function palette(names, prefix = "m") {
-    const value = (i) => (i < NUM_COLOURS ? `var(--${prefix}${i})` : `hsl(${Math.round((i * 137.5) % 360)} 60% 50%)`);
-    const style = (i) => ({ colour: value(i), dash: DASHES[Math.floor(i / NUM_COLOURS) % DASHES.length], symbol: SYMBOLS[i % SYMBOLS.length] });
-    return (name) => (names.includes(name) ? style(names.indexOf(name)) : { colour: "var(--neutral)", dash: "solid", symbol: "circle" });
+    const value = (i) =>
+      i < NUM_COLOURS ? `var(--${prefix}${i})` : `hsl(${Math.round((i * 137.5) % 360)} 60% 50%)`;
+    const style = (i) => ({
+      colour: value(i),
+      dash: DASHES[Math.floor(i / NUM_COLOURS) % DASHES.length],
+      symbol: SYMBOLS[i % SYMBOLS.length],
+    });
+    return (name) =>
+      names.includes(name)
+        ? style(names.indexOf(name))
+        : { colour: "var(--neutral)", dash: "solid", symbol: "circle" };
   }
 
   const probe = h("span", { class: "hidden" });
   const resolved = new Map();
-  theme.onChange(() => { resolved.clear(); for (const chart of live) chart.paint(); });
+  theme.onChange(() => {
+    resolved.clear();
+    for (const chart of live) chart.paint();
+  });
 
   // A CSS colour as rgb() or rgba(): Plotly does not support CSS variables.
   function rgb(value, opacity = 1) {
@@ -26,21 +47,49 @@ const charts = (() => {
       probe.style.color = value;
       resolved.set(value, getComputedStyle(probe).color);
     }
-    return opacity === 1 ? resolved.get(value) : resolved.get(value).replace(/^rgba?\(([^)/,]+),\s*([^,]+),\s*([^,)]+).*$/, `rgba($1, $2, $3, ${opacity})`);
+    return opacity === 1
+      ? resolved.get(value)
+      : resolved
+          .get(value)
+          .replace(/^rgba?\(([^)/,]+),\s*([^,]+),\s*([^,)]+).*$/, `rgba($1, $2, $3, ${opacity})`);
   }
 
   function axis({ title, ...more }) {
     const line = rgb("var(--line)");
-    return { gridcolor: line, linecolor: line, zeroline: false, fixedrange: true, automargin: true, tickcolor: line, title: { ...title, font: { size: 12 } }, ...more };
+    return {
+      gridcolor: line,
+      linecolor: line,
+      zeroline: false,
+      fixedrange: true,
+      automargin: true,
+      tickcolor: line,
+      title: { ...title, font: { size: 12 } },
+      ...more,
+    };
   }
 
   function layout({ x = {}, y = {}, ...more }) {
     return {
-      dragmode: false, showlegend: false, hovermode: "x unified", bargap: 0.25,
-      margin: { l: 44, r: 12, t: 10, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: rgb("var(--soft)") },
-      hoverlabel: { bgcolor: rgb("var(--surface)"), bordercolor: rgb("var(--line)"), font: { color: rgb("var(--ink)"), size: 12 } },
-      xaxis: axis({ showgrid: false, ...x }), yaxis: axis({ rangemode: "tozero", ...y }), ...more,
+      dragmode: false,
+      showlegend: false,
+      hovermode: "x unified",
+      bargap: 0.25,
+      margin: { l: 44, r: 12, t: 10, b: 36 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: {
+        family: getComputedStyle(document.body).fontFamily,
+        size: 12,
+        color: rgb("var(--soft)"),
+      },
+      hoverlabel: {
+        bgcolor: rgb("var(--surface)"),
+        bordercolor: rgb("var(--line)"),
+        font: { color: rgb("var(--ink)"), size: 12 },
+      },
+      xaxis: axis({ showgrid: false, ...x }),
+      yaxis: axis({ rangemode: "tozero", ...y }),
+      ...more,
     };
   }
 
@@ -48,7 +97,13 @@ const charts = (() => {
 
   // An axis from half an epoch before the first to half an epoch after the last.
   function epochAxis(first, last) {
-    return { title: { text: "epoch", standoff: 6 }, range: [first - 0.5, last + 0.5], tickformat: "d", hoverformat: "d", ...(last - first < 10 ? { tick0: 0, dtick: 1 } : {}) };
+    return {
+      title: { text: "epoch", standoff: 6 },
+      range: [first - 0.5, last + 0.5],
+      tickformat: "d",
+      hoverformat: "d",
+      ...(last - first < 10 ? { tick0: 0, dtick: 1 } : {}),
+    };
   }
 
   // An axis around these values, at least 0.2 high so that noise does not look like a trend.
@@ -61,36 +116,97 @@ const charts = (() => {
   // Marks on an epoch axis: warm-up as a shaded area, the selected epoch as a line.
   function marks(warmup, epoch) {
     const shapes = [];
-    const shade = { type: "rect", yref: "paper", x0: -0.5, x1: warmup - 0.5, y0: 0, y1: 1, line: { width: 0 }, layer: "below", fillcolor: rgb("var(--neutral)", 0.1) };
+    const shade = {
+      type: "rect",
+      yref: "paper",
+      x0: -0.5,
+      x1: warmup - 0.5,
+      y0: 0,
+      y1: 1,
+      line: { width: 0 },
+      layer: "below",
+      fillcolor: rgb("var(--neutral)", 0.1),
+    };
     if (warmup) shapes.push(shade);
-    if (epoch !== null) shapes.push({ type: "line", yref: "paper", x0: epoch, x1: epoch, y0: 0, y1: 1, layer: "below", line: { width: 1, dash: "dot", color: rgb("var(--accent)") } });
+    if (epoch !== null)
+      shapes.push({
+        type: "line",
+        yref: "paper",
+        x0: epoch,
+        x1: epoch,
+        y0: 0,
+        y1: 1,
+        layer: "below",
+        line: { width: 1, dash: "dot", color: rgb("var(--accent)") },
+      });
     return shapes;
   }
 
   function line(name, x, y, style, more = {}) {
     const color = rgb(style.colour);
     const size = x.length > 60 ? 0 : x.length > 20 ? 4 : 5;
-    return { type: "scatter", mode: size ? "lines+markers" : "lines", name, x, y, connectgaps: false, line: { color, width: style.width ?? 2, dash: style.dash }, marker: { color, size, symbol: style.symbol }, legend: style, ...more };
+    return {
+      type: "scatter",
+      mode: size ? "lines+markers" : "lines",
+      name,
+      x,
+      y,
+      connectgaps: false,
+      line: { color, width: style.width ?? 2, dash: style.dash },
+      marker: { color, size, symbol: style.symbol },
+      legend: style,
+      ...more,
+    };
   }
 
   function bars(name, x, y, style, more = {}) {
-    return { type: "bar", name, x, y, marker: { color: rgb(style.colour), line: { width: 0 } }, legend: style, ...more };
+    return {
+      type: "bar",
+      name,
+      x,
+      y,
+      marker: { color: rgb(style.colour), line: { width: 0 } },
+      legend: style,
+      ...more,
+    };
   }
 
   // A band between two lines.
   function band(name, x, low, high, style) {
     const both = { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()] };
-    return { type: "scatter", mode: "lines", name, ...both, fill: "toself", fillcolor: rgb(style.colour, 0.15), line: { width: 0 }, hoverinfo: "skip", quiet: true };
+    return {
+      type: "scatter",
+      mode: "lines",
+      name,
+      ...both,
+      fill: "toself",
+      fillcolor: rgb(style.colour, 0.15),
+      line: { width: 0 },
+      hoverinfo: "skip",
+      quiet: true,
+    };
   }
 
-  // id: stable name, as data-chart. onPick(x): called on a click.
-  // draw(make): make() -> { traces, layout, summary, columns, rows, empty }; called again if the colours change.
+  // id: stable name, as data-chart. onPick(x): called on a click. draw(make): make() -> { traces,
+  // layout, summary, columns, rows, empty }; called again if the colours change.
   function figure(id, title, { note = "", height = 220, onPick = null } = {}) {
     const legend = h("div", { class: "legend" });
     const plot = h("div", { class: "plot", role: "img", style: { height: `${height}px` } });
     const message = h("p", { class: "quiet nothing" });
-    const numbers = h("details", { class: "numbers", ontoggle: () => tabulate() }, h("summary", {}, "Show as table"));
-    const element = h("figure", { class: "chart", "data-chart": id }, h("figcaption", {}, h("h3", {}, title), note ? h("p", { class: "note" }, note) : null), legend, message, plot, numbers);
+    const numbers = h(
+      "details",
+      { class: "numbers", ontoggle: () => tabulate() },
+      h("summary", {}, "Show as table"),
+    );
+    const element = h(
+      "figure",
+      { class: "chart", "data-chart": id },
+      h("figcaption", {}, h("h3", {}, title), note ? h("p", { class: "note" }, note) : null),
+      legend,
+      message,
+      plot,
+      numbers,
+    );
     const hidden = new Set();
     let make = null;
     let spec = null;
@@ -109,7 +225,20 @@ const charts = (() => {
     function showLegend() {
       const shown = spec.traces.filter((trace) => trace.legend);
       const buttons = shown.map(({ name, legend: style }) =>
-        h("button", { type: "button", class: "chip", "data-name": name, "aria-pressed": String(!hidden.has(name)), style: dom.colour(style.colour), title: "Show or hide in the chart", onclick: press }, name));
+        h(
+          "button",
+          {
+            type: "button",
+            class: "chip",
+            "data-name": name,
+            "aria-pressed": String(!hidden.has(name)),
+            style: dom.colour(style.colour),
+            title: "Show or hide in the chart",
+            onclick: press,
+          },
+          name,
+        ),
+      );
       dom.patch(legend, shown.length > 1 ? buttons : []);
     }
 
@@ -123,8 +252,16 @@ const charts = (() => {
       if (!make || !element.isConnected) return;
       width = element.clientWidth;
       spec = make();
-      const empty = spec.empty ?? (spec.traces.every((trace) => !trace.y.some((value) => value !== null)) ? "No data yet." : "");
-      message.textContent = empty || (window.Plotly ? "" : "The chart library (plotly.min.js) could not be loaded. The numbers are in the table below.");
+      const empty =
+        spec.empty ??
+        (spec.traces.every((trace) => !trace.y.some((value) => value !== null))
+          ? "No data yet."
+          : "");
+      message.textContent =
+        empty ||
+        (window.Plotly
+          ? ""
+          : "The chart library (plotly.min.js) could not be loaded. The numbers are in the table below.");
       message.hidden = !message.textContent;
       plot.hidden = Boolean(empty) || !window.Plotly;
       numbers.hidden = legend.hidden = Boolean(empty);
@@ -133,8 +270,16 @@ const charts = (() => {
       showLegend();
       tabulate();
       if (!window.Plotly) return;
-      const traces = spec.traces.map(({ legend: style, quiet, ...trace }) => ({ ...trace, visible: hidden.has(trace.name) ? false : true }));
-      Plotly.react(plot, traces, { ...layout(spec.layout ?? {}), width: plot.clientWidth, height }, CONFIG).then(() => {
+      const traces = spec.traces.map(({ legend: style, quiet, ...trace }) => ({
+        ...trace,
+        visible: hidden.has(trace.name) ? false : true,
+      }));
+      Plotly.react(
+        plot,
+        traces,
+        { ...layout(spec.layout ?? {}), width: plot.clientWidth, height },
+        CONFIG,
+      ).then(() => {
         if (onPick && !plot.picks) {
           plot.picks = true;
           plot.on("plotly_click", ({ points }) => onPick(points[0].x));
@@ -142,9 +287,24 @@ const charts = (() => {
       });
     }
 
-    const chart = { element, paint, draw: (next) => { make = next; paint(); }, reset: () => { rows?.element.remove(); rows = null; } };
+    const chart = {
+      element,
+      paint,
+      draw: (next) => {
+        make = next;
+        paint();
+      },
+      reset: () => {
+        rows?.element.remove();
+        rows = null;
+      },
+    };
     live.add(chart);
-    chart.close = () => { live.delete(chart); resized.disconnect(); if (window.Plotly) Plotly.purge(plot); };
+    chart.close = () => {
+      live.delete(chart);
+      resized.disconnect();
+      if (window.Plotly) Plotly.purge(plot);
+    };
     return chart;
   }
 
@@ -153,5 +313,18 @@ const charts = (() => {
   }
 
   const FUSED = { colour: "var(--ink)", dash: "solid", symbol: "circle", width: 2.5 };
-  return { band, bars, closeAll, closeUp, epochAxis, figure, FUSED, line, marks, palette, percentAxis, rgb };
+  return {
+    band,
+    bars,
+    closeAll,
+    closeUp,
+    epochAxis,
+    figure,
+    FUSED,
+    line,
+    marks,
+    palette,
+    percentAxis,
+    rgb,
+  };
 })();

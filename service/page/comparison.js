@@ -1,67 +1,210 @@
 "use strict";
-// A comparison: results of each method, statistical tests, and curves (mean over seeds, band of one SD).
+// A comparison: results of each method, statistical tests, and curves (mean over seeds, band of one
+// SD).
 const comparison = (() => {
   const { chip, properties, h, table } = dom;
 
   async function view({ main, params, signal }) {
     const name = params[0];
     const path = `v1/comparisons/${api.part(name)}`;
-    const [detail, points] = await Promise.all([api.get(path, signal), api.all(`${path}/curves`, signal)]);
+    const [detail, points] = await Promise.all([
+      api.get(path, signal),
+      api.all(`${path}/curves`, signal),
+    ]);
     const methods = detail.methods.map((result) => result.method);
     const style = charts.palette(methods, "a");
     const heads = [...new Set(detail.methods.flatMap((result) => Object.keys(result.accuracy)))];
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
     const methodChip = (method) => chip(method, style(method).colour);
-    const head = (title) => h("div", { class: "head" }, h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"), h("h1", { tabindex: -1 }, title), properties([["methods", methods.join(", ")], ["seeds", detail.seeds.join(", ")]]));
+    const head = (title) =>
+      h(
+        "div",
+        { class: "head" },
+        h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"),
+        h("h1", { tabindex: -1 }, title),
+        properties([
+          ["methods", methods.join(", ")],
+          ["seeds", detail.seeds.join(", ")],
+        ]),
+      );
     const curves = [
-      ["fused", "Fused head", (point) => point.validation_accuracy], ...modalities.map((modality) => [modality, `Unimodal head: ${modality}`, (point) => point.modalities[modality]?.validation_accuracy]),
+      ["fused", "Fused head", (point) => point.validation_accuracy],
+      ...modalities.map((modality) => [
+        modality,
+        `Unimodal head: ${modality}`,
+        (point) => point.modalities[modality]?.validation_accuracy,
+      ]),
     ].map(([id, title, value]) => curve(`accuracy-${id}`, title, value));
-    const shares = modalities.map((modality) => curve(`share-${modality}`, `Share of samples: ${modality}`, (point) => point.modalities[modality]?.share, "No method assigns samples to this modality alone."));
-    const part = (title, note, ...children) => h("section", { class: "part" }, h("h2", {}, title), note ? h("p", { class: "note" }, note) : null, ...children);
+    const shares = modalities.map((modality) =>
+      curve(
+        `share-${modality}`,
+        `Share of samples: ${modality}`,
+        (point) => point.modalities[modality]?.share,
+        "No method assigns samples to this modality alone.",
+      ),
+    );
+    const part = (title, note, ...children) =>
+      h(
+        "section",
+        { class: "part" },
+        h("h2", {}, title),
+        note ? h("p", { class: "note" }, note) : null,
+        ...children,
+      );
 
     // A chart of value(point) over epochs: a line and a band for each method.
     function curve(id, title, value, empty = "No data yet.") {
       const chart = charts.figure(id, title);
-      const own = methods.map((method) => ({ method, ...overSeeds(points.filter((point) => point.method === method), value) }));
+      const own = methods.map((method) => ({
+        method,
+        ...overSeeds(
+          points.filter((point) => point.method === method),
+          value,
+        ),
+      }));
       chart.draw(() => ({
         traces: own.flatMap(({ method, x, mean, sd }) => [
-          ...(sd.some(format.known) ? [charts.band(method, x, mean.map((m, i) => m - (sd[i] ?? 0)), mean.map((m, i) => m + (sd[i] ?? 0)), style(method))] : []),
+          ...(sd.some(format.known)
+            ? [
+                charts.band(
+                  method,
+                  x,
+                  mean.map((m, i) => m - (sd[i] ?? 0)),
+                  mean.map((m, i) => m + (sd[i] ?? 0)),
+                  style(method),
+                ),
+              ]
+            : []),
           charts.line(method, x, mean, style(method)),
         ]),
-        summary: own.filter(({ x }) => x.length).map(({ method, x, mean }) => `${method} ${format.percent(mean.at(-1))} at epoch ${x.at(-1)}`).join(", "),
+        summary: own
+          .filter(({ x }) => x.length)
+          .map(
+            ({ method, x, mean }) =>
+              `${method} ${format.percent(mean.at(-1))} at epoch ${x.at(-1)}`,
+          )
+          .join(", "),
         empty: own.some(({ x }) => x.length) ? null : empty,
-        layout: { x: charts.epochAxis(0, lastEpoch), y: charts.closeUp(own.flatMap(({ mean, sd }) => mean.flatMap((m, i) => [m - (sd[i] ?? 0), m + (sd[i] ?? 0)]))) },
-        columns: [{ name: "epoch", num: true, head: true }, ...methods.map((method) => ({ name: method, num: true }))],
-        rows: [...new Set(own.flatMap(({ x }) => x))].sort((a, b) => a - b).map((epoch) => [String(epoch), ...own.map(({ x, mean, sd }) => format.spread(mean[x.indexOf(epoch)], sd[x.indexOf(epoch)]))]),
+        layout: {
+          x: charts.epochAxis(0, lastEpoch),
+          y: charts.closeUp(
+            own.flatMap(({ mean, sd }) =>
+              mean.flatMap((m, i) => [m - (sd[i] ?? 0), m + (sd[i] ?? 0)]),
+            ),
+          ),
+        },
+        columns: [
+          { name: "epoch", num: true, head: true },
+          ...methods.map((method) => ({ name: method, num: true })),
+        ],
+        rows: [...new Set(own.flatMap(({ x }) => x))]
+          .sort((a, b) => a - b)
+          .map((epoch) => [
+            String(epoch),
+            ...own.map(({ x, mean, sd }) =>
+              format.spread(mean[x.indexOf(epoch)], sd[x.indexOf(epoch)]),
+            ),
+          ]),
       }));
       return chart.element;
     }
 
     function results() {
-      const rows = table("Test accuracy", [{ name: "method", head: true }, ...heads.map((head) => ({ name: head === "fused" ? "fused head" : head, num: true })), { name: "steps", num: true }, { name: "relative time", num: true }, { name: "relative FLOPs", num: true }]);
-      rows.update(detail.methods.map((result) => [methodChip(result.method), ...heads.map((one) => format.spread(result.accuracy[one]?.mean, result.accuracy[one]?.sd)), format.integer(result.num_steps), format.fixed(result.time_ratio), format.fixed(result.cost?.flops_ratio)]));
+      const rows = table("Test accuracy", [
+        { name: "method", head: true },
+        ...heads.map((head) => ({ name: head === "fused" ? "fused head" : head, num: true })),
+        { name: "steps", num: true },
+        { name: "relative time", num: true },
+        { name: "relative FLOPs", num: true },
+      ]);
+      rows.update(
+        detail.methods.map((result) => [
+          methodChip(result.method),
+          ...heads.map((one) =>
+            format.spread(result.accuracy[one]?.mean, result.accuracy[one]?.sd),
+          ),
+          format.integer(result.num_steps),
+          format.fixed(result.time_ratio),
+          format.fixed(result.cost?.flops_ratio),
+        ]),
+      );
       return rows.element;
     }
 
     function tests() {
-      const rows = table("Tests between methods", [{ name: "methods", head: true }, { name: "difference, percentage points", num: true }, { name: "p (t-test over seeds)", num: true }, { name: "p (McNemar test over samples, for each seed)", num: true }]);
-      rows.update(detail.tests.map((test) => [test.pair, format.points(test.difference, test.sd), format.probability(test.paired_t_p), test.mcnemar_p.map(format.probability).join(", ")]));
+      const rows = table("Tests between methods", [
+        { name: "methods", head: true },
+        { name: "difference, percentage points", num: true },
+        { name: "p (t-test over seeds)", num: true },
+        { name: "p (McNemar test over samples, for each seed)", num: true },
+      ]);
+      rows.update(
+        detail.tests.map((test) => [
+          test.pair,
+          format.points(test.difference, test.sd),
+          format.probability(test.paired_t_p),
+          test.mcnemar_p.map(format.probability).join(", "),
+        ]),
+      );
       return rows.element;
     }
 
     function runs() {
-      const rows = table("Test accuracy of each run", [{ name: "method", head: true }, ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true }))]);
-      rows.update(detail.methods.map((result) => [methodChip(result.method), ...detail.seeds.map((seed, i) => h("a", { href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`, "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.each[i])}` }, format.percent(result.accuracy.fused?.each[i])))]));
+      const rows = table("Test accuracy of each run", [
+        { name: "method", head: true },
+        ...detail.seeds.map((seed) => ({ name: `seed ${seed}`, num: true })),
+      ]);
+      rows.update(
+        detail.methods.map((result) => [
+          methodChip(result.method),
+          ...detail.seeds.map((seed, i) =>
+            h(
+              "a",
+              {
+                href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`,
+                "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.each[i])}`,
+              },
+              format.percent(result.accuracy.fused?.each[i]),
+            ),
+          ),
+        ]),
+      );
       return rows.element;
     }
 
     main.replaceChildren(
       head(name),
-      part("Test accuracy", `Fused head, and the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no t-test."} Time and FLOPs are relative to ${methods.includes("joint_heads") ? "joint_heads" : methods[0]}. ${format.NONE}: this head was not trained.`, results()),
-      part("Statistical tests", "Difference in test accuracy of the fused head. If p is not small (say, below 0.05), the difference may be due to chance.", tests()),
-      part("Validation accuracy", "Mean over seeds; the band is ± one standard deviation.", h("div", { class: "grid small" }, curves)),
-      part("Assignment of samples to modalities", "Share of samples assigned to each modality, and samples whose modality differs from the previous epoch.", h("div", { class: "grid small" }, shares, curve("churn", "Samples that changed modality, %", (point) => point.churn, "No method assigns samples to single modalities."))),
+      part(
+        "Test accuracy",
+        `Fused head, and the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no t-test."} Time and FLOPs are relative to ${methods.includes("joint_heads") ? "joint_heads" : methods[0]}. ${format.NONE}: this head was not trained.`,
+        results(),
+      ),
+      part(
+        "Statistical tests",
+        "Difference in test accuracy of the fused head. If p is not small (say, below 0.05), the difference may be due to chance.",
+        tests(),
+      ),
+      part(
+        "Validation accuracy",
+        "Mean over seeds; the band is ± one standard deviation.",
+        h("div", { class: "grid small" }, curves),
+      ),
+      part(
+        "Assignment of samples to modalities",
+        "Share of samples assigned to each modality, and samples whose modality differs from the previous epoch.",
+        h(
+          "div",
+          { class: "grid small" },
+          shares,
+          curve(
+            "churn",
+            "Samples that changed modality, %",
+            (point) => point.churn,
+            "No method assigns samples to single modalities.",
+          ),
+        ),
+      ),
       part("Runs", "Test accuracy of the fused head. Select a number to open its run.", runs()),
     );
     return { title: name, refresh: async () => {}, isLive: () => false };
@@ -70,12 +213,18 @@ const comparison = (() => {
   // Mean and sample standard deviation per epoch, over the known values.
   function overSeeds(points, value) {
     const by = new Map();
-    for (const point of points) if (format.known(value(point))) by.set(point.epoch, [...(by.get(point.epoch) ?? []), value(point)]);
+    for (const point of points)
+      if (format.known(value(point)))
+        by.set(point.epoch, [...(by.get(point.epoch) ?? []), value(point)]);
     const x = [...by.keys()].sort((a, b) => a - b);
     const mean = x.map((epoch) => by.get(epoch).reduce((a, b) => a + b, 0) / by.get(epoch).length);
     const sd = x.map((epoch, i) => {
       const own = by.get(epoch);
-      return own.length > 1 ? Math.sqrt(own.reduce((sum, number) => sum + (number - mean[i]) ** 2, 0) / (own.length - 1)) : null;
+      return own.length > 1
+        ? Math.sqrt(
+            own.reduce((sum, number) => sum + (number - mean[i]) ** 2, 0) / (own.length - 1),
+          )
+        : null;
     });
     return { x, mean, sd };
   }

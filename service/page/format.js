@@ -8,7 +8,8 @@ const format = (() => {
   const fixed = (value, digits = 2) => (known(value) ? minus(value.toFixed(digits)) : NONE);
   const percent = (value) => (known(value) ? `${minus((100 * value).toFixed(1))}%` : NONE);
   const integer = (value) => (known(value) ? Math.round(value).toLocaleString("en-US") : NONE);
-  const spread = (mean, sd) => (known(sd) ? `${percent(mean).slice(0, -1)} ± ${percent(sd)}` : percent(mean));
+  const spread = (mean, sd) =>
+    known(sd) ? `${percent(mean).slice(0, -1)} ± ${percent(sd)}` : percent(mean);
 
   function points(mean, sd) {
     if (!known(mean)) return NONE;
@@ -25,7 +26,11 @@ const format = (() => {
     if (!known(value)) return NONE;
     if (value >= 5400) return `${(value / 3600).toFixed(1)} h`;
     if (value >= 90) return `${(value / 60).toFixed(1)} min`;
-    return value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`;
+    return value >= 10
+      ? `${value.toFixed(0)} s`
+      : value >= 0.1
+        ? `${value.toFixed(2)} s`
+        : `${(1000 * value).toFixed(0)} ms`;
   }
 
   function bytes(value) {
@@ -37,5 +42,18 @@ const format = (() => {
   const when = (text) => (text ? `${text.slice(0, 10)} ${text.slice(11, 16)} UTC` : NONE);
   const count = (num, one, many = `${one}s`) => `${integer(num)} ${num === 1 ? one : many}`;
 
-  return { bytes, count, fixed, integer, known, NONE, percent, points, probability, seconds, spread, when };
+  return {
+    bytes,
+    count,
+    fixed,
+    integer,
+    known,
+    NONE,
+    percent,
+    points,
+    probability,
+    seconds,
+    spread,
+    when,
+  };
 })();

@@ -5,7 +5,8 @@ const lists = (() => {
   const LIMIT = 100;
   const link = (kind, name) => h("a", { href: `#/${kind}/${api.part(name)}` }, name);
   const damaged = (entry) => [entry.name, [badge("damaged"), " ", entry.error]];
-  const head = (title, ...more) => h("div", { class: "head" }, h("h1", { tabindex: -1 }, title), ...more);
+  const head = (title, ...more) =>
+    h("div", { class: "head" }, h("h1", { tabindex: -1 }, title), ...more);
 
   function listView({ title, path, columns, row, empty, isLive = () => false }) {
     return async ({ main, signal }) => {
@@ -15,7 +16,14 @@ const lists = (() => {
         live = page.items.some(isLive);
         return page;
       };
-      const rows = paged({ caption: title, columns, load, limit: LIMIT, empty, row: (entry) => (entry.status === "damaged" ? damaged(entry) : row(entry)) });
+      const rows = paged({
+        caption: title,
+        columns,
+        load,
+        limit: LIMIT,
+        empty,
+        row: (entry) => (entry.status === "damaged" ? damaged(entry) : row(entry)),
+      });
       const first = await load(0, LIMIT);
       main.replaceChildren(head(title), rows.element);
       if (first) await rows.reset();
@@ -29,12 +37,30 @@ const lists = (() => {
     title: "Runs",
     path: "v1/runs",
     isLive,
-    empty: "The store has no runs yet. Run `remix train CONFIG.yaml` to train one, or `make demo` for nine small examples.",
-    columns: [{ name: "run", head: true }, { name: "status" }, { name: "best validation accuracy", num: true }, { name: "test accuracy", num: true }, { name: "epochs", num: true, wide: true }, { name: "features", wide: true }, { name: "modalities", wide: true }, { name: "updated", wide: true }],
+    empty:
+      "The store has no runs yet. Run `remix train CONFIG.yaml` to train one, or `make demo` for nine small examples.",
+    columns: [
+      { name: "run", head: true },
+      { name: "status" },
+      { name: "best validation accuracy", num: true },
+      { name: "test accuracy", num: true },
+      { name: "epochs", num: true, wide: true },
+      { name: "features", wide: true },
+      { name: "modalities", wide: true },
+      { name: "updated", wide: true },
+    ],
     row: (run) => [
       link("runs", run.name),
-      [badge(run.status), run.error ? [" ", h("span", { class: "cut wide", title: run.error }, run.error)] : null],
-      run.best ? [format.percent(run.best.validation_accuracy), h("small", {}, ` (epoch ${run.best.epoch})`)] : format.NONE,
+      [
+        badge(run.status),
+        run.error ? [" ", h("span", { class: "cut wide", title: run.error }, run.error)] : null,
+      ],
+      run.best
+        ? [
+            format.percent(run.best.validation_accuracy),
+            h("small", {}, ` (epoch ${run.best.epoch})`),
+          ]
+        : format.NONE,
       format.percent(run.test_accuracy?.fused),
       `${run.num_epochs} / ${run.planned_epochs}`,
       link("features", run.features.name),
@@ -47,19 +73,44 @@ const lists = (() => {
     title: "Comparisons",
     path: "v1/comparisons",
     empty: "The store has no comparisons yet. Run `remix compare CONFIG.yaml` to create one.",
-    columns: [{ name: "comparison", head: true }, { name: "methods" }, { name: "seeds", num: true }],
-    row: (row) => [link("comparisons", row.name), row.methods.join(", "), format.integer(row.seeds.length)],
+    columns: [
+      { name: "comparison", head: true },
+      { name: "methods" },
+      { name: "seeds", num: true },
+    ],
+    row: (row) => [
+      link("comparisons", row.name),
+      row.methods.join(", "),
+      format.integer(row.seeds.length),
+    ],
   });
 
   const features = listView({
     title: "Features",
     path: "v1/features",
-    empty: "The store has no features yet. Run `remix decode SHARDS --out STORE/features/NAME` to create a feature set.",
-    columns: [{ name: "feature set", head: true }, { name: "modalities" }, { name: "samples", num: true }, { name: "rejected", num: true }, { name: "classes", num: true }, { name: "splits", wide: true }],
+    empty:
+      "The store has no features yet. Run `remix decode SHARDS --out STORE/features/NAME` to create a feature set.",
+    columns: [
+      { name: "feature set", head: true },
+      { name: "modalities" },
+      { name: "samples", num: true },
+      { name: "rejected", num: true },
+      { name: "classes", num: true },
+      { name: "splits", wide: true },
+    ],
     row: (row) => {
       const names = Object.keys(row.modalities);
-      const splits = Object.entries(row.splits).map(([name, num]) => `${name} ${format.integer(num)}`).join(", ");
-      return [link("features", row.name), names.map((name) => [chip(name, charts.palette(names)(name).colour), " "]), format.integer(row.num_rows), format.integer(row.num_rejected), format.integer(row.num_classes), splits];
+      const splits = Object.entries(row.splits)
+        .map(([name, num]) => `${name} ${format.integer(num)}`)
+        .join(", ");
+      return [
+        link("features", row.name),
+        names.map((name) => [chip(name, charts.palette(names)(name).colour), " "]),
+        format.integer(row.num_rows),
+        format.integer(row.num_rejected),
+        format.integer(row.num_classes),
+        splits,
+      ];
     },
   });
 
@@ -69,18 +120,31 @@ const lists = (() => {
     const reasons = h("p", { class: "bar" });
     const rows = paged({
       caption: "Rejected samples",
-      columns: [{ name: "sample", head: true }, { name: "reason" }, { name: "stage", wide: true }, { name: "shard", wide: true }, { name: "error", fill: true }],
+      columns: [
+        { name: "sample", head: true },
+        { name: "reason" },
+        { name: "stage", wide: true },
+        { name: "shard", wide: true },
+        { name: "error", fill: true },
+      ],
       limit: 25,
       empty: "No sample was rejected.",
       total: () => total,
-      load: async (start, limit) => total === 0 ? { items: [], next: null } : api.get(api.pagePath(`v1/features/${api.part(name)}/rejected`, start, limit), signal),
+      load: async (start, limit) =>
+        total === 0
+          ? { items: [], next: null }
+          : api.get(api.pagePath(`v1/features/${api.part(name)}/rejected`, start, limit), signal),
       row: (row) => [row.sample_id || format.NONE, row.reason, row.stage, row.shard, row.error],
     });
     async function show(detail) {
       total = detail.num_rejected;
-      const share = format.percent(total / ((total + detail.num_rows) || 1));
-      const counts = Object.entries(detail.reasons).map(([reason, num]) => `${reason} ${format.integer(num)}`);
-      reasons.textContent = total ? `${format.integer(total)} of ${format.integer(total + detail.num_rows)} samples (${share}): ${counts.join(", ")}` : "";
+      const share = format.percent(total / (total + detail.num_rows || 1));
+      const counts = Object.entries(detail.reasons).map(
+        ([reason, num]) => `${reason} ${format.integer(num)}`,
+      );
+      reasons.textContent = total
+        ? `${format.integer(total)} of ${format.integer(total + detail.num_rows)} samples (${share}): ${counts.join(", ")}`
+        : "";
       await rows.reset();
     }
     return { element: h("div", {}, reasons, rows.element), show };
@@ -92,14 +156,46 @@ const lists = (() => {
     const detail = await api.get(path, signal);
     const names = Object.keys(detail.modalities);
     const style = charts.palette(names);
-    const modalities = table("Modalities", [{ name: "modality", head: true }, { name: "kind" }, { name: "shape" }, { name: "data type", wide: true }, { name: "samples", num: true }, { name: "samples without it", num: true }]);
-    modalities.update(Object.entries(detail.modalities).map(([modality, { kind, shape, dtype, num_rows: num }]) => [chip(modality, style(modality).colour), kind, shape.join(" × "), dtype, format.integer(num), format.integer(detail.num_rows - num)]));
+    const modalities = table("Modalities", [
+      { name: "modality", head: true },
+      { name: "kind" },
+      { name: "shape" },
+      { name: "data type", wide: true },
+      { name: "samples", num: true },
+      { name: "samples without it", num: true },
+    ]);
+    modalities.update(
+      Object.entries(detail.modalities).map(([modality, { kind, shape, dtype, num_rows: num }]) => [
+        chip(modality, style(modality).colour),
+        kind,
+        shape.join(" × "),
+        dtype,
+        format.integer(num),
+        format.integer(detail.num_rows - num),
+      ]),
+    );
     const rejectedPart = rejected(name, signal);
     const tile = (title, value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
     const crumbs = h("p", { class: "crumbs" }, h("a", { href: "#/features" }, "Features"), " /");
     main.replaceChildren(
-      h("div", { class: "head" }, crumbs, h("h1", { tabindex: -1 }, name), dom.properties([["fingerprint", h("code", {}, detail.fingerprint.slice(0, 12))], ["parts", format.integer(detail.num_parts)]])),
-      h("dl", { class: "tiles" }, tile("samples", format.integer(detail.num_rows)), Object.entries(detail.splits).map(([split, num]) => tile(split, format.integer(num))), tile("classes", format.integer(detail.num_classes)), tile("rejected", format.integer(detail.num_rejected))),
+      h(
+        "div",
+        { class: "head" },
+        crumbs,
+        h("h1", { tabindex: -1 }, name),
+        dom.properties([
+          ["fingerprint", h("code", {}, detail.fingerprint.slice(0, 12))],
+          ["parts", format.integer(detail.num_parts)],
+        ]),
+      ),
+      h(
+        "dl",
+        { class: "tiles" },
+        tile("samples", format.integer(detail.num_rows)),
+        Object.entries(detail.splits).map(([split, num]) => tile(split, format.integer(num))),
+        tile("classes", format.integer(detail.num_classes)),
+        tile("rejected", format.integer(detail.num_rejected)),
+      ),
       h("section", { class: "part" }, h("h2", {}, "Modalities"), modalities.element),
       h("section", { class: "part" }, h("h2", {}, "Rejected samples"), rejectedPart.element),
       h("section", { class: "part" }, h("h2", {}, "Classes"), quiet(detail.classes.join(", "))),

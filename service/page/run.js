@@ -1,5 +1,6 @@
 "use strict";
-// One run: its results, charts over its epochs, the plan of one epoch, one sample, and the rejected samples.
+// One run: its results, charts over its epochs, the plan of one epoch, one sample, and the rejected
+// samples.
 const run = (() => {
   const { badge, chip, properties, h, quiet } = dom;
   const STAGES = ["score", "plan", "load", "step", "validate"];
@@ -12,33 +13,100 @@ const run = (() => {
     let epochs = null;
     const names = detail.modalities;
     const style = charts.palette(names);
-    const pick = (epoch) => { if (detail.plans.includes(epoch)) onePlan.choose(epoch); };
-    const figures = {
-      accuracy: charts.figure("accuracy", "Validation accuracy", { note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded.", height: 260, onPick: pick }),
-      share: charts.figure("share", "Share of samples per modality", { note: "Samples assigned to each modality. In warm-up, every sample trains all modalities.", height: 260, onPick: pick }),
-      churn: charts.figure("churn", "Samples that changed modality, %", { note: "Samples assigned to another modality than in the previous epoch.", onPick: pick }),
-      seconds: charts.figure("seconds", "Seconds per epoch, by stage", { note: "load: waiting for data; step: forward, backward and optimizer.", onPick: pick }),
-      loss: charts.figure("loss", "Loss", { note: "Validation: cross-entropy of the fused head. Training: all loss terms, mean over samples.", onPick: pick }),
-      rho: charts.figure("rho", "Confidence ratio, strongest to weakest modality", { note: "Confidence: mean probability that the unimodal head gives the correct class (validation split). 1 means balanced.", onPick: pick }),
-      cosines: charts.figure("cosines", "Cosine between gradients", { note: "For each modality: of the fused and the unimodal loss, in its encoder. Shared: of two modalities, in the shared parameters. −1 means opposed.", onPick: pick }),
-      alone: charts.figure("alone", "Fused head with a single modality", { note: "Validation accuracy when all other modalities are masked.", onPick: pick }),
+    const pick = (epoch) => {
+      if (detail.plans.includes(epoch)) onePlan.choose(epoch);
     };
-    const diagnostics = h("div", { class: "grid small", hidden: true }, figures.cosines.element, figures.alone.element);
+    const figures = {
+      accuracy: charts.figure("accuracy", "Validation accuracy", {
+        note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded.",
+        height: 260,
+        onPick: pick,
+      }),
+      share: charts.figure("share", "Share of samples per modality", {
+        note: "Samples assigned to each modality. In warm-up, every sample trains all modalities.",
+        height: 260,
+        onPick: pick,
+      }),
+      churn: charts.figure("churn", "Samples that changed modality, %", {
+        note: "Samples assigned to another modality than in the previous epoch.",
+        onPick: pick,
+      }),
+      seconds: charts.figure("seconds", "Seconds per epoch, by stage", {
+        note: "load: waiting for data; step: forward, backward and optimizer.",
+        onPick: pick,
+      }),
+      loss: charts.figure("loss", "Loss", {
+        note: "Validation: cross-entropy of the fused head. Training: all loss terms, mean over samples.",
+        onPick: pick,
+      }),
+      rho: charts.figure("rho", "Confidence ratio, strongest to weakest modality", {
+        note: "Confidence: mean probability that the unimodal head gives the correct class (validation split). 1 means balanced.",
+        onPick: pick,
+      }),
+      cosines: charts.figure("cosines", "Cosine between gradients", {
+        note: "For each modality: of the fused and the unimodal loss, in its encoder. Shared: of two modalities, in the shared parameters. −1 means opposed.",
+        onPick: pick,
+      }),
+      alone: charts.figure("alone", "Fused head with a single modality", {
+        note: "Validation accuracy when all other modalities are masked.",
+        onPick: pick,
+      }),
+    };
+    const diagnostics = h(
+      "div",
+      { class: "grid small", hidden: true },
+      figures.cosines.element,
+      figures.alone.element,
+    );
     const status = h("span");
     const about = h("div", { class: "about" });
     const tiles = h("dl", { class: "tiles" });
     const failure = h("div");
-    const onePlan = plan.section(name, names, { signal, onEpoch: (epoch, isLast) => { setQuery({ epoch: isLast ? null : epoch }); drawEpochs(); } });
-    const sampleHistory = sample.section(name, detail.features.name, names, { signal, onPick: pick, onSearch: (id) => setQuery({ sample: id }) });
+    const onePlan = plan.section(name, names, {
+      signal,
+      onEpoch: (epoch, isLast) => {
+        setQuery({ epoch: isLast ? null : epoch });
+        drawEpochs();
+      },
+    });
+    const sampleHistory = sample.section(name, detail.features.name, names, {
+      signal,
+      onPick: pick,
+      onSearch: (id) => setQuery({ sample: id }),
+    });
     const rejected = lists.rejected(detail.features.name, signal);
     const rejectedPart = h("div", {}, rejected.element);
     const config = h("pre", { tabindex: 0, role: "region", "aria-label": "Configuration" });
-    const part = (title, ...children) => h("section", { class: "part" }, h("h2", {}, title), ...children);
+    const part = (title, ...children) =>
+      h("section", { class: "part" }, h("h2", {}, title), ...children);
     main.replaceChildren(
-      h("div", { class: "head" }, h("p", { class: "crumbs" }, api.report ? "Report of a run" : [h("a", { href: "#/" }, "Runs"), " /"]), h("div", { class: "title" }, h("h1", { tabindex: -1 }, name), status), about),
-      failure, tiles,
-      part("Training", h("div", { class: "grid" }, figures.accuracy.element, figures.share.element), h("div", { class: "grid small" }, [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element)), diagnostics),
-      onePlan.element, sampleHistory.element, part("Rejected samples", rejectedPart), h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
+      h(
+        "div",
+        { class: "head" },
+        h(
+          "p",
+          { class: "crumbs" },
+          api.report ? "Report of a run" : [h("a", { href: "#/" }, "Runs"), " /"],
+        ),
+        h("div", { class: "title" }, h("h1", { tabindex: -1 }, name), status),
+        about,
+      ),
+      failure,
+      tiles,
+      part(
+        "Training",
+        h("div", { class: "grid" }, figures.accuracy.element, figures.share.element),
+        h(
+          "div",
+          { class: "grid small" },
+          [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
+        ),
+        diagnostics,
+      ),
+      onePlan.element,
+      sampleHistory.element,
+      part("Rejected samples", rejectedPart),
+      h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
     );
 
     function drawHead(comparison) {
@@ -46,56 +114,233 @@ const run = (() => {
       status.replaceChildren(badge(detail.status));
       const link = comparison ? [["comparison", lists.link("comparisons", comparison)]] : [];
       about.replaceChildren(
-        properties([["features", api.report ? detail.features.name : lists.link("features", detail.features.name)], ...link, ["epochs", `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})`], ["policy", planConfig?.policy ?? format.NONE], ["batch size", format.integer(train?.batch_size)], ["seed", String(seed ?? format.NONE)], ["updated", format.when(detail.updated)], ["code version", detail.code_version]]),
-        ...(lists.isLive(detail) ? [h("progress", { max: detail.planned_epochs, value: detail.num_epochs, "aria-label": "Completed epochs" })] : []),
+        properties([
+          [
+            "features",
+            api.report ? detail.features.name : lists.link("features", detail.features.name),
+          ],
+          ...link,
+          [
+            "epochs",
+            `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})`,
+          ],
+          ["policy", planConfig?.policy ?? format.NONE],
+          ["batch size", format.integer(train?.batch_size)],
+          ["seed", String(seed ?? format.NONE)],
+          ["updated", format.when(detail.updated)],
+          ["code version", detail.code_version],
+        ]),
+        ...(lists.isLive(detail)
+          ? [
+              h("progress", {
+                max: detail.planned_epochs,
+                value: detail.num_epochs,
+                "aria-label": "Completed epochs",
+              }),
+            ]
+          : []),
       );
-      failure.replaceChildren(...(detail.error ? [dom.problem({ title: "The run failed", detail: detail.error })] : []));
+      failure.replaceChildren(
+        ...(detail.error ? [dom.problem({ title: "The run failed", detail: detail.error })] : []),
+      );
       config.textContent = JSON.stringify(detail.config, null, 1);
     }
 
     function drawTiles() {
       const last = epochs.at(-1);
-      const tile = (id, title, value, small = "") => h("div", { "data-tile": id }, h("dt", {}, title), h("dd", {}, value, " ", h("small", {}, small)));
-      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) => tile(`test-${head}`, ["test accuracy, ", names.includes(head) ? chip(head, style(head).colour) : head === "fused" ? "fused head" : head], format.percent(value)));
+      const tile = (id, title, value, small = "") =>
+        h(
+          "div",
+          { "data-tile": id },
+          h("dt", {}, title),
+          h("dd", {}, value, " ", h("small", {}, small)),
+        );
+      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) =>
+        tile(
+          `test-${head}`,
+          [
+            "test accuracy, ",
+            names.includes(head)
+              ? chip(head, style(head).colour)
+              : head === "fused"
+                ? "fused head"
+                : head,
+          ],
+          format.percent(value),
+        ),
+      );
       const total = epochs.reduce((sum, row) => sum + (row.seconds.epoch ?? 0), 0);
-      dom.patch(tiles, [tile("best", "best validation accuracy", format.percent(detail.best?.validation_accuracy), detail.best ? `epoch ${detail.best.epoch}` : ""), ...tests, tile("churn", "samples that changed modality", format.percent(last?.churn)), tile("time", "total time", epochs.length ? format.seconds(total) : format.NONE)]);
+      dom.patch(tiles, [
+        tile(
+          "best",
+          "best validation accuracy",
+          format.percent(detail.best?.validation_accuracy),
+          detail.best ? `epoch ${detail.best.epoch}` : "",
+        ),
+        ...tests,
+        tile("churn", "samples that changed modality", format.percent(last?.churn)),
+        tile("time", "total time", epochs.length ? format.seconds(total) : format.NONE),
+      ]);
     }
 
     function drawEpochs() {
       if (!epochs) return;
       const x = epochs.map((row) => row.epoch);
-      const base = (y) => ({ x: charts.epochAxis(0, Math.max(detail.planned_epochs - 1, ...x)), y, shapes: charts.marks(detail.warmup_epochs, onePlan.epoch()) });
-      const lastOf = (values, text) => values.map((get) => `${get.name} ${text(epochs.at(-1) && get.value(epochs.at(-1)))}`).join(", ");
-      const draw = (chart, series, text, more) => chart.draw(() => ({
-        traces: series.map((row) => row.trace(x, column(epochs, row.value))),
-        summary: epochs.length ? `Epoch ${x.at(-1)}: ${lastOf(series, text)}.` : "",
-        columns: [{ name: "epoch", num: true, head: true }, ...series.map((row) => ({ name: row.name, num: true }))],
-        rows: epochs.map((row) => [String(row.epoch), ...series.map(({ value }) => text(value(row)))]),
-        ...more(),
+      const base = (y) => ({
+        x: charts.epochAxis(0, Math.max(detail.planned_epochs - 1, ...x)),
+        y,
+        shapes: charts.marks(detail.warmup_epochs, onePlan.epoch()),
+      });
+      const lastOf = (values, text) =>
+        values
+          .map((get) => `${get.name} ${text(epochs.at(-1) && get.value(epochs.at(-1)))}`)
+          .join(", ");
+      const draw = (chart, series, text, more) =>
+        chart.draw(() => ({
+          traces: series.map((row) => row.trace(x, column(epochs, row.value))),
+          summary: epochs.length ? `Epoch ${x.at(-1)}: ${lastOf(series, text)}.` : "",
+          columns: [
+            { name: "epoch", num: true, head: true },
+            ...series.map((row) => ({ name: row.name, num: true })),
+          ],
+          rows: epochs.map((row) => [
+            String(row.epoch),
+            ...series.map(({ value }) => text(value(row))),
+          ]),
+          ...more(),
+        }));
+      const lined = (label, own, value) => ({
+        name: label,
+        value,
+        trace: (at, y) => charts.line(label, at, y, own),
+      });
+      const barred = (label, own, value) => ({
+        name: label,
+        value,
+        trace: (at, y) => charts.bars(label, at, y, own),
+      });
+      const heads = [
+        lined("fused head", charts.FUSED, (row) => row.validation_accuracy),
+        ...names.map((name) =>
+          lined(name, style(name), (row) => row.modalities[name]?.validation_accuracy),
+        ),
+      ];
+      const training = lined(
+        "fused head, training set",
+        { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" },
+        (row) => row.train_accuracy,
+      );
+      draw(figures.accuracy, [...heads, training], format.percent, () => ({
+        layout: base({ ...charts.percentAxis, range: [0, 1.02] }),
       }));
-      const lined = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.line(label, at, y, own) });
-      const barred = (label, own, value) => ({ name: label, value, trace: (at, y) => charts.bars(label, at, y, own) });
-      const heads = [lined("fused head", charts.FUSED, (row) => row.validation_accuracy), ...names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.validation_accuracy))];
-      const training = lined("fused head, training set", { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" }, (row) => row.train_accuracy);
-      draw(figures.accuracy, [...heads, training], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
-      draw(figures.share, names.map((name) => barred(name, style(name), (row) => row.modalities[name]?.share)), format.percent, () => ({ layout: { ...base({ ...charts.percentAxis, range: [0, 1] }), barmode: "stack", bargap: 0.15 }, empty: epochs.length && !epochs.some((row) => names.some((m) => format.known(row.modalities[m]?.share))) ? "So far, every sample trained all modalities." : undefined }));
-      draw(figures.churn, [lined("samples that changed modality", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (row) => row.churn)], format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1] }), empty: epochs.some((row) => format.known(row.churn)) ? undefined : "Available from the second epoch after warm-up." }));
-      const rest = (row) => (format.known(row.seconds.epoch) ? Math.max(0, row.seconds.epoch - STAGES.reduce((sum, stage) => sum + (row.seconds[stage] ?? 0), 0)) : null);
-      draw(figures.seconds, [...STAGES.map((stage, i) => barred(stage, { colour: `var(--s${i})` }, (row) => row.seconds[stage])), barred("other", { colour: "var(--s5)" }, rest)], format.seconds, () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }));
-      draw(figures.loss, [lined("validation", charts.FUSED, (row) => row.validation_loss), lined("training", { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" }, (row) => row.train_loss)], format.fixed, () => ({ layout: base({ hoverformat: ".3f" }) }));
-      draw(figures.rho, [lined("confidence ratio", { colour: "var(--accent)", dash: "solid", symbol: "circle" }, (row) => row.rho)], format.fixed, () => ({ layout: base({ hoverformat: ".2f" }) }));
-      diagnostics.hidden = !epochs.some((row) => names.some((m) => format.known(row.modalities[m]?.zero_mask_accuracy)));
+      draw(
+        figures.share,
+        names.map((name) => barred(name, style(name), (row) => row.modalities[name]?.share)),
+        format.percent,
+        () => ({
+          layout: {
+            ...base({ ...charts.percentAxis, range: [0, 1] }),
+            barmode: "stack",
+            bargap: 0.15,
+          },
+          empty:
+            epochs.length &&
+            !epochs.some((row) => names.some((m) => format.known(row.modalities[m]?.share)))
+              ? "So far, every sample trained all modalities."
+              : undefined,
+        }),
+      );
+      draw(
+        figures.churn,
+        [
+          lined(
+            "samples that changed modality",
+            { colour: "var(--accent)", dash: "solid", symbol: "circle" },
+            (row) => row.churn,
+          ),
+        ],
+        format.percent,
+        () => ({
+          layout: base({ ...charts.percentAxis, range: [0, 1] }),
+          empty: epochs.some((row) => format.known(row.churn))
+            ? undefined
+            : "Available from the second epoch after warm-up.",
+        }),
+      );
+      const rest = (row) =>
+        format.known(row.seconds.epoch)
+          ? Math.max(
+              0,
+              row.seconds.epoch - STAGES.reduce((sum, stage) => sum + (row.seconds[stage] ?? 0), 0),
+            )
+          : null;
+      draw(
+        figures.seconds,
+        [
+          ...STAGES.map((stage, i) =>
+            barred(stage, { colour: `var(--s${i})` }, (row) => row.seconds[stage]),
+          ),
+          barred("other", { colour: "var(--s5)" }, rest),
+        ],
+        format.seconds,
+        () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }),
+      );
+      draw(
+        figures.loss,
+        [
+          lined("validation", charts.FUSED, (row) => row.validation_loss),
+          lined(
+            "training",
+            { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" },
+            (row) => row.train_loss,
+          ),
+        ],
+        format.fixed,
+        () => ({ layout: base({ hoverformat: ".3f" }) }),
+      );
+      draw(
+        figures.rho,
+        [
+          lined(
+            "confidence ratio",
+            { colour: "var(--accent)", dash: "solid", symbol: "circle" },
+            (row) => row.rho,
+          ),
+        ],
+        format.fixed,
+        () => ({ layout: base({ hoverformat: ".2f" }) }),
+      );
+      diagnostics.hidden = !epochs.some((row) =>
+        names.some((m) => format.known(row.modalities[m]?.zero_mask_accuracy)),
+      );
       if (diagnostics.hidden) return;
-      const own = (key) => names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.[key]));
-      draw(figures.cosines, [...own("gradient_cosine"), lined("shared", charts.FUSED, (row) => row.head_gradient_cosine)], format.fixed, () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }));
-      draw(figures.alone, own("zero_mask_accuracy"), format.percent, () => ({ layout: base({ ...charts.percentAxis, range: [0, 1.02] }) }));
+      const own = (key) =>
+        names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.[key]));
+      draw(
+        figures.cosines,
+        [
+          ...own("gradient_cosine"),
+          lined("shared", charts.FUSED, (row) => row.head_gradient_cosine),
+        ],
+        format.fixed,
+        () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }),
+      );
+      draw(figures.alone, own("zero_mask_accuracy"), format.percent, () => ({
+        layout: base({ ...charts.percentAxis, range: [0, 1.02] }),
+      }));
     }
 
     async function refresh(first = false) {
-      const [newDetail, newEpochs] = await Promise.all([first ? detail : api.get(path, signal), api.all(`${path}/epochs`, signal)]);
+      const [newDetail, newEpochs] = await Promise.all([
+        first ? detail : api.get(path, signal),
+        api.all(`${path}/epochs`, signal),
+      ]);
       const changed = newDetail !== detail || newEpochs !== epochs;
       if (!changed && !first) return onePlan.choose(wanted ?? detail.plans.at(-1));
-      if (!first && newEpochs.length !== epochs.length) announce(`${format.count(newEpochs.length, "epoch")} completed; validation accuracy ${format.percent(newEpochs.at(-1)?.validation_accuracy)}.`);
+      if (!first && newEpochs.length !== epochs.length)
+        announce(
+          `${format.count(newEpochs.length, "epoch")} completed; validation accuracy ${format.percent(newEpochs.at(-1)?.validation_accuracy)}.`,
+        );
       if (!first && newDetail.status !== detail.status) announce(`The run is ${newDetail.status}.`);
       [detail, epochs] = [newDetail, newEpochs];
       drawHead(comparison);
@@ -116,7 +361,12 @@ const run = (() => {
       rejectedPart.replaceChildren(dom.problem(error)); // the features may have been deleted
     }
     return {
-      title: name, refresh: () => { wanted = epochOf(setQuery()); return refresh(); }, isLive: () => lists.isLive(detail),
+      title: name,
+      refresh: () => {
+        wanted = epochOf(setQuery());
+        return refresh();
+      },
+      isLive: () => lists.isLive(detail),
     };
   }
 
@@ -126,8 +376,13 @@ const run = (() => {
   async function comparisonOf(name, signal) {
     if (!/-seed\d+$/.test(name) || api.report) return null;
     const all = await api.all("v1/comparisons", signal);
-    const isOf = (comparison, method) => name.replace(/\d+$/, "") === `${comparison.name}-${method.replaceAll(/[+:]/g, "-")}-seed`;
-    return all.find((item) => item.status !== "damaged" && item.methods.some((method) => isOf(item, method)))?.name ?? null;
+    const isOf = (comparison, method) =>
+      name.replace(/\d+$/, "") === `${comparison.name}-${method.replaceAll(/[+:]/g, "-")}-seed`;
+    return (
+      all.find(
+        (item) => item.status !== "damaged" && item.methods.some((method) => isOf(item, method)),
+      )?.name ?? null
+    );
   }
 
   return { view };

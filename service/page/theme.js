@@ -1,12 +1,17 @@
 "use strict";
-// The colour scheme: that of the system unless the user chose one. Loaded first, to avoid a flash of the wrong one.
+// The colour scheme: that of the system unless the user chose one. Loaded first, to avoid a flash
+// of the wrong one.
 const theme = (() => {
   const KEY = "remix-theme";
   const system = matchMedia("(prefers-color-scheme: dark)");
   const listeners = new Set();
 
   function chosen() {
-    try { return localStorage.getItem(KEY) ?? ""; } catch { return ""; } // storage may be blocked, as for some file:// pages
+    try {
+      return localStorage.getItem(KEY) ?? "";
+    } catch {
+      return "";
+    } // storage may be blocked, as for some file:// pages
   }
 
   function apply(value) {
@@ -16,7 +21,11 @@ const theme = (() => {
   }
 
   function choose(value) {
-    try { localStorage.setItem(KEY, value); } catch { /* the choice is lost when the page closes */ }
+    try {
+      localStorage.setItem(KEY, value);
+    } catch {
+      /* the choice is lost when the page closes */
+    }
     apply(value);
   }
 
