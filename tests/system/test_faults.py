@@ -122,7 +122,7 @@ def kill_worker(title: str, seen: Callable[[], Any], what: str) -> None:
 
 def is_decoding(out: Path) -> bool:
     """Whether some shards are done and others are being written."""
-    return any((out / ".parts").glob("part-*.json")) and bool(temporaries(out / "see"))
+    return any((out / ".parts").glob("part-*.json")) and bool(temporaries(out / "video"))
 
 
 def test_a_worker_dies_while_it_decodes(shards: Path, decoded: Decoded, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def is_amid_epoch(run: Run) -> bool:
 
 
 def is_amid_scores(run: Run, reference: Run) -> bool:
-    """Whether a run is past warm-up and a quarter of the reference's scoring time."""
+    """Whether a run is past warm-up and a tenth of the reference's scoring time."""
     if not run.checkpoint("best").exists():
         return False
-    time.sleep(reference.times(1).read_json()["score_seconds"] / 4)
+    time.sleep(reference.times(1).read_json()["score_seconds"] / 10)
     return True
 
 

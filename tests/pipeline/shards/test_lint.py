@@ -57,9 +57,9 @@ def test_lint_reports_a_folder_with_totals(tmp_path: Path, command: Command) -> 
     )
     assert (
         out.splitlines()[-1]
-        == "4 samples kept in 2 shards, 2 losses (missing_member 1, truncated 1)"
+        == "4 intact samples in 2 shards, 2 losses (missing_member 1, truncated 1)"
     )
-    assert command("lint", folder / "one.tar")[:2] == (0, "3 samples kept in 1 shards, 0 losses\n")
+    assert command("lint", folder / "one.tar")[:2] == (0, "3 intact samples in 1 shards, 0 losses\n")
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_unusable_samples_are_reported_but_are_no_loss(
     assert detail in unusable["detail"]
     assert json.loads(out)["num_unusable"] == 1
     code, out, _ = command("lint", folder)
-    assert f"x.tar: sample a will not decode: {reason}: " in out
-    assert out.endswith("2 samples kept in 1 shards, 0 losses, 1 samples that will not decode\n")
+    assert f"x.tar: sample a cannot be decoded: {reason}: " in out
+    assert out.endswith("2 intact samples in 1 shards, 0 losses, 1 samples that cannot be decoded\n")
 
 
 def test_limits_and_known_suffixes_come_from_the_configuration(
@@ -151,7 +151,7 @@ def test_repair_writes_only_complete_samples(tmp_path: Path, command: Command) -
         assert all((member.mtime, member.uid, member.mode) == (0, 0, 0o644) for member in tar)
     with tarfile.open(tmp_path / "out" / "y.tar") as tar:
         assert tar.getnames() == [f"{long}.json", f"{long}.wav"]
-    assert command("lint", tmp_path / "out")[:2] == (0, "3 samples kept in 2 shards, 0 losses\n")
+    assert command("lint", tmp_path / "out")[:2] == (0, "3 intact samples in 2 shards, 0 losses\n")
     code, out, _ = command("repair", tmp_path / "in", "--out", tmp_path / "again")
     assert out.splitlines()[-1].endswith(f": {tmp_path / 'again'}")
     assert all(

@@ -112,7 +112,7 @@ def test_command(tmp_path: Path, src: Path, command: Command) -> None:
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert (
-        out == "69 samples (30 test, 35 train, 4 validation); 1 left out, named in shards.json;"
+        out == "69 samples (30 test, 35 train, 4 validation); 1 left out, listed in shards.json;"
         f" 2 in no list: {tmp_path / 'out'}\n"
     )
     code, out, _ = command(

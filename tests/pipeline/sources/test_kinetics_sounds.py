@@ -306,7 +306,7 @@ def test_command(tmp_path: Path, command: Command) -> None:
     code, out, _ = command(*asked, "--allow-incomplete")
     assert code == 0
     assert out.startswith(
-        "20 samples (3 test, 15 train, 2 validation); 1 left out, named in shards.json;"
+        "20 samples (3 test, 15 train, 2 validation); 1 left out, listed in shards.json;"
         " without dribbling basketball, laughing, "
     )
     write = kinetics(tmp_path / "k.csv", [(FEW[i % 4], i, "train") for i in range(20)])

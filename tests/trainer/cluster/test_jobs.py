@@ -202,7 +202,7 @@ def test_a_job_is_followed_to_its_result_over_a_connection_that_breaks(
     head: Head, command: Command, tmp_path: Path
 ) -> None:
     small = {"train": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16}}
-    config = write(run_config(head.store, **small), tmp_path)
+    config = write(run_config(head.store, **WORKERS, **small), tmp_path)
     wire = Wire(to=head.port, word=b"Running entrypoint")
     code, out, err = command(
         "submit", config, "--address", f"127.0.0.1:{wire.port}", "--follow", "--json"
