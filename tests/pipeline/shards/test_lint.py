@@ -59,7 +59,10 @@ def test_lint_reports_a_folder_with_totals(tmp_path: Path, command: Command) -> 
         out.splitlines()[-1]
         == "4 intact samples in 2 shards, 2 losses (missing_member 1, truncated 1)"
     )
-    assert command("lint", folder / "one.tar")[:2] == (0, "3 intact samples in 1 shards, 0 losses\n")
+    assert command("lint", folder / "one.tar")[:2] == (
+        0,
+        "3 intact samples in 1 shards, 0 losses\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,9 @@ def test_unusable_samples_are_reported_but_are_no_loss(
     assert json.loads(out)["num_unusable"] == 1
     code, out, _ = command("lint", folder)
     assert f"x.tar: sample a cannot be decoded: {reason}: " in out
-    assert out.endswith("2 intact samples in 1 shards, 0 losses, 1 samples that cannot be decoded\n")
+    assert out.endswith(
+        "2 intact samples in 1 shards, 0 losses, 1 samples that cannot be decoded\n"
+    )
 
 
 def test_limits_and_known_suffixes_come_from_the_configuration(
