@@ -20,6 +20,7 @@ from pipeline.storage.metadata import encode_metadata
 from pipeline.storage.store_path import StorePath
 
 RAY = ("decode", "score")
+REMIX = ("-m", "remix")
 PROBABILITY_KILL_AGAIN, PROBABILITY_CLUSTER = 0.25, 0.75
 MOMENTS = ("its start", "its first file", "its start, in a write")
 
@@ -83,7 +84,7 @@ class Stages:
             "plan": ["plan", self.folder / "scores.arrow", "--out", out / "plan.arrow"],
             "report": ["report", self.run, "--out", out / "report.html"],
         }
-        return ["-m", "remix", *map(str, commands[stage]), "--json"]
+        return [*map(str, commands[stage]), "--json"]
 
     @staticmethod
     def _store(out: Path) -> Path:
@@ -121,7 +122,7 @@ class Stages:
         if not self.given:
             self._run(["decode", self.shards, "--out", self.features])
         if {"score", "report"} & {*stages}:
-            self._run(self.arguments("train", self.out("train", self.folder / "store"))[2:])
+            self._run(self.arguments("train", self.out("train", self.folder / "store")))
         if "plan" in stages:
             self._write_scores()
         for stage in stages:
@@ -149,7 +150,9 @@ class Stages:
     def _undisturbed(self, stage: str, out: Path) -> Undisturbed:
         start, first = time.monotonic(), 0.0
         with Command(
-            self.arguments(stage, out), self.folder / "log", self.cluster if stage in RAY else None
+            [*REMIX, *self.arguments(stage, out)],
+            self.folder / "log",
+            self.cluster if stage in RAY else None,
         ) as command:
             while command.runs:
                 first = first or (time.monotonic() if is_begun(out) else 0.0)
@@ -161,9 +164,7 @@ class Stages:
         )
 
     def _run(self, arguments: list[Any]) -> None:
-        with Command(
-            ["-m", "remix", *map(str, arguments)], self.folder / "log", self.cluster
-        ) as command:
+        with Command([*REMIX, *map(str, arguments)], self.folder / "log", self.cluster) as command:
             assert command.wait() == 0, command.log.read_text()
 
     def case(self, case: Case, seed: int) -> None:
@@ -198,7 +199,7 @@ class Stages:
             with recording(case.problems, "after the kill"):
                 dead = self._check_killed(case, out)
         with (
-            Command(self.arguments(case.stage, out), folder / "log", cluster) as command,
+            Command([*REMIX, *self.arguments(case.stage, out)], folder / "log", cluster) as command,
             recording(case.problems, "after the resume"),
         ):
             code = command.wait()
@@ -229,7 +230,7 @@ class Stages:
         since, and_others = MOMENTS[rng.integers(len(MOMENTS))], bool(rng.random() < 0.5)
         span = undisturbed.writing if since == "its first file" else undisturbed.seconds
         moment = rng.random() * span
-        arguments, known = self.arguments(case.stage, out), names(out)
+        arguments, known = [*REMIX, *self.arguments(case.stage, out)], names(out)
         command = stack.enter_context(Command(arguments, log, cluster))
         while since == "its first file" and command.runs and names(out) == known:
             time.sleep(0.001)

@@ -88,9 +88,8 @@ def plan(
 
     parsed_shares: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
     fields = {"order": order, "policy": policy, "shares": parsed_shares, "min_share": min_share}
-    fields |= {"relative": relative, "smoothing": smoothing, "temperature": temperature}
-    fields |= {"joint_share": joint_share, "copies": copies, "stratify": stratify}
-    fields |= {"locality": locality}
+    fields |= {"relative": relative, "smoothing": smoothing, "locality": locality, "copies": copies}
+    fields |= {"temperature": temperature, "joint_share": joint_share, "stratify": stratify}
     opened = Scores.open(StorePath.at(scores))
     if features:
         opened.check_features(FeatureSet.open(StorePath.at(features)))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from pipeline.errors import InputError, MissingError
+from service import plan_schemas as plan_api
 from service import schemas as api
 from service.http.responses import ARROW, arrow_response, json_response, wants_arrow
 from service.routes import (
@@ -50,23 +51,25 @@ AS_ARROW: dict[int | str, dict[str, Any]] = {
     "",
     operation_id="listPlans",
     summary="List the plans of a run",
-    response_model=api.Page[api.PlanSummary | api.DamagedPlan],
+    response_model=api.Page[plan_api.PlanSummary | plan_api.DamagedPlan],
 )
 def list_plans(
     request: Request, catalog: StoreCatalog, run: Name, start: Start = 0, limit: Limit = 100
 ) -> Response:
     """The plans, by epoch. An unreadable one appears with status `damaged`."""
     epochs = catalog.plans(run)
-    items: list[api.PlanSummary | api.DamagedPlan] = []
+    items: list[plan_api.PlanSummary | plan_api.DamagedPlan] = []
     for epoch in epochs[start : start + limit]:
         try:
-            items.append(api.PlanSummary.model_validate(catalog.plan(run, epoch).model_dump()))
+            items.append(plan_api.PlanSummary.model_validate(catalog.plan(run, epoch).model_dump()))
         except InputError as error:
-            items.append(api.DamagedPlan(epoch=epoch, error=catalog.reader.public(str(error))))
+            items.append(plan_api.DamagedPlan(epoch=epoch, error=catalog.reader.public(str(error))))
     return page_response(request, items, start_after(start, limit, len(epochs)))
 
 
-@router.get("/{epoch}", operation_id="getPlan", summary="Get a plan", response_model=api.PlanDetail)
+@router.get(
+    "/{epoch}", operation_id="getPlan", summary="Get a plan", response_model=plan_api.PlanDetail
+)
 def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
     """The fingerprint of a plan, its settings, and the artifacts that it was made from."""
     return json_response(request, catalog.plan(run, epoch))
@@ -76,7 +79,7 @@ def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -
     "/{epoch}/stats",
     operation_id="getPlanStats",
     summary="Get the statistics of a plan",
-    response_model=api.PlanStats,
+    response_model=plan_api.PlanStats,
 )
 def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
     """Balance, batch sizes, order, transitions, churn, difficulty and read amplification."""
@@ -87,7 +90,7 @@ def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Ep
     "/{epoch}/steps",
     operation_id="listSteps",
     summary="List the steps of a plan",
-    response_model=api.Page[api.PlanStep],
+    response_model=api.Page[plan_api.PlanStep],
     responses=AS_ARROW,
 )
 def list_steps(
@@ -111,7 +114,7 @@ def list_steps(
     "/stats",
     operation_id="getStatsOfPlan",
     summary="Get the statistics of a plan by fingerprint",
-    response_model=api.PlanStats,
+    response_model=plan_api.PlanStats,
 )
 def get_stats_of_plan(
     request: Request, catalog: StoreCatalog, fingerprint: Fingerprint
@@ -124,7 +127,7 @@ def get_stats_of_plan(
     "/steps",
     operation_id="listStepsOfPlan",
     summary="List the steps of a plan by fingerprint",
-    response_model=api.Page[api.PlanStep],
+    response_model=api.Page[plan_api.PlanStep],
     responses=AS_ARROW,
 )
 def list_steps_of_plan(
@@ -165,5 +168,5 @@ def _steps(
     limit = limit or NUM_STEPS
     # one step more than the page: where the next page starts, as a filter skips steps
     rows = [row for batch in steps.batches(start, modality, limit + 1) for row in batch.to_pylist()]
-    items = [api.PlanStep.model_construct(**row) for row in rows[:limit]]
+    items = [plan_api.PlanStep.model_construct(**row) for row in rows[:limit]]
     return page_response(request, items, rows[limit]["step"] if len(rows) > limit else None)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
+from service import plan_schemas as plan_api
 from service import schemas as api
 from service.http.responses import json_response
 from service.routes import (
@@ -75,7 +76,7 @@ def list_epochs(
     "/{run}/scores/{epoch}/histogram",
     operation_id="getHistogram",
     summary="Get histograms of ability and difficulty",
-    response_model=api.ScoreHistograms,
+    response_model=plan_api.ScoreHistograms,
     tags=["scores"],
 )
 def get_histogram(

@@ -12,6 +12,7 @@ from pipeline.scores.histograms import file_histograms
 from pipeline.storage.schemas import PLAN, REJECTED, epochs_schema, samples_schema, scores_schema
 from pipeline.storage.store_path import MANIFEST
 from service import comparison_schemas as comparison_api
+from service import plan_schemas as plan_api
 from service import schemas as api
 from service.store import file_models as files
 from service.store.file_models import CURVES, as_model, epoch_fields, size_of_rows
@@ -170,7 +171,7 @@ class Catalog:
         self._run_artifact(name)
         return self._epochs_of(name, "plans")
 
-    def plan(self, name: str, epoch: int) -> api.PlanDetail:
+    def plan(self, name: str, epoch: int) -> plan_api.PlanDetail:
         """One plan. Raises MissingError, DataError."""
         artifact, stats = self._plan(name, epoch), self.stats(name, epoch)
         metadata = self.header(artifact).metadata
@@ -186,13 +187,16 @@ class Catalog:
             "bytes": artifact.info.size,
             "has_scores": epoch in self._epochs_of(name, "scores"),
         }
-        return as_model(api.PlanDetail, fields, str(artifact.path))
+        return as_model(plan_api.PlanDetail, fields, str(artifact.path))
 
-    def stats(self, name: str, epoch: int) -> api.PlanStats:
+    def stats(self, name: str, epoch: int) -> plan_api.PlanStats:
         """Statistics that were stored with a plan. Raises MissingError, DataError."""
         plan = self._plan(name, epoch)
         artifact = self.reader.artifact("runs", name, "plans", f"epoch-{epoch:04d}.stats.json")
-        stats, num_steps = self.reader.json(artifact, api.PlanStats), self.header(plan).num_steps
+        stats, num_steps = (
+            self.reader.json(artifact, plan_api.PlanStats),
+            self.header(plan).num_steps,
+        )
         if stats.num_steps != num_steps:
             raise DataError(
                 f"{artifact.path} has {stats.num_steps} steps, but the plan has {num_steps}",
@@ -285,12 +289,12 @@ class Catalog:
 
     # scores
 
-    def histograms(self, name: str, epoch: int, num_bins: int) -> api.ScoreHistograms:
+    def histograms(self, name: str, epoch: int, num_bins: int) -> plan_api.ScoreHistograms:
         """Ability and difficulty of the samples in an epoch. Raises MissingError, DataError."""
         run = self.reader.json(self._run_artifact(name), files.RunFile)
         artifact = self._epoch_file(name, "scores", epoch, "scores")
 
-        def read() -> api.ScoreHistograms:
+        def read() -> plan_api.ScoreHistograms:
             file = self.reader.table(artifact, scores_schema(run.modalities))
             num_classes = file.metadata.get("num_classes")
             fields = {
@@ -299,7 +303,7 @@ class Catalog:
                 "num_classes": num_classes,
                 "modalities": file_histograms(file, num_classes, num_bins=num_bins),
             }
-            return as_model(api.ScoreHistograms, fields, str(artifact.path))
+            return as_model(plan_api.ScoreHistograms, fields, str(artifact.path))
 
         return self.reader.cached(
             artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities)
