@@ -35,6 +35,7 @@ class Purpose(IntEnum):
     TEMPERATURE = 16
     FOLDS = 17
     DIAGNOSTICS = 24
+    ASSEMBLY = 25
     CROP = 100
     FLIP = 101
     FRAMES = 102

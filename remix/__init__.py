@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.features.feature_set import FeatureSet
     from pipeline.plans.plan import BatchPlan
     from pipeline.scores.table import Scores
-    from remix.api import compare, decode, plan, serve, train
+    from remix.api import compare, decode, load_model, plan, serve, train
     from trainer.sampler.plan_batch_sampler import PlanBatchSampler
 
 __version__ = version("data-remixing")
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "compare",
     "decode",
+    "load_model",
     "plan",
     "serve",
     "train",
@@ -40,7 +41,7 @@ _MODULES = {
     "FeatureSet": "pipeline.features.feature_set",
     "PlanBatchSampler": "trainer.sampler.plan_batch_sampler",
     "Scores": "pipeline.scores.table",
-    **dict.fromkeys(("compare", "decode", "plan", "serve", "train"), "remix.api"),
+    **dict.fromkeys(("compare", "decode", "load_model", "plan", "serve", "train"), "remix.api"),
 }
 
 

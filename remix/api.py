@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.decode.config import DecodeConfig
     from pipeline.decode.summary import DecodeSummary, Progress
     from pipeline.plans.plan import BatchPlan
+    from trainer.assembly.assembled import AssembledModel
     from trainer.config import RunConfig
     from trainer.run_directory import Run
 
@@ -145,6 +146,23 @@ def compare(
 
     base = _run_config(config)
     return run(base, methods, range(base.seed, base.seed + seeds))
+
+
+def load_model(path: PathLike) -> "AssembledModel":
+    """Load the assembled model of a finished run, checkpoints/model.pt; the run is not needed.
+
+    Raises:
+        MissingError: the file does not exist.
+        DataError: the file is damaged, or another checkpoint.
+
+    Example:
+        model = remix.load_model("store/runs/first/checkpoints/model.pt")
+        p = model.predict({"audio": spectrograms, "video": frames})  # (B, C)
+        print([model.classes[k] for k in p.argmax(axis=1)])
+    """
+    from trainer.assembly.assembled import AssembledModel
+
+    return AssembledModel(StorePath.at(path))
 
 
 def serve(store: PathLike | None = None, host: str | None = None, port: int | None = None) -> None:

@@ -148,11 +148,11 @@ class Rejected(Schema):
 
 
 class Best(Schema):
-    """The epoch with the highest validation accuracy of the fused head so far."""
+    """The best epoch so far by `train.select` of the configuration, the one to be tested."""
 
     epoch: int
-    """The epoch, counted from 0; the earliest one if several are equal."""
-    validation_accuracy: float
+    """The epoch, counted from 0."""
+    validation_accuracy: float | None
     """Validation accuracy of the fused head in that epoch, in [0, 1]."""
 
 
@@ -210,6 +210,12 @@ class EpochModality(Schema):
     """Accuracy of the unimodal head on the samples that trained it; null if there were none."""
     validation_accuracy: float | None
     """Validation accuracy of the unimodal head; null if no sample has the modality."""
+    calibrated_loss: float | None
+    """Validation loss of the unimodal head, its logits divided by `temperature`."""
+    temperature: float | None
+    """The temperature of the lowest validation loss."""
+    best_epoch: int | None
+    """The epoch from which the encoder and head would be assembled if training ended here."""
     gradient_cosine: float | None = None
     """Cosine between the gradients of the fused and the unimodal loss with respect to the encoder.
 
@@ -260,6 +266,14 @@ class EpochRow(Schema):
     """Mean cross-entropy of the fused head on the validation split."""
     validation_accuracy: float | None
     """Validation accuracy of the fused head."""
+    calibrated_loss: float | None
+    """Validation loss of the fused head, its logits divided by `temperature`."""
+    temperature: float | None
+    """The temperature of the lowest validation loss."""
+    macro_f1: float | None
+    """F1 score of the fused head on the validation split, averaged over classes."""
+    best_epoch: int | None
+    """The epoch that would be tested if training ended here; null if none can be yet."""
     modalities: dict[str, EpochModality]
     """The numbers of each modality."""
     churn: float | None

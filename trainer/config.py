@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import AfterValidator, ByteSize, ConfigDict, Field, model_validator
 
 from pipeline.config import Name, StrictModel, load
 from pipeline.decode.config import DecodeConfig
@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.plans.config import PlanConfig
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import StorePath
+from trainer.methods import METHODS
 from trainer.models.model import ModelConfig
 
 
@@ -40,6 +41,19 @@ class OptimizerConfig(StrictModel):
         return float(self.lr * self.decay ** (epoch // self.decay_every))
 
 
+class SelectConfig(StrictModel):
+    """The epoch whose model is tested: the best one by a metric of the validation split."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    """Metric of the fused head: loss, the cross-entropy after calibration by a temperature, which
+    is less noisy than accuracy, the choice of most papers; macro_f1 if classes are imbalanced."""
+    since: Literal["warmup", "start"] = Field(default="warmup", alias="from")
+    """First epoch that can be chosen: the one after the warm-up, for every method alike, or the
+    start of training, as in the paper's public code."""
+
+
 class TrainConfig(StrictModel):
     """The training loop: joint warm-up epochs, then epochs that follow a plan made from scores."""
 
@@ -59,16 +73,17 @@ class TrainConfig(StrictModel):
     """Weight w_k of each unimodal loss in joint batches."""
     remix_weight: float = Field(default=1.0, ge=0)
     """Weight gamma_k of the unimodal loss in modality-pure batches."""
-    strategy: Name = "remix"
-    """Update rule of a step: remix, reassemble, unimodal, ogm_ge or mla.
-
-    The methods of `remix compare` set it."""
     ogm_alpha: float = Field(default=0.8, ge=0)
     """Modulation strength of ogm_ge; its authors recommend 0.8 for CREMA-D."""
     scores: Literal["live", "cross_fitted"] = "live"
     """Heads that score: live, the unimodal heads of the model; cross_fitted, heads fitted to the
     encoders' features so that no head scores a row that it was fitted on. Use cross_fitted if the
     model overfits its training rows."""
+    select: SelectConfig = SelectConfig()
+    """The epoch whose model is tested."""
+    assemble: bool = True
+    """After training, combine each modality's encoder and head from its own best epoch, test that
+    model too, and write it to checkpoints/model.pt. Costs less than three validations."""
     diagnostics: bool = False
     """Measure gradient cosines and single-modality accuracy after each epoch.
 
@@ -160,7 +175,12 @@ PRESETS: dict[str, dict[str, Any]] = {
             "decay_every": 30,
             "decay": 0.1,
         },
-        "train": {"epochs": 60, "warmup_epochs": 10, "batch_size": 64},
+        "train": {
+            "epochs": 60,
+            "warmup_epochs": 10,
+            "batch_size": 64,
+            "select": {"metric": "accuracy", "from": "start"},
+        },
     },
     "small": {
         "model": {"fusion": "concat", "encoder": {"kind": "cnn"}},
@@ -174,6 +194,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"epochs": 30, "warmup_epochs": 10, "batch_size": 64},
     },
 }
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"unknown method; choose from {', '.join(METHODS)}")
+    return name
 
 
 # a preset's values are in the other fields by the time the digest is computed
@@ -193,6 +219,9 @@ class RunConfig(StrictModel):
     preset: Literal["paper", "small"] = "small"
     """Defaults of model, optimizer and train: paper, ResNet-18 as in arXiv 2506.11550; small, a CNN
     that trains on CPUs."""
+    method: Annotated[str, AfterValidator(_known_method)] = "remix"
+    """Training method, such as remix, joint_heads or ogm_ge: see `remix compare`. A method changes
+    the defaults of model, train and plan."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the weights, the order of the batches, and the augmentation."""
     model: ModelConfig = ModelConfig()
@@ -213,7 +242,22 @@ class RunConfig(StrictModel):
     def _fill_from_preset(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return merge(PRESETS.get(str(value.get("preset", "small")), {}), value)
+        method = METHODS.get(str(value.get("method", "remix")), METHODS["remix"])
+        preset = PRESETS.get(str(value.get("preset", "small")), {})
+        return merge(merge(preset, method.changes), value)
+
+    @property
+    def joint_epochs(self) -> int:
+        """Number of epochs, from the first on, that train all modalities of each sample."""
+        joint = METHODS[self.method].joint
+        return self.train.epochs if joint else min(self.train.warmup_epochs, self.train.epochs)
+
+    @property
+    def first_selectable(self) -> int:
+        """The first epoch that can be tested; 0 if there is no epoch after the warm-up."""
+        train = self.train
+        after_warmup = train.select.since == "warmup" and train.warmup_epochs < train.epochs
+        return train.warmup_epochs if after_warmup else 0
 
     @property
     def digest(self) -> str:

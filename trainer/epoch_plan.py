@@ -62,7 +62,7 @@ def epoch_plan(
     if not world.broadcast(run.plan(epoch).exists()):
         start = time.perf_counter()
         scored_epoch = None
-        if epoch >= config.train.warmup_epochs:
+        if epoch >= config.joint_epochs:
             scored_epoch = score_epoch(config, features, run, world, predictor, epoch)
         plan_start = time.perf_counter()
         if world.is_rank_zero:

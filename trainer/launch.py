@@ -116,10 +116,10 @@ def check(config: RunConfig, features: FeatureSet) -> None:
             f"features {config.features!r} have {len(features.classes)} class(es)",
             "training needs at least 2",
         )
-    if len(features.modalities) < 2 and config.train.warmup_epochs < config.train.epochs:
+    if len(features.modalities) < 2 and config.joint_epochs < config.train.epochs:
         raise InputError(
             f"features {config.features!r} have only one modality: {features.modalities[0]!r}",
-            "remixing needs at least 2; to train one, set train.warmup_epochs to train.epochs",
+            f"method {config.method!r} needs at least 2; to train one, set method to joint_heads",
         )
     for split in SPLITS:
         if not len(features.rows_of(split)):

@@ -1,7 +1,7 @@
 """The training loop.
 
     each epoch:  score (after warm-up) -> plan -> train the plan's steps -> validate -> checkpoint
-    at the end:  evaluate the best epoch's model on the test set
+    at the end:  test the best epoch's model and the assembled one
 
 A run resumes exactly from its last checkpoint: learning rate, augmentation and order are functions
 of (seed, epoch, step, row), so the cursor (epoch, next step) and the plan's fingerprint are enough.
@@ -21,18 +21,20 @@ from pipeline.counter_rng import key_of
 from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
+from trainer.assembly.assemble import assemble
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
 from trainer.epoch_plan import epoch_plan
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
-from trainer.models.model import FUSED, model_for
+from trainer.models.model import model_for
 from trainer.process_group import World
-from trainer.recorder import Recorder, write_test
+from trainer.recorder import Recorder, with_assembled, write_test
 from trainer.run_directory import Run
 from trainer.scoring.diagnostics import Diagnostics
-from trainer.scoring.predictor import Predictor, evaluate, outcomes
+from trainer.scoring.predictor import Evaluation, PredictAll, Predictor, evaluate
+from trainer.selection import update_best
 from trainer.strategies import strategy_of
 from trainer.strategies.base import build_optimizer
 
@@ -78,6 +80,8 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """Train the remaining epochs, test, and return the result stored in run.json."""
+        if self.cursor.epoch:
+            self._complete_epoch()
         for epoch in range(self.cursor.epoch, self.config.train.epochs):
             self._epoch(epoch)
         self.recorder.close()
@@ -95,19 +99,21 @@ class Trainer:
             )
         self._train(epoch, plan)
         validation_start = time.perf_counter()
-        evaluation = evaluate(self._outcomes("validation"), features, world)
+        evaluation = self._evaluate("validation", self.predictor)
         times["validate_seconds"] = time.perf_counter() - validation_start
         diagnostics = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - start
-        accuracy = evaluation.accuracy[FUSED] or 0.0
-        improved = accuracy > self.cursor.best_accuracy
-        if improved:
-            self.cursor.best_epoch, self.cursor.best_accuracy = epoch, accuracy
-        lr = config.optimizer.learning_rate(epoch)
-        row = self.recorder.epoch(epoch, plan, evaluation, lr, times, diagnostics)
+        columns: dict[str, Any] = {"epoch": epoch, **evaluation.columns}
+        improved = update_best(self.cursor, columns, config, self.model)
+        columns |= {
+            "best_epoch": self.cursor.best_epoch if self.cursor.best_epoch >= 0 else None,
+            **{f"best_epoch_{name}": part.epoch for name, part in self.cursor.best_parts.items()},
+            "learning_rate": config.optimizer.learning_rate(epoch),
+        }
+        row = self.recorder.epoch(epoch, plan, {**columns, **times, **diagnostics})
         self._save("last", epoch + 1, 0, "")
-        if improved:
-            self._save("best", epoch + 1, 0, "")
+        for name in improved:
+            self._save(name, epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
 
     def _train(self, epoch: int, plan: BatchPlan) -> None:
@@ -151,14 +157,17 @@ class Trainer:
         self.cursor.step = 0
 
     def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
-        """Write the steps, then the checkpoint, so that no checkpoint is ahead of the log."""
+        """Write the checkpoint `last`, `best`, or the part of a modality.
+
+        The steps are written first, so that no checkpoint is ahead of the log.
+        """
         self.recorder.flush()
         if not self.world.is_rank_zero:
             return
         cursor = replace(self.cursor, epoch=epoch, step=step, plan_fingerprint=plan_fingerprint)
+        is_part = name in self.model.modalities
         checkpoint = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.model.part(name) if is_part else self.model.state_dict(),
             "cursor": asdict(cursor),
             "architecture": self.architecture,
             "features": self.features.fingerprint,
@@ -166,7 +175,9 @@ class Trainer:
             "seed": self.config.seed,
             "amp": self.config.train.amp,
         }
-        checkpoints.save(self.run.checkpoint(name), checkpoint)
+        if name == "last":
+            checkpoint["optimizer"] = self.optimizer.state_dict()
+        checkpoints.save(self.run.checkpoint(f"best.{name}" if is_part else name), checkpoint)
 
     def _resume(self) -> None:
         """Restore the last checkpoint, if one exists. Raises MismatchError."""
@@ -188,34 +199,56 @@ class Trainer:
             )
         checkpoints.load_weights(path, self.model, checkpoint["model"])
         checkpoints.load_optimizer(path, self.optimizer, checkpoint.get("optimizer"))
-        self.cursor = Cursor(**checkpoint["cursor"])
-        is_best = self.cursor.best_epoch + 1 == self.cursor.epoch and not self.cursor.step
-        if self.world.is_rank_zero and is_best:
-            # the process may have been killed after `last` was written and before `best`
-            checkpoints.save(self.run.checkpoint("best"), checkpoint)
+        self.cursor = Cursor.of(checkpoint)
+
+    def _complete_epoch(self) -> None:
+        """Write the best checkpoints of the last epoch, in case a process was killed before."""
+        epoch = self.cursor.epoch
+        best = {name: part.epoch for name, part in self.cursor.best_parts.items()}
+        for name, best_epoch in {**best, "best": self.cursor.best_epoch}.items():
+            if best_epoch + 1 == epoch and not self.cursor.step:
+                self._save(name, epoch, 0, "")
 
     def _test(self) -> dict[str, Any]:
-        """Evaluate the model of the best validation epoch on the test set."""
+        """Test the model of the best validation epoch, and the assembled one."""
         self.world.broadcast(None)  # barrier: rank 0 may still be writing the checkpoint
         best = self.run.checkpoint("best")
         checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
-        outcomes_of_rank = self._outcomes("test")
-        result = {
+        outcomes: list[pa.Table] = []
+        evaluation = self._evaluate("test", self.predictor, outcomes)
+        result: dict[str, Any] = {
             "best_epoch": self.cursor.best_epoch,
-            "validation_accuracy": self.cursor.best_accuracy,
-            "test_accuracy": evaluate(outcomes_of_rank, self.features, self.world).accuracy,
+            "test_accuracy": evaluation.accuracy,
+            "test_loss": evaluation.loss,
         }
         if self.diagnostics:
             result["zero_mask_accuracy"] = self.diagnostics.zero_mask_accuracy("test")
-        joined = self.world.join_rows(self.run.parts("test"), outcomes_of_rank)
+        if self.config.train.assemble:
+            predictor, description = assemble(
+                self.config, self.run, self.features, self.world, self.predictor, self.cursor
+            )
+            assembled: list[pa.Table] = []
+            evaluation = self._evaluate("test", predictor, assembled)
+            outcomes = [
+                with_assembled(own, other, self.model.modalities)
+                for own, other in zip(outcomes, assembled, strict=True)
+            ]
+            result["assembled"] = {
+                **description,
+                "test_accuracy": evaluation.accuracy,
+                "test_loss": evaluation.loss,
+            }
+        joined = self.world.join_rows(self.run.parts("test"), outcomes)
         if joined is not None:
             write_test(self.run, self.features, joined)
             self.run.update(status="finished", result=result)
         return result
 
-    def _outcomes(self, split: str) -> list[pa.Table]:
-        rows, batch_size = self.features.rows_of(split), self.config.train.score_batch
-        return outcomes(self.predictor, self.features, rows, batch_size, self.world)
+    def _evaluate(
+        self, split: str, predictor: PredictAll, outcomes: list[pa.Table] | None = None
+    ) -> Evaluation:
+        batch_size = self.config.train.score_batch
+        return evaluate(predictor, self.features, split, batch_size, self.world, outcomes)
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

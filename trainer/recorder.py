@@ -14,7 +14,6 @@ from trainer.data.plan_loader import Batch
 from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
-from trainer.scoring.predictor import Evaluation
 from trainer.strategies.base import StepOutput
 
 
@@ -85,14 +84,11 @@ class Recorder:
         self,
         epoch: int,
         plan: BatchPlan,
-        evaluation: Evaluation,
-        lr: float,
-        times: dict[str, float],
-        diagnostics: dict[str, float | None],
+        columns: dict[str, Any],
     ) -> dict[str, Any]:
         """Append the epoch's row to epochs.arrow and return it, {} on other ranks than 0.
 
-        The row is computed from the log of steps, the plan's statistics and the validation.
+        The row is computed from the log of steps and the plan's statistics; `columns` are added.
         """
         self.flush()
         if not self._world.is_rank_zero:
@@ -106,29 +102,23 @@ class Recorder:
             "policy": plan.metadata["policy"],
             "num_steps": steps.num_rows,
             "num_rows": sums["num_rows"],
-            "learning_rate": lr,
             "train_loss": float(
                 np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
             ),
             "train_accuracy": sums["num_correct"] / sums["num_rows"],
-            "validation_loss": evaluation.loss,
-            "validation_accuracy": evaluation.accuracy[FUSED],
         }
         for name in self._features.modalities:
             num_correct, num_rows = sums[f"num_correct_{name}"], sums[f"num_rows_{name}"]
             row |= {
                 f"train_accuracy_{name}": num_correct / num_rows if num_rows else None,
-                f"validation_accuracy_{name}": evaluation.accuracy[name],
                 f"share_{name}": stats["modalities"].get(name, {}).get("share"),
             }
         seconds = sums["wait_seconds"] + sums["step_seconds"]
         row |= {
             "churn": stats["churn"],
-            "rho": evaluation.rho,
             "load_seconds": sums["wait_seconds"],
             "step_seconds": sums["step_seconds"],
-            **times,
-            **diagnostics,
+            **columns,
             "samples_per_second": sums["num_rows"] / max(seconds, 1e-9),
         }
         self._run.write_epoch(row, self._features.modalities)
@@ -143,6 +133,15 @@ class Recorder:
         """Close the TensorBoard writer."""
         if self._board:
             self._board.close()
+
+
+def with_assembled(outcomes: pa.Table, assembled: pa.Table, modalities: list[str]) -> pa.Table:
+    """Add the assembled model's predictions to those of the tested epoch's model."""
+    names = {FUSED: "assembled", **{name: f"assembled_{name}" for name in modalities}}
+    for head, name in names.items():
+        for kind in ("predicted", "p_label"):
+            outcomes = outcomes.append_column(f"{kind}_{name}", assembled[f"{kind}_{head}"])
+    return outcomes
 
 
 def write_test(run: Run, features: FeatureSet, outcomes: pa.Table) -> None:

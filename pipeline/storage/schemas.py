@@ -85,6 +85,10 @@ def steps_schema(modalities: Sequence[str]) -> pa.Schema:
 def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.Schema:
     """Metrics, one row per epoch: losses, accuracies, shares, churn, balance and times.
 
+    calibrated_loss is the validation loss after logits are divided by temperature. best_epoch is
+    the epoch that would be tested if training ended here, null if none can be yet; best_epoch_<m>
+    is the epoch from which the modality's encoder and head would be assembled.
+
     Args:
         modalities: names of the modalities; accuracies are fused and per modality.
         diagnostics: include the columns of train.diagnostics, null if it is off. Tables of older
@@ -96,6 +100,12 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
         "train_accuracy",
         "validation_loss",
         "validation_accuracy",
+        "calibrated_loss",
+        "temperature",
+        "macro_f1",
+    ]
+    names += [
+        f"{kind}_{name}" for kind in ("calibrated_loss", "temperature") for name in modalities
     ]
     names += [
         f"{split}_accuracy_{name}" for split in ("train", "validation") for name in modalities
@@ -126,6 +136,8 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
         ("policy", pa.string()),
         ("num_steps", pa.int64()),
         ("num_rows", pa.int64()),
+        ("best_epoch", pa.int32()),
+        *((f"best_epoch_{name}", pa.int32()) for name in modalities),
     ]
     return pa.schema(counts + [(name, pa.float64()) for name in names])
 

@@ -144,16 +144,15 @@ class Catalog:
         return self.reader.artifacts("runs", name, pattern=r"epochs\.arrow")
 
     def _best(self, artifact: Artifact, modalities: Sequence[str]) -> tuple[int, api.Best | None]:
-        """The number of epochs, and the earliest epoch with the highest validation accuracy."""
+        """The number of epochs, and the one that would be tested if training ended here."""
         rows = self._epoch_rows(artifact, modalities)
-        scored = [
+        chosen = rows[-1].best_epoch if rows else None
+        best = [
             api.Best(epoch=row.epoch, validation_accuracy=row.validation_accuracy)
             for row in rows
-            if row.validation_accuracy is not None
+            if row.epoch == chosen
         ]
-        return len(rows), max(
-            scored, key=lambda best: (best.validation_accuracy, -best.epoch), default=None
-        )
+        return len(rows), best[0] if best else None
 
     def _epoch_rows(self, artifact: Artifact, modalities: Sequence[str]) -> list[api.EpochRow]:
         table = self.reader.table(artifact, epochs_schema(modalities, diagnostics=False))

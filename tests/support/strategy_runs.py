@@ -15,7 +15,7 @@ from trainer.data.plan_loader import Batch, PlanLoader
 from trainer.models import checkpoint as checkpoints
 from trainer.models.model import model_for
 from trainer.process_group import World
-from trainer.strategies import STRATEGIES
+from trainer.strategies import strategy_of
 from trainer.strategies.base import TrainStep, build_optimizer
 
 NAMES = ("sound", "sight", "touch")
@@ -37,7 +37,7 @@ class Harness:
         self.optimizer = build_optimizer(config.optimizer, self.model)
         facts = checkpoints.architecture(config.model, self.features)
         inputs = Inputs(facts, 0, torch.device("cpu"))
-        kind = STRATEGIES[config.train.strategy]
+        kind = strategy_of(config)
         kind.check(config, self.model)
         self.step: TrainStep = kind(self.model, self.model, inputs, self.optimizer, config, World())
         self._skip_masked = skip_masked and config.model.mask == "skip"

@@ -28,7 +28,7 @@ from trainer.launch import launch
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.offline import load
-from trainer.scoring.predictor import evaluate, outcomes
+from trainer.scoring.predictor import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,12 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
     assert epochs[2]["churn"] is None
     assert 0 <= epochs[3]["churn"] <= 1
     result, test = finished.metadata["result"], read_table(finished.path / "test.arrow")
-    best = max(epochs, key=lambda row: row["validation_accuracy"])
-    assert result["best_epoch"] == best["epoch"]
-    assert result["validation_accuracy"] == best["validation_accuracy"]
+    best = min(epochs[2:], key=lambda row: row["calibrated_loss"])
+    assert result["best_epoch"] == best["epoch"] == epochs[3]["best_epoch"]
+    assert [row["best_epoch"] for row in epochs[:3]] == [None, None, 2]
+    for name in ("sound", "sight", "touch"):
+        own = min(epochs, key=lambda row: row[f"calibrated_loss_{name}"])
+        assert epochs[3][f"best_epoch_{name}"] == own["epoch"]
     right = test["predicted_fused"].to_numpy() == test["label"].to_numpy()
     assert result["test_accuracy"]["fused"] == right.mean()
     assert test.num_rows == len(FeatureSet.open(run_config(store).features_path).rows_of("test"))
@@ -223,6 +226,6 @@ def test_bf16_trains_another_model_and_scores_it_offline_as_in_training(store: P
     ]
     assert not same_weights(*runs)
     features = FeatureSet.open(run_config(store).features_path)
-    predict, rows = load(runs[1].checkpoint("last"), features), features.rows_of("validation")
-    found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
+    predict = load(runs[1].checkpoint("last"), features)
+    found = evaluate(predict, features, "validation", 32, World())
     assert runs[1].epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-6)

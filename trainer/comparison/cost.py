@@ -81,17 +81,18 @@ class Meter:
                 yield step.modality, len(step.rows), dict(zip(names, has, strict=True))
 
     def evaluate(self, run: Run) -> int:
-        """FLOPs of the forward passes for scores, for validation in each epoch, and for the test.
+        """FLOPs of the forward passes for scores, validation, assembly, and the test.
 
         Cross-fitting and Shapley values add a pass over the train split each time it is scored.
+        Assembly predicts the train split once, and the validation split with two models.
         Diagnostics, and computations other than these passes, are not counted.
         """
         train, plan = self.config.train, self.config.plan
         passes = 1 + (train.scores == "cross_fitted") + (plan.copies == "resample")
         times = {
-            "train": passes * len((run.path / "scores").list()),
-            "validation": len(run.epochs()),
-            "test": 1,
+            "train": passes * len((run.path / "scores").list()) + train.assemble,
+            "validation": len(run.epochs()) + 2 * train.assemble,
+            "test": 1 + train.assemble,
         }
         per_row, total = self.forward().row, 0
         for split, num in times.items():

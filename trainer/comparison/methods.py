@@ -1,63 +1,13 @@
-"""The methods of `remix compare`: the settings that each changes, its paper, and the tables."""
+"""The runs of a comparison: methods with policies, and the tables of methods."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 from pipeline.config import parse
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig, merge
-
-Changes = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Method:
-    """Changes of a method to a configuration."""
-
-    joint: bool = False
-    """Warm up to the end: every batch trains all modalities of its samples."""
-    model: Changes = field(default_factory=dict)
-    train: Changes = field(default_factory=dict)
-    plan: Changes = field(default_factory=dict)
-
-
-ALTERNATING: Changes = {"heads": "shared", "fusion": "entropy"}
-"""The model of MLA."""
-# from arXiv 2506.11550 unless another paper is named
-METHODS: Mapping[str, Method] = {
-    "joint": Method(joint=True, train={"warmup_weight": 0.0}),  # the fused loss alone
-    "joint_heads": Method(joint=True),
-    "unimodal": Method(  # each modality by itself
-        joint=True,
-        model={"fusion": "decision"},
-        train={"strategy": "unimodal", "warmup_weight": 1.0},
-    ),
-    "decouple": Method(plan={"order": "mixed"}),
-    "reassemble": Method(train={"strategy": "reassemble"}),
-    "random": Method(plan={"policy": "random"}),  # control
-    "remix": Method(),
-    # arXiv 2203.15332
-    "ogm_ge": Method(joint=True, train={"strategy": "ogm_ge", "warmup_weight": 0.0}),
-    # arXiv 2309.06255
-    "resample": Method(plan={"copies": "resample", "joint_share": 1.0, "order": "mixed"}),
-    "resample+remix": Method(plan={"copies": "resample"}),
-    # arXiv 2311.10707
-    "mla": Method(joint=True, model=ALTERNATING, train={"strategy": "mla"}),
-    "mla+remix": Method(model=ALTERNATING, train={"strategy": "mla"}),
-    "sum": Method(joint=True, model={"fusion": "sum"}),
-    "sum+remix": Method(model={"fusion": "sum"}),
-    "decision": Method(joint=True, model={"fusion": "decision"}),
-    "decision+remix": Method(model={"fusion": "decision"}),
-    "film": Method(joint=True, model={"fusion": "film"}),  # arXiv 1709.07871
-    "gated": Method(joint=True, model={"fusion": "gated"}),  # arXiv 1802.02892
-    "mmtm": Method(joint=True, model={"fusion": "mmtm"}),  # arXiv 1911.08670
-    "mmtm+remix": Method(model={"fusion": "mmtm"}),
-    "centralnet": Method(joint=True, model={"fusion": "centralnet"}),  # arXiv 1808.07275
-    "centralnet+remix": Method(model={"fusion": "centralnet"}),
-}
-
+from trainer.methods import METHODS, Changes
 
 POLICIES: Mapping[str, Changes] = {
     "easy": {"plan": {"policy": "easy"}},
@@ -144,22 +94,18 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
                 f"unknown policy {policy!r} in method {method!r}",
                 f"choose from {', '.join(POLICIES)}",
             )
-    changes = METHODS[plain]
-    joint = {"warmup_epochs": config.train.epochs} if changes.joint else {}
+    shared = _without(config.model_dump(mode="json"), METHODS[config.method].changes)
     changed = {
         "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
         "seed": seed,
-        "model": changes.model,
-        "train": {**joint, **changes.train},
-        "plan": changes.plan,
+        "method": plain,
+        **METHODS[plain].changes,
     }
-    plain_config = parse(
-        RunConfig, merge(config.model_dump(mode="json"), changed), f"method {method}"
-    )
+    plain_config = parse(RunConfig, merge(shared, changed), f"method {method}")
     if not policies:
         return plain_config
     if (
-        plain_config.train.warmup_epochs >= plain_config.train.epochs
+        plain_config.joint_epochs == plain_config.train.epochs
         or plain_config.plan.policy == "random"
         or plain_config.plan.joint_share == 1
     ):
@@ -173,9 +119,19 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
     return parse(RunConfig, changed, f"method {method}")
 
 
+def _without(settings: dict[str, Any], changes: Changes) -> dict[str, Any]:
+    """Settings without the values that a method changed; defaults take their place."""
+    kept = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and isinstance(changes.get(key), dict):
+            kept[key] = _without(value, changes[key])
+        elif key not in changes or changes[key] != value:
+            kept[key] = value
+    return kept
+
+
 def trains_heads(config: RunConfig) -> bool:
     """Whether unimodal heads are trained, by their own loss or through a fusion of logits."""
-    train = config.train
-    in_warmup = train.warmup_epochs > 0 and train.warmup_weight > 0
-    remixing = train.warmup_epochs < train.epochs and train.remix_weight > 0
-    return in_warmup or remixing or config.model.fusion in ("decision", "entropy")
+    in_joint = config.joint_epochs > 0 and config.train.warmup_weight > 0
+    remixing = config.joint_epochs < config.train.epochs and config.train.remix_weight > 0
+    return in_joint or remixing or config.model.fusion in ("decision", "entropy")

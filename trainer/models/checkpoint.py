@@ -4,8 +4,8 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import IO, Any, cast
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -81,13 +81,33 @@ class _Architecture(_Plain):
     classes: list[str]
 
 
+class _BestPart(_Plain):
+    model_config = ConfigDict(extra="forbid")
+    epoch: int
+    loss: float | None
+    temperature: float
+
+
 class _Cursor(_Plain):
     model_config = ConfigDict(extra="forbid")
     epoch: int
     step: int
     plan_fingerprint: str
     best_epoch: int
-    best_accuracy: float
+    best_value: float
+    best_parts: dict[str, _BestPart]
+
+
+class _Readout(_Plain):
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["fused", "late", "refit", "stack"]
+    temperatures: dict[str, float]
+    weights: dict[str, float]
+    temperature: float
+    mean: dict[str, torch.Tensor]
+    scale: dict[str, torch.Tensor]
+    coefficients: dict[str, torch.Tensor]
+    bias: torch.Tensor
 
 
 class _State(_Plain):
@@ -100,6 +120,7 @@ class _State(_Plain):
     digest: str
     seed: int
     amp: str
+    readout: _Readout | None = None
 
 
 def load_weights(path: StorePath, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -178,12 +199,41 @@ def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Ch
     return model, checkpoint
 
 
+def built(checkpoint: Checkpoint, features: FeatureSet) -> MultimodalModel:
+    """Build the model of a checkpoint of this run."""
+    config = ModelConfig.model_validate(checkpoint["architecture"]["model"])
+    model = model_for(config, features, seed=0)
+    model.load_state_dict(checkpoint["model"])
+    return model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestPart:
+    """The epoch from which a modality's encoder and head are kept."""
+
+    epoch: int
+    loss: float | None
+    """Validation loss of the unimodal head at `temperature`; None if no sample has the modality."""
+    temperature: float
+
+
 @dataclass(slots=True)
 class Cursor:
-    """Position of a run: its next step, and its best epoch so far."""
+    """Position of a run: its next step, and its best epochs so far."""
 
     epoch: int = 0
     step: int = 0
     plan_fingerprint: str = ""
     best_epoch: int = -1
-    best_accuracy: float = -1.0
+    """The epoch to be tested; -1 if none can be tested yet."""
+    best_value: float = 0.0
+    """Its value of `train.select.metric`, negative for a loss."""
+    best_parts: dict[str, BestPart] = field(default_factory=dict)
+    """By modality."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Cursor":
+        """The cursor of a checkpoint."""
+        fields = dict(checkpoint["cursor"])
+        parts = {name: BestPart(**part) for name, part in fields.pop("best_parts").items()}
+        return cls(**fields, best_parts=parts)

@@ -128,6 +128,11 @@ class MultimodalModel(nn.Module):
         """Unimodal head of a modality."""
         return cast(nn.Linear, self.heads[_key(name)])
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The entries of `state_dict()` of a modality's encoder and head."""
+        prefixes = (f"encoders.{_key(name)}.", f"heads.{_key(name)}.")
+        return {key: x for key, x in self.state_dict().items() if key.startswith(prefixes)}
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],
@@ -197,7 +202,7 @@ class MultimodalModel(nn.Module):
         A mid-fusion's gates would otherwise mix them.
         """
         outputs: Outputs = self(inputs, present)
-        if not self._gates:
+        if not self.gates:
             return outputs
         alone = self.features(inputs, present)
         return Outputs(
@@ -220,7 +225,7 @@ class MultimodalModel(nn.Module):
         Undefined for rows that do not have the modality.
         """
         everything = {name: torch.ones_like(value) for name, value in present.items()}
-        if not self._gates:
+        if not self.gates:
             return self._features(inputs, present, everything)[0]
         nothing = {name: torch.zeros_like(value) for name, value in present.items()}
         return {
@@ -229,7 +234,8 @@ class MultimodalModel(nn.Module):
         }
 
     @property
-    def _gates(self) -> bool:
+    def gates(self) -> bool:
+        """Whether the fusion changes what the encoders compute."""
         return isinstance(self.fusion, MidFusion) and self.fusion.gates
 
     def _features(

@@ -33,7 +33,7 @@ def score_epoch(
     Raises:
         RemixError: a prediction is NaN.
     """
-    scored = epoch - (epoch - config.train.warmup_epochs) % config.train.rescore_every
+    scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
     if not world.broadcast(run.scores(scored).exists()):
         rows = features.rows_of("train")
         predict = (
@@ -59,7 +59,7 @@ def _complete(
 ) -> pa.Table:
     """Add metadata, validation accuracies of the epoch before, and the moving average of scores."""
     last, smoothing = epoch - config.train.rescore_every, config.plan.smoothing
-    smoothed = smoothing and last >= config.train.warmup_epochs
+    smoothed = smoothing and last >= config.joint_epochs
     previous = run.open_scores(last) if smoothed else None
     return join_scores(
         [(0, table)],

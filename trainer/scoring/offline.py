@@ -55,4 +55,7 @@ def load(checkpoint: StorePath, features: FeatureSet) -> Predict:
     model, state = checkpoints.model_of(checkpoint, features)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     inputs = Inputs(state["architecture"], 0, device)
-    return Predictor(model.to(device), inputs, features, device, amp=state["amp"] == "bf16")
+    # of an assembled model, the heads are calibrated
+    temperatures = (state.get("readout") or {}).get("temperatures", {})
+    amp = state["amp"] == "bf16"
+    return Predictor(model.to(device), inputs, features, device, amp, temperatures)

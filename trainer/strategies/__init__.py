@@ -1,7 +1,7 @@
 """Update rules of a training step, one per file; add a rule as a file and in STRATEGIES."""
 
-from pipeline.errors import ConfigError
 from trainer.config import RunConfig
+from trainer.methods import METHODS
 from trainer.strategies.base import TrainStep
 from trainer.strategies.mla import Mla
 from trainer.strategies.ogm_ge import OgmGe
@@ -18,10 +18,5 @@ STRATEGIES: dict[str, type[TrainStep]] = {
 
 
 def strategy_of(config: RunConfig) -> type[TrainStep]:
-    """Class of a run's training step. Raises ConfigError."""
-    if config.train.strategy not in STRATEGIES:
-        raise ConfigError(
-            f"unknown train.strategy: {config.train.strategy!r}",
-            f"choose from {', '.join(STRATEGIES)}",
-        )
-    return STRATEGIES[config.train.strategy]
+    """Class of a run's training step."""
+    return STRATEGIES[METHODS[config.method].step]

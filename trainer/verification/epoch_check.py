@@ -51,7 +51,7 @@ class EpochCheck:
     def _builder(self, epoch: int) -> PlanBuilder | None:
         """A builder of the plan from scores and configuration, None if the scores are invalid."""
         config, features = self._config, self._features
-        since = epoch - config.train.warmup_epochs
+        since = epoch - config.joint_epochs
         if since < 0:
             return plan_builder_of(config, features, epoch, None, self._digest)
         scored = epoch - since % config.train.rescore_every

@@ -30,7 +30,9 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
+from trainer.models.model import model_for
 from trainer.run_directory import Run
+from trainer.selection import METRICS, update_best
 from trainer.strategies import strategy_of
 from trainer.verification import steps_log
 from trainer.verification.epoch_check import EpochCheck
@@ -118,6 +120,9 @@ class _Check:
         # the opposite order of writing, see above
         self._finished = run_json.get("status") == "finished"
         self._last, self._best = (self._read_cursor(name) for name in ("last", "best"))
+        self._parts = {
+            name: self._read_cursor(f"best.{name}") for name in self._features.modalities
+        }
         self._rows = self._read_epochs()
         matches = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
         self._planned = [int(match[1]) for match in matches if match]
@@ -136,7 +141,7 @@ class _Check:
                 "seed": self._config.seed,
             }
             self._problems.expect(path, "checkpoint", state, expected)
-            return Cursor(**state["cursor"])
+            return Cursor.of(state)
         return None
 
     def _read_epochs(self) -> list[dict[str, Any]]:
@@ -145,9 +150,16 @@ class _Check:
         ended = num_epochs if self._finished else min(ended, num_epochs)
         with self._problems.reading(path):
             if path.exists():
-                schema = epochs_schema(self._features.modalities, diagnostics=False)
-                columns = ["epoch", "num_steps", "num_rows", "policy"]
-                for batch in BatchFile(path, schema).batches(columns):
+                names = self._features.modalities
+                schema = epochs_schema(names, diagnostics=False)
+                columns = ["epoch", "num_steps", "num_rows", "policy", "best_epoch"]
+                columns += [METRICS[self._config.train.select.metric]]
+                columns += [
+                    f"{kind}_{name}"
+                    for kind in ("calibrated_loss", "temperature", "best_epoch")
+                    for name in names
+                ]
+                for batch in BatchFile(path, schema).batches([*dict.fromkeys(columns)]):
                     rows += batch.to_pylist()
             numbers, expected = [row["epoch"] for row in rows], range(max(len(rows), ended))
             self._problems.expect(path, "the list of epochs", numbers, [*expected])
@@ -185,6 +197,7 @@ class _Check:
             self._problems.epoch = None
             checked.append({"epoch": epoch, **counts, "ok": epoch not in self._problems})
             progress(next(done), total)
+        self._check_selection()
         self._check_checkpoints()
         self._check_run_json()
         if self._finished:
@@ -232,22 +245,42 @@ class _Check:
                 self._problems.expect(path, f"epoch {epoch}", row, planned)
         return {"steps": len(plan), "rows": num_rows, "taken": num_taken}
 
+    def _check_selection(self) -> None:
+        """Choose the best epochs again, and compare them with those in epochs.arrow."""
+        path, cursor = self._run.path / "epochs.arrow", Cursor()
+        model = model_for(self._config.model, self._features, self._config.seed)
+        with self._problems.reading(path):
+            for row in self._rows:
+                update_best(cursor, row, self._config, model)
+                chosen = {"best_epoch": cursor.best_epoch if cursor.best_epoch >= 0 else None}
+                chosen |= {
+                    f"best_epoch_{name}": part.epoch for name, part in cursor.best_parts.items()
+                }
+                self._problems.expect(path, f"epoch {row['epoch']}", row, chosen)
+
     def _check_checkpoints(self) -> None:
-        """Check that both checkpoints exist if they should, and their cursors."""
-        last, best, end = self._last, self._best, (self._config.train.epochs, 0)
-        path, best_path = (self._run.checkpoint(name) for name in ("last", "best"))
+        """Check that the checkpoints exist if they should, and their cursors."""
+        last, end = self._last, (self._config.train.epochs, 0)
+        path = self._run.checkpoint("last")
         continued = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
         if continued and not path.exists():
             self._problems.add(path, "the file is missing, but the run continued from it")
-        # `best` is written after `last`, so it may not exist yet directly after the best epoch
-        written = last and last.best_epoch >= 0 and (last.step or last.best_epoch + 1 < last.epoch)
-        if (written or self._finished) and not best_path.exists():
-            self._problems.add(best_path, "the file is missing, but the run has a best epoch")
         if last and (self._finished or not 0 <= last.epoch <= end[0]):
             self._problems.expect(path, "the cursor", (last.epoch, last.step), end)
-        if last and best and (self._finished or (written and best.epoch <= last.best_epoch)):
-            expected = (last.best_epoch + 1, 0)
-            self._problems.expect(best_path, "the cursor", (best.epoch, best.step), expected)
+        self._check_best("best", self._best, last.best_epoch if last else -1)
+        for name, cursor in self._parts.items():
+            part = last and last.best_parts.get(name)
+            self._check_best(f"best.{name}", cursor, part.epoch if part else -1)
+
+    def _check_best(self, name: str, cursor: Cursor | None, epoch: int) -> None:
+        """Check that the checkpoint of a best epoch exists if it should, and its cursor."""
+        last, path = self._last, self._run.checkpoint(name)
+        # it is written after `last`, so it may not exist yet directly after the best epoch
+        written = last and epoch >= 0 and (last.step or epoch + 1 < last.epoch)
+        if (written or self._finished) and not path.exists():
+            self._problems.add(path, "the file is missing, but the run has a best epoch")
+        if last and cursor and (self._finished or (written and cursor.epoch <= epoch)):
+            self._problems.expect(path, "the cursor", (cursor.epoch, cursor.step), (epoch + 1, 0))
 
     def _check_run_json(self) -> None:
         """Check the features and the result recorded in run.json."""

@@ -23,7 +23,7 @@ from trainer.launch import launch
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.offline import load, score_checkpoint
-from trainer.scoring.predictor import evaluate, outcomes
+from trainer.scoring.predictor import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +146,8 @@ def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
         resources={"workers": 2},
     )
     run, features = launch(config), FeatureSet.open(config.features_path)
-    predict, rows = load(run.checkpoint("last"), features), features.rows_of("validation")
-    found = evaluate(outcomes(predict, features, rows, 32, World()), features, World())
+    predict = load(run.checkpoint("last"), features)
+    found = evaluate(predict, features, "validation", 32, World())
     assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
 
 

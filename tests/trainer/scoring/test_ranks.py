@@ -21,7 +21,7 @@ from trainer.recorder import write_test
 from trainer.run_directory import Run
 from trainer.scoring.diagnostics import zero_mask_accuracies
 from trainer.scoring.epoch_scores import score_epoch
-from trainer.scoring.predictor import Predictor, evaluate, outcomes
+from trainer.scoring.predictor import Predictor, evaluate
 
 
 def assess(config: RunConfig, world: World) -> None:
@@ -31,14 +31,11 @@ def assess(config: RunConfig, world: World) -> None:
     inputs = Inputs(architecture(config.model, features), config.seed, world.device)
     predictor = Predictor(model, inputs, features, world.device)
     score_epoch(config, features, run, world, predictor, 0)
-    size, validation, test = (
-        config.train.score_batch,
-        features.rows_of("validation"),
-        features.rows_of("test"),
-    )
-    evaluation = evaluate(outcomes(predictor, features, validation, size, world), features, world)
-    alone = zero_mask_accuracies(predictor, features, validation, size, world)
-    joined = world.join_rows(run.parts("test"), outcomes(predictor, features, test, size, world))
+    size, outcomes = config.train.score_batch, []
+    evaluation = evaluate(predictor, features, "validation", size, world)
+    alone = zero_mask_accuracies(predictor, features, features.rows_of("validation"), size, world)
+    evaluate(predictor, features, "test", size, world, outcomes)
+    joined = world.join_rows(run.parts("test"), outcomes)
     assert (joined is None) == (world.rank > 0)
     if joined is not None:
         write_test(run, features, joined)
@@ -46,6 +43,8 @@ def assess(config: RunConfig, world: World) -> None:
             "accuracy": evaluation.accuracy,
             "loss": evaluation.loss,
             "rho": evaluation.rho,
+            "macro_f1": evaluation.macro_f1,
+            "temperature": evaluation.temperature,
             "alone": alone,
         }
         (run.path / "evaluation.json").write_json(result)

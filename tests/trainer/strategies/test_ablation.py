@@ -113,11 +113,11 @@ def test_decouple_and_reassemble_are_remix_step_by_step_to_the_bit(
             assert moved == {step.modality}
 
 
-@pytest.mark.parametrize(("strategy", "kept"), [("remix", False), ("reassemble", True)])
+@pytest.mark.parametrize(("method", "kept"), [("remix", False), ("reassemble", True)])
 def test_without_masks_a_batch_of_one_modalitys_rows_trains_all(
-    store: Path, strategy: str, kept: bool
+    store: Path, method: str, kept: bool
 ) -> None:
-    reassembled = Trained(store, train={**WEIGHTS, "strategy": strategy}, skip_masked=not kept)
+    reassembled = Trained(store, train=WEIGHTS, method=method, skip_masked=not kept)
     joint = Trained(store)
     step = next(step for step in remix_of(joint.features).steps() if step.modality == "sound")
     reassembled.take(step)

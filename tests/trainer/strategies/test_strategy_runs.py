@@ -49,15 +49,14 @@ def test_a_model_that_does_not_suit_is_refused_before_anything_is_written(
 
 
 def test_mla_needs_one_head_and_a_fusion_without_weights(store: Path) -> None:
+    given = {"heads": "own", "fusion": "concat"}
     for model, match in (
         ({"fusion": "entropy"}, r"(?=.*model\.heads)(?=.*\bown\b)"),
         ({"heads": "shared"}, r"(?=.*model\.fusion)(?=.*\bconcat\b)"),
     ):
         with pytest.raises(ConfigError, match=match):
             launch(
-                run_config(
-                    store, name="refused", model={**EQUAL, **model}, train={"strategy": "mla"}
-                )
+                run_config(store, name="refused", model={**EQUAL, **given, **model}, method="mla")
             )
 
 
@@ -103,6 +102,11 @@ def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
             run.epochs()["train_loss"].to_numpy(),
             Run.open(two.run_path).epochs()["train_loss"].to_numpy(),
             rtol=1e-4,
+        )
+        results = [each.metadata["result"]["assembled"] for each in (run, Run.open(two.run_path))]
+        assert results[0]["readout"] == results[1]["readout"]
+        assert results[1]["validation_loss"] == pytest.approx(
+            results[0]["validation_loss"], rel=1e-3
         )
 
 

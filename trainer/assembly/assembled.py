@@ -1,0 +1,135 @@
+"""The assembled model of a run: written to a file, loaded, and used for prediction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.arrays import Array, BoolArray, Float32Array
+from pipeline.decode.media.shapes import is_ids
+from pipeline.errors import DataError, InputError
+from pipeline.storage.store_path import StorePath
+from trainer.assembly.readout import HeadOutputs, Readout
+from trainer.data.inputs import Inputs
+from trainer.models import checkpoint as checkpoints
+from trainer.models.checkpoint import Checkpoint
+from trainer.models.model import FUSED, ModelConfig, Outputs, build_model
+from trainer.scoring.predictor import Predictor
+
+
+def combine(best: Checkpoint, parts: Mapping[str, Checkpoint]) -> Checkpoint:
+    """The checkpoint `best` with the encoder and head of each modality from its own part."""
+    weights = {**best["model"]}
+    for part in parts.values():
+        weights |= part["model"]
+    # at different epochs a shared head has different weights
+    weights = {name: x for name, x in weights.items() if not name.endswith(".projection")}
+    architecture = best["architecture"]
+    model = {**architecture["model"], "heads": "own"}
+    return {**best, "model": weights, "architecture": {**architecture, "model": model}}
+
+
+def head_outputs(
+    outputs: Outputs, present: Mapping[str, Tensor], temperatures: Mapping[str, float]
+) -> HeadOutputs:
+    """Convert outputs of `predict` to what readouts use; temperatures are 1 if absent."""
+    logits = {**outputs.unimodal, FUSED: outputs.fused}
+    return HeadOutputs(
+        present={name: x.cpu() for name, x in present.items()},
+        log_p={
+            name: F.log_softmax(x.double().cpu() / temperatures.get(name, 1.0), dim=1)
+            for name, x in logits.items()
+        },
+        features={name: x.double().cpu() for name, x in outputs.features.items()},
+    )
+
+
+def probabilities(readout: Readout, outputs: HeadOutputs) -> dict[str, Float32Array]:
+    """Probabilities (n, C) of a readout ("fused") and of the unimodal heads."""
+    fused = torch.softmax(readout.logits(outputs), dim=1)
+    unimodal = {name: outputs.log_p[name].exp() for name in outputs.features}
+    return {name: x.float().numpy() for name, x in {**unimodal, FUSED: fused}.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class AssembledPredictor:
+    """Predicts rows of a feature set with a readout; unimodal probabilities are calibrated."""
+
+    predictor: Predictor
+    readout: Readout
+
+    @torch.inference_mode()
+    def __call__(self, rows: Array) -> dict[str, Array]:
+        """Class probabilities of rows (B,): per modality and "fused", (B, C) float32."""
+        outputs, present = self.predictor.evaluate(
+            lambda inputs, present: (self.predictor.model.predict(inputs, present), present), rows
+        )
+        own = head_outputs(outputs, present, self.readout.temperatures)
+        return probabilities(self.readout, own)
+
+
+class AssembledModel:
+    """The model of a run's checkpoints/model.pt, for prediction without the run.
+
+    Example:
+        model = remix.load_model("store/runs/first/checkpoints/model.pt")
+        p = model.predict({"audio": spectrograms, "video": frames})  # (B, C)
+        print([model.classes[k] for k in p.argmax(axis=1)])
+    """
+
+    def __init__(self, path: StorePath) -> None:
+        state = checkpoints.load(path)
+        if state.get("readout") is None:
+            raise DataError(
+                f"not an assembled model: {path}", "pass checkpoints/model.pt of a finished run"
+            )
+        architecture = state["architecture"]
+        self.classes: list[str] = architecture["classes"]
+        self._shapes = {name: tuple(shape) for name, shape in architecture["shapes"].items()}
+        self._dtypes = {name: entry["dtype"] for name, entry in architecture["facts"].items()}
+        ids = [name for name, shape in self._shapes.items() if is_ids(shape, self._dtypes[name])]
+        config = ModelConfig.model_validate(architecture["model"])
+        self._model = build_model(config, self._shapes, len(self.classes), seed=0, ids=ids).eval()
+        checkpoints.load_weights(path, self._model, state["model"])
+        self._inputs = Inputs(architecture, 0, torch.device("cpu"))
+        self._readout = Readout.of(state["readout"])
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that the model was trained on."""
+        return [*self._shapes]
+
+    @torch.inference_mode()
+    def predict(
+        self, inputs: Mapping[str, Array], present: Mapping[str, BoolArray] | None = None
+    ) -> Float32Array:
+        """Class probabilities (B, C) of B samples.
+
+        Args:
+            inputs: By modality, (B, ...) as stored in a feature set (`FeatureSet.read`); without
+                the modalities that no sample has.
+            present: By modality, (B,): which samples have it; by default all.
+        Raises:
+            InputError: an array does not have the shape or type of the features.
+        """
+        num_rows = len(next(iter(inputs.values()), ()))
+        for name, values in inputs.items():
+            expected = (num_rows, *self._shapes.get(name, ()))
+            if name not in self._shapes or values.shape != expected:
+                known = ", ".join(f"{key} (B, {str(x)[1:]}" for key, x in self._shapes.items())
+                raise InputError(f"input {name!r} is {values.shape}", f"pass {known}")
+            if str(values.dtype) != self._dtypes[name]:
+                raise InputError(f"input {name!r} is {values.dtype}", f"pass {self._dtypes[name]}")
+        raw, has = {}, {}
+        for name, shape in self._shapes.items():
+            empty = np.zeros((num_rows, *shape), self._dtypes[name])
+            raw[name] = torch.from_numpy(inputs.get(name, empty))
+            flags = (present or {}).get(name, np.full(num_rows, name in inputs))
+            has[name] = torch.from_numpy(flags)
+        prepared = self._inputs(raw, np.arange(num_rows), training=False)
+        outputs = self._model.predict(prepared, has)
+        own = head_outputs(outputs, has, self._readout.temperatures)
+        return probabilities(self._readout, own)[FUSED]

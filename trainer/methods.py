@@ -1,0 +1,60 @@
+"""The training methods: the settings that each changes, and its paper."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What a method does, and the defaults of the configuration that it changes."""
+
+    joint: bool = False
+    """Train all modalities of a sample in every epoch, not only during the warm-up."""
+    step: Literal["remix", "reassemble", "unimodal", "ogm_ge", "mla"] = "remix"
+    """Update rule of a step, in trainer/strategies/."""
+    model: Changes = field(default_factory=dict)
+    train: Changes = field(default_factory=dict)
+    plan: Changes = field(default_factory=dict)
+
+    @property
+    def changes(self) -> Changes:
+        """The sections of the configuration that it changes."""
+        sections = {"model": self.model, "train": self.train, "plan": self.plan}
+        return {name: section for name, section in sections.items() if section}
+
+
+SHARED_HEAD: Changes = {"heads": "shared", "fusion": "entropy"}
+"""The model of MLA."""
+# from arXiv 2506.11550 unless another paper is named
+METHODS: Mapping[str, Method] = {
+    "joint": Method(joint=True, train={"warmup_weight": 0.0}),  # the fused loss alone
+    "joint_heads": Method(joint=True),
+    "unimodal": Method(  # each modality by itself
+        joint=True, step="unimodal", model={"fusion": "decision"}, train={"warmup_weight": 1.0}
+    ),
+    "decouple": Method(plan={"order": "mixed"}),
+    "reassemble": Method(step="reassemble"),
+    "random": Method(plan={"policy": "random"}),  # control
+    "remix": Method(),
+    # arXiv 2203.15332
+    "ogm_ge": Method(joint=True, step="ogm_ge", train={"warmup_weight": 0.0}),
+    # arXiv 2309.06255
+    "resample": Method(plan={"copies": "resample", "joint_share": 1.0, "order": "mixed"}),
+    "resample+remix": Method(plan={"copies": "resample"}),
+    # arXiv 2311.10707
+    "mla": Method(joint=True, step="mla", model=SHARED_HEAD),
+    "mla+remix": Method(step="mla", model=SHARED_HEAD),
+    "sum": Method(joint=True, model={"fusion": "sum"}),
+    "sum+remix": Method(model={"fusion": "sum"}),
+    "decision": Method(joint=True, model={"fusion": "decision"}),
+    "decision+remix": Method(model={"fusion": "decision"}),
+    "film": Method(joint=True, model={"fusion": "film"}),  # arXiv 1709.07871
+    "gated": Method(joint=True, model={"fusion": "gated"}),  # arXiv 1802.02892
+    "mmtm": Method(joint=True, model={"fusion": "mmtm"}),  # arXiv 1911.08670
+    "mmtm+remix": Method(model={"fusion": "mmtm"}),
+    "centralnet": Method(joint=True, model={"fusion": "centralnet"}),  # arXiv 1808.07275
+    "centralnet+remix": Method(model={"fusion": "centralnet"}),
+}
