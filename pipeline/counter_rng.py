@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     CLASSES = 4
     STEPS = 5
     JOINT_SHARE = 6
+    BUDGET = 7
     TEMPERATURE = 16
     FOLDS = 17
     DIAGNOSTICS = 24

@@ -54,6 +54,29 @@ class SelectConfig(StrictModel):
     start of training, as in the paper's public code."""
 
 
+class BudgetConfig(StrictModel):
+    """What training may spend, if it is to end before train.epochs.
+
+    The last epoch then trains a random part of the rows, so that the budget is met."""
+
+    flops: float | None = Field(default=None, gt=0)
+    """Floating-point operations of training steps, scoring and validation; null: no limit."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall time of training, scoring, planning and validation; null: no limit. Two runs with such
+    a budget differ, since their times do."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "BudgetConfig":
+        if self.flops is not None and self.seconds is not None:
+            raise ValueError("set at most one of `flops` and `seconds`")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether training may end before train.epochs."""
+        return self.flops is not None or self.seconds is not None
+
+
 class TrainConfig(StrictModel):
     """The training loop: joint warm-up epochs, then epochs that follow a plan made from scores."""
 
@@ -79,6 +102,8 @@ class TrainConfig(StrictModel):
     """Heads that score: live, the unimodal heads of the model; cross_fitted, heads fitted to the
     encoders' features so that no head scores a row that it was fitted on. Use cross_fitted if the
     model overfits its training rows."""
+    budget: BudgetConfig = BudgetConfig()
+    """What training may spend; `epochs` is then the maximum."""
     select: SelectConfig = SelectConfig()
     """The epoch whose model is tested."""
     assemble: bool = True
@@ -248,9 +273,9 @@ class RunConfig(StrictModel):
 
     @property
     def joint_epochs(self) -> int:
-        """Number of epochs, from the first on, that train all modalities of each sample."""
-        joint = METHODS[self.method].joint
-        return self.train.epochs if joint else min(self.train.warmup_epochs, self.train.epochs)
+        """Number of epochs, from the first on, that are joint whatever the scores are."""
+        is_joint = METHODS[self.method].schedule == "joint"
+        return self.train.epochs if is_joint else min(self.train.warmup_epochs, self.train.epochs)
 
     @property
     def first_selectable(self) -> int:

@@ -4,6 +4,7 @@ Rank 0 writes it once and every rank reads it.
 """
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,20 @@ from pipeline.errors import ConfigError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.builder import PlanBuilder
 from pipeline.plans.plan import BatchPlan
-from pipeline.plans.planner import joint_plan_builder, remix_plan_builder, write_plan
+from pipeline.plans.planner import (
+    joint_plan_builder,
+    pure_plan_builder,
+    remix_plan_builder,
+    write_plan,
+)
 from pipeline.plans.stats import plan_statistics
 from pipeline.plans.step_index import write_step_index
 from pipeline.scores.table import Scores
+from trainer.budget import rows_of_epoch
 from trainer.config import RunConfig
 from trainer.process_group import World
 from trainer.run_directory import Run
+from trainer.schedule import Phase
 from trainer.scoring.epoch_scores import score_epoch
 from trainer.scoring.predictor import Predictor
 
@@ -53,20 +61,26 @@ def epoch_plan(
     world: World,
     predictor: Predictor,
     epoch: int,
+    phase: Phase,
+    share: float,
 ) -> tuple[BatchPlan, dict[str, float]]:
     """Open the plan of an epoch, scoring and planning first if no plan exists yet.
 
+    Args:
+        phase: What the epoch trains.
+        share: Share of the training rows that it trains.
     Returns:
         The plan, and the seconds that scoring and planning took.
     """
     if not world.broadcast(run.plan(epoch).exists()):
         start = time.perf_counter()
         scored_epoch = None
-        if epoch >= config.joint_epochs:
-            scored_epoch = score_epoch(config, features, run, world, predictor, epoch)
+        if phase.kind == "remix":
+            rows = rows_of_epoch(config, features, epoch, share)
+            scored_epoch = score_epoch(config, features, run, world, predictor, epoch, rows)
         plan_start = time.perf_counter()
         if world.is_rank_zero:
-            _commit(config, features, run, epoch, scored_epoch)
+            _commit(config, features, run, epoch, phase, share, scored_epoch)
             seconds = {"score_seconds": plan_start - start}
             seconds["plan_seconds"] = time.perf_counter() - plan_start
             run.times(epoch).write_json(seconds)
@@ -79,15 +93,24 @@ def epoch_plan(
 
 
 def _commit(
-    config: RunConfig, features: FeatureSet, run: Run, epoch: int, scored_epoch: int | None
+    config: RunConfig,
+    features: FeatureSet,
+    run: Run,
+    epoch: int,
+    phase: Phase,
+    share: float,
+    scored_epoch: int | None,
 ) -> None:
     """Write the plan of an epoch, its statistics and its index.
 
     The plan is moved to its final name last, so that a reader that sees it finds all three.
     """
     scores = None if scored_epoch is None else run.open_scores(scored_epoch)
+    rows = rows_of_epoch(config, features, epoch, share)
+    if scores and len(rows) < len(scores):
+        scores = scores.take(rows)
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
-    write_plan(staged, plan_builder_of(config, features, epoch, scores, run.digest))
+    write_plan(staged, plan_builder_of(config, features, epoch, phase, scores, run.digest, share))
     plan = BatchPlan.open(staged, trusted=True)
     previous = run.open_plan(epoch - 1) if epoch else None
     statistics = plan_statistics(
@@ -103,44 +126,47 @@ def _commit(
 
 
 def plan_builder_of(
-    config: RunConfig, features: FeatureSet, epoch: int, scores: Scores | None, digest: str
+    config: RunConfig,
+    features: FeatureSet,
+    epoch: int,
+    phase: Phase,
+    scores: Scores | None,
+    digest: str,
+    share: float = 1.0,
 ) -> PlanBuilder:
     """Return the builder of an epoch's plan.
 
     Args:
-        scores: scores of the split 'train'; None for a joint plan.
+        phase: what the epoch trains.
+        scores: scores of the split 'train', if the phase is `remix`.
         digest: digest of the run, recorded in the plan.
+        share: share of the training rows that the epoch trains, recorded if below 1.
     Raises:
-        MismatchError: the scores are not those of the split 'train'.
+        MismatchError: the scores are not those of the epoch's rows.
     """
-    num_classes, batch_size = len(features.classes), config.train.batch_size
-    parents = {"features": features.fingerprint, "config": digest}
+    common: dict[str, Any] = {
+        "batch_size": config.train.batch_size,
+        "seed": config.seed,
+        "epoch": epoch,
+        "config": config.plan,
+        "num_classes": len(features.classes),
+        "parents": {"features": features.fingerprint, "config": digest},
+    }
+    rows, names = rows_of_epoch(config, features, epoch, share), features.modalities
+    labels = features.labels[rows]
     if scores:
         scores.check_features(features)
-        if not np.array_equal(scores.rows, features.rows_of("train")):
+        if not np.array_equal(scores.rows, rows):
             raise MismatchError(
-                f"{scores.what} does not have the rows of the split 'train'",
+                f"{scores.what} does not have the rows that epoch {epoch} trains",
                 "score the split 'train'",
             )
-        return remix_plan_builder(
-            scores,
-            config.plan,
-            batch_size,
-            config.seed,
-            epoch,
-            num_classes=num_classes,
-            parents=parents,
-        )
-    rows, names = features.rows_of("train"), features.modalities
-    labels = features.labels[rows]
-    return joint_plan_builder(
-        rows,
-        batch_size,
-        config.seed,
-        epoch,
-        config=config.plan,
-        modalities=names,
-        labels=labels,
-        num_classes=num_classes,
-        parents=parents,
-    )
+        builder = remix_plan_builder(scores, **common)
+    elif phase.kind == "pure":
+        present = dict(zip(names, features.has[rows].T, strict=True))
+        builder = pure_plan_builder(rows, present, phase.passes, labels=labels, **common)
+    else:
+        builder = joint_plan_builder(rows, modalities=names, labels=labels, **common)
+    if share < 1:
+        builder.metadata["share"] = share
+    return builder

@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from trainer.assembly.assemble import assemble
+from trainer.budget import Budget
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
@@ -32,6 +34,7 @@ from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.recorder import Recorder, with_assembled, write_test
 from trainer.run_directory import Run
+from trainer.schedule import Phase, Row, phase_of
 from trainer.scoring.diagnostics import Diagnostics
 from trainer.scoring.predictor import Evaluation, PredictAll, Predictor, evaluate
 from trainer.selection import update_best
@@ -67,6 +70,7 @@ class Trainer:
             if config.train.diagnostics
             else None
         )
+        self.budget = Budget(config, features)
         self.recorder = Recorder(
             run, features, world, self.cursor.epoch, self.cursor.step, masks=self.train_step.masks
         )
@@ -82,22 +86,32 @@ class Trainer:
         """Train the remaining epochs, test, and return the result stored in run.json."""
         if self.cursor.epoch:
             self._complete_epoch()
-        for epoch in range(self.cursor.epoch, self.config.train.epochs):
-            self._epoch(epoch)
+        for epoch in count(self.cursor.epoch):
+            history = self.run.history(epoch) if self.world.is_rank_zero else []
+            phase = phase_of(self.config, self.model.modalities, history)
+            phase, share = self.world.broadcast((phase, self.budget.share(history)))
+            if not share:
+                break
+            self._restore(phase)
+            self._epoch(epoch, phase, share, history)
         self.recorder.close()
         return self._test()
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int, phase: Phase, share: float, history: list[Row]) -> None:
+        """Train an epoch; `history` are the rows of epochs.arrow before, on rank 0."""
         start = time.perf_counter()
         config, features, world = self.config, self.features, self.world
-        plan, times = epoch_plan(config, features, self.run, world, self.predictor, epoch)
+        plan, times = epoch_plan(
+            config, features, self.run, world, self.predictor, epoch, phase, share
+        )
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, "
                 f"but epoch {epoch} has plan {plan.fingerprint[:12]}",
                 "restore the plan, or start a new run",
             )
-        self._train(epoch, plan)
+        rate = phase.rate * config.optimizer.learning_rate(epoch)
+        self._train(epoch, plan, rate)
         validation_start = time.perf_counter()
         evaluation = self._evaluate("validation", self.predictor)
         times["validate_seconds"] = time.perf_counter() - validation_start
@@ -108,19 +122,33 @@ class Trainer:
         columns |= {
             "best_epoch": self.cursor.best_epoch if self.cursor.best_epoch >= 0 else None,
             **{f"best_epoch_{name}": part.epoch for name, part in self.cursor.best_parts.items()},
-            "learning_rate": config.optimizer.learning_rate(epoch),
+            "learning_rate": rate,
         }
+        if world.is_rank_zero:
+            scored = phase.kind == "remix" and self.run.scores(epoch).exists()
+            seconds = times["epoch_seconds"]
+            progress = self.budget.progress(history, plan, scored=scored, seconds=seconds)
+            columns["progress"] = progress if share == 1 else 1.0
         row = self.recorder.epoch(epoch, plan, {**columns, **times, **diagnostics})
         self._save("last", epoch + 1, 0, "")
         for name in improved:
             self._save(name, epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
 
-    def _train(self, epoch: int, plan: BatchPlan) -> None:
+    def _restore(self, phase: Phase) -> None:
+        """Return modalities to their best state, if the epoch starts with that."""
+        for name in phase.restored if not self.cursor.step else ():
+            part = checkpoints.load(self.run.checkpoint(f"best.{name}"))["model"]
+            self.model.load_state_dict(part, strict=False)
+            for key, weights in self.model.named_parameters():
+                if key in part:
+                    self.optimizer.state.pop(weights, None)
+
+    def _train(self, epoch: int, plan: BatchPlan, rate: float) -> None:
         """Train on the steps of a plan, starting at the cursor."""
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.learning_rate(epoch)
+            group["lr"] = rate
         resources = self.config.resources
         skip = self.config.model.mask == "skip" and self.train_step.masks
         loader = PlanLoader(

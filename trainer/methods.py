@@ -11,8 +11,8 @@ Changes = dict[str, Any]
 class Method:
     """What a method does, and the defaults of the configuration that it changes."""
 
-    joint: bool = False
-    """Train all modalities of a sample in every epoch, not only during the warm-up."""
+    schedule: Literal["joint", "remix", "alternate", "handover"] = "remix"
+    """What is trained after the warm-up, see trainer/schedule.py."""
     step: Literal["remix", "reassemble", "unimodal", "ogm_ge", "mla"] = "remix"
     """Update rule of a step, in trainer/strategies/."""
     model: Changes = field(default_factory=dict)
@@ -30,31 +30,36 @@ SHARED_HEAD: Changes = {"heads": "shared", "fusion": "entropy"}
 """The model of MLA."""
 # from arXiv 2506.11550 unless another paper is named
 METHODS: Mapping[str, Method] = {
-    "joint": Method(joint=True, train={"warmup_weight": 0.0}),  # the fused loss alone
-    "joint_heads": Method(joint=True),
+    "joint": Method(schedule="joint", train={"warmup_weight": 0.0}),  # the fused loss alone
+    "joint_heads": Method(schedule="joint"),
     "unimodal": Method(  # each modality by itself
-        joint=True, step="unimodal", model={"fusion": "decision"}, train={"warmup_weight": 1.0}
+        schedule="joint",
+        step="unimodal",
+        model={"fusion": "decision"},
+        train={"warmup_weight": 1.0},
     ),
     "decouple": Method(plan={"order": "mixed"}),
     "reassemble": Method(step="reassemble"),
     "random": Method(plan={"policy": "random"}),  # control
     "remix": Method(),
+    "alternate": Method(schedule="alternate"),  # every row, in batches of each modality in turn
+    "handover": Method(schedule="handover"),
     # arXiv 2203.15332
-    "ogm_ge": Method(joint=True, step="ogm_ge", train={"warmup_weight": 0.0}),
+    "ogm_ge": Method(schedule="joint", step="ogm_ge", train={"warmup_weight": 0.0}),
     # arXiv 2309.06255
     "resample": Method(plan={"copies": "resample", "joint_share": 1.0, "order": "mixed"}),
     "resample+remix": Method(plan={"copies": "resample"}),
     # arXiv 2311.10707
-    "mla": Method(joint=True, step="mla", model=SHARED_HEAD),
+    "mla": Method(schedule="joint", step="mla", model=SHARED_HEAD),
     "mla+remix": Method(step="mla", model=SHARED_HEAD),
-    "sum": Method(joint=True, model={"fusion": "sum"}),
+    "sum": Method(schedule="joint", model={"fusion": "sum"}),
     "sum+remix": Method(model={"fusion": "sum"}),
-    "decision": Method(joint=True, model={"fusion": "decision"}),
+    "decision": Method(schedule="joint", model={"fusion": "decision"}),
     "decision+remix": Method(model={"fusion": "decision"}),
-    "film": Method(joint=True, model={"fusion": "film"}),  # arXiv 1709.07871
-    "gated": Method(joint=True, model={"fusion": "gated"}),  # arXiv 1802.02892
-    "mmtm": Method(joint=True, model={"fusion": "mmtm"}),  # arXiv 1911.08670
+    "film": Method(schedule="joint", model={"fusion": "film"}),  # arXiv 1709.07871
+    "gated": Method(schedule="joint", model={"fusion": "gated"}),  # arXiv 1802.02892
+    "mmtm": Method(schedule="joint", model={"fusion": "mmtm"}),  # arXiv 1911.08670
     "mmtm+remix": Method(model={"fusion": "mmtm"}),
-    "centralnet": Method(joint=True, model={"fusion": "centralnet"}),  # arXiv 1808.07275
+    "centralnet": Method(schedule="joint", model={"fusion": "centralnet"}),  # arXiv 1808.07275
     "centralnet+remix": Method(model={"fusion": "centralnet"}),
 }

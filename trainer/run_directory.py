@@ -164,6 +164,13 @@ class Run:
         """epochs.arrow, one row per epoch. Raises MissingError before the first epoch ends."""
         return read_table(self.path / "epochs.arrow")
 
+    def history(self, epoch: int) -> list[dict[str, Any]]:
+        """The rows of epochs.arrow before an epoch."""
+        if not epoch:
+            return []
+        rows: list[dict[str, Any]] = self.epochs().slice(0, epoch).to_pylist()
+        return rows
+
     def write_test(self, table: pa.Table) -> None:
         """Write test.arrow."""
         write_table(self.path / "test.arrow", table)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import Int8Array, Int64Array, IntArray
+from pipeline.arrays import BoolArray, Int8Array, Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.assign import assignment_rule
@@ -74,6 +74,53 @@ def joint_plan_builder(
         seed=seed,
         epoch=epoch,
         metadata=metadata,
+    )
+
+
+def pure_plan_builder(
+    rows: Int64Array,
+    present: Mapping[str, BoolArray],
+    passes: Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    config: PlanConfig,
+    labels: IntArray,
+    num_classes: int,
+    parents: Mapping[str, str],
+) -> PlanBuilder:
+    """A builder of a plan in which every row trains several modalities, in batches of one.
+
+    Args:
+        rows: (n,) rows to plan, ascending.
+        present: (n,) by modality, which rows have it; all modalities in order.
+        passes: By modality, how often each row that has it trains it.
+        labels: (n,) their labels.
+    """
+    names = [*present]
+    counts = np.stack([has * passes.get(name, 0) for name, has in present.items()], axis=1)
+    num = counts.sum(axis=1)
+    repeated = np.repeat(np.tile(np.arange(len(names), dtype=np.int8), len(rows)), counts.ravel())
+    first = np.repeat(np.cumsum(num) - num, num)
+    table = pa.table(
+        {
+            "row": np.repeat(rows, num),
+            "label": np.repeat(labels, num),
+            "copy": (np.arange(num.sum()) - first).astype(np.int16),
+            "assignment": repeated,
+        }
+    )
+    metadata = _metadata(config, names, num_classes, parents, policy="pure")
+    return PlanBuilder(
+        table,
+        names,
+        _assignment_of,
+        config=config,
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        metadata={**metadata, "copies": "pure", "passes": dict(passes)},
     )
 
 

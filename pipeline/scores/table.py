@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays import Array, BoolArray
+from pipeline.arrays import Array, BoolArray, Int64Array
 from pipeline.errors import DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
@@ -52,6 +52,10 @@ class Scores:
         last = -1
         for block in self.blocks():
             last = self._check(block, last)
+
+    def take(self, rows: Int64Array) -> "Scores":
+        """The scores of some of the rows (n,)."""
+        return Scores(self.table.take(np.searchsorted(self.rows, rows)), self.what)
 
     @classmethod
     def open(cls, path: "str | os.PathLike[str] | StorePath", *, hashed: bool = True) -> "Scores":

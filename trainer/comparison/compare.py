@@ -14,11 +14,11 @@ from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.store_path import MANIFEST, StorePath
-from trainer.comparison.cost import Meter
 from trainer.comparison.markdown import markdown
 from trainer.comparison.methods import TABLES, with_method
 from trainer.comparison.run_result import RunResult, paired_tests, run_result_of, spread
 from trainer.config import RunConfig
+from trainer.cost import Meter
 from trainer.launch import check, launch
 from trainer.run_directory import Run
 

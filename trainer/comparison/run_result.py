@@ -10,9 +10,9 @@ import pyarrow as pa
 from scipy import stats
 
 from pipeline.arrays import BoolArray
-from trainer.comparison.cost import Meter, cost_of
 from trainer.comparison.methods import trains_heads
 from trainer.config import RunConfig
+from trainer.cost import Meter, cost_of
 from trainer.models.model import FUSED
 from trainer.run_directory import Run
 

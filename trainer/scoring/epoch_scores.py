@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from pipeline.arrays import Int64Array
 from pipeline.errors import RemixError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import join_scores, score_rows
@@ -23,8 +24,9 @@ def score_epoch(
     world: World,
     predictor: Predictor,
     epoch: int,
+    rows: Int64Array,
 ) -> int:
-    """Score the train split if the plan of `epoch` needs new scores (`rescore_every`).
+    """Score rows (n,) if the plan of `epoch` needs new scores (`rescore_every`).
 
     Each rank scores every `world.size`-th batch.
 
@@ -35,7 +37,6 @@ def score_epoch(
     """
     scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
     if not world.broadcast(run.scores(scored).exists()):
-        rows = features.rows_of("train")
         predict = (
             fit_heads(config, features, world, predictor)
             if config.train.scores == "cross_fitted"

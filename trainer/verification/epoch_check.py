@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import fingerprint_of, read_metadata
 from pipeline.storage.store_path import StorePath
+from trainer.budget import rows_of_epoch
 from trainer.config import RunConfig
 from trainer.epoch_plan import plan_builder_of
 from trainer.run_directory import Run
+from trainer.schedule import phase_of
 from trainer.verification.problems import Problems
 
 
@@ -25,9 +28,15 @@ class EpochCheck:
     """Builds the plans of a run again, and compares."""
 
     def __init__(
-        self, run: Run, config: RunConfig, features: FeatureSet, problems: Problems
+        self,
+        run: Run,
+        config: RunConfig,
+        features: FeatureSet,
+        problems: Problems,
+        history: list[dict[str, Any]],
     ) -> None:
         self._run, self._config, self._features, self._problems = run, config, features, problems
+        self._history = history  # rows of epochs.arrow
         self._digest = str(run.metadata.get("digest"))
 
     def plan(self, epoch: int) -> BatchPlan | None:
@@ -38,9 +47,9 @@ class EpochCheck:
                 path, f"unexpected epoch {epoch}: the run has {num_epochs} epochs, from 0 up"
             )
             return None
-        builder = self._builder(epoch)
         with self._problems.reading(path):
             plan = BatchPlan.open(path, num_rows=self._features.num_rows)
+            builder = self._builder(epoch, plan.metadata.get("share", 1.0))
             if builder:
                 self._check_origin(path, plan, builder)
             self._check_statistics(self._run.plan_stats(epoch), plan)
@@ -48,13 +57,13 @@ class EpochCheck:
             return plan
         return None
 
-    def _builder(self, epoch: int) -> PlanBuilder | None:
+    def _builder(self, epoch: int, share: float) -> PlanBuilder | None:
         """A builder of the plan from scores and configuration, None if the scores are invalid."""
         config, features = self._config, self._features
-        since = epoch - config.joint_epochs
-        if since < 0:
-            return plan_builder_of(config, features, epoch, None, self._digest)
-        scored = epoch - since % config.train.rescore_every
+        phase = phase_of(config, features.modalities, self._history[:epoch])
+        if phase.kind != "remix":
+            return plan_builder_of(config, features, epoch, phase, None, self._digest, share)
+        scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
         path = self._run.scores(scored)
         with self._problems.reading(path):
             scores = Scores.open(path)
@@ -66,7 +75,9 @@ class EpochCheck:
                 "parents": {"features": features.fingerprint, "config": self._digest},
             }
             self._problems.expect(path, "metadata", scores.metadata, expected)
-            return plan_builder_of(config, features, epoch, scores, self._digest)
+            rows = rows_of_epoch(config, features, epoch, share)
+            scores = scores.take(rows) if len(rows) < len(scores) else scores
+            return plan_builder_of(config, features, epoch, phase, scores, self._digest, share)
         return None
 
     def _check_origin(self, path: StorePath, plan: BatchPlan, builder: PlanBuilder) -> None:

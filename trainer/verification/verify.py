@@ -190,7 +190,7 @@ class _Check:
             with self._problems.reading(file.path):
                 self._problems.expect(file.path, "SHA-256", file.path.sha256(), file.sha256)
             progress(next(done), total)
-        check = EpochCheck(self._run, self._config, self._features, self._problems)
+        check = EpochCheck(self._run, self._config, self._features, self._problems, self._rows)
         for epoch in epochs:
             self._problems.epoch = epoch
             counts = self._check_epoch(epoch, check.plan(epoch))

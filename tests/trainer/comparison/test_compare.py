@@ -13,7 +13,6 @@ from pipeline.storage.arrow_files import read_table
 from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features, run_config
 from trainer.comparison.compare import compare, markdown
-from trainer.comparison.cost import Meter
 from trainer.comparison.methods import (
     DEFAULT,
     METHODS,
@@ -25,6 +24,7 @@ from trainer.comparison.methods import (
 )
 from trainer.comparison.run_result import mcnemar_p
 from trainer.config import RunConfig
+from trainer.cost import Meter
 from trainer.launch import launch
 from trainer.run_directory import Run
 

@@ -1,9 +1,9 @@
-"""Floating-point operations of a run: counted for one step of each kind, times the steps taken.
+"""Floating-point operations of a run: counted for one step of each kind, times the planned steps.
 
-Counting runs on the CPU; the number of steps and rows comes from the run's log and plans.
+Counting runs on the CPU; the numbers of steps and rows come from the plans.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.arrays import Int64Array
 from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.plan import Step
+from pipeline.plans.plan import BatchPlan, Step
+from pipeline.scores.table import Scores
 from pipeline.storage.schemas import ALL
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
@@ -50,60 +51,60 @@ class Meter:
         self.step = cache(self._step)
         self.forward = cache(self._forward)
 
-    def train(self, run: Run) -> int:
-        """FLOPs of all training steps, forward and backward.
+    def train(self, plan: BatchPlan) -> int:
+        """FLOPs of all steps of a plan, forward and backward.
 
         Exact if the cost of an encoder for a row does not depend on the row's other modalities.
         """
-        total = 0
-        for epoch in range(len(run.epochs())):
-            for modality, num_rows, encoded in self._steps(run, epoch):
-                rate = self.step(modality)
-                total += rate.fixed + rate.row * num_rows
-                for name, num in encoded.items():
-                    if num < num_rows:
-                        saved = 2 * (rate.row - self.step(modality, name).row)
-                        total -= saved * (num_rows - num)
+        names, total = self.features.modalities, 0
+        skip = self.config.model.mask == "skip" and strategy_of(self.config).masks
+        for step in plan.steps():
+            encoded = self.features.has[step.rows]
+            if skip and step.assigned is not None:
+                encoded = encoded & step.trained(names)
+            rate, num_rows = self.step(step.modality), len(step.rows)
+            total += rate.fixed + rate.row * num_rows
+            for name, num in zip(names, encoded.sum(axis=0).tolist(), strict=True):
+                runs = not skip or step.modality in (ALL, name)
+                if runs and num < num_rows:
+                    saved = 2 * (rate.row - self.step(step.modality, name).row)
+                    total -= saved * (num_rows - num)
         return total
 
-    def _steps(self, run: Run, epoch: int) -> Iterator[tuple[str, int, dict[str, int]]]:
-        """Yield modality, number of rows, and number of encoded rows per encoder, of each step."""
-        names = self.features.modalities
-        if self.config.model.mask == "skip" and strategy_of(self.config).masks:
-            for entry in run.steps(epoch).to_pylist():
-                modality = entry["modality"]
-                running = [name for name in names if modality in (ALL, name)]
-                encoded = {name: entry[f"num_rows_{name}"] for name in running}
-                yield modality, entry["num_rows"], encoded
-        else:
-            for step in run.open_plan(epoch).steps():
-                has = self.features.has[step.rows].sum(axis=0).tolist()
-                yield step.modality, len(step.rows), dict(zip(names, has, strict=True))
+    def score(self, rows: Int64Array) -> int:
+        """FLOPs of scoring rows.
 
-    def evaluate(self, run: Run) -> int:
-        """FLOPs of the forward passes for scores, validation, assembly, and the test.
-
-        Cross-fitting and Shapley values add a pass over the train split each time it is scored.
-        Assembly predicts the train split once, and the validation split with two models.
-        Diagnostics, and computations other than these passes, are not counted.
+        Cross-fitting and Shapley values need a second pass; what else they compute is not counted.
         """
-        train, plan = self.config.train, self.config.plan
-        passes = 1 + (train.scores == "cross_fitted") + (plan.copies == "resample")
-        times = {
-            "train": passes * len((run.path / "scores").list()) + train.assemble,
-            "validation": len(run.epochs()) + 2 * train.assemble,
-            "test": 1 + train.assemble,
-        }
-        per_row, total = self.forward().row, 0
-        for split, num in times.items():
-            has = self.features.has[self.features.rows_of(split)]
-            total += num * per_row * len(has)
-            for name, lacking in zip(
-                self.features.modalities, (~has).sum(axis=0).tolist(), strict=True
-            ):
-                if lacking:
-                    total -= num * 2 * (per_row - self.forward(name).row) * lacking
+        passes = 1 + (self.config.train.scores == "cross_fitted")
+        passes += self.config.plan.copies == "resample"
+        return passes * self.predict(rows)
+
+    def predict(self, rows: Int64Array) -> int:
+        """FLOPs of a forward pass over rows."""
+        has = self.features.has[rows]
+        per_row = self.forward().row
+        total = per_row * len(has)
+        for name, missing in zip(
+            self.features.modalities, (~has).sum(axis=0).tolist(), strict=True
+        ):
+            if missing:
+                total -= 2 * (per_row - self.forward(name).row) * missing
         return total
+
+    def training(self, run: Run) -> int:
+        """FLOPs of a run's training: steps, scores and validation, but neither assembly nor test.
+
+        Diagnostics are not counted.
+        """
+        num_epochs = len(run.epochs())
+        steps = sum(self.train(run.open_plan(epoch)) for epoch in range(num_epochs))
+        scores = sum(
+            self.score(Scores.open(path, hashed=False).rows)
+            for path in (run.path / "scores").list()
+        )
+        validation = self.predict(self.features.rows_of("validation"))
+        return steps + scores + num_epochs * validation
 
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
         """The rate of a training step, in which every second row lacks the modality `lacking`."""
@@ -172,5 +173,5 @@ def cost_of(run: Run, meter: Meter, since: int) -> dict[str, Any]:
         "seconds": float(np.sum(seconds)),
         "epoch_seconds": float(np.median(seconds[since:])),
         "expansion": float(np.mean(rows[since:])) / len(meter.features.rows_of("train")),
-        "flops": meter.train(run) + meter.evaluate(run),
+        "flops": meter.training(run),
     }
