@@ -20,7 +20,13 @@ from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
 from pipeline.errors import DataError, MismatchError
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import CostScale, above_chance, cost_scales
-from pipeline.plans.target_shares import assign_to_target, cheapest, target_of
+from pipeline.plans.target_shares import (
+    Target,
+    assign_to_target,
+    cheapest,
+    largest_remainder,
+    target_of,
+)
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
@@ -120,15 +126,25 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
     target = target_of(
         config, names, len(scores), above_chance(scores) if config.shares == "validation" else ()
     )
-    if target is None:
+    if target is None and not config.class_quotas:
         return natural
     costs, start = np.empty((len(names), len(scores))), 0
     for block in scores.blocks():
         costs[:, start : start + len(block)] = natural.costs(block)
         start += len(block)
-    if target.satisfied_by(np.bincount(cheapest(costs), minlength=len(names))):
+    counts = np.bincount(cheapest(costs), minlength=len(names))
+    if target and target.satisfied_by(counts) and not config.class_quotas:
         return natural
     keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)
+    if config.class_quotas:
+        shares = (counts / len(scores)).tolist()
+        assignment = np.empty(len(scores), np.int8)
+        for label in np.unique(scores.labels):
+            own = np.flatnonzero(scores.labels == label)
+            quota = Target(counts=largest_remainder(shares, len(own)))
+            assignment[own] = assign_to_target(quota, names, costs[:, own], keys[own])
+        return replace(natural, solved=(scores.rows, assignment))
+    assert target
     return replace(natural, solved=(scores.rows, assign_to_target(target, names, costs, keys)))
 
 

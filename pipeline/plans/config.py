@@ -39,6 +39,8 @@ class PlanConfig(StrictModel):
     modality, with a sum of 1."""
     min_share: float = Field(default=0.0, ge=0, le=0.5)
     """Minimum share of rows per modality, with shares natural or validation."""
+    class_quotas: bool = False
+    """Give every class the same share of each modality, by moving the samples of least margin."""
     stratify: bool = False
     """Give each batch the class mix of all rows that train its modality."""
     locality: int | None = Field(default=None, ge=1)

@@ -66,7 +66,7 @@ def target_of(
         )
     if config.shares == "validation":
         weights = above_chance if any(above_chance) else [1] * len(names)
-        return Target(counts=_largest_remainder(_with_floor(weights, config.min_share), num_rows))
+        return Target(counts=largest_remainder(_with_floor(weights, config.min_share), num_rows))
     if config.shares == "natural":
         low = min(ceil(config.min_share * num_rows - 1e-9), num_rows // len(names))
         return Target(counts=(low,) * len(names), floor=True) if low > 0 else None
@@ -85,7 +85,7 @@ def target_of(
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
         raise ConfigError(f"field 'shares' sums to {total:.6g}: {shares}", "make it sum to 1")
-    return Target(counts=_largest_remainder([shares[name] / total for name in names], num_rows))
+    return Target(counts=largest_remainder([shares[name] / total for name in names], num_rows))
 
 
 def assign_to_target(
@@ -151,7 +151,7 @@ def _solve(
         prices[0], first = -np.clip(high, -LIMIT, LIMIT), 0
     elif step > 1:
         sampled_costs, sampled_keys = costs[:, ::step], keys[::step]
-        requested = np.array(_largest_remainder((counts / num_rows).tolist(), len(sampled_keys)))
+        requested = np.array(largest_remainder((counts / num_rows).tolist(), len(sampled_keys)))
         first -= SAMPLE_BITS
         _, prices, _ = _scale(
             requested, sampled_costs, sampled_keys, prices, range(COST_BITS, first, -1)
@@ -275,7 +275,8 @@ def _with_floor(weights: Sequence[float], floor: float) -> list[float]:
         raised |= below
 
 
-def _largest_remainder(shares: Sequence[float], num_rows: int) -> tuple[int, ...]:
+def largest_remainder(shares: Sequence[float], num_rows: int) -> tuple[int, ...]:
+    """Row counts that are closest to the shares and sum to `num_rows`."""
     exact = [share * num_rows for share in shares]
     counts = [floor(value + 1e-9) for value in exact]
     order = sorted(range(len(exact)), key=lambda k: (counts[k] - exact[k], k))

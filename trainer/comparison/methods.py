@@ -16,6 +16,7 @@ POLICIES: Mapping[str, Changes] = {
     "validation": {"plan": {"relative": "validation"}},
     "smooth": {"plan": {"smoothing": 0.8}},
     "softmax": {"plan": {"temperature": 0.5}},
+    "class_quotas": {"plan": {"class_quotas": True}},
     "equal": {"plan": {"shares": "equal"}},
     "min_share": {"plan": {"min_share": 0.3}},
     "validation_shares": {"plan": {"shares": "validation", "min_share": 0.1}},
