@@ -13,6 +13,8 @@ from trainer.config import RunConfig
 from trainer.cost import Meter
 
 Row = Mapping[str, Any]
+TOLERANCE = 0.005
+"""Share of the budget that may be left, instead of a last epoch of a few rows."""
 
 
 class Budget:
@@ -53,10 +55,11 @@ class Budget:
         """
         before = history[-1]["progress"] if history else 0.0
         if self._limits.flops:
-            spent = self._meter.train(plan) + scored * self._meter.score(planned_rows(plan))
-            return float(before + spent / self._limits.flops + self._validation())
+            steps = self._meter.train(plan) + scored * self._meter.score(planned_rows(plan))
+            after = before + steps / self._limits.flops + self._validation()
+            return 1.0 if after > 1 - TOLERANCE else float(after)
         if self._limits.seconds:
-            return float(before + seconds / self._limits.seconds)
+            return min(1.0, float(before + seconds / self._limits.seconds))
         return (len(history) + 1) / self._config.train.epochs
 
     def _validation(self) -> float:

@@ -112,7 +112,8 @@ def _commit(
     staged = run.plan(epoch).parent / f".{run.plan(epoch).name}"
     write_plan(staged, plan_builder_of(config, features, epoch, phase, scores, run.digest, share))
     plan = BatchPlan.open(staged, trusted=True)
-    previous = run.open_plan(epoch - 1) if epoch else None
+    # the folder of a race begins with a later epoch
+    previous = run.open_plan(epoch - 1) if epoch and run.plan(epoch - 1).exists() else None
     statistics = plan_statistics(
         plan,
         labels=features.labels,

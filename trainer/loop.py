@@ -22,7 +22,8 @@ from pipeline.counter_rng import key_of
 from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
-from trainer.assembly.assemble import assemble
+from trainer import race
+from trainer.assembly.assemble import assemble, late_losses
 from trainer.budget import Budget
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
@@ -34,7 +35,7 @@ from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.recorder import Recorder, with_assembled, write_test
 from trainer.run_directory import Run
-from trainer.schedule import Phase, Row, phase_of
+from trainer.schedule import RACE_EPOCHS, Phase, Row, phase_of, race_is_due, schedule_of
 from trainer.scoring.diagnostics import Diagnostics
 from trainer.scoring.predictor import Evaluation, PredictAll, Predictor, evaluate
 from trainer.selection import update_best
@@ -86,18 +87,75 @@ class Trainer:
         """Train the remaining epochs, test, and return the result stored in run.json."""
         if self.cursor.epoch:
             self._complete_epoch()
-        for epoch in count(self.cursor.epoch):
-            history = self.run.history(epoch) if self.world.is_rank_zero else []
-            phase = phase_of(self.config, self.model.modalities, history)
-            phase, share = self.world.broadcast((phase, self.budget.share(history)))
-            if not share:
-                break
-            self._restore(phase)
-            self._epoch(epoch, phase, share, history)
+        self._advance()
         self.recorder.close()
         return self._test()
 
-    def _epoch(self, epoch: int, phase: Phase, share: float, history: list[Row]) -> None:
+    def _advance(self, until: int | None = None) -> None:
+        """Train until an epoch, or until the run's epochs or budget are spent."""
+        for epoch in count(self.cursor.epoch):
+            if epoch == until:
+                break
+            self._finish_race(epoch)
+            history = self.run.history(epoch) if self.world.is_rank_zero else []
+            names, schedule = self.model.modalities, schedule_of(self.config, history)
+            phase, share, is_due = self.world.broadcast(
+                (
+                    phase_of(self.config, names, history, schedule),
+                    self.budget.share(history),
+                    race_is_due(self.config, names, history),
+                )
+            )
+            if not share:
+                break
+            if is_due:
+                self._race(epoch)
+            self._restore(phase)
+            self._epoch(epoch, phase, share, schedule, history)
+
+    def _race(self, epoch: int) -> None:
+        """Train the challenger of method `auto` from the state at the start of an epoch."""
+        if self.world.is_rank_zero:
+            race.prepare(self.run, self.config, epoch)
+        self.world.broadcast(None)  # barrier: the state is copied
+        config = self.config.model_copy(update={"method": race.CHALLENGER})
+        challenger = Trainer(
+            config, self.features, race.race_of(self.run, epoch), self.world, lambda event: None
+        )
+        challenger._advance(epoch + RACE_EPOCHS)
+        challenger.recorder.close()
+
+    def _finish_race(self, epoch: int) -> None:
+        """If a race ends with the epoch before, compare, and continue from its state if it won."""
+        start = epoch - RACE_EPOCHS
+        rival = race.race_of(self.run, start)
+        path, world = rival.path / "result.json", self.world
+        if start < 0 or not world.broadcast((rival.path / "run.json").exists()):
+            return
+        if not world.broadcast(path.exists()):
+            losses = [
+                late_losses(
+                    self.config,
+                    run,
+                    self.features,
+                    world,
+                    self.predictor,
+                    checkpoints.load(run.checkpoint("last")),
+                )
+                for run in (self.run, rival)
+            ]
+            if losses[0] is not None and losses[1] is not None:
+                race.decide(self.run, start, losses[0], losses[1])
+        result = world.broadcast(path.read_json() if world.is_rank_zero else {})
+        if result["won"] and not result["applied"]:
+            if world.is_rank_zero:
+                race.take_over(self.run, start)
+            world.broadcast(None)  # barrier: the state is replaced
+            self._resume()
+
+    def _epoch(
+        self, epoch: int, phase: Phase, share: float, schedule: str, history: list[Row]
+    ) -> None:
         """Train an epoch; `history` are the rows of epochs.arrow before, on rank 0."""
         start = time.perf_counter()
         config, features, world = self.config, self.features, self.world
@@ -117,7 +175,7 @@ class Trainer:
         times["validate_seconds"] = time.perf_counter() - validation_start
         diagnostics = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - start
-        columns: dict[str, Any] = {"epoch": epoch, **evaluation.columns}
+        columns: dict[str, Any] = {"epoch": epoch, "schedule": schedule, **evaluation.columns}
         improved = update_best(self.cursor, columns, config, self.model)
         columns |= {
             "best_epoch": self.cursor.best_epoch if self.cursor.best_epoch >= 0 else None,

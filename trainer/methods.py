@@ -11,7 +11,7 @@ Changes = dict[str, Any]
 class Method:
     """What a method does, and the defaults of the configuration that it changes."""
 
-    schedule: Literal["joint", "remix", "alternate", "handover"] = "remix"
+    schedule: Literal["joint", "remix", "alternate", "handover", "auto"] = "remix"
     """What is trained after the warm-up, see trainer/schedule.py."""
     step: Literal["remix", "reassemble", "unimodal", "ogm_ge", "mla"] = "remix"
     """Update rule of a step, in trainer/strategies/."""
@@ -44,6 +44,7 @@ METHODS: Mapping[str, Method] = {
     "remix": Method(),
     "alternate": Method(schedule="alternate"),  # every row, in batches of each modality in turn
     "handover": Method(schedule="handover"),
+    "auto": Method(schedule="auto"),  # joint_heads, unless a race is won by handover
     # arXiv 2203.15332
     "ogm_ge": Method(schedule="joint", step="ogm_ge", train={"warmup_weight": 0.0}),
     # arXiv 2309.06255

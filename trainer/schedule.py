@@ -8,6 +8,10 @@
 returns to its best state and is left alone; the others are trained in pure batches, as many as cost
 about one joint epoch, until they stop too. The last quarter of the run trains all modalities
 jointly from their best states, at a tenth of the learning rate.
+
+`auto` is `joint` until a race is won: when a modality has stopped, `handover` is trained for
+RACE_EPOCHS from the same checkpoint (trainer/race.py), and takes over if its validation loss is
+then lower by more than a standard error.
 """
 
 from collections.abc import Sequence
@@ -23,6 +27,7 @@ to reach its lowest loss, whichever is more."""
 FINAL_SHARE = 0.25
 FINAL_RATE = 0.1
 """Share of the run, and factor of the learning rate, of the last phase of `handover`."""
+RACE_EPOCHS = 2
 Row = dict[str, Any]
 
 
@@ -39,16 +44,41 @@ class Phase:
     """Modalities whose encoder and head return to their best state before the epoch."""
 
 
-def phase_of(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> Phase:
+def schedule_of(config: RunConfig, history: Sequence[Row]) -> str:
+    """The schedule of the epoch that follows; of `auto`, the one that has taken over, if any."""
+    schedule = METHODS[config.method].schedule
+    if schedule != "auto":
+        return schedule
+    return str(history[-1]["schedule"]) if history else "joint"
+
+
+def phase_of(
+    config: RunConfig, modalities: Sequence[str], history: Sequence[Row], schedule: str
+) -> Phase:
     """The phase of the epoch that follows those of `history`, rows of epochs.arrow."""
-    schedule, epoch = METHODS[config.method].schedule, len(history)
-    if schedule == "joint" or epoch < config.train.warmup_epochs:
+    if schedule == "joint" or len(history) < config.train.warmup_epochs:
         return Phase(kind="joint")
     if schedule == "remix":
         return Phase(kind="remix")
     if schedule == "alternate":
         return Phase(kind="pure", passes=dict.fromkeys(modalities, 1))
     return _handover(config, modalities, history)
+
+
+def race_is_due(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> bool:
+    """Whether `auto` trains `handover` besides, from the state after `history`.
+
+    A race starts if a modality has stopped since the last one started, and that one has ended.
+    """
+    if METHODS[config.method].schedule != "auto" or schedule_of(config, history) != "joint":
+        return False
+    known: list[str] = []
+    start = -RACE_EPOCHS
+    for epoch in range(len(history) + 1):
+        stopped = [name for name in modalities if has_stopped(name, config, history[:epoch])]
+        if stopped != known and epoch >= start + RACE_EPOCHS:
+            known, start = stopped, epoch
+    return start == len(history) and start + RACE_EPOCHS < config.train.epochs
 
 
 def _handover(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> Phase:

@@ -136,6 +136,7 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
     counts = [
         ("epoch", pa.int32()),
         ("policy", pa.string()),
+        ("schedule", pa.string()),
         ("num_steps", pa.int64()),
         ("num_rows", pa.int64()),
         ("best_epoch", pa.int32()),

@@ -1,6 +1,6 @@
 """Assemble a run's model after training: combine checkpoints, fit readouts, and keep the best."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -8,11 +8,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.arrays import Int64Array
+from pipeline.arrays import Float64Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.features.feature_set import FeatureSet
 from trainer.assembly.assembled import AssembledPredictor, combine, head_outputs
-from trainer.assembly.readout import NUM_FOLDS, HeadOutputs, Readout, candidates, choose
+from trainer.assembly.readout import (
+    NUM_FOLDS,
+    HeadOutputs,
+    Readout,
+    candidates,
+    choose,
+    held_out_losses,
+    weighted,
+)
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import prefetched_rows
@@ -46,10 +54,9 @@ def assemble(
     """
     collector = _Collector(config, run, features, world)
     best = checkpoints.load(run.checkpoint("best"))
-    parts = {name: checkpoints.load(run.checkpoint(f"best.{name}")) for name in features.modalities}
-    combined = combine(best, parts)
+    combined = combine(best, parts_of(run, features.modalities))
     assembled = _predictor(combined, features, tested)
-    temperatures = {name: part.temperature for name, part in cursor.best_parts.items()}
+    temperatures = _temperatures(cursor)
     train_rows, train = collector.collect("train", assembled, temperatures)
     rows, own = collector.collect("validation", assembled, temperatures)
     _, other = collector.collect("validation", tested, {})
@@ -58,9 +65,8 @@ def assemble(
         labels, train_labels = (
             torch.from_numpy(features.labels[x]).long() for x in (rows, train_rows)
         )
-        folds = hashes(key_of(config.seed, Purpose.FOLDS), rows) % np.uint64(NUM_FOLDS)
         by_kind = candidates(other, own, labels, train, train_labels)
-        fitted = choose(by_kind, labels, folds.astype(np.int64))
+        fitted = choose(by_kind, labels, _folds(config, rows))
     readout, losses = world.broadcast(fitted) or (Readout(kind="fused"), {})
     uses_parts = readout.kind in ("late", "refit")
     if uses_parts:
@@ -77,6 +83,47 @@ def assemble(
         "validation_loss": losses,
     }
     return AssembledPredictor(assembled if uses_parts else tested, readout), description
+
+
+def late_losses(
+    config: RunConfig,
+    run: Run,
+    features: FeatureSet,
+    world: World,
+    like: Predictor,
+    checkpoint: Checkpoint,
+) -> Float64Array | None:
+    """Cross-fitted losses (n,) of validation rows by readout `late` of a run's parts so far.
+
+    Args:
+        like: A predictor on the same device.
+        checkpoint: The run's last checkpoint.
+    Returns:
+        The losses, None on other ranks than 0.
+    """
+    predictor = _predictor(combine(checkpoint, parts_of(run, features.modalities)), features, like)
+    collector = _Collector(config, run, features, world)
+    temperatures = _temperatures(Cursor.of(checkpoint))
+    rows, outputs = collector.collect("validation", predictor, temperatures)
+    if outputs is None:
+        return None
+    labels = torch.from_numpy(features.labels[rows]).long()
+    candidate = weighted("late", outputs, labels)
+    return held_out_losses(candidate, labels, _folds(config, rows)).numpy()
+
+
+def parts_of(run: Run, modalities: Sequence[str]) -> dict[str, Checkpoint]:
+    """The checkpoints of each modality's best epoch."""
+    return {name: checkpoints.load(run.checkpoint(f"best.{name}")) for name in modalities}
+
+
+def _temperatures(cursor: Cursor) -> dict[str, float]:
+    return {name: part.temperature for name, part in cursor.best_parts.items()}
+
+
+def _folds(config: RunConfig, rows: Int64Array) -> Int64Array:
+    hashed = hashes(key_of(config.seed, Purpose.FOLDS), rows)
+    return (hashed % np.uint64(NUM_FOLDS)).astype(np.int64)
 
 
 def _predictor(checkpoint: Checkpoint, features: FeatureSet, like: Predictor) -> Predictor:

@@ -125,7 +125,6 @@ def candidates(
         assembled: The same rows, of each modality's best epoch.
         train: Training rows, of each modality's best epoch.
     """
-    modalities = [*assembled.features]
     refits = [fit_linear(train, train_labels, ridge) for ridge in RIDGES]
 
     def temperature(outputs: HeadOutputs, readouts: list[Readout]) -> Candidate:
@@ -133,17 +132,20 @@ def candidates(
             outputs, lambda index: fit_temperature(outputs.take(index), labels[index], readouts)
         )
 
-    def weights(kind: str, outputs: HeadOutputs, heads: list[str]) -> Candidate:
-        return Candidate(
-            outputs, lambda index: fit_weights(kind, outputs.take(index), labels[index], heads)
-        )
-
     return {
         "fused": temperature(tested, [Readout(kind="fused")]),
-        "late": weights("late", assembled, modalities),
+        "late": weighted("late", assembled, labels),
         "refit": temperature(assembled, refits),
-        "stack": weights("stack", tested, [*modalities, FUSED]),
+        "stack": weighted("stack", tested, labels),
     }
+
+
+def weighted(kind: str, outputs: HeadOutputs, labels: Tensor) -> Candidate:
+    """The candidate `late`, of the modalities, or `stack`, of the modalities and the fused head."""
+    heads = [*outputs.features, *([FUSED] if kind == "stack" else [])]
+    return Candidate(
+        outputs, lambda index: fit_weights(kind, outputs.take(index), labels[index], heads)
+    )
 
 
 def choose(
@@ -154,19 +156,25 @@ def choose(
     Args:
         folds: (n,) fold of each validation row.
     """
-    result = {}
-    for kind, candidate in by_kind.items():
-        total = 0.0
-        for fold in np.unique(folds):
-            held_out = torch.from_numpy(np.flatnonzero(folds == fold))
-            others = torch.from_numpy(np.flatnonzero(folds != fold))
-            # a single row cannot be held out
-            readout = candidate.fit(others if len(others) else held_out)
-            logits = readout.logits(candidate.outputs.take(held_out))
-            total += float(F.cross_entropy(logits, labels[held_out], reduction="sum"))
-        result[kind] = total / len(folds)
+    result = {
+        kind: float(held_out_losses(candidate, labels, folds).mean())
+        for kind, candidate in by_kind.items()
+    }
     best = min(result, key=result.__getitem__)
     return by_kind[best].fit(torch.arange(len(folds))), result
+
+
+def held_out_losses(candidate: Candidate, labels: Tensor, folds: Int64Array) -> Tensor:
+    """Cross-entropy (n,) of each validation row, by a readout that was fitted to other folds."""
+    result = torch.zeros(len(folds), dtype=torch.float64)
+    for fold in np.unique(folds):
+        held_out = torch.from_numpy(np.flatnonzero(folds == fold))
+        others = torch.from_numpy(np.flatnonzero(folds != fold))
+        # a single row cannot be held out
+        readout = candidate.fit(others if len(others) else held_out)
+        logits = readout.logits(candidate.outputs.take(held_out))
+        result[held_out] = F.cross_entropy(logits, labels[held_out], reduction="none")
+    return result
 
 
 def fit_temperature(outputs: HeadOutputs, labels: Tensor, readouts: list[Readout]) -> Readout:

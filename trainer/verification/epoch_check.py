@@ -20,7 +20,7 @@ from trainer.budget import rows_of_epoch
 from trainer.config import RunConfig
 from trainer.epoch_plan import plan_builder_of
 from trainer.run_directory import Run
-from trainer.schedule import phase_of
+from trainer.schedule import phase_of, schedule_of
 from trainer.verification.problems import Problems
 
 
@@ -60,7 +60,9 @@ class EpochCheck:
     def _builder(self, epoch: int, share: float) -> PlanBuilder | None:
         """A builder of the plan from scores and configuration, None if the scores are invalid."""
         config, features = self._config, self._features
-        phase = phase_of(config, features.modalities, self._history[:epoch])
+        rows = self._history[: epoch + 1]
+        schedule = rows[epoch]["schedule"] if epoch < len(rows) else schedule_of(config, rows)
+        phase = phase_of(config, features.modalities, rows[:epoch], schedule)
         if phase.kind != "remix":
             return plan_builder_of(config, features, epoch, phase, None, self._digest, share)
         scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
@@ -75,8 +77,8 @@ class EpochCheck:
                 "parents": {"features": features.fingerprint, "config": self._digest},
             }
             self._problems.expect(path, "metadata", scores.metadata, expected)
-            rows = rows_of_epoch(config, features, epoch, share)
-            scores = scores.take(rows) if len(rows) < len(scores) else scores
+            own = rows_of_epoch(config, features, epoch, share)
+            scores = scores.take(own) if len(own) < len(scores) else scores
             return plan_builder_of(config, features, epoch, phase, scores, self._digest, share)
         return None
 
