@@ -109,6 +109,8 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
     names += [
         f"{kind}_{name}" for kind in ("calibrated_loss", "temperature") for name in modalities
     ]
+    # floating-point, as only such columns may contain nulls
+    names += ["best_epoch", *(f"best_epoch_{name}" for name in modalities)]
     names += [
         f"{split}_accuracy_{name}" for split in ("train", "validation") for name in modalities
     ]
@@ -139,8 +141,6 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
         ("schedule", pa.string()),
         ("num_steps", pa.int64()),
         ("num_rows", pa.int64()),
-        ("best_epoch", pa.int32()),
-        *((f"best_epoch_{name}", pa.int32()) for name in modalities),
     ]
     return pa.schema(counts + [(name, pa.float64()) for name in names])
 

@@ -107,3 +107,15 @@ def checkpoint(name: str, cursor: dict[str, Any] | None = None, **changes: Any) 
         checkpoints.save(run.checkpoint(name), after)
 
     return tamper
+
+
+def weights_from(source: str, to: str, modality: str) -> Tamper:
+    """Copy the encoder and head of a modality from one checkpoint to another."""
+
+    def tamper(run: Run) -> None:
+        model = dict(checkpoints.load(run.checkpoint(to))["model"])
+        own = checkpoints.load(run.checkpoint(source))["model"]
+        model |= {key: own[key] for key in model if key.split(".")[1] == f"modality-{modality}"}
+        checkpoint(to, model=model)(run)
+
+    return tamper

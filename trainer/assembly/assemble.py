@@ -68,21 +68,20 @@ def assemble(
         by_kind = candidates(other, own, labels, train, train_labels)
         fitted = choose(by_kind, labels, _folds(config, rows))
     readout, losses = world.broadcast(fitted) or (Readout(kind="fused"), {})
-    uses_parts = readout.kind in ("late", "refit")
-    if uses_parts:
+    if readout.uses_parts:
         readout = replace(readout, temperatures=temperatures)
     if world.is_rank_zero:
-        _save(run, combined if uses_parts else best, readout, cursor)
+        _save(config, run, combined if readout.uses_parts else best, readout, cursor)
     description = {
         "readout": readout.kind,
         "epochs": {
-            name: part.epoch if uses_parts else cursor.best_epoch
+            name: part.epoch if readout.uses_parts else cursor.best_epoch
             for name, part in cursor.best_parts.items()
         },
         "weights": readout.weights,
         "validation_loss": losses,
     }
-    return AssembledPredictor(assembled if uses_parts else tested, readout), description
+    return AssembledPredictor(assembled if readout.uses_parts else tested, readout), description
 
 
 def late_losses(
@@ -133,9 +132,13 @@ def _predictor(checkpoint: Checkpoint, features: FeatureSet, like: Predictor) ->
     return replace(like, model=model, inputs=inputs)
 
 
-def _save(run: Run, checkpoint: Checkpoint, readout: Readout, cursor: Cursor) -> None:
-    ended = {"cursor": asdict(cursor), "readout": readout.state}
-    checkpoints.save(run.checkpoint("model"), {**checkpoint, **ended})
+def _save(
+    config: RunConfig, run: Run, checkpoint: Checkpoint, readout: Readout, cursor: Cursor
+) -> None:
+    # the position at the end, wherever the run was resumed
+    ended = replace(cursor, epoch=config.train.epochs, step=0, plan_fingerprint="")
+    changed = {"cursor": asdict(ended), "readout": readout.state}
+    checkpoints.save(run.checkpoint("model"), {**checkpoint, **changed})
 
 
 @dataclass(frozen=True, slots=True)

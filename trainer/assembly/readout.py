@@ -85,6 +85,11 @@ class Readout:
         """Plain data of a checkpoint."""
         return asdict(self)
 
+    @property
+    def uses_parts(self) -> bool:
+        """Whether it reads each modality's best epoch, not the tested epoch's model."""
+        return self.kind in ("late", "refit")
+
     def logits(self, outputs: HeadOutputs) -> Tensor:
         """Fused logits (n, C)."""
         if self.kind == "fused":

@@ -3,7 +3,8 @@
 The readers of artifacts check their hashes and content. Each epoch's plan is built again from its
 scores and the configuration, and must have the same fingerprint; every plan that Remix builds
 trains each row of the split once (`copies: resample` adds its copies). The log of steps must then
-match the plan.
+match the plan. The best epochs are chosen again from the metrics in epochs.arrow, and the assembled
+model and the accuracies must be those of the best epochs and of the test predictions.
 
 The run may be training meanwhile. Files are read in the opposite order of writing, so that whatever
 a checkpoint, epochs.arrow or a later plan implies has been written before verify looks for it. The
@@ -12,10 +13,10 @@ log of the epoch in progress must match the beginning of its plan.
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import parse
@@ -23,9 +24,8 @@ from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.manifest import check_samples, features_fingerprint
 from pipeline.plans.plan import BatchPlan
-from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import check_columns, epochs_schema
+from pipeline.storage.schemas import epochs_schema
 from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
@@ -37,11 +37,10 @@ from trainer.strategies import strategy_of
 from trainer.verification import steps_log
 from trainer.verification.epoch_check import EpochCheck
 from trainer.verification.problems import Problems
+from trainer.verification.result_check import ResultCheck
 
 Progress = Callable[[int, int], None]
 PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
-SAMPLE = pa.schema([("row", pa.int64()), ("sample_id", pa.string()), ("label", pa.int32())])
-"""The columns of test.arrow that identify the tested samples."""
 
 
 def verify(
@@ -201,7 +200,8 @@ class _Check:
         self._check_checkpoints()
         self._check_run_json()
         if self._finished:
-            self._check_test()
+            check_result = ResultCheck(self._run, features, self._problems).check
+            check_result(self._run_json.get("result"), last, assembled=self._config.train.assemble)
         return checked
 
     def _check_epoch(self, epoch: int, plan: BatchPlan | None) -> dict[str, int]:
@@ -246,17 +246,23 @@ class _Check:
         return {"steps": len(plan), "rows": num_rows, "taken": num_taken}
 
     def _check_selection(self) -> None:
-        """Choose the best epochs again, and compare them with those in epochs.arrow."""
+        """Choose the best epochs again, and compare them with epochs.arrow and the checkpoint."""
         path, cursor = self._run.path / "epochs.arrow", Cursor()
-        model = model_for(self._config.model, self._features, self._config.seed)
-        with self._problems.reading(path):
-            for row in self._rows:
-                update_best(cursor, row, self._config, model)
-                chosen = {"best_epoch": cursor.best_epoch if cursor.best_epoch >= 0 else None}
-                chosen |= {
-                    f"best_epoch_{name}": part.epoch for name, part in cursor.best_parts.items()
-                }
-                self._problems.expect(path, f"epoch {row['epoch']}", row, chosen)
+        with self._problems.reading(self._run.path / "run.json"):
+            model = model_for(self._config.model, self._features, self._config.seed)
+            with self._problems.reading(path):
+                for row in self._rows:
+                    update_best(cursor, row, self._config, model)
+                    best = {"": cursor.best_epoch if cursor.best_epoch >= 0 else None}
+                    best |= {f"_{name}": part.epoch for name, part in cursor.best_parts.items()}
+                    chosen = {f"best_epoch{name}": epoch for name, epoch in best.items()}
+                    self._problems.expect(path, f"epoch {row['epoch']}", row, chosen)
+                    if self._last and self._last.epoch == row["epoch"] + 1:
+                        self._expect_best(asdict(self._last), asdict(cursor))
+
+    def _expect_best(self, last: dict[str, Any], cursor: dict[str, Any]) -> None:
+        known = {name: cursor[name] for name in ("best_epoch", "best_value", "best_parts")}
+        self._problems.expect(self._run.checkpoint("last"), "the cursor", last, known)
 
     def _check_checkpoints(self) -> None:
         """Check that the checkpoints exist if they should, and their cursors."""
@@ -283,24 +289,9 @@ class _Check:
             self._problems.expect(path, "the cursor", (cursor.epoch, cursor.step), (epoch + 1, 0))
 
     def _check_run_json(self) -> None:
-        """Check the features and the result recorded in run.json."""
-        expected: dict[str, Any] = {
+        """Check the features recorded in run.json."""
+        expected = {
             "features": {"fingerprint": self._features.fingerprint},
             "modalities": self._features.modalities,
         }
-        if self._finished and self._last:
-            expected["result"] = {"best_epoch": self._last.best_epoch}
         self._problems.expect(self._run.path / "run.json", "run", self._run_json, expected)
-
-    def _check_test(self) -> None:
-        """Check that a finished run tested each row of the split 'test' once."""
-        path = self._run.path / "test.arrow"
-        with self._problems.reading(path):
-            table = read_table(path, trusted=False)
-            check_columns(table.schema, SAMPLE, str(path))
-            samples = self._features.samples
-            tested = samples.select(SAMPLE.names).filter(pc.equal(samples["split"], "test"))
-            if not table.select(SAMPLE.names).equals(tested):
-                self._problems.add(
-                    path, "rows, ids or labels differ from those of the split 'test'"
-                )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +23,12 @@ from tests.support.verify_edits import (
     edited_steps,
     problems_of,
     swap,
+    weights_from,
     with_json,
     with_value,
     without_row,
 )
+from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run
 
 F12, F64 = "f" * 12, "f" * 64
@@ -33,7 +36,9 @@ PLAN, SCORES = "plans/epoch-0003.arrow", "scores/epoch-0002.arrow"
 STATS, INDEX = "plans/epoch-0003.stats.json", "plans/epoch-0003.index.arrow"
 WARM_UP, STEPS_0 = "plans/epoch-0000.arrow", "steps/epoch-0000-step-00000003.arrow"
 STEPS_3, STEPS_6 = (f"steps/epoch-0003-step-0000000{step}.arrow" for step in (3, 6))
-LAST, BEST = "checkpoints/last.pt", "checkpoints/best.pt"
+LAST, BEST, MODEL, SOUND = (
+    f"checkpoints/{name}.pt" for name in ("last", "best", "model", "best.sound")
+)
 MANIFEST, SAMPLES = "features/made/manifest.json", "features/made/samples.arrow"
 
 
@@ -52,6 +57,21 @@ def other_label(table: pa.Table) -> pa.Table:
 
 def row_twice(steps: Steps) -> None:
     steps[1]["rows"].append(steps[0]["rows"][0])
+
+
+def readout(**changes: object) -> Tamper:
+    """Change entries of the readout of checkpoints/model.pt."""
+
+    def tamper(run: Run) -> None:
+        before = checkpoints.load(run.checkpoint("model"))["readout"]
+        checkpoint("model", readout={**before, **changes})(run)
+
+    return tamper
+
+
+def assembled(change: Callable[[dict[str, Any]], object]) -> Tamper:
+    """Change the description of the assembled model in run.json."""
+    return with_json("run.json", lambda run_json: change(run_json["result"]["assembled"]))
 
 
 TAMPERS: dict[str, tuple[Tamper, str, str]] = {
@@ -122,7 +142,30 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         f"plan; {F12}",
     ),
     "last: past the plan": (checkpoint("last", {"epoch": 3, "step": 99}), LAST, "99; 9"),
+    "last: another best epoch": (checkpoint("last", {"best_epoch": 3}), LAST, "best_epoch; 3; 2"),
     "best: a worse epoch": (checkpoint("best", {"epoch": 0}), BEST, "(0, 0)"),
+    "part: a worse epoch": (checkpoint("best.sound", {"epoch": 5}), SOUND, "(5, 0); (1, 0)"),
+    "part: weights of another epoch": (weights_from("last", "best.sound", "sound"), MODEL, "sound"),
+    "part: of another modality": copied_to("checkpoints/best.sight.pt", SOUND, "(4, 0); (1, 0)"),
+    "model: an encoder of another epoch": (weights_from("best", "model", "touch"), MODEL, "touch"),
+    "model: not assembled": copied_to(BEST, MODEL, "readout"),
+    "model: a temperature": (readout(temperatures={"sound": 9.0}), MODEL, "temperatures; 9.0"),
+    "model: another readout": (readout(kind="fused"), "run.json", "readout; refit; fused"),
+    "epochs: another best epoch": (
+        edited("epochs.arrow", with_value("best_epoch", 3, 3)),
+        "epochs.arrow",
+        "3; best_epoch; 3.0; 2",
+    ),
+    "epochs: another best epoch of a modality": (
+        edited("epochs.arrow", with_value("best_epoch_sound", 4, 4)),
+        "epochs.arrow",
+        "4; best_epoch_sound; 4.0; 0",
+    ),
+    "epochs: a lower loss": (
+        edited("epochs.arrow", with_value("calibrated_loss", 3, 0.0)),
+        LAST,
+        "best_epoch; 2; 3",
+    ),
     "run: configuration": (
         with_json("run.json", lambda run_json: run_json["config"].update(seed=1)),
         "run.json",
@@ -138,6 +181,26 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         "run.json",
         "result.best_epoch; 9",
     ),
+    "run: an accuracy": (
+        with_json("run.json", lambda run_json: run_json["result"]["test_accuracy"].update(sight=2)),
+        "run.json",
+        "result.test_accuracy.sight; 2",
+    ),
+    "run: an accuracy of the assembled model": (
+        assembled(lambda entry: entry["test_accuracy"].update(fused=0.5)),
+        "run.json",
+        "result.assembled.test_accuracy.fused; 0.5",
+    ),
+    "run: epoch of an assembled encoder": (
+        assembled(lambda entry: entry["epochs"].update(sight=1)),
+        "run.json",
+        "result.assembled.epochs.sight; 1; 3",
+    ),
+    "run: a lower loss of another readout": (
+        assembled(lambda entry: entry["validation_loss"].update(stack=-1.0)),
+        "run.json",
+        "assembled.readout; refit; stack",
+    ),
     "features: fingerprint": (
         with_json(MANIFEST, lambda manifest: manifest.update(fingerprint=F64)),
         SAMPLES,
@@ -149,6 +212,11 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         "files",
     ),
     "test: a row lost": (edited("test.arrow", without_row(0)), "test.arrow", "test"),
+    "test: a prediction": (
+        edited("test.arrow", with_value("predicted_assembled_touch", 0, 9)),
+        "run.json",
+        "result.assembled.test_accuracy.touch",
+    ),
 }
 
 
@@ -173,7 +241,7 @@ def test_features_checked_by_this_process_are_hashed_again(run: Run) -> None:
 
 def test_a_consistent_forgery_is_reported(run: Run) -> None:
     """Plan, index and log agree and train each row once, but the scores give another plan."""
-    edited_steps(3, swap)(run)
+    edited_steps(3, lambda steps: steps[0]["rows"].reverse())(run)
     plan = BatchPlan.open(run.plan(3))
     for step in plan.steps():
         path = f"steps/epoch-0003-step-{step.step // 3 * 3:08d}.arrow"
