@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.arrays import Int64Array
-from pipeline.counter_rng import Purpose, hashes, key_of, uniform
+from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from trainer.config import RunConfig
@@ -79,6 +79,5 @@ def rows_of_epoch(config: RunConfig, features: FeatureSet, epoch: int, share: fl
     rows = features.rows_of("train")
     if share >= 1:
         return rows
-    draws = uniform(hashes(key_of(config.seed, epoch, Purpose.BUDGET), rows))
-    chosen: Int64Array = rows[draws <= max(share, draws.min())]
-    return chosen
+    order = np.argsort(hashes(key_of(config.seed, epoch, Purpose.BUDGET), rows), kind="stable")
+    return np.sort(rows[order[: max(1, round(share * len(rows)))]])

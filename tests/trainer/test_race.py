@@ -16,7 +16,7 @@ from trainer.verification.verify import verify
 EPOCHS = 9
 SHAPES = {"touch": ((6,), "float32"), "pulse": ((4,), "float32")}
 MODEL = {"encoder": {"kind": "mlp", "hidden": 16}, "encoders": {}}
-LOST, WON = 5, 6
+LOST, WON = 5, 9
 """Seeds of runs whose race is lost and won."""
 
 
@@ -62,7 +62,7 @@ def test_a_race_that_is_won_takes_over(store: Path) -> None:
     assert verify(auto)["problems"] == []
 
 
-@pytest.mark.parametrize("epoch", [4, 5, 6, 7])
+@pytest.mark.parametrize("epoch", [6, 7, 8])
 def test_a_run_that_stops_around_a_race_resumes_to_the_same_bits(store: Path, epoch: int) -> None:
     straight = launch(config_of(store, "auto", WON), resume=True)
     config = config_of(store, "auto", WON, name=f"stopped-{epoch}")

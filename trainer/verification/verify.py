@@ -122,6 +122,9 @@ class _Check:
         self._parts = {
             name: self._read_cursor(f"best.{name}") for name in self._features.modalities
         }
+        self._num_epochs = config.train.epochs
+        if config.train.budget.is_set and self._finished and self._last:
+            self._num_epochs = self._last.epoch  # the budget may have ended the run before
         self._rows = self._read_epochs()
         matches = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
         self._planned = [int(match[1]) for match in matches if match]
@@ -145,14 +148,14 @@ class _Check:
 
     def _read_epochs(self) -> list[dict[str, Any]]:
         path, rows = self._run.path / "epochs.arrow", []
-        ended, num_epochs = self._last.epoch if self._last else 0, self._config.train.epochs
+        ended, num_epochs = self._last.epoch if self._last else 0, self._num_epochs
         ended = num_epochs if self._finished else min(ended, num_epochs)
         with self._problems.reading(path):
             if path.exists():
                 names = self._features.modalities
                 schema = epochs_schema(names, diagnostics=False)
-                columns = ["epoch", "num_steps", "num_rows", "policy", "best_epoch"]
-                columns += [METRICS[self._config.train.select.metric]]
+                columns = ["epoch", "schedule", "progress", "num_steps", "num_rows", "policy"]
+                columns += ["best_epoch", METRICS[self._config.train.select.metric]]
                 columns += [
                     f"{kind}_{name}"
                     for kind in ("calibrated_loss", "temperature", "best_epoch")
@@ -175,7 +178,7 @@ class _Check:
 
     def run_all(self, parts: bool, progress: Progress) -> list[dict[str, Any]]:
         """Check everything, and return the counts of each epoch."""
-        last, features, num_epochs = self._last, self._features, self._config.train.epochs
+        last, features, num_epochs = self._last, self._features, self._num_epochs
         if not self._finished:
             # begun: epochs with a file, those before the cursor, and its own if it has steps
             begun = max([*self._known, last.epoch - (not last.step) if last else -1]) + 1
@@ -266,7 +269,7 @@ class _Check:
 
     def _check_checkpoints(self) -> None:
         """Check that the checkpoints exist if they should, and their cursors."""
-        last, end = self._last, (self._config.train.epochs, 0)
+        last, end = self._last, (self._num_epochs, 0)
         path = self._run.checkpoint("last")
         continued = self._finished or any(self._known) or sum(map(len, self._logs.values())) > 1
         if continued and not path.exists():
