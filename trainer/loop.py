@@ -94,6 +94,7 @@ class Trainer:
     def _advance(self, until: int | None = None) -> None:
         """Train until an epoch, or until the run's epochs or budget are spent."""
         for epoch in count(self.cursor.epoch):
+            self.cursor.epoch = epoch
             if epoch == until:
                 break
             self._finish_race(epoch)

@@ -136,7 +136,7 @@ def _save(
     config: RunConfig, run: Run, checkpoint: Checkpoint, readout: Readout, cursor: Cursor
 ) -> None:
     # the position at the end, wherever the run was resumed
-    ended = replace(cursor, epoch=config.train.epochs, step=0, plan_fingerprint="")
+    ended = replace(cursor, step=0, plan_fingerprint="")
     changed = {"cursor": asdict(ended), "readout": readout.state}
     checkpoints.save(run.checkpoint("model"), {**checkpoint, **changed})
 
