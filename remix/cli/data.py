@@ -21,7 +21,7 @@ def generate(
     out: Annotated[Path, Argument(help="Folder for the shards.")],
     profile: Annotated[
         Literal["plain", "slow", "crossed", "hollow", "leaky"],
-        Option(help="Content of the samples: see the page Profiles of the documentation."),
+        Option(help="Content: plain, or a weakness built in; see docs/profiles.md."),
     ] = "plain",
     samples: Annotated[
         int | None, Option(help="Number of samples; by default 480 for plain, 2,000 for others.")

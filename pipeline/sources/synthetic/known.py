@@ -16,8 +16,10 @@ from pipeline.sources.synthetic.profile import Members, Metadata, Outline, Profi
 EASY = {"audio": 0.5, "video": 0.4}
 HARD = {"audio": 0.7, "video": 0.6}
 """Noise levels at which audio and video are about equally difficult to learn."""
-WEAK = 0.55
-"""Noise level of the video of `hollow` where it has a signal."""
+CLEAR, WEAK = 0.7, 0.4
+"""Noise levels of the audio of `hollow`, and of its video where it has a signal."""
+NUM_FRAMES = 4
+"""Frames per second of video, as many as are decoded."""
 NUM_COPIES = 6
 """Training samples of `leaky` that share an audio."""
 HISS = 0.003
@@ -49,7 +51,7 @@ def _hollow(outline: Outline) -> Iterator[Content]:
     """The video is weak, and has no signal in three of five samples of each class."""
     for number in range(len(outline.labels)):
         empty = number // len(outline.class_names) % 5 < 3
-        noise = {"audio": EASY["audio"], "video": 1.0 if empty else WEAK}
+        noise = {"audio": CLEAR, "video": 1.0 if empty else WEAK}
         yield Content(noise=noise, ideal="audio" if empty else "video", source=number)
 
 
@@ -74,7 +76,7 @@ def _draw(
         copied = patterns.audio(label, noise["audio"], outline.rng(content.source, 0))
         hiss = outline.rng(number, 2).normal(0, HISS, copied.shape)
         waveform = (copied + hiss).astype(np.float32)
-        frames = patterns.video(label, noise["video"], outline.rng(number, 1))
+        frames = patterns.video(label, noise["video"], outline.rng(number, 1), NUM_FRAMES)
         truth: Metadata = {
             modality: {"class": name if level < 1 else None, "wrong": False, "noise": level}
             for modality, level in noise.items()
@@ -84,7 +86,7 @@ def _draw(
             "ideal": content.ideal,
             "audio_source": sample_id(content.source),
         }
-        clip = encoding.mp4(frames, patterns.FPS, waveform, patterns.SAMPLE_RATE)
+        clip = encoding.mp4(frames, NUM_FRAMES, waveform, patterns.SAMPLE_RATE)
         yield metadata, {"mp4": clip}
 
 
