@@ -152,8 +152,10 @@ class ResourcesConfig(StrictModel):
 class GenerateConfig(StrictModel):
     """Synthetic samples, as written by `remix generate`, stored in <store>/shards/<features>."""
 
-    samples: int = Field(default=480, ge=1)
-    """Number of samples."""
+    profile: Literal["plain", "slow", "crossed", "hollow", "leaky"] = "plain"
+    """Content of the samples: plain, or a data set built so that methods differ on it."""
+    samples: int | None = Field(default=None, ge=1)
+    """Number of samples; null: 480 for plain, 2,000 for other profiles."""
     classes: int = Field(default=6, ge=2)
     """Number of classes."""
     shards: int = Field(default=4, ge=1)
@@ -161,7 +163,7 @@ class GenerateConfig(StrictModel):
     seed: int = Field(default=0, ge=0)
     """Seed of the generator."""
     modalities: tuple[Name, ...] = ("audio", "video")
-    """Two or more of audio, video, image, tensor and text."""
+    """Two or more of audio, video, image, tensor and text; for plain only."""
 
 
 class SourceConfig(StrictModel):

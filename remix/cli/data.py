@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -19,33 +19,50 @@ ReadConfig = Annotated[
 
 def generate(
     out: Annotated[Path, Argument(help="Folder for the shards.")],
-    samples: Annotated[int, Option(help="Number of samples.")] = 480,
+    profile: Annotated[
+        Literal["plain", "slow", "crossed", "hollow", "leaky"],
+        Option(help="Content: plain, or a weakness built in; see docs/profiles.md."),
+    ] = "plain",
+    samples: Annotated[
+        int | None, Option(help="Number of samples; by default 480 for plain, 2,000 for others.")
+    ] = None,
     classes: Annotated[int, Option(help="Number of classes.")] = 6,
     shards: Annotated[int, Option(help="Number of shards.")] = 4,
     seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
     modalities: Annotated[
-        str, Option(help="Two or more of audio, video, image, tensor, text.")
+        str, Option(help="Two or more of audio, video, image, tensor, text; for plain only.")
     ] = "audio,video",
-    validation_share: Annotated[float, Option(help="Share of samples for validation.")] = 0.15,
-    test_share: Annotated[float, Option(help="Share of samples for testing.")] = 0.15,
+    validation_share: Annotated[
+        float | None,
+        Option(help="Share of samples for validation; by default 0.15 for plain, 0.12 for others."),
+    ] = None,
+    test_share: Annotated[
+        float | None,
+        Option(help="Share of samples for testing; by default 0.15 for plain, 0.38 for others."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Generate synthetic clips (H.264 and AAC in MP4) as WebDataset shards."""
+    from pipeline.sources.synthetic.generate import PROFILES
     from pipeline.sources.synthetic.generate import generate as run
 
-    shares = (1 - validation_share - test_share, validation_share, test_share)
+    _, validation, test = PROFILES[profile].shares
+    validation = validation if validation_share is None else validation_share
+    test = test if test_share is None else test_share
     with progress("generate") as update:
         result = run(
             out,
+            profile=profile,
             samples=samples,
             classes=classes,
             shards=shards,
             seed=seed,
             modalities=tuple(modalities.split(",")),
-            shares=shares,
+            shares=(1 - validation - test, validation, test),
             progress=update,
         )
-    say(result, f"{samples} samples of {classes} classes in {shards} shards: {out}", json_)
+    text = f"{result['samples']} samples of {classes} classes in {shards} shards: {out}"
+    say(result, text, json_)
 
 
 def decode(

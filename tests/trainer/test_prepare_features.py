@@ -99,6 +99,7 @@ def test_shards_are_relative_to_the_store_or_absolute(tmp_path: Path, ray_cluste
         ({}, ("source", "{}", "generate", "shards")),
         ({"generate": SAMPLES, "shards": ["a"]}, ("source", "generate", "shards")),
         ({"generate": {"sample": 3}}, ("source.generate.sample", "samples")),
+        ({"generate": {"profile": "slwo"}}, ("source.generate.profile", "slow")),
     ],
 )
 def test_a_source_is_either_generated_or_shards(

@@ -15,6 +15,8 @@ def mp4(
     fps: int,
     waveform: Float32Array | None,
     sample_rate: int,
+    *,
+    crf: int = 26,
 ) -> bytes:
     """Encode an MP4; a stream that is None is left out.
 
@@ -23,6 +25,7 @@ def mp4(
         fps: frame rate.
         waveform: mono audio (N,) float32 in [-1, 1].
         sample_rate: of the audio, in Hz.
+        crf: x264's rate factor of constant quality; smaller is finer.
     """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
@@ -30,7 +33,7 @@ def mp4(
         video: av.VideoStream | None = None
         audio: av.AudioStream | None = None
         if frames is not None:
-            video = _video_stream(container, fps, frames.shape[2], frames.shape[1])
+            video = _video_stream(container, fps, frames.shape[2], frames.shape[1], crf)
         if waveform is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="mono", bit_rate=48_000)
         if video is not None and frames is not None:
@@ -49,14 +52,19 @@ def mp4(
 
 
 def _video_stream(
-    container: av.container.OutputContainer, fps: int, width: int, height: int
+    container: av.container.OutputContainer, fps: int, width: int, height: int, crf: int
 ) -> av.VideoStream:
     # For reproducible bytes: with more threads they depend on the number of cores, and x264's
     # macroblock tree reads uninitialized memory.
     stream = container.add_stream(
         "libx264",
         rate=fps,
-        options={"preset": "superfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0"},
+        options={
+            "preset": "superfast",
+            "crf": str(crf),
+            "threads": "1",
+            "x264-params": "mbtree=0",
+        },
     )
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     return stream

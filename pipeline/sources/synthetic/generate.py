@@ -1,60 +1,43 @@
-"""Generator of synthetic multimodal samples.
-
-The class of a sample can be recognized in every modality. Each modality of a sample has its own
-random noise level, independent of the others.
-"""
+"""Generator of synthetic multimodal samples: shards of a profile."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.arrays import Array
-from pipeline.decode.config import (
-    AudioSpec,
-    DecodeConfig,
-    ImageSpec,
-    ModalitySpec,
-    TensorSpec,
-    TextSpec,
-    VideoSpec,
-)
+from pipeline.decode.config import DecodeConfig
 from pipeline.sources.checks import one_of, require
 from pipeline.sources.shard_writer import JsonValue, NewSample, Progress, check_vacant, write_shards
 from pipeline.sources.splits import carve
-from pipeline.sources.synthetic import encoding, patterns
+from pipeline.sources.synthetic.known import CROSSED, HOLLOW, LEAKY
+from pipeline.sources.synthetic.plain import PLAIN
+from pipeline.sources.synthetic.profile import Outline, Profile, Shares, sample_id
+from pipeline.sources.synthetic.slow import SLOW
 
-SPECS: dict[str, ModalitySpec] = {
-    "audio": AudioSpec(kind="audio", member=("mp4",), seconds=1.0, hop=256),
-    "video": VideoSpec(kind="video", member=("mp4",), frames=4, size=48),
-    "image": ImageSpec(kind="image", member=("image.png",), size=48),
-    "tensor": TensorSpec(kind="tensor", member=("tensor.npy",), shape=(6, 64)),
-    "text": TextSpec(kind="text", member=("text.txt",), length=96),
-}
-"""The modalities that can be generated, with suitable decode settings."""
+PROFILES = {"plain": PLAIN, "slow": SLOW, "crossed": CROSSED, "hollow": HOLLOW, "leaky": LEAKY}
 
 
 def generate(
     out: Path,
     *,
-    samples: int,
     classes: int,
     shards: int,
     seed: int,
+    profile: str = "plain",
+    samples: int | None = None,
     modalities: Sequence[str] = ("audio", "video"),
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    shares: Shares | None = None,
     progress: Progress | None = None,
 ) -> dict[str, JsonValue]:
     """Write shards of generated samples.
 
     Args:
         out: folder to create.
-        samples: number of samples.
         classes: number of classes.
         shards: number of shards.
         seed: seed of the samples and splits.
-        modalities: names from `SPECS`, at least two.
-        shares: fractions of the train, validation and test splits.
+        profile: name from `PROFILES`.
+        samples: number of samples; None: the profile's.
+        modalities: at least two of the profile `plain`; the other profiles have audio and video.
+        shares: fractions of the train, validation and test splits; None: the profile's.
         progress: called after each sample.
     Returns:
         The content of shards.json.
@@ -63,18 +46,32 @@ def generate(
         StoreError: `out` cannot be written.
     """
     check_vacant(out)
-    _check(samples, classes, shards, seed, modalities, shares)
+    require(profile in PROFILES, f"Unknown profile: {profile!r}", one_of(profile, PROFILES))
+    chosen = PROFILES[profile]
+    samples = chosen.samples if samples is None else samples
+    shares = chosen.shares if shares is None else shares
+    _check_modalities(profile, chosen, modalities)
+    _check(samples, classes, shards, seed, shares)
     digits = max(2, len(str(classes - 1)))
-    labels = [f"class-{number % classes:0{digits}d}" for number in range(samples)]
-    splits = _splits(labels, shares, seed)
+    names = [f"class-{number:0{digits}d}" for number in range(classes)]
+    labels = [number % classes for number in range(samples)]
+    outline = Outline(
+        class_names=names,
+        labels=labels,
+        splits=_splits([names[label] for label in labels], shares, seed),
+        seed=seed,
+        modalities=modalities,
+    )
     return write_shards(
         out,
-        _samples(labels, splits, classes, seed, modalities),
+        _samples(chosen, outline),
         num_samples=samples,
         num_shards=shards,
-        decode=DecodeConfig(modalities={name: SPECS[name] for name in modalities}),
+        decode=DecodeConfig(modalities={name: chosen.specs[name] for name in modalities}),
         origin={
             "source": "generate",
+            # without the default, so that shards.json of plain samples remains the same
+            **({} if profile == "plain" else {"profile": profile}),
             "samples": samples,
             "classes": classes,
             "seed": seed,
@@ -85,21 +82,40 @@ def generate(
     )
 
 
-def _check(
-    samples: int,
-    classes: int,
-    shards: int,
-    seed: int,
-    modalities: Sequence[str],
-    shares: tuple[float, float, float],
-) -> None:
-    for name in modalities:
-        require(name in SPECS, f"Modality cannot be generated: {name!r}", one_of(name, SPECS))
+def _samples(profile: Profile, outline: Outline) -> Iterator[NewSample]:
+    for number, (metadata, members) in enumerate(profile.draw(outline)):
+        key = sample_id(number)
+        yield NewSample(
+            key=key,
+            sample_id=key,
+            label=outline.class_names[outline.labels[number]],
+            split=outline.splits[number],
+            metadata=metadata,
+            members=members,
+        )
+
+
+def _check_modalities(name: str, profile: Profile, modalities: Sequence[str]) -> None:
+    if name != "plain":
+        require(
+            list(modalities) == [*profile.specs],
+            f"Modalities of profile {name}: {','.join(modalities)}",
+            f"This profile has {','.join(profile.specs)}; choose others with profile plain only.",
+        )
+    for modality in modalities:
+        require(
+            modality in profile.specs,
+            f"Modality cannot be generated: {modality!r}",
+            one_of(modality, profile.specs),
+        )
     require(
         1 < len(modalities) == len(set(modalities)),
         f"Invalid modalities: {', '.join(modalities) or 'none'}",
-        f"Choose at least two different ones of {', '.join(SPECS)}.",
+        f"Choose at least two different ones of {', '.join(profile.specs)}.",
     )
+
+
+def _check(samples: int, classes: int, shards: int, seed: int, shares: Shares) -> None:
     require(classes > 1, f"Invalid number of classes: {classes}", "Pass at least 2.")
     require(
         samples >= classes,
@@ -119,7 +135,7 @@ def _check(
     )
 
 
-def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int) -> list[str]:
+def _splits(labels: Sequence[str], shares: Shares, seed: int) -> list[str]:
     """Split of each sample; counts are rounded to the nearest sample, train has every class."""
     label_of = {str(number): label for number, label in enumerate(labels)}
     splits = dict.fromkeys(label_of, "train")
@@ -133,43 +149,3 @@ def _splits(labels: Sequence[str], shares: tuple[float, float, float], seed: int
         )
         splits |= dict.fromkeys(carved, split)
     return [*splits.values()]
-
-
-def _samples(
-    labels: Sequence[str], splits: Sequence[str], classes: int, seed: int, modalities: Sequence[str]
-) -> Iterator[NewSample]:
-    for number, (label, split) in enumerate(zip(labels, splits, strict=True)):
-        # A generator per modality, so that its content does not depend on the other ones selected.
-        rngs = {
-            name: np.random.default_rng([seed, number, stream]) for stream, name in enumerate(SPECS)
-        }
-        noise = {name: float(rngs[name].uniform()) for name in modalities}
-        arrays = {
-            name: patterns.PATTERNS[name](number % classes, noise[name], rngs[name])
-            for name in modalities
-        }
-        key = f"sample-{number:06d}"
-        yield NewSample(
-            key=key,
-            sample_id=key,
-            label=label,
-            split=split,
-            metadata={"noise": dict(noise)},
-            members=_members(arrays),
-        )
-
-
-def _members(arrays: dict[str, Array]) -> dict[str, bytes]:
-    """Encode arrays by modality as members by suffix; video and audio share an MP4."""
-    members = {}
-    if "video" in arrays or "audio" in arrays:
-        members["mp4"] = encoding.mp4(
-            arrays.get("video"), patterns.FPS, arrays.get("audio"), patterns.SAMPLE_RATE
-        )
-    if "image" in arrays:
-        members["image.png"] = encoding.png(arrays["image"])
-    if "tensor" in arrays:
-        members["tensor.npy"] = encoding.npy(arrays["tensor"])
-    if "text" in arrays:
-        members["text.txt"] = encoding.txt(arrays["text"])
-    return members

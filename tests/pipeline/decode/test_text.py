@@ -17,7 +17,8 @@ from pipeline.errors import ConfigError, DataError, SampleError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.limits import Limits
 from pipeline.sources.importers.table import import_table
-from pipeline.sources.synthetic.generate import SPECS, generate
+from pipeline.sources.synthetic.generate import generate
+from pipeline.sources.synthetic.plain import SPECS
 from pipeline.storage.arrow_files import read_table
 from tests.support.media_files import write_shard
 from trainer.config import RunConfig

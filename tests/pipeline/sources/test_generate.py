@@ -277,6 +277,9 @@ def test_class_is_recognizable_only_in_clean_samples(
         ({"shares": (0.5, 0.5, 0.5)}, ["0.5, 0.5, 0.5", "1"]),
         ({"shares": (0.0, 0.5, 0.5)}, ["0.0, 0.5, 0.5", "train"]),
         ({"shares": (0.98, 0.01, 0.01)}, ["16", "test", "0.01"]),
+        ({"profile": "slwo"}, ["slwo", "slow"]),
+        ({"profile": "slow"}, ["slow", "image,tensor", "audio,video", "plain"]),
+        ({"profile": "leaky", "modalities": ("audio", "text")}, ["leaky", "audio,text", "plain"]),
     ],
 )
 def test_invalid_arguments_are_rejected(
