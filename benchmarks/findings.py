@@ -31,8 +31,8 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.sources.importers.table import import_table
 from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.comparison.compare import compare
-from trainer.comparison.markdown import markdown
-from trainer.comparison.methods import methods_of, with_method
+from trainer.comparison.methods import completed, methods_of, with_method
+from trainer.comparison.tables import markdown
 from trainer.config import RunConfig, merge
 from trainer.launch import launch
 from trainer.prepare_features import ensure_features
@@ -203,7 +203,7 @@ def run(
     configs = [
         with_method(config, method, seed).model_dump(mode="json")
         for seed in seeds
-        for method in methods
+        for method in completed(methods)
     ]
     with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(train, configs))

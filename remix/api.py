@@ -133,14 +133,16 @@ def compare(
 
     Args:
         config: configuration shared by all runs, as a mapping or a YAML file.
-        methods: METHOD or METHOD:POLICY.
+        methods: METHOD or METHOD:POLICY; the ensemble of unimodal models is always added.
         seeds: number of seeds, from the configuration's own on.
     Returns:
-        Test accuracies and costs per method, paired tests, and the path of the saved result.
+        Test accuracies (fused, assembled and unimodal) and costs per method, the accuracies of
+        chance and of the majority class, paired tests, a verdict in words, and the path of the
+        saved result.
 
     Example:
         result = remix.compare("run.yaml", ["joint_heads", "random", "remix"], seeds=3)
-        print({row["method"]: row["accuracy"]["fused"]["mean"] for row in result["methods"]})
+        print(result["verdict"])
     """
     from trainer.comparison.compare import compare as run
 

@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from service.schemas import EpochModality, Schema
 
 
@@ -25,8 +23,12 @@ class Spread(Schema):
 
     mean: float
     """The mean over seeds."""
-    sd: float | None = None
+    sd: float | None
     """The sample standard deviation over seeds; null for a single seed."""
+    low: float | None
+    """The lower end of the mean's 95% interval (Student's t); null for a single seed."""
+    high: float | None
+    """The upper end of the interval."""
     each: list[float]
     """The value for each seed, in the order of `seeds`."""
 
@@ -41,7 +43,20 @@ class MethodCost(Schema):
     flops: float
     """Floating-point operations of the complete run, including evaluation."""
     flops_ratio: float
-    """`flops` relative to the reference: `joint_heads` if compared, else the first method."""
+    """`flops` relative to the reference."""
+
+
+class TestedEpoch(Schema):
+    """The epochs whose models were tested, counted from 0, over seeds."""
+
+    median: float
+    """The median."""
+    min: int
+    """The earliest epoch."""
+    max: int
+    """The latest epoch."""
+    in_warmup: list[str]
+    """The names of the runs whose tested epoch is in the warm-up, before any remixing."""
 
 
 class MethodResult(Schema):
@@ -49,34 +64,58 @@ class MethodResult(Schema):
 
     method: str
     """The name of the method."""
+    runs: list[str]
+    """The name of the run for each seed, in the order of `seeds`."""
     accuracy: dict[str, Spread]
-    """Test accuracy of `fused` and of each unimodal head; untrained heads are absent."""
+    """Test accuracy of `fused`, `assembled` and the unimodal head of each modality.
+
+    `fused` is the paper's protocol: the fused head of the tested epoch. `assembled` is the
+    assembled model, absent without `train.assemble`. Untrained heads are absent.
+    """
+    tested_epoch: TestedEpoch
+    """The epochs whose models were tested."""
     num_steps: float
     """The number of training steps, averaged over seeds."""
-    time_ratio: float | None
-    """Training time relative to the reference; null if unknown."""
-    zero_mask_accuracy: dict[str, Spread] = Field(default={})
+    time_ratio: float
+    """Training time relative to the reference."""
+    zero_mask_accuracy: dict[str, Spread]
     """Test accuracy of the fused head when all modalities but one are masked with zeros.
 
     Empty without `train.diagnostics`.
     """
-    cost: MethodCost | None = None
-    """The cost; null in comparisons of versions that did not measure it."""
+    cost: MethodCost
+    """The cost."""
 
 
 class PairTest(Schema):
-    """Statistical tests between two methods, on the test accuracy of the fused head."""
+    """Paired statistical tests between two methods."""
 
-    pair: str
-    """The two methods, as `FIRST - SECOND`."""
-    difference: float
-    """Accuracy of the first method minus that of the second, averaged over seeds."""
-    sd: float | None = None
-    """The standard deviation of the difference over seeds; null for a single seed."""
-    paired_t_p: float | None = None
-    """p of the paired t-test over seeds; null for a single seed."""
+    method: str
+    """The method."""
+    against: str
+    """The method that it is compared with: the reference, or `random`."""
+    accuracy: Literal["fused", "assembled"]
+    """The test accuracy that is compared."""
+    difference: Spread
+    """The difference of the accuracies, positive if `method` is better.
+
+    Its interval is null for a single seed, and if the difference is the same for all seeds.
+    """
+    p: float | None
+    """p of Student's paired t-test over seeds; null where the interval is."""
+    p_holm: float | None
+    """p after Holm's correction for all tests of the comparison."""
     mcnemar_p: list[float]
-    """p of the exact McNemar test over test samples, one value per seed."""
+    """p of the exact McNemar test over test samples, one value per seed, not corrected."""
+
+
+class Majority(Schema):
+    """The prediction that is always the most frequent class of the train split."""
+
+    name: str
+    """The class."""
+    accuracy: float
+    """Its accuracy on the test split."""
 
 
 class CurvePoint(Schema):
@@ -96,14 +135,27 @@ class CurvePoint(Schema):
     """Fraction of samples that changed modality since the previous epoch; null if undefined."""
 
 
-class ComparisonDetail(Schema):
-    """A comparison of methods, each trained with the same seeds."""
+class ComparisonTable(Schema):
+    """The numbers of a comparison of methods, each trained with the same seeds."""
 
-    name: str
-    """The name of the comparison."""
     seeds: list[int]
     """The seeds that every method was trained with."""
+    reference: str
+    """The method that others are compared with: `joint_heads`, else `random`, else the first."""
+    chance: float
+    """The accuracy of a random class: 1 / number of classes."""
+    majority: Majority
+    """The most frequent class of the train split as the prediction of every sample."""
     methods: list[MethodResult]
     """The results of each method."""
     tests: list[PairTest]
-    """The statistical tests between each pair of methods."""
+    """Tests of each method against the reference and against `random`."""
+    verdict: str
+    """The result in words, which follows from the numbers."""
+
+
+class ComparisonDetail(ComparisonTable):
+    """A comparison of methods."""
+
+    name: str
+    """The name of the comparison."""

@@ -73,13 +73,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A read-only store: features, a joint and a remixed run, and their comparison."""
+    """A read-only store: features, a joint, a unimodal and a remixed run, and their comparison."""
     from trainer.comparison.compare import compare
     from trainer.launch import launch
 
     store = tmp_path_factory.mktemp("trained")
     make_features(store / "features" / "made", missing=0.2)
-    compare(run_config(store, name="demo"), ["joint", "remix"], [0], launch)
+    compare(run_config(store, name="demo"), ["joint", "unimodal", "remix"], [0], launch)
     return store
 
 

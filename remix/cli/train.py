@@ -51,7 +51,7 @@ def compare(
     methods: Annotated[
         str | None,
         Option(
-            help="METHOD or METHOD:POLICY, comma-separated.",
+            help="METHOD or METHOD:POLICY, comma-separated. unimodal is always added.",
             show_default="joint_heads,random,remix",
         ),
     ] = None,
@@ -65,7 +65,10 @@ def compare(
     seeds: Annotated[int, Option(min=1, help="Number of seeds, from the configuration's on.")] = 5,
     json_: Json = False,
 ) -> None:
-    """Train several methods over several seeds and compare them. Existing runs are reused."""
+    """Train several methods over several seeds and compare them. Existing runs are reused.
+
+    Prints the test accuracies and a verdict; comparisons/NAME in the store has all tables.
+    """
     from trainer.comparison.methods import methods_of
     from trainer.config import load_run
 
@@ -76,13 +79,13 @@ def compare(
 def _compared(
     base: "RunConfig", methods: Sequence[str], num_seeds: int
 ) -> tuple[dict[str, Any], str]:
-    """Run a comparison; returns it and its Markdown table."""
+    """Run a comparison; returns it, and its table of results with the verdict."""
     from trainer.comparison.compare import compare as run
-    from trainer.comparison.markdown import markdown
+    from trainer.comparison.tables import summary
 
     seeds = range(base.seed, base.seed + num_seeds)
     result = run(base, methods, seeds, lambda config: train_run(config, resume=True))
-    return result, markdown(result)
+    return result, summary(result)
 
 
 def train_run(config: "RunConfig", resume: bool) -> "Run":
@@ -140,7 +143,7 @@ def demo(
     seeds: Annotated[int, Option(min=1, help="Number of seeds.")] = 3,
     json_: Json = False,
 ) -> None:
-    """Run a small example: generate clips, decode them, train three methods, and compare."""
+    """Run a small example: generate clips, decode them, train methods, and compare."""
     from pipeline.config import parse
     from pipeline.storage.store_path import without_secrets
     from trainer.config import RunConfig

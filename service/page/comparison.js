@@ -1,6 +1,6 @@
 "use strict";
-// A comparison: results of each method, statistical tests, and curves (mean over seeds, band of one
-// SD).
+// A comparison: results of each method, a verdict, statistical tests, and curves (mean over seeds,
+// band of one SD).
 const comparison = (() => {
   const { chip, properties, h, table } = dom;
 
@@ -16,6 +16,7 @@ const comparison = (() => {
     const heads = [...new Set(detail.methods.flatMap((result) => Object.keys(result.accuracy)))];
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
+    const inWarmup = detail.methods.flatMap((result) => result.tested_epoch.in_warmup);
     const methodChip = (method) => chip(method, style(method).colour);
     const head = (title) =>
       h(
@@ -26,7 +27,13 @@ const comparison = (() => {
         properties([
           ["methods", methods.join(", ")],
           ["seeds", detail.seeds.join(", ")],
+          ["chance", format.percent(detail.chance)],
+          [
+            "majority class",
+            `${detail.majority.name}: ${format.percent(detail.majority.accuracy)}`,
+          ],
         ]),
+        h("p", {}, detail.verdict),
       );
     const curves = [
       ["fused", "Fused head", (point) => point.validation_accuracy],
@@ -113,7 +120,8 @@ const comparison = (() => {
     function results() {
       const rows = table("Test accuracy", [
         { name: "method", head: true },
-        ...heads.map((head) => ({ name: head === "fused" ? "fused head" : head, num: true })),
+        ...heads.map((head) => ({ name: head, num: true })),
+        { name: "tested epoch", num: true },
         { name: "steps", num: true },
         { name: "relative time", num: true },
         { name: "relative FLOPs", num: true },
@@ -124,9 +132,10 @@ const comparison = (() => {
           ...heads.map((one) =>
             format.spread(result.accuracy[one]?.mean, result.accuracy[one]?.sd),
           ),
+          testedEpoch(result.tested_epoch),
           format.integer(result.num_steps),
           format.fixed(result.time_ratio),
-          format.fixed(result.cost?.flops_ratio),
+          format.fixed(result.cost.flops_ratio),
         ]),
       );
       return rows.element;
@@ -134,17 +143,25 @@ const comparison = (() => {
 
     function tests() {
       const rows = table("Tests between methods", [
-        { name: "methods", head: true },
+        { name: "method", head: true },
+        { name: "against", head: true },
+        { name: "accuracy" },
         { name: "difference, percentage points", num: true },
+        { name: "95% interval", num: true },
         { name: "p (t-test over seeds)", num: true },
-        { name: "p (McNemar test over samples, for each seed)", num: true },
+        { name: "p (Holm)", num: true },
       ]);
       rows.update(
-        detail.tests.map((test) => [
-          test.pair,
-          format.points(test.difference, test.sd),
-          format.probability(test.paired_t_p),
-          test.mcnemar_p.map(format.probability).join(", "),
+        detail.tests.map(({ method, against, accuracy, difference, p, p_holm }) => [
+          method,
+          against,
+          accuracy,
+          format.points(difference.mean, difference.sd),
+          format.known(difference.low)
+            ? `${format.points(difference.low)} to ${format.points(difference.high)}`
+            : format.NONE,
+          format.probability(p),
+          format.probability(p_holm),
         ]),
       );
       return rows.element;
@@ -162,10 +179,10 @@ const comparison = (() => {
             h(
               "a",
               {
-                href: `#/runs/${api.part(`${name}-${result.method.replaceAll(/[+:]/g, "-")}-seed${seed}`)}`,
-                "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused?.each[i])}`,
+                href: `#/runs/${api.part(result.runs[i])}`,
+                "aria-label": `${result.method}, seed ${seed}: ${format.percent(result.accuracy.fused.each[i])}`,
               },
-              format.percent(result.accuracy.fused?.each[i]),
+              format.percent(result.accuracy.fused.each[i]),
             ),
           ),
         ]),
@@ -177,12 +194,12 @@ const comparison = (() => {
       head(name),
       part(
         "Test accuracy",
-        `Fused head, and the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no t-test."} Time and FLOPs are relative to ${methods.includes("joint_heads") ? "joint_heads" : methods[0]}. ${format.NONE}: this head was not trained.`,
+        `fused: the fused head of the tested epoch, the paper's protocol; assembled: the assembled model; then the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no test over seeds."} Time and FLOPs are relative to ${detail.reference}. ${format.NONE}: this head was not trained.${inWarmup.length ? ` †: the tested epoch is in the warm-up: ${inWarmup.join(", ")}.` : ""}`,
         results(),
       ),
       part(
         "Statistical tests",
-        "Difference in test accuracy of the fused head. If p is not small (say, below 0.05), the difference may be due to chance.",
+        "Difference of the test accuracies with the same seeds. p (Holm) is corrected for all tests of the table; unless it is small (say, below 0.05), the difference may be due to chance.",
         tests(),
       ),
       part(
@@ -208,6 +225,12 @@ const comparison = (() => {
       part("Runs", "Test accuracy of the fused head. Select a number to open its run.", runs()),
     );
     return { title: name, refresh: async () => {}, isLive: () => false };
+  }
+
+  // Median and range over seeds, with a mark if a run's is in the warm-up.
+  function testedEpoch({ median, min, max, in_warmup }) {
+    const mark = in_warmup.length ? " †" : "";
+    return min === max ? `${min}${mark}` : `${median} (${min} to ${max})${mark}`;
   }
 
   // Mean and sample standard deviation per epoch, over the known values.

@@ -49,7 +49,7 @@ def list_comparisons(
     response_model=comparison_api.ComparisonDetail,
 )
 def get_comparison(request: Request, catalog: StoreCatalog, name: Name) -> Response:
-    """Test accuracy and cost of each method over seeds, and the tests between each pair."""
+    """Test accuracy and cost of each method over seeds, tests between methods, and a verdict."""
     return json_response(request, catalog.comparison(name))
 
 

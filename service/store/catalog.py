@@ -365,10 +365,8 @@ class Catalog:
                 f"Comparison not found: {name!r}", "GET /v1/comparisons lists comparisons"
             )
         artifact = self.reader.artifact("comparisons", name, "table.json")
-        table = self.reader.json(artifact, files.ComparisonFile)
-        return comparison_api.ComparisonDetail(
-            name=name, seeds=table.seeds, methods=table.methods, tests=table.tests
-        )
+        table = self.reader.json(artifact, comparison_api.ComparisonTable)
+        return comparison_api.ComparisonDetail(**dict(table), name=name)
 
     def curves(self, name: str) -> list[comparison_api.CurvePoint]:
         """The epochs of all runs of a comparison."""

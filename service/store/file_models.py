@@ -49,14 +49,6 @@ class RunFile(BaseModel):
     result: ResultPart | None = None
 
 
-class ComparisonFile(BaseModel):
-    """table.json of a comparison."""
-
-    seeds: list[int]
-    methods: list[comparison_api.MethodResult]
-    tests: list[comparison_api.PairTest]
-
-
 STAGES = ("score", "plan", "load", "step", "validate", "epoch")
 
 CURVES = pa.schema([("method", pa.string()), ("seed", pa.int64())])

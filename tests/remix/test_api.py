@@ -82,5 +82,5 @@ def test_a_run_its_scores_its_plan_and_a_loader_by_it(tmp_path: Path) -> None:
 def test_methods_are_compared(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made")
     result = remix.compare(run_config(tmp_path), ["joint_heads", "remix"], seeds=1)
-    assert [row["method"] for row in result["methods"]] == ["joint_heads", "remix"]
+    assert [row["method"] for row in result["methods"]] == ["joint_heads", "remix", "unimodal"]
     assert remix.compare(run_config(tmp_path), ["joint_heads", "remix"], seeds=1) == result

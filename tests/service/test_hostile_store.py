@@ -197,6 +197,7 @@ def test_a_damaged_run_is_listed_with_status_damaged(store: Path) -> None:
         assert [(item["name"], item["status"]) for item in items] == [
             ("demo-joint-seed0", "finished"),
             (RUN, "damaged"),
+            ("demo-unimodal-seed0", "finished"),
         ]
         assert "run.json" in items[1]["error"]
         problem = client.get(f"/v1/runs/{RUN}").json()
@@ -218,8 +219,8 @@ def test_undecodable_names_and_circular_links_hide_no_artifacts(store: Path, fol
         for path in (*lists, RUN_URL, STEPS, SAMPLE):
             assert client.get(path).status_code == 200, path
         runs = client.get("/v1/runs").json()["items"]
-        assert [item["status"] for item in runs].count("finished") == 2
-        assert "remix_plans 8.0" in client.get("/metrics").text
+        assert [item["status"] for item in runs].count("finished") == 3
+        assert "remix_plans 12.0" in client.get("/metrics").text
 
 
 def test_a_scrape_reads_the_same_number_of_files_for_any_number_of_plans(store: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_scrape_reads_the_same_number_of_files_for_any_number_of_plans(store: 
 
     scrape()
     num_requests, gauges = scrape()
-    assert (gauges["remix_plans"], gauges["remix_newest_plan_epoch"]) == (8, 3)
+    assert (gauges["remix_plans"], gauges["remix_newest_plan_epoch"]) == (12, 3)
     plans = store / "runs" / RUN / "plans"
     for epoch in range(4, 40):
         for end in ("arrow", "stats.json"):
@@ -247,7 +248,7 @@ def test_a_scrape_reads_the_same_number_of_files_for_any_number_of_plans(store: 
     scrape()
     assert scrape()[0] == num_requests < 20
     assert scrape()[1] == gauges | {
-        "remix_plans": 44,
+        "remix_plans": 48,
         "remix_newest_plan_epoch": 39,
         "remix_newest_plan_age_seconds": ANY,
     }

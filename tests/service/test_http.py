@@ -204,7 +204,7 @@ def test_metrics_count_requests_and_describe_the_newest_plan(trained_store: Path
         "unmatched",
     }
     gauges = [families[f"remix_{name}"][0].value for name in ("runs", "plans", "store_up")]
-    assert gauges == [2, 8, 1]
+    assert gauges == [3, 12, 1]
     assert families["remix_newest_plan_age_seconds"][0].value >= 0
     stats = run.plan_stats(3).read_json()
     assert {

@@ -38,7 +38,14 @@ def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: s
     with visit(browser, url) as page:
         shown = {row[0]: row for row in cells(page.get_by_role("region", name="Runs"))}
     assert {run["name"] for run in runs} == set(shown)
-    assert set(shown) == {REMIX, "demo-joint-seed0", "fine", "hostile", "broken"}
+    assert set(shown) == {
+        REMIX,
+        "demo-joint-seed0",
+        "demo-unimodal-seed0",
+        "fine",
+        "hostile",
+        "broken",
+    }
     for run in runs:
         if run["status"] == "damaged":
             assert shown[run["name"]][1].startswith("damaged ")
@@ -255,14 +262,19 @@ def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> 
         results.locator("tbody tr").first.wait_for()
         rows = cells(results)
         for row, result in zip(rows, comparison["methods"], strict=True):
-            heads = [result["accuracy"].get(head, {}) for head in ["fused", *MODALITIES]]
-            assert row[:5] == [result["method"], *(percent(head.get("mean")) for head in heads)]
-        test = cells(page.get_by_role("region", name="Tests between methods"))[0]
-        assert test[0] == "remix - joint"
-        assert test[1] == f"{100 * comparison['tests'][0]['difference']:+.1f}".replace("-", MINUS)
+            names = ["fused", "assembled", *MODALITIES]
+            heads = [result["accuracy"].get(head, {}) for head in names]
+            assert row[:6] == [result["method"], *(percent(head.get("mean")) for head in heads)]
+            assert row[6] == str(result["tested_epoch"]["min"])
+        expect(page.get_by_text(comparison["verdict"])).to_be_visible()
+        shown = cells(page.get_by_role("region", name="Tests between methods"))
+        for row, test in zip(shown, comparison["tests"], strict=True):
+            assert row[:3] == [test["method"], test["against"], test["accuracy"]]
+            difference = f"{100 * test['difference']['mean']:+.1f}"
+            assert row[3].lstrip("+") == difference.lstrip("+").replace("-", MINUS)
         fused = [
             [point["validation_accuracy"] for point in points if point["method"] == method]
-            for method in ("joint", "remix")
+            for method in ("joint", "unimodal", "remix")
         ]
         assert numbers(page, "accuracy-fused") == table(list(zip(*fused, strict=True)))
         page.get_by_role("link", name=re.compile("remix, seed 0")).click()

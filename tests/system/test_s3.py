@@ -201,6 +201,7 @@ def test_the_service_answers_from_s3_as_from_a_disk(
         assert [run["name"] for run in remote.get("/v1/runs").json()["items"]] == [
             "demo-joint-seed0",
             "demo-remix-seed0",
+            "demo-unimodal-seed0",
         ]
         for address in addresses(trained_store):
             for accept in ("application/json", ARROW) if "/steps" in address else ("*/*",):

@@ -1,6 +1,6 @@
 """The runs of a comparison: methods with policies, and the tables of methods."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -56,6 +56,12 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 """The methods in the rows of each of the paper's tables, and of a table of policies."""
 DEFAULT = "joint_heads,random,remix"
+REFERENCE = "joint_heads"
+"""The baseline of costs and tests, if it is compared."""
+CONTROL = "random"
+"""The method that every other one is tested against, in addition to the reference."""
+ENSEMBLE = "unimodal"
+"""The ensemble of unimodal models, which every comparison contains."""
 
 
 def methods_of(methods: str | None, tables: str | None) -> list[str]:
@@ -73,6 +79,25 @@ def methods_of(methods: str | None, tables: str | None) -> list[str]:
             raise ConfigError(f"unknown table {table!r}", f"choose from {', '.join(TABLES)}")
         selected += [method for method in TABLES[table] if method not in selected]
     return selected or DEFAULT.split(",")
+
+
+def completed(methods: Sequence[str]) -> list[str]:
+    """The methods of a comparison, with ENSEMBLE. Raises ConfigError."""
+    if len(set(methods)) != len(methods) or not methods:
+        raise ConfigError(
+            f"methods are {', '.join(methods) or 'none'}", "name each method once, at least one"
+        )
+    return list(dict.fromkeys([*methods, ENSEMBLE]))
+
+
+def reference_of(methods: Sequence[str]) -> str:
+    """The method that the others are compared with."""
+    return next((name for name in (REFERENCE, CONTROL) if name in methods), methods[0])
+
+
+def slug(method: str) -> str:
+    """A method as a part of a run's name, with hyphens for + and :."""
+    return method.replace("+", "-").replace(":", "-")
 
 
 def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
@@ -97,7 +122,7 @@ def with_method(config: RunConfig, method: str, seed: int) -> RunConfig:
             )
     shared = _without(config.model_dump(mode="json"), METHODS[config.method].changes)
     changed = {
-        "name": f"{config.name}-{method.replace('+', '-').replace(':', '-')}-seed{seed}",
+        "name": f"{config.name}-{slug(method)}-seed{seed}",
         "seed": seed,
         "method": plain,
         **METHODS[plain].changes,

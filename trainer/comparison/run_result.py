@@ -1,13 +1,9 @@
-"""Results of one finished run, and statistical tests between two methods."""
+"""Results of one finished run."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from pipeline.arrays import BoolArray
 from trainer.comparison.methods import trains_heads
@@ -16,87 +12,71 @@ from trainer.cost import Meter, cost_of
 from trainer.models.model import FUSED
 from trainer.run_directory import Run
 
+ASSEMBLED = "assembled"
+KINDS = (FUSED, ASSEMBLED)
+"""The two accuracies of a method: by the paper's protocol, the fused head of the tested epoch; and
+of the assembled model."""
+
 Accuracy = dict[str, float | None]
-TINY = 1e-9
-"""Smaller than the change of an accuracy by one sample, larger than rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
     """Test results and cost of one finished run."""
 
+    run: str
+    """Name of the run."""
     method: str
     seed: int
     accuracy: Accuracy
-    """Test accuracy per head; None if no test sample has the modality, or it was not trained."""
+    """Test accuracy of `fused`, `assembled` and each modality's own head.
+
+    None if no test sample has the modality, or the head was not trained; without train.assemble
+    there is no `assembled`.
+    """
     zero_mask: Accuracy
     """Test accuracy of the fused head with one modality only; empty without diagnostics."""
-    correct: BoolArray
-    """(n,) whether the fused head is right, per test sample."""
+    correct: dict[str, BoolArray]
+    """(n,) whether each of KINDS is right, per test sample."""
+    tested_epoch: int
+    """The epoch whose model was tested."""
+    in_warmup: bool
+    """Whether the tested epoch is one of the warm-up, which is the same for every method."""
+    readout: str | None
+    """The readout of the assembled model."""
     cost: dict[str, Any]
     """As cost_of."""
     epochs: pa.Table
     """epochs.arrow of the run."""
 
 
-def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter, since: int) -> RunResult:
-    """Read the result of a finished run; `since` as for cost_of."""
+def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter) -> RunResult:
+    """Read the result of a finished run."""
     test, result = run.test(), run.metadata["result"]
-    trained = trains_heads(config)
+    trained, label = trains_heads(config), test["label"].to_numpy()
+    assembled = result.get("assembled")
+    accuracy = {FUSED: result["test_accuracy"][FUSED]}
+    if assembled:
+        accuracy[ASSEMBLED] = assembled["test_accuracy"][FUSED]
+    accuracy |= {
+        head: value if trained else None
+        for head, value in result["test_accuracy"].items()
+        if head != FUSED
+    }
     return RunResult(
+        run=config.name,
         method=method,
         seed=config.seed,
-        accuracy={
-            head: value if trained or head == FUSED else None
-            for head, value in result["test_accuracy"].items()
-        },
+        accuracy=accuracy,
         zero_mask=result.get("zero_mask_accuracy", {}),
-        correct=test["predicted_fused"].to_numpy() == test["label"].to_numpy(),
-        cost=cost_of(run, meter, since),
+        correct={
+            kind: test[f"predicted_{kind}"].to_numpy() == label
+            for kind in KINDS
+            if kind in accuracy
+        },
+        tested_epoch=result["best_epoch"],
+        in_warmup=result["best_epoch"] < config.train.warmup_epochs,
+        readout=assembled and assembled["readout"],
+        cost=cost_of(run, meter, config.train.warmup_epochs),
         epochs=run.epochs(),
     )
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (None for a single value) and the values themselves."""
-    return {
-        "mean": float(np.mean(values)),
-        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "each": list(values),
-    }
-
-
-def paired_tests(results: Sequence[RunResult], methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Compare the fused test accuracy of every pair of methods.
-
-    Student's paired t-test over seeds, and the exact McNemar test over samples for each seed.
-    """
-    by = {(result.method, result.seed): result for result in results}
-    seeds = sorted({result.seed for result in results})
-    tests = []
-    for first, second in combinations(methods, 2):
-        pairs = [(by[first, seed], by[second, seed]) for seed in seeds]
-        differences = spread(
-            [(b.accuracy[FUSED] or 0.0) - (a.accuracy[FUSED] or 0.0) for a, b in pairs]
-        )
-        differs = np.ptp(differences["each"]) > TINY
-        tests.append(
-            {
-                "pair": f"{second} - {first}",
-                "difference": differences["mean"],
-                "sd": differences["sd"],
-                "paired_t_p": float(stats.ttest_1samp(differences["each"], 0.0).pvalue)
-                if differs
-                else None,
-                "mcnemar_p": [mcnemar_p(a.correct, b.correct) for a, b in pairs],
-            }
-        )
-    return tests
-
-
-def mcnemar_p(first: BoolArray, second: BoolArray) -> float:
-    """p of the exact two-sided McNemar test, from which samples (n,) each method gets right."""
-    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    if only_first + only_second == 0:
-        return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)

@@ -1,43 +1,36 @@
 """The comparison of methods: pairing, files, resuming, statistics and costs."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from pipeline.errors import ConfigError
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features, run_config
-from trainer.comparison.compare import compare, markdown
+from trainer.comparison.compare import compare
 from trainer.comparison.methods import (
     DEFAULT,
     METHODS,
     POLICIES,
     TABLES,
+    completed,
     methods_of,
+    reference_of,
     trains_heads,
     with_method,
 )
-from trainer.comparison.run_result import mcnemar_p
+from trainer.comparison.statistics import spread
+from trainer.comparison.summary import baselines
+from trainer.comparison.tables import markdown, summary
 from trainer.config import RunConfig
 from trainer.cost import Meter
 from trainer.launch import launch
 from trainer.run_directory import Run
-
-
-def test_mcnemar_is_the_binomial_test_on_discordant_samples() -> None:
-    first, second = (
-        np.array([1, 1, 1, 1, 0, 0, 1, 0], bool),
-        np.array([0, 0, 0, 1, 1, 0, 0, 0], bool),
-    )
-    assert mcnemar_p(first, second) == pytest.approx(
-        2 * sum(stats.binom.pmf(k, 5, 0.5) for k in (4, 5))
-    )
-    assert mcnemar_p(first, first) == 1.0
 
 
 def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> None:
@@ -52,35 +45,45 @@ def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> 
 
     result = compare(config, methods, [0, 1], train)
     assert trained == [
-        f"c-{method.replace(':', '-')}-seed{seed}" for seed in (0, 1) for method in methods
+        f"c-{method.replace(':', '-')}-seed{seed}"
+        for seed in (0, 1)
+        for method in [*methods, "unimodal"]
     ]
     runs = {name: Run.open(StorePath.at(tmp_path / "runs" / name)) for name in trained}
     check_plans(runs)
-    joint, heads, random, remix, soft = result["methods"]
+    joint, heads, random, remix, soft, unimodal = result["methods"]
     each = [
         runs[f"c-remix-seed{seed}"].metadata["result"]["test_accuracy"]["fused"] for seed in (0, 1)
     ]
-    assert remix["accuracy"]["fused"] == {
-        "mean": pytest.approx(np.mean(each)),
-        "sd": pytest.approx(np.std(each, ddof=1)),
-        "each": each,
-    }
-    assert list(joint["accuracy"]) == ["fused"]  # nothing trained its heads
-    assert list(heads["accuracy"]) == list(soft["accuracy"]) == ["fused", "sound", "sight", "touch"]
+    assert remix["accuracy"]["fused"] == spread(each)
+    assert remix["accuracy"]["assembled"]["each"] == [
+        runs[f"c-remix-seed{seed}"].metadata["result"]["assembled"]["test_accuracy"]["fused"]
+        for seed in (0, 1)
+    ]
+    assert list(joint["accuracy"]) == ["fused", "assembled"]  # nothing trained its heads
+    heads_of = [list(row["accuracy"]) for row in (heads, soft, unimodal)]
+    assert heads_of == [["fused", "assembled", "sound", "sight", "touch"]] * 3
+    assert remix["runs"] == ["c-remix-seed0", "c-remix-seed1"]
     assert result["reference"] == "joint_heads"
     assert heads["time_ratio"] == heads["cost"]["flops_ratio"] == 1.0
     assert random["time_ratio"] > 0
     assert remix["cost"]["expansion"] == heads["cost"]["expansion"] == 1.0
     assert remix["cost"]["flops"] < heads["cost"]["flops"]
-    by_pair = {test["pair"]: test for test in result["tests"]}
-    assert len(by_pair) == 10
-    base = [
-        runs[f"c-joint_heads-seed{seed}"].metadata["result"]["test_accuracy"]["fused"]
-        for seed in (0, 1)
-    ]
-    if np.std(np.subtract(each, base)) > 0:
-        assert by_pair["remix - joint_heads"]["paired_t_p"] == pytest.approx(
-            stats.ttest_rel(each, base).pvalue
+    differences = {
+        (test["method"], test["against"], test["accuracy"]): test["difference"]["each"]
+        for test in result["tests"]
+    }
+    assert len(differences) == 2 * (5 + 4)
+    for test, name in (
+        (("remix", "joint_heads", "fused"), "predicted_fused"),
+        (("remix", "random", "assembled"), "predicted_assembled"),
+    ):
+        assert differences[test] == pytest.approx(
+            [
+                share_right(runs[f"c-{test[0]}-seed{seed}"], name)
+                - share_right(runs[f"c-{test[1]}-seed{seed}"], name)
+                for seed in (0, 1)
+            ]
         )
     check_files(StorePath.at(tmp_path / "comparisons" / "c"), result)
     before = {name: (run.path / "run.json").read_bytes() for name, run in runs.items()}
@@ -109,22 +112,42 @@ def check_files(path: StorePath, result: dict[str, Any]) -> None:
         "accuracy.png",
         "share.png",
         "curves.arrow",
+        "results.csv",
         "table.json",
         "table.md",
     }
     assert (path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert read_table(path / "curves.arrow").num_rows == 5 * 2 * 3
+    assert read_table(path / "curves.arrow").num_rows == 6 * 2 * 3
     assert (path / "table.md").read_bytes().decode() == markdown(result)
+    rows = list(csv.DictReader((path / "results.csv").read_bytes().decode().splitlines()))
+    assert [(row["run"], row["seed"]) for row in rows] == [
+        (f"c-{row['method'].replace(':', '-')}-seed{seed}", str(seed))
+        for seed in (0, 1)
+        for row in result["methods"]
+    ]
+    by = {row["method"]: row for row in result["methods"]}
+    for row in rows:
+        for head in ("fused", "assembled", "sound", "sight", "touch"):
+            value = by[row["method"]]["accuracy"].get(head)
+            shown = row[f"accuracy_{head}"]
+            assert shown == ("" if value is None else str(value["each"][int(row["seed"])]))
+
+
+def share_right(run: Run, column: str) -> float:
+    test = run.test()
+    return float(np.mean(test[column].to_numpy() == test["label"].to_numpy()))
 
 
 def check_text(result: dict[str, Any]) -> None:
     text = markdown(result)
+    assert text.startswith(summary(result))
+    assert result["verdict"] in summary(result)
     main, *_ = text.split("\n\n")
     assert [
-        line.split(" | ")[2:5] for line in main.splitlines() if line.startswith("| joint |")
+        line.split(" | ")[3:6] for line in main.splitlines() if line.startswith("| joint |")
     ] == [["-", "-", "-"]]
     assert result["tables"] == {
-        "unimodal": ["joint", "joint_heads", "random", "remix"],
+        "unimodal": ["joint", "joint_heads", "unimodal", "random", "remix"],
         "policies": ["joint_heads", "random", "remix", "remix:softmax"],
     }
     rows = [
@@ -132,13 +155,30 @@ def check_text(result: dict[str, Any]) -> None:
         for line in text.split("policies:\n\n")[1].split("\n\n")[0].splitlines()[2:]
     ]
     assert [row[0] for row in rows] == ["| joint_heads", "| random", "| remix", "| remix:softmax"]
-    assert [row[2] for row in rows] == ["-", *["joint_heads"] * 3]
-    assert (
-        "| remix:softmax - remix |" not in text
-    )  # many methods: only tests against the reference and random
-    assert "| remix - random |" in text
-    assert "unimodal prediction:" in text
+    assert [row[3] for row in rows] == ["-", *["joint_heads"] * 3]
+    assert "| remix:softmax | remix |" not in text  # only the reference and random are baselines
+    assert "| remix | random |" in text
     assert "cost:" in text
+
+
+def test_baselines_are_those_of_the_labels(tmp_path: Path) -> None:
+    features = make_features(tmp_path / "features" / "made", num_rows=101, num_classes=4)
+    train, test = (features.labels[features.rows_of(split)].tolist() for split in ("train", "test"))
+    majority = max(range(4), key=train.count)  # the first one of several
+    assert baselines(features) == {
+        "chance": 0.25,
+        "majority": {"name": f"c{majority}", "accuracy": test.count(majority) / len(test)},
+    }
+
+
+def test_the_unimodal_ensemble_is_always_compared() -> None:
+    assert completed(["remix"]) == ["remix", "unimodal"]
+    assert completed(["unimodal", "remix"]) == ["unimodal", "remix"]
+    with pytest.raises(ConfigError):
+        completed(["remix", "remix"])
+    assert reference_of(["random", "joint_heads"]) == "joint_heads"
+    assert reference_of(["sum", "random"]) == "random"
+    assert reference_of(["sum", "remix"]) == "sum"
 
 
 class Products:
