@@ -152,8 +152,34 @@ class Best(Schema):
 
     epoch: int
     """The epoch, counted from 0."""
+    metric: Literal["loss", "accuracy", "macro_f1"]
+    """The metric that it is the best of, `train.select.metric` of the configuration."""
+    value: float | None
+    """The metric in that epoch: `calibrated_loss`, `validation_accuracy` or `macro_f1`."""
     validation_accuracy: float | None
     """Validation accuracy of the fused head in that epoch, in [0, 1]."""
+    in_warmup: bool
+    """Whether it is a warm-up epoch, in which all methods train alike.
+
+    Possible only with `train.select.from: start`, or if all epochs are warm-up.
+    """
+
+
+class Assembled(Schema):
+    """The model that was assembled after training, checkpoints/model.pt."""
+
+    readout: Literal["fused", "late", "refit", "stack"]
+    """How it makes the fused prediction: the readout of the lowest validation loss.
+
+    `fused` and `stack` read the tested epoch's model, `late` and `refit` the encoders and heads of
+    each modality's best epoch.
+    """
+    epochs: dict[str, int]
+    """The epoch that each modality's encoder and head come from."""
+    validation_loss: dict[str, float]
+    """Cross-fitted validation loss by readout."""
+    test_accuracy: dict[str, float | None]
+    """Test accuracy in [0, 1], of `fused` and of each modality's unimodal head."""
 
 
 class RunSummary(Schema):
@@ -184,6 +210,8 @@ class RunSummary(Schema):
 
     Null until the run is finished; null for a head that was not trained.
     """
+    assembled: Assembled | None = None
+    """The assembled model; null until the run is finished, and without `train.assemble`."""
 
 
 class RunDetail(RunSummary):

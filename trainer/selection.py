@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.storage.schemas import METRICS
 from trainer.config import RunConfig
 from trainer.models.checkpoint import BestPart, Cursor
 from trainer.models.model import MultimodalModel
-
-METRICS = {"loss": "calibrated_loss", "accuracy": "validation_accuracy", "macro_f1": "macro_f1"}
-"""Columns of epochs.arrow by `train.select.metric`."""
 
 
 def update_best(

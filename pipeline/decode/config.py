@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config import Name, StrictModel
 from pipeline.shards.limits import Limits
-from pipeline.storage.schemas import ALL
+from pipeline.storage.schemas import RESERVED
 
 
 class Spec(StrictModel):
@@ -124,8 +124,7 @@ class DecodeConfig(StrictModel):
 
     @model_validator(mode="after")
     def _names(self) -> "DecodeConfig":
-        if ALL in self.modalities:
-            raise ValueError(
-                f"{ALL!r} is reserved for warm-up steps in plans. Choose another modality name."
-            )
+        for name in self.modalities:
+            if RESERVED.fullmatch(name):
+                raise ValueError(f"{name!r} is reserved. Choose another modality name.")
         return self

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.config import Name
 from pipeline.errors import DataError
 from pipeline.storage.metadata import Fingerprinter, fingerprint_of
-from pipeline.storage.schemas import ALL, SPLITS, check_columns, samples_schema
+from pipeline.storage.schemas import RESERVED, SPLITS, check_columns, samples_schema
 from pipeline.storage.table_checks import (
     MAX_CLASSES,
     MAX_MODALITIES,
@@ -92,8 +92,9 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if ALL in self.modalities:
-            raise ValueError(f"the name {ALL!r} is reserved and cannot name a modality")
+        for name in self.modalities:
+            if RESERVED.fullmatch(name):
+                raise ValueError(f"the name {name!r} is reserved and cannot name a modality")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have the same name")
         if not set(self.splits) <= set(SPLITS):

@@ -1,5 +1,6 @@
 """Arrow schemas of the artifacts."""
 
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -8,6 +9,13 @@ from pipeline.errors import DataError
 
 ALL = "all"
 """Value of column `modality` in a warm-up step, which trains every modality."""
+
+RESERVED = re.compile(r"all|fused|assembled(_.*)?")
+"""Names that no modality can have: they are values and columns of other meaning in plans and in
+test.arrow."""
+
+METRICS = {"loss": "calibrated_loss", "accuracy": "validation_accuracy", "macro_f1": "macro_f1"}
+"""Columns of epochs.arrow by `train.select.metric` of a run's configuration."""
 
 SPLITS = ("train", "validation", "test")
 

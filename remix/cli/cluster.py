@@ -32,7 +32,8 @@ def submit(
     from trainer.cluster.jobs import Cluster, exit_code_of, request_of
     from trainer.config import load_run
 
-    request = request_of(load_run(config))
+    run_config = load_run(config)
+    request = request_of(run_config)
     cluster = Cluster(address)
     output = {
         "job": cluster.submit(request),
@@ -45,7 +46,7 @@ def submit(
     result = _follow(cluster, output["job"], output["run"])
     job = cluster.job(output["job"])
     output |= {"status": job.status.value, "exit_code": exit_code_of(job), **result}
-    text = f"{output['job']}: {summary(result) if result else job.message}"
+    text = f"{output['job']}: {summary(result, run_config) if result else job.message}"
     say(output, f"{text} ({output['status']}, exit code {output['exit_code']})", json_)
     raise typer.Exit(output["exit_code"])
 

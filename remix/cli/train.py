@@ -37,13 +37,19 @@ def train(
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
     result = run.metadata["result"]
-    say({"run": run.path.name, **result}, f"{run.path}: {summary(result)}", json_)
+    text = f"{run.path}: {summary(result, run_config)}"
+    say({"run": run.path.name, **result}, text, json_)
 
 
-def summary(result: dict[str, Any]) -> str:
-    """Summarize the result of a run."""
-    accuracy = result["test_accuracy"]["fused"]
-    return f"best epoch {result['best_epoch']}, test accuracy {accuracy:.4f}"
+def summary(result: dict[str, Any], config: "RunConfig") -> str:
+    """Summarize the result of a run: its tested epoch and accuracies."""
+    epoch, assembled = result["best_epoch"], result.get("assembled")
+    warmup = " (in the warm-up)" if epoch < config.train.warmup_epochs else ""
+    text = f"tested epoch {epoch}{warmup}, test accuracy {result['test_accuracy']['fused']:.4f}"
+    if assembled:
+        accuracy = assembled["test_accuracy"]["fused"]
+        text += f", assembled {accuracy:.4f} ({assembled['readout']})"
+    return text
 
 
 def compare(

@@ -42,8 +42,9 @@ const lists = (() => {
     columns: [
       { name: "run", head: true },
       { name: "status" },
-      { name: "best validation accuracy", num: true },
+      { name: "validation accuracy", num: true },
       { name: "test accuracy", num: true },
+      { name: "assembled", num: true },
       { name: "epochs", num: true, wide: true },
       { name: "features", wide: true },
       { name: "modalities", wide: true },
@@ -58,10 +59,11 @@ const lists = (() => {
       run.best
         ? [
             format.percent(run.best.validation_accuracy),
-            h("small", {}, ` (epoch ${run.best.epoch})`),
+            h("small", {}, ` (epoch ${run.best.epoch}${run.best.in_warmup ? ", warm-up" : ""})`),
           ]
         : format.NONE,
       format.percent(run.test_accuracy?.fused),
+      format.percent(run.assembled?.test_accuracy.fused),
       `${run.num_epochs} / ${run.planned_epochs}`,
       link("features", run.features.name),
       run.modalities.map((name) => [chip(name, charts.palette(run.modalities)(name).colour), " "]),

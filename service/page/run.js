@@ -2,7 +2,7 @@
 // One run: its results, charts over its epochs, the plan of one epoch, one sample, and the rejected
 // samples.
 const run = (() => {
-  const { badge, chip, properties, h, quiet } = dom;
+  const { badge, properties, h, quiet } = dom;
   const STAGES = ["score", "plan", "load", "step", "validate"];
   const column = (rows, get) => rows.map((row) => get(row) ?? null);
 
@@ -22,6 +22,11 @@ const run = (() => {
         height: 260,
         onPick: pick,
       }),
+      calibrated: charts.figure("calibrated", "Calibrated validation loss", {
+        note: "Cross-entropy after the logits are divided by the best temperature. By default the tested epoch is the lowest of the fused head, and a modality's part of the assembled model the lowest of its head.",
+        height: 260,
+        onPick: pick,
+      }),
       share: charts.figure("share", "Share of samples per modality", {
         note: "Samples assigned to each modality. In warm-up, every sample trains all modalities.",
         height: 260,
@@ -29,6 +34,7 @@ const run = (() => {
       }),
       churn: charts.figure("churn", "Samples that changed modality, %", {
         note: "Samples assigned to another modality than in the previous epoch.",
+        height: 260,
         onPick: pick,
       }),
       seconds: charts.figure("seconds", "Seconds per epoch, by stage", {
@@ -95,11 +101,12 @@ const run = (() => {
       tiles,
       part(
         "Training",
-        h("div", { class: "grid" }, figures.accuracy.element, figures.share.element),
+        h("div", { class: "grid" }, figures.accuracy.element, figures.calibrated.element),
+        h("div", { class: "grid" }, figures.share.element, figures.churn.element),
         h(
           "div",
           { class: "grid small" },
-          [figures.churn, figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
+          [figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
         ),
         diagnostics,
       ),
@@ -146,43 +153,6 @@ const run = (() => {
       config.textContent = JSON.stringify(detail.config, null, 1);
     }
 
-    function drawTiles() {
-      const last = epochs.at(-1);
-      const tile = (id, title, value, small = "") =>
-        h(
-          "div",
-          { "data-tile": id },
-          h("dt", {}, title),
-          h("dd", {}, value, " ", h("small", {}, small)),
-        );
-      const tests = Object.entries(detail.test_accuracy ?? {}).map(([head, value]) =>
-        tile(
-          `test-${head}`,
-          [
-            "test accuracy, ",
-            names.includes(head)
-              ? chip(head, style(head).colour)
-              : head === "fused"
-                ? "fused head"
-                : head,
-          ],
-          format.percent(value),
-        ),
-      );
-      const total = epochs.reduce((sum, row) => sum + (row.seconds.epoch ?? 0), 0);
-      dom.patch(tiles, [
-        tile(
-          "best",
-          "best validation accuracy",
-          format.percent(detail.best?.validation_accuracy),
-          detail.best ? `epoch ${detail.best.epoch}` : "",
-        ),
-        ...tests,
-        tile("churn", "samples that changed modality", format.percent(last?.churn)),
-        tile("time", "total time", epochs.length ? format.seconds(total) : format.NONE),
-      ]);
-    }
-
     function drawEpochs() {
       if (!epochs) return;
       const x = epochs.map((row) => row.epoch);
@@ -219,19 +189,20 @@ const run = (() => {
         value,
         trace: (at, y) => charts.bars(label, at, y, own),
       });
-      const heads = [
-        lined("fused head", charts.FUSED, (row) => row.validation_accuracy),
-        ...names.map((name) =>
-          lined(name, style(name), (row) => row.modalities[name]?.validation_accuracy),
-        ),
+      const heads = (key) => [
+        lined("fused head", charts.FUSED, (row) => row[key]),
+        ...names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.[key])),
       ];
       const training = lined(
         "fused head, training set",
         { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" },
         (row) => row.train_accuracy,
       );
-      draw(figures.accuracy, [...heads, training], format.percent, () => ({
+      draw(figures.accuracy, [...heads("validation_accuracy"), training], format.percent, () => ({
         layout: base({ ...charts.percentAxis, range: [0, 1.02] }),
+      }));
+      draw(figures.calibrated, heads("calibrated_loss"), format.fixed, () => ({
+        layout: base({ hoverformat: ".3f" }),
       }));
       draw(
         figures.share,
@@ -344,7 +315,7 @@ const run = (() => {
       if (!first && newDetail.status !== detail.status) announce(`The run is ${newDetail.status}.`);
       [detail, epochs] = [newDetail, newEpochs];
       drawHead(comparison);
-      drawTiles();
+      dom.patch(tiles, result.tiles(detail, epochs, style));
       await onePlan.update(detail.plans, wanted);
       drawEpochs();
       if (!first) await sampleHistory.refresh();

@@ -113,8 +113,9 @@ class Catalog:
             "num_epochs": num_epochs,
             "planned_epochs": train.epochs,
             "warmup_epochs": train.warmup_epochs,
-            "best": best,
+            "best": best and files.best_of(best, train),
             "test_accuracy": run.result and run.result.test_accuracy,
+            "assembled": run.result and run.result.assembled,
             "plans": self._epochs_of(name, "plans"),
             "scores": self._epochs_of(name, "scores"),
         }
@@ -143,16 +144,13 @@ class Catalog:
     def _epoch_tables(self, name: str) -> list[Artifact]:
         return self.reader.artifacts("runs", name, pattern=r"epochs\.arrow")
 
-    def _best(self, artifact: Artifact, modalities: Sequence[str]) -> tuple[int, api.Best | None]:
+    def _best(
+        self, artifact: Artifact, modalities: Sequence[str]
+    ) -> tuple[int, api.EpochRow | None]:
         """The number of epochs, and the one that would be tested if training ended here."""
         rows = self._epoch_rows(artifact, modalities)
-        chosen = rows[-1].best_epoch if rows else None
-        best = [
-            api.Best(epoch=row.epoch, validation_accuracy=row.validation_accuracy)
-            for row in rows
-            if row.epoch == chosen
-        ]
-        return len(rows), best[0] if best else None
+        best = (row for row in rows if row.epoch == rows[-1].best_epoch)
+        return len(rows), next(best, None)
 
     def _epoch_rows(self, artifact: Artifact, modalities: Sequence[str]) -> list[api.EpochRow]:
         table = self.reader.table(artifact, epochs_schema(modalities, diagnostics=False))

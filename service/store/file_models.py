@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from pipeline.storage.schemas import METRICS
 from service import comparison_schemas as comparison_api
 from service import schemas as api
 from service.store.reader import ROW_BYTES, validating
@@ -17,11 +18,18 @@ MAX_MANIFEST_BYTES = 64 * 2**20
 Count = Annotated[int, Field(ge=0)]
 
 
+class SelectPart(BaseModel):
+    """`train.select` of a run's configuration."""
+
+    metric: Literal["loss", "accuracy", "macro_f1"]
+
+
 class TrainPart(BaseModel):
     """`train` of a run's configuration."""
 
     epochs: Count
     warmup_epochs: Count
+    select: SelectPart
 
 
 class RunConfigPart(BaseModel):
@@ -34,6 +42,7 @@ class ResultPart(BaseModel):
     """`result` of run.json."""
 
     test_accuracy: dict[str, float | None]
+    assembled: api.Assembled | None = None
 
 
 class RunFile(BaseModel):
@@ -80,3 +89,15 @@ def epoch_fields(row: dict[str, Any], modalities: Sequence[str]) -> dict[str, An
         "modalities": by_modality,
         "seconds": {name: finite.get(f"{name}_seconds") for name in STAGES},
     }
+
+
+def best_of(best: api.EpochRow, train: TrainPart) -> api.Best:
+    """The best epoch, and why it is the best."""
+    metric = train.select.metric
+    return api.Best(
+        epoch=best.epoch,
+        metric=metric,
+        value=getattr(best, METRICS[metric]),
+        validation_accuracy=best.validation_accuracy,
+        in_warmup=best.epoch < train.warmup_epochs,
+    )

@@ -35,7 +35,7 @@ MAX_JSON_BYTES = 4 * 2**20
 """Maximum size of a JSON file: parsing a hostile one needs some 60 times its size in memory."""
 MEMORY_BYTES = 64 * 2**20
 """Approximate size of the cache of parsed files, as Python objects."""
-HEADER_BYTES, ROW_BYTES, JSON_BYTES = 2**14, 2**10, 4
+HEADER_BYTES, ROW_BYTES, JSON_BYTES = 2**14, 2**11, 4
 """Estimated memory of a small entry, of one modality of a table row, and per byte of JSON.
 
 The other columns of a table row count as two modalities.

@@ -28,12 +28,19 @@ def test_runs_match_their_files(client: httpx.Client, run: Run) -> None:
     assert [item["name"] for item in listed["items"]] == names
     assert listed["next"] is None
     detail, run_json = get(client, RUN), run.metadata
+    result, epochs = run_json["result"], run.epochs().to_pylist()
     assert detail["status"] == "finished"
-    assert detail["test_accuracy"] == run_json["result"]["test_accuracy"]
+    assert detail["test_accuracy"] == result["test_accuracy"]
+    best = epochs[result["best_epoch"]]
     assert detail["best"] == {
-        "epoch": run_json["result"]["best_epoch"],
-        "validation_accuracy": run_json["result"]["validation_accuracy"],
+        "epoch": best["epoch"],
+        "metric": "loss",
+        "value": best["calibrated_loss"],
+        "validation_accuracy": best["validation_accuracy"],
+        "in_warmup": False,
     }
+    keys = ("readout", "epochs", "validation_loss", "test_accuracy")
+    assert detail["assembled"] == {key: result["assembled"][key] for key in keys}
     assert (detail["plans"], detail["scores"]) == ([0, 1, 2, 3], [2, 3])
     assert detail["config"] == {
         key: value for key, value in run_json["config"].items() if key != "store"
@@ -49,12 +56,37 @@ def test_epochs_match_the_table(client: httpx.Client, run: Run) -> None:
     assert len(items) == len(rows) == 4
     for item, row in zip(items, rows, strict=True):
         plain = "epoch policy num_steps num_rows train_loss validation_accuracy churn"
+        plain += " calibrated_loss temperature macro_f1 best_epoch"
         assert all(item[key] == row[key] for key in plain.split())
         own = "share train_accuracy validation_accuracy gradient_cosine zero_mask_accuracy"
+        own += " calibrated_loss temperature best_epoch"
         for name in ("sound", "sight", "touch"):
             assert item["modalities"][name] == {key: row[f"{key}_{name}"] for key in own.split()}
         stages = ("score", "plan", "load", "step", "validate", "epoch")
         assert item["seconds"] == {key: row[f"{key}_seconds"] for key in stages}
+
+
+def test_the_best_epoch_is_that_of_the_metric_and_warm_up_is_flagged(store: Path, run: Run) -> None:
+    copy, epochs = Run.open(StorePath.at(store / "runs" / "demo-remix-seed0")), run.epochs()
+    config = copy.metadata["config"]
+    train = {**config["train"], "select": {"metric": "macro_f1", "from": "start"}}
+    copy.update(config={**config, "train": train}, status="running", result=None)
+    column = epochs.column_names.index("best_epoch")
+    write_table(
+        copy.path / "epochs.arrow",
+        epochs.set_column(column, "best_epoch", pa.array([0.0, 1.0, 1.0, 1.0])),
+    )
+    with serving(store) as url, httpx.Client(base_url=url) as client:
+        detail = get(client, RUN)
+        row = epochs.to_pylist()[1]
+        assert detail["best"] == {
+            "epoch": 1,
+            "metric": "macro_f1",
+            "value": row["macro_f1"],
+            "validation_accuracy": row["validation_accuracy"],
+            "in_warmup": True,
+        }
+        assert (detail["test_accuracy"], detail["assembled"]) == (None, None)
 
 
 def test_plans_and_statistics_match_their_files(client: httpx.Client, run: Run) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,7 @@ def _features_kind(
 def checkpoint_kind(folder: Path) -> Kind:
     """A checkpoint of a model."""
     from trainer.models import checkpoint as checkpoints
+    from trainer.models.checkpoint import Cursor
     from trainer.models.model import build_model
 
     features = make_features(
@@ -178,7 +180,7 @@ def checkpoint_kind(folder: Path) -> Kind:
         len(features.classes),
         0,
     ).state_dict()
-    cursor = {"epoch": 1, "step": 0, "plan_fingerprint": "", "best_epoch": 0, "best_accuracy": 0.5}
+    cursor = asdict(Cursor(epoch=1, best_epoch=0, best_value=-0.5))
     metadata = {
         "features": features.fingerprint,
         "digest": config.digest,

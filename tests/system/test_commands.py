@@ -201,13 +201,33 @@ def test_a_run_name_that_exists_needs_resume(tmp_path: Path, command: Command) -
     assert json.loads(out)["run"] == "run"
 
 
+@pytest.mark.parametrize("num_epochs", [1, 2])
+def test_the_tested_epoch_and_both_accuracies_are_printed(
+    tmp_path: Path, command: Command, num_epochs: int
+) -> None:
+    train = {"epochs": num_epochs, "warmup_epochs": 1}
+    code, out, _ = command("train", config_file(tmp_path, train=train))
+    result = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["result"]
+    accuracies = [result["test_accuracy"]["fused"], result["assembled"]["test_accuracy"]["fused"]]
+    assert code == 0
+    assert re.search(rf"epoch {num_epochs - 1}\b", out)
+    assert ("warm-up" in out) == (num_epochs == 1)
+    assert re.findall(r"\d\.\d{4}", out) == [f"{accuracy:.4f}" for accuracy in accuracies]
+    assert result["assembled"]["readout"] in out
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, command: Command) -> None:
     assert command("train", config_file(tmp_path, train={"epochs": 1, "warmup_epochs": 1}))[0] == 0
     shapes = {"sound": ((1, 16, 16), "float16"), "sight": ((1, 3, 16, 16), "uint8")}
     make_features(tmp_path / "features" / "other", shapes)
     best, noise = tmp_path / "runs" / "run" / "checkpoints" / "best.pt", tmp_path / "noise.pt"
     noise.write_bytes(b"noise")
-    for name, path, word in (("other", best, "touch"), ("made", noise, noise.name)):
+    part = best.with_name("best.sound.pt")
+    for name, path, word in (
+        ("other", best, "touch"),
+        ("made", noise, noise.name),
+        ("made", part, "missing"),
+    ):
         args = [tmp_path / "features" / name, "--checkpoint", path, "--out", tmp_path / "s.arrow"]
         check_refused(command("score", *args), path.name, word)
     assert not (tmp_path / "s.arrow").exists()

@@ -53,9 +53,10 @@ def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: s
             continue
         best = run["best"]
         assert shown[run["name"]][1].split()[0] == run["status"]
-        assert shown[run["name"]][2:5] == [
+        assert shown[run["name"]][2:6] == [
             f"{percent(best['validation_accuracy'])} (epoch {best['epoch']})",
             percent(run["test_accuracy"]["fused"]),
+            percent(run["assembled"]["test_accuracy"]["fused"]),
             "4 / 4",
         ]
 
@@ -76,8 +77,15 @@ def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
             for tile in page.locator("[data-tile]").all()
         }
         best = run["best"]
-        best_one = f"{percent(best['validation_accuracy'])} epoch {best['epoch']}"
-        assert tiles["best"] == best_one
+        assert tiles["best"].split()[0] == str(best["epoch"])
+        assert tiles["best"].endswith(f" {best['value']:.3f}")
+        assert tiles["validation"] == percent(best["validation_accuracy"])
+        assembled = run["assembled"]
+        parts = ", ".join(f"{name} epoch {assembled['epochs'][name]}" for name in MODALITIES)
+        assert tiles["assembled"] == (
+            f"{percent(assembled['test_accuracy']['fused'])} "
+            f"readout {assembled['readout']}; {parts}"
+        )
         for head in ["fused", *MODALITIES]:
             assert tiles[f"test-{head}"] == percent(run["test_accuracy"][head])
 
@@ -87,6 +95,11 @@ def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
         what = "validation_accuracy"
         accuracy = [[epoch[what], *own(epoch, what), epoch["train_accuracy"]] for epoch in epochs]
         assert numbers(page, "accuracy") == table(accuracy)
+        what = "calibrated_loss"
+        losses = [[epoch[what], *own(epoch, what)] for epoch in epochs]
+        assert numbers(page, "calibrated") == [
+            [str(epoch), *(f"{loss:.2f}" for loss in row)] for epoch, row in enumerate(losses)
+        ]
         shares = [own(epoch, "share") for epoch in epochs]
         assert shares[0] == [None] * 3
         assert sum(shares[3]) == pytest.approx(1)

@@ -25,14 +25,14 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.features.manifest import check_samples, features_fingerprint
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import epochs_schema
+from pipeline.storage.schemas import METRICS, epochs_schema
 from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
 from trainer.models.model import model_for
 from trainer.run_directory import Run
-from trainer.selection import METRICS, update_best
+from trainer.selection import update_best
 from trainer.strategies import strategy_of
 from trainer.verification import steps_log
 from trainer.verification.epoch_check import EpochCheck

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import MissingError
+from pipeline.config import parse
+from pipeline.decode.config import DecodeConfig
+from pipeline.errors import ConfigError, DataError, MissingError
 from pipeline.features import part_reader
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import PartWriter, part_name
@@ -102,6 +104,16 @@ def test_a_feature_set_can_be_pickled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         again.read("sound", np.array([3])), features.read("sound", np.array([3]))
     )
+
+
+@pytest.mark.parametrize("name", ["all", "fused", "assembled", "assembled_sound"])
+def test_a_reserved_name_is_no_modality(tmp_path: Path, name: str) -> None:
+    tensor = {"kind": "tensor", "member": ["npy"], "shape": [6]}
+    assert parse(DecodeConfig, {"modalities": {f"a{name}": tensor}}, "test")
+    with pytest.raises(ConfigError, match=rf"\b{name}\b"):
+        parse(DecodeConfig, {"modalities": {name: tensor}}, "test")
+    with pytest.raises(DataError, match=rf"\b{name}\b"):
+        make_features(tmp_path / name, {name: ((6,), "float32")}, num_rows=9)
 
 
 def test_a_feature_set_without_a_manifest_is_missing(tmp_path: Path) -> None:
