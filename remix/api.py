@@ -128,6 +128,8 @@ def compare(
     methods: Sequence[str] = ("joint_heads", "random", "remix"),
     *,
     seeds: int = 5,
+    tune: Mapping[str, Sequence[Any]] | None = None,
+    tune_seeds: int = 2,
 ) -> dict[str, Any]:
     """Train several methods over several seeds and compare them; existing runs are reused.
 
@@ -135,6 +137,9 @@ def compare(
         config: configuration shared by all runs, as a mapping or a YAML file.
         methods: METHOD or METHOD:POLICY; the ensemble of unimodal models is always added.
         seeds: number of seeds, from the configuration's own on.
+        tune: values by field of the configuration, such as {"optimizer.lr": [1e-4, 1e-3]}; the
+            best ones on validation are chosen for each method. Several fields are a grid.
+        tune_seeds: number of seeds to choose with, those after the seeds of the comparison.
     Returns:
         Test accuracies (fused, assembled and unimodal) and costs per method, the accuracies of
         chance and of the majority class, paired tests, a verdict in words, and the path of the
@@ -145,9 +150,11 @@ def compare(
         print(result["verdict"])
     """
     from trainer.comparison.compare import compare as run
+    from trainer.comparison.tuning import tuning_of
 
     base = _run_config(config)
-    return run(base, methods, range(base.seed, base.seed + seeds))
+    own_seeds = range(base.seed, base.seed + seeds)
+    return run(base, methods, own_seeds, tuning=tuning_of(tune or {}, own_seeds, tune_seeds))
 
 
 def load_model(path: PathLike) -> "AssembledModel":

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import JsonValue
+
 from service.schemas import EpochModality, Schema
 
 
@@ -66,6 +68,8 @@ class MethodResult(Schema):
     """The name of the method."""
     runs: list[str]
     """The name of the run for each seed, in the order of `seeds`."""
+    tuned: dict[str, JsonValue]
+    """Values by field of the configuration, as chosen for this method; empty without tuning."""
     accuracy: dict[str, Spread]
     """Test accuracy of `fused`, `assembled` and the unimodal head of each modality.
 
@@ -109,6 +113,39 @@ class PairTest(Schema):
     """p of the exact McNemar test over test samples, one value per seed, not corrected."""
 
 
+class Trial(Schema):
+    """Values of fields of the configuration, and how they validate."""
+
+    values: dict[str, JsonValue]
+    """Values by field of the configuration."""
+    each: list[float | None]
+    """The validation metric of the tested epoch for each tuning seed; null if training diverged."""
+    mean: float | None
+    """The mean over tuning seeds; null if training diverged."""
+
+
+class MethodTuning(Schema):
+    """The trials of one method."""
+
+    method: str
+    """The name of the method."""
+    chosen: dict[str, JsonValue]
+    """The values of the best trial."""
+    trials: list[Trial]
+    """All trials."""
+
+
+class TuningResult(Schema):
+    """The choice of settings for each method by validation."""
+
+    metric: Literal["loss", "accuracy", "macro_f1"]
+    """The validation metric: the calibrated loss, of which the lowest is best, or another one."""
+    seeds: list[int]
+    """The tuning seeds, which the results do not use."""
+    methods: list[MethodTuning]
+    """The trials of each method."""
+
+
 class Majority(Schema):
     """The prediction that is always the most frequent class of the train split."""
 
@@ -150,6 +187,8 @@ class ComparisonTable(Schema):
     """The results of each method."""
     tests: list[PairTest]
     """Tests of each method against the reference and against `random`."""
+    tuning: TuningResult | None
+    """How settings were chosen for each method; null without tuning."""
     verdict: str
     """The result in words, which follows from the numbers."""
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from typer import Argument, Option
 
 from pipeline.errors import ConfigError
 from remix.cli.data import decode, generate
-from remix.cli.output import Json, Terminated, console, orderly_end, progress, say
+from remix.cli.output import Json, Terminated, console, orderly_end, pairs, progress, say
 
 if TYPE_CHECKING:
+    from trainer.comparison.tuning import Tuning
     from trainer.config import RunConfig
     from trainer.run_directory import Run
 
@@ -69,6 +71,17 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, Option(min=1, help="Number of seeds, from the configuration's on.")] = 5,
+    tune: Annotated[
+        list[str] | None,
+        Option(
+            help="FIELD=VALUE,VALUE,...: choose a field of the configuration for each method by "
+            "validation, such as optimizer.lr=1e-4,3e-4,1e-3. Repeat it for a grid.",
+            show_default=False,
+        ),
+    ] = None,
+    tune_seeds: Annotated[
+        int, Option(min=1, help="Number of seeds to choose with; the table does not use them.")
+    ] = 2,
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds and compare them. Existing runs are reused.
@@ -76,21 +89,37 @@ def compare(
     Prints the test accuracies and a verdict; comparisons/NAME in the store has all tables.
     """
     from trainer.comparison.methods import methods_of
+    from trainer.comparison.tuning import tuning_of
     from trainer.config import load_run
 
-    result, text = _compared(load_run(config), methods_of(methods, tables), seeds)
+    base = load_run(config)
+    own_seeds = range(base.seed, base.seed + seeds)
+    tuning = tuning_of(_values(tune or []), own_seeds, tune_seeds)
+    result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning)
     say(result, f"{text}\n{result['place']}", json_)
 
 
+def _values(options: list[str]) -> dict[str, list[Any]]:
+    """Parse FIELD=VALUE,VALUE,... options; values are YAML. Raises ConfigError."""
+    values = {}
+    for path, text in pairs(options, "--tune").items():
+        try:
+            values[path] = yaml.safe_load(f"[{text}]")
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"invalid value: --tune {path}={text}", "separate YAML values by commas"
+            ) from None
+    return values
+
+
 def _compared(
-    base: "RunConfig", methods: Sequence[str], num_seeds: int
+    base: "RunConfig", methods: Sequence[str], seeds: Sequence[int], tuning: "Tuning | None" = None
 ) -> tuple[dict[str, Any], str]:
     """Run a comparison; returns it, and its table of results with the verdict."""
     from trainer.comparison.compare import compare as run
     from trainer.comparison.tables import summary
 
-    seeds = range(base.seed, base.seed + num_seeds)
-    result = run(base, methods, seeds, lambda config: train_run(config, resume=True))
+    result = run(base, methods, seeds, lambda config: train_run(config, resume=True), tuning)
     return result, summary(result)
 
 
@@ -169,7 +198,7 @@ def demo(
         "resources": {"cpus_per_worker": 2},
     }
     config = parse(RunConfig, {"name": "demo", "features": "demo", "store": store, **small}, "demo")
-    result, text = _compared(config, ["joint_heads", "random", "remix"], seeds)
+    result, text = _compared(config, ["joint_heads", "random", "remix"], range(seeds))
     where = (
         f"Results saved in {store}: shards/demo, features/demo, runs/demo-*, comparisons/demo.\n"
         f"Show them: remix serve --store {store}"

@@ -16,6 +16,7 @@ const comparison = (() => {
     const heads = [...new Set(detail.methods.flatMap((result) => Object.keys(result.accuracy)))];
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
+    const tuned = Object.keys(detail.methods[0].tuned);
     const inWarmup = detail.methods.flatMap((result) => result.tested_epoch.in_warmup);
     const methodChip = (method) => chip(method, style(method).colour);
     const head = (title) =>
@@ -121,6 +122,7 @@ const comparison = (() => {
       const rows = table("Test accuracy", [
         { name: "method", head: true },
         ...heads.map((head) => ({ name: head, num: true })),
+        ...tuned.map((field) => ({ name: field, num: true })),
         { name: "tested epoch", num: true },
         { name: "steps", num: true },
         { name: "relative time", num: true },
@@ -132,11 +134,31 @@ const comparison = (() => {
           ...heads.map((one) =>
             format.spread(result.accuracy[one]?.mean, result.accuracy[one]?.sd),
           ),
+          ...tuned.map((field) => String(result.tuned[field])),
           testedEpoch(result.tested_epoch),
           format.integer(result.num_steps),
           format.fixed(result.time_ratio),
           format.fixed(result.cost.flops_ratio),
         ]),
+      );
+      return rows.element;
+    }
+
+    function trials() {
+      const rows = table("Tuning", [
+        { name: "method", head: true },
+        ...tuned.map((field) => ({ name: field, num: true })),
+        { name: `validation ${detail.tuning.metric}`, num: true },
+        ...detail.tuning.seeds.map((seed) => ({ name: `seed ${seed}`, num: true })),
+      ]);
+      rows.update(
+        detail.tuning.methods.flatMap(({ method, trials }) =>
+          trials.map(({ values, mean, each }) => [
+            methodChip(method),
+            ...tuned.map((field) => String(values[field])),
+            ...[mean, ...each].map((value) => format.fixed(value, 4)),
+          ]),
+        ),
       );
       return rows.element;
     }
@@ -202,6 +224,15 @@ const comparison = (() => {
         "Difference of the test accuracies with the same seeds. p (Holm) is corrected for all tests of the table; unless it is small (say, below 0.05), the difference may be due to chance.",
         tests(),
       ),
+      ...(detail.tuning
+        ? [
+            part(
+              "Tuning",
+              "Validation of the tested epochs with other values of the settings. The values of the best mean were chosen for the method; the seeds are not those of the results.",
+              trials(),
+            ),
+          ]
+        : []),
       part(
         "Validation accuracy",
         "Mean over seeds; the band is ± one standard deviation.",

@@ -270,3 +270,32 @@ def test_the_demo_writes_to_a_local_store_alone(command: Command) -> None:
     assert code == 2
     assert "s3://bucket/demo" in err
     assert "hush" not in err
+
+
+def test_compare_prints_one_table_and_a_verdict(tmp_path: Path, command: Command) -> None:
+    make_features(tmp_path / "features" / "made", num_rows=60)
+    path = config_file(tmp_path, name="c", train={"epochs": 2, "warmup_epochs": 1})
+    arguments = ("compare", path, "--methods", "joint_heads,remix", "--seeds", 1, "--tune")
+    tuned = ("optimizer.lr=1e-3,1e-2", "--tune-seeds", 1)
+    code, out, err = command(*arguments, *tuned)
+    assert code == 0, err
+    code, text, _ = command(*arguments, *tuned, "--json")
+    result = json.loads(text)
+    assert code == 0
+    assert result["tuning"]["seeds"] == [1]
+    table, *_, verdict, place = out.strip().split("\n\n")
+    columns, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert columns[1:6] == ["fused", "assembled", "sound", "sight", "touch"]
+    assert [row[0] for row in rows] == ["joint_heads", "remix", "unimodal"]
+    for row, method in zip(rows, result["methods"], strict=True):
+        assert row[1] == f"{100 * method['accuracy']['fused']['mean']:.2f}"
+        assert row[6] == str(method["tuned"]["optimizer.lr"])
+    assert (verdict, place) == (result["verdict"], result["place"])
+
+
+@pytest.mark.parametrize("tune", ["optimizer.lr", "optimizer.rate=1", "optimizer.lr=[", "seed=1,2"])
+def test_an_invalid_field_to_tune_is_named(tmp_path: Path, command: Command, tune: str) -> None:
+    code, _, err = command("compare", config_file(tmp_path), "--tune", tune)
+    assert code == 2
+    assert tune.split("=")[0].split(".")[-1] in err
+    assert not (tmp_path / "runs").exists()

@@ -12,6 +12,7 @@ from trainer.comparison.methods import completed, reference_of, with_method
 from trainer.comparison.run_result import run_result_of
 from trainer.comparison.statistics import paired_tests
 from trainer.comparison.summary import baselines, summarise, tables_of
+from trainer.comparison.tuning import Tuning, Values, tune, with_values
 from trainer.comparison.verdict import verdict
 from trainer.config import RunConfig
 from trainer.cost import Meter
@@ -27,6 +28,7 @@ def compare(
     methods: Sequence[str],
     seeds: Sequence[int],
     train_run: TrainRun = RESUME,
+    tuning: Tuning | None = None,
 ) -> dict[str, Any]:
     """Train every run, reusing or resuming existing ones, then save and return the comparison.
 
@@ -35,26 +37,26 @@ def compare(
         methods: Names as for with_method; the ensemble of unimodal models is added.
         seeds: One run per method and seed.
         train_run: Trains one run to its end.
+        tuning: Settings to choose for each method, on other seeds; they do not change otherwise.
     Returns:
         The content of table.json, and `place`, the folder of the comparison.
     Raises:
         InputError: a setting does not fit; before any training, if the features exist.
     """
-    if not seeds:
-        raise ConfigError("the number of seeds is 0", "use at least one seed")
     methods = completed(methods)
+    _check(config, methods, seeds, tuning)
+    tuned = {method: tune(config, method, tuning, train_run) for method in methods if tuning}
+    chosen: dict[str, Values] = {method: each["chosen"] for method, each in tuned.items()}
     configs = {
-        (seed, method): with_method(config, method, seed) for seed in seeds for method in methods
+        (seed, method): with_values(with_method(config, method, seed), chosen.get(method, {}))
+        for seed in seeds
+        for method in methods
     }
-    if (config.features_path / MANIFEST).exists():
-        features = FeatureSet.open(config.features_path)
-        for method in methods:
-            check(configs[seeds[0], method], features)
     runs = {key: train_run(run_config) for key, run_config in configs.items()}
     features = FeatureSet.open(config.features_path)
     meters = {method: Meter(configs[seeds[0], method], features) for method in methods}
     results = [
-        run_result_of(runs[key], run_config, key[1], meters[key[1]])
+        run_result_of(runs[key], run_config, key[1], meters[key[1]], chosen.get(key[1], {}))
         for key, run_config in configs.items()
     ]
     reference = reference_of(methods)
@@ -66,8 +68,39 @@ def compare(
         "methods": summarise(results, methods, reference),
         "tables": tables_of(methods),
         "tests": paired_tests(results, methods, reference),
+        "tuning": {
+            "metric": config.train.select.metric,
+            "seeds": list(tuning.seeds),
+            "methods": [{"method": method, **each} for method, each in tuned.items()],
+        }
+        if tuning
+        else None,
     }
     table["verdict"] = verdict(table)
     path = StorePath.at(config.store) / "comparisons" / config.name
     save(path, table, results)
     return {**table, "place": str(path)}
+
+
+def _check(
+    config: RunConfig, methods: Sequence[str], seeds: Sequence[int], tuning: Tuning | None
+) -> None:
+    """Check the configurations of all methods, and that they fit the features if these exist.
+
+    Raises InputError.
+    """
+    if not seeds:
+        raise ConfigError("the number of seeds is 0", "use at least one seed")
+    configs = [
+        each
+        for method in methods
+        for each in (
+            [tuning.trial(config, method, k, tuning.seeds[0]) for k in range(len(tuning.grid))]
+            if tuning
+            else [with_method(config, method, seeds[0])]
+        )
+    ]
+    if (config.features_path / MANIFEST).exists():
+        features = FeatureSet.open(config.features_path)
+        for each in configs:
+            check(each, features)

@@ -39,6 +39,7 @@ def results_csv(results: Sequence[RunResult]) -> str:
             "method": result.method,
             "seed": result.seed,
             "run": result.run,
+            **result.tuned,
             **{f"accuracy_{head}": value for head, value in result.accuracy.items()},
             "tested_epoch": result.tested_epoch,
             "in_warmup": int(result.in_warmup),

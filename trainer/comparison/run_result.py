@@ -38,6 +38,8 @@ class RunResult:
     """Test accuracy of the fused head with one modality only; empty without diagnostics."""
     correct: dict[str, BoolArray]
     """(n,) whether each of KINDS is right, per test sample."""
+    tuned: dict[str, Any]
+    """Values of fields of the configuration that were chosen for the method."""
     tested_epoch: int
     """The epoch whose model was tested."""
     in_warmup: bool
@@ -50,7 +52,9 @@ class RunResult:
     """epochs.arrow of the run."""
 
 
-def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter) -> RunResult:
+def run_result_of(
+    run: Run, config: RunConfig, method: str, meter: Meter, tuned: dict[str, Any]
+) -> RunResult:
     """Read the result of a finished run."""
     test, result = run.test(), run.metadata["result"]
     trained, label = trains_heads(config), test["label"].to_numpy()
@@ -74,6 +78,7 @@ def run_result_of(run: Run, config: RunConfig, method: str, meter: Meter) -> Run
             for kind in KINDS
             if kind in accuracy
         },
+        tuned=tuned,
         tested_epoch=result["best_epoch"],
         in_warmup=result["best_epoch"] < config.train.warmup_epochs,
         readout=assembled and assembled["readout"],

@@ -35,6 +35,7 @@ def _summary(own: Sequence[RunResult], base: dict[int, dict[str, Any]]) -> dict[
     return {
         "method": own[0].method,
         "runs": [each.run for each in own],
+        "tuned": own[0].tuned,
         "accuracy": _spreads([each.accuracy for each in own]),
         "zero_mask_accuracy": _spreads([each.zero_mask for each in own]),
         "tested_epoch": {

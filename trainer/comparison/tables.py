@@ -28,11 +28,13 @@ def _joined(parts: Iterable[Sequence[str]]) -> str:
 
 def _summary(table: Table) -> Iterator[list[str]]:
     heads = _heads(table)
-    columns = [f"method ({len(table['seeds'])} seeds)", *heads, "tested epoch"]
+    tuned = list(table["methods"][0]["tuned"])
+    columns = [f"method ({len(table['seeds'])} seeds)", *heads, *tuned, "tested epoch"]
     rows = [
         [
             row["method"],
             *_percents(row["accuracy"], heads),
+            *(str(row["tuned"][path]) for path in tuned),
             _tested_epoch(row["tested_epoch"]),
             f"{row['time_ratio']:.2f}",
         ]
@@ -64,6 +66,8 @@ def _details(table: Table) -> Iterator[list[str]]:
         columns = ["method", *(f"{name} only" for name in masked)]
         yield ["fused head, one modality only:", "", *_table(columns, rows)]
     yield ["cost:", "", *_cost(table)]
+    if table["tuning"]:
+        yield ["tuning:", "", *_tuning(table["tuning"])]
 
 
 def _heads(table: Table) -> list[str]:
@@ -135,6 +139,20 @@ def _cost(table: Table) -> list[str]:
         for row in table["methods"]
     ]
     return _table(columns, rows)
+
+
+def _tuning(tuning: Table) -> list[str]:
+    """The validation metric of every trial; the chosen one is bold."""
+    fields = list(tuning["methods"][0]["chosen"])
+    seeds = [f"seed {seed}" for seed in tuning["seeds"]]
+    rows = []
+    for each in tuning["methods"]:
+        for trial in each["trials"]:
+            numbers = ["-" if x is None else f"{x:.4f}" for x in (trial["mean"], *trial["each"])]
+            if trial["values"] == each["chosen"]:
+                numbers[0] = f"**{numbers[0]}**"
+            rows.append([each["method"], *(str(trial["values"][x]) for x in fields), *numbers])
+    return _table(["method", *fields, f"validation {tuning['metric']}", *seeds], rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
