@@ -179,6 +179,8 @@ class ComparisonTable(Schema):
     """The seeds that every method was trained with."""
     reference: str
     """The method that others are compared with: `joint_heads`, else `random`, else the first."""
+    num_test: int
+    """The number of test samples."""
     chance: float
     """The accuracy of a random class: 1 / number of classes."""
     majority: Majority

@@ -67,13 +67,14 @@ def _spreads(accuracies: Sequence[dict[str, float | None]]) -> dict[str, dict[st
 
 
 def baselines(features: FeatureSet) -> dict[str, Any]:
-    """Test accuracies without any model: of a random class, and of the majority class.
+    """The size of the test split, and accuracies without a model: a random and the majority class.
 
     The majority class is the most frequent one of the train split, the first of several.
     """
     train, test = (features.labels[features.rows_of(split)] for split in ("train", "test"))
     majority = int(np.bincount(train).argmax())
     return {
+        "num_test": len(test),
         "chance": 1 / len(features.classes),
         "majority": {
             "name": features.classes[majority],

@@ -41,10 +41,13 @@ def _summary(table: Table) -> Iterator[list[str]]:
         for row in table["methods"]
     ]
     yield _table([*columns, f"time / {table['reference']}"], rows)
-    majority = table["majority"]
+    majority, num_test = table["majority"], table["num_test"]
+    best = max(row["accuracy"]["fused"]["mean"] for row in table["methods"])
+    error = 100 * (best * (1 - best) / num_test) ** 0.5
     yield [
         f"Chance: {100 * table['chance']:.2f}. "
-        f"Majority class ({majority['name']}): {100 * majority['accuracy']:.2f}."
+        f"Majority class ({majority['name']}): {100 * majority['accuracy']:.2f}. "
+        f"Standard error of {100 * best:.1f} on {num_test} test samples: {error:.2f}."
     ]
     for note in notes(table):
         yield [note]
