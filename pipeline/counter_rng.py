@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     FOLDS = 17
     DIAGNOSTICS = 24
     ASSEMBLY = 25
+    REFIT = 26
     CROP = 100
     FLIP = 101
     FRAMES = 102

@@ -104,6 +104,9 @@ class TrainConfig(StrictModel):
     model overfits its training rows."""
     budget: BudgetConfig = BudgetConfig()
     """What training may spend; `epochs` is then the maximum."""
+    refit_fusion: bool = False
+    """Train the fusion for a pass on the features of each scoring, with all modalities. Use it if
+    the fused head of a remixed run is worse than its unimodal heads."""
     select: SelectConfig = SelectConfig()
     """The epoch whose model is tested."""
     assemble: bool = True

@@ -27,6 +27,7 @@ from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.schedule import Phase
 from trainer.scoring.epoch_scores import score_epoch
+from trainer.scoring.outputs import Collector
 from trainer.scoring.predictor import Predictor
 
 
@@ -63,23 +64,28 @@ def epoch_plan(
     epoch: int,
     phase: Phase,
     share: float,
+    collector: Collector | None = None,
 ) -> tuple[BatchPlan, dict[str, float]]:
     """Open the plan of an epoch, scoring and planning first if no plan exists yet.
 
     Args:
         phase: What the epoch trains.
         share: Share of the training rows that it trains.
+        collector: If given, receives outputs of the rows, also if plan and scores exist.
     Returns:
         The plan, and the seconds that scoring and planning took.
     """
-    if not world.broadcast(run.plan(epoch).exists()):
+    exists = world.broadcast(run.plan(epoch).exists())
+    if not exists or collector:
         start = time.perf_counter()
         scored_epoch = None
         if phase.kind == "remix":
             rows = rows_of_epoch(config, features, epoch, share)
-            scored_epoch = score_epoch(config, features, run, world, predictor, epoch, rows)
+            scored_epoch = score_epoch(
+                config, features, run, world, predictor, epoch, rows, collector
+            )
         plan_start = time.perf_counter()
-        if world.is_rank_zero:
+        if world.is_rank_zero and not exists:
             _commit(config, features, run, epoch, phase, share, scored_epoch)
             seconds = {"score_seconds": plan_start - start}
             seconds["plan_seconds"] = time.perf_counter() - plan_start

@@ -16,6 +16,7 @@ from trainer.data.part_prefetcher import check_cache, open_features
 from trainer.epoch_plan import check_policy
 from trainer.models.model import model_for
 from trainer.process_group import World
+from trainer.refit_fusion import check_refit
 from trainer.run_directory import Run
 from trainer.scoring.shapley import check_valuation
 from trainer.strategies import strategy_of
@@ -129,6 +130,7 @@ def check(config: RunConfig, features: FeatureSet) -> None:
             )
     model = model_for(config.model, features, config.seed)
     strategy_of(config).check(config, model)
+    check_refit(config, model)
     target_of(config.plan, features.modalities, len(features.rows_of("train")))
     check_policy(config, features)
     check_valuation(config, features)

@@ -24,7 +24,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from trainer import race
 from trainer.assembly.assemble import assemble, late_losses
-from trainer.budget import Budget
+from trainer.budget import Budget, rows_of_epoch
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
@@ -34,9 +34,11 @@ from trainer.models.checkpoint import Cursor
 from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.recorder import Recorder, with_assembled, write_test
+from trainer.refit_fusion import refit_fusion
 from trainer.run_directory import Run
 from trainer.schedule import RACE_EPOCHS, Phase, Row, phase_of, race_is_due, schedule_of
 from trainer.scoring.diagnostics import Diagnostics
+from trainer.scoring.outputs import Collector
 from trainer.scoring.predictor import Evaluation, PredictAll, Predictor, evaluate
 from trainer.selection import update_best
 from trainer.strategies import strategy_of
@@ -160,16 +162,20 @@ class Trainer:
         """Train an epoch; `history` are the rows of epochs.arrow before, on rank 0."""
         start = time.perf_counter()
         config, features, world = self.config, self.features, self.world
+        rate = phase.rate * config.optimizer.learning_rate(epoch)
+        refits = config.train.refit_fusion and phase.kind == "remix" and not self.cursor.step
+        collector = Collector(config, self.run, features, world) if refits else None
         plan, times = epoch_plan(
-            config, features, self.run, world, self.predictor, epoch, phase, share
+            config, features, self.run, world, self.predictor, epoch, phase, share, collector
         )
+        if collector and self.run.scores(epoch).exists():
+            self._refit(collector, epoch, share, rate)
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, "
                 f"but epoch {epoch} has plan {plan.fingerprint[:12]}",
                 "restore the plan, or start a new run",
             )
-        rate = phase.rate * config.optimizer.learning_rate(epoch)
         self._train(epoch, plan, rate)
         validation_start = time.perf_counter()
         evaluation = self._evaluate("validation", self.predictor)
@@ -193,6 +199,13 @@ class Trainer:
         for name in improved:
             self._save(name, epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
+
+    def _refit(self, collector: Collector, epoch: int, share: float, rate: float) -> None:
+        """Train the fusion on the outputs of the epoch's scoring."""
+        rows = rows_of_epoch(self.config, self.features, epoch, share)
+        rows = collector.sample(rows, self.model)
+        outputs, labels = collector.joined(rows, self.model), self.features.labels[rows]
+        refit_fusion(self.model, outputs, rows, labels, self.config, epoch, rate, self.world)
 
     def _restore(self, phase: Phase) -> None:
         """Return modalities to their best state, if the epoch starts with that."""

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from pipeline.arrays import Array, BoolArray, Float32Array
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import DataError, InputError
 from pipeline.storage.store_path import StorePath
-from trainer.assembly.readout import HeadOutputs, Readout
+from trainer.assembly.readout import Readout
 from trainer.data.inputs import Inputs
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Checkpoint
-from trainer.models.model import FUSED, ModelConfig, Outputs, build_model
+from trainer.models.model import FUSED, ModelConfig, build_model
+from trainer.scoring.outputs import HeadOutputs, head_outputs
 from trainer.scoring.predictor import Predictor
 
 
@@ -30,21 +29,6 @@ def combine(best: Checkpoint, parts: Mapping[str, Checkpoint]) -> Checkpoint:
     architecture = best["architecture"]
     model = {**architecture["model"], "heads": "own"}
     return {**best, "model": weights, "architecture": {**architecture, "model": model}}
-
-
-def head_outputs(
-    outputs: Outputs, present: Mapping[str, Tensor], temperatures: Mapping[str, float]
-) -> HeadOutputs:
-    """Convert outputs of `predict` to what readouts use; temperatures are 1 if absent."""
-    logits = {**outputs.unimodal, FUSED: outputs.fused}
-    return HeadOutputs(
-        present={name: x.cpu() for name, x in present.items()},
-        log_p={
-            name: F.log_softmax(x.double().cpu() / temperatures.get(name, 1.0), dim=1)
-            for name, x in logits.items()
-        },
-        features={name: x.double().cpu() for name, x in outputs.features.items()},
-    )
 
 
 def probabilities(readout: Readout, outputs: HeadOutputs) -> dict[str, Float32Array]:
@@ -64,9 +48,7 @@ class AssembledPredictor:
     @torch.inference_mode()
     def __call__(self, rows: Array) -> dict[str, Array]:
         """Class probabilities of rows (B,): per modality and "fused", (B, C) float32."""
-        outputs, present = self.predictor.evaluate(
-            lambda inputs, present: (self.predictor.model.predict(inputs, present), present), rows
-        )
+        outputs, present = self.predictor.outputs(rows)
         own = head_outputs(outputs, present, self.readout.temperatures)
         return probabilities(self.readout, own)
 

@@ -22,38 +22,13 @@ from torch import Tensor
 from pipeline.arrays import Int64Array
 from trainer.models.model import FUSED
 from trainer.scoring.calibration import best_temperature, losses
+from trainer.scoring.outputs import HeadOutputs
 
 NUM_FOLDS = 5
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
 """Candidates for the factor of |W|^2 in `refit`, added to the mean cross-entropy."""
 WEIGHT_RIDGE = 1e-4
 """Factor of |s|^2 in `late` and `stack`, where w = softplus(s)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadOutputs:
-    """Outputs of a model for n rows, float64 on the CPU."""
-
-    present: dict[str, Tensor]  # (n,) bool by modality
-    log_p: dict[str, Tensor]  # (n, C) by head: the modalities and "fused"
-    features: dict[str, Tensor]  # (n, D_k) by modality, undefined where it is missing
-
-    def take(self, index: Tensor) -> "HeadOutputs":
-        """Some of the rows."""
-        parts = (self.present, self.log_p, self.features)
-        present, log_p, features = ({name: x[index] for name, x in part.items()} for part in parts)
-        return HeadOutputs(present=present, log_p=log_p, features=features)
-
-    def visible(self, head: str) -> Tensor:
-        """log p of a head (n, C), zero for rows without the modality."""
-        present = self.present.get(head)
-        log_p = self.log_p[head]
-        return log_p if present is None else torch.where(present[:, None], log_p, 0.0)
-
-    def standardised(self, name: str, mean: Tensor, scale: Tensor) -> Tensor:
-        """Standardised features (n, D_k) of a modality, zero where it is missing."""
-        x = (self.features[name] - mean) * scale
-        return torch.where(self.present[name][:, None], x, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from trainer.data.part_prefetcher import prefetched_rows
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.cross_fitting import fit_heads
+from trainer.scoring.outputs import Collector
 from trainer.scoring.predictor import Predictor
 from trainer.scoring.shapley import with_values
 
@@ -25,31 +26,38 @@ def score_epoch(
     predictor: Predictor,
     epoch: int,
     rows: Int64Array,
+    collector: Collector | None = None,
 ) -> int:
     """Score rows (n,) if the plan of `epoch` needs new scores (`rescore_every`).
 
     Each rank scores every `world.size`-th batch.
 
+    Args:
+        collector: If given, receives the outputs for a sample of the rows, also if the scores
+            exist.
     Returns:
         The epoch whose scores the plan is made from.
     Raises:
         RemixError: a prediction is NaN.
     """
     scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
-    if not world.broadcast(run.scores(scored).exists()):
-        predict = (
-            fit_heads(config, features, world, predictor)
-            if config.train.scores == "cross_fitted"
-            else predictor
-        )
+    exist = world.broadcast(run.scores(scored).exists())
+    if not exist or (collector and scored == epoch):
+        cross_fitted = config.train.scores == "cross_fitted"
+        heads = fit_heads(config, features, world, predictor) if cross_fitted else None
+        sample = collector.sample(rows, predictor.model) if collector else rows
         tables: list[pa.Table] = []
         for _, batch in prefetched_rows(features, rows, config.train.score_batch, world):
-            table = score_rows(features, batch, predict(batch))
+            outputs, present = predictor.outputs(batch)
+            if collector:
+                collector.add(batch, outputs, present, keep=np.isin(batch, sample))
+            p = heads(batch) if heads else predictor.probabilities(outputs)
+            table = score_rows(features, batch, p)
             if config.plan.copies == "resample":
                 table = with_values(table, features, batch, predictor)
             tables.append(table)
         joined = world.join_rows(run.parts(f"epoch-{scored:04d}"), tables)
-        if joined is not None:
+        if joined is not None and not exist:
             _check_finite(joined, features, epoch)
             run.write_scores(scored, _complete(joined, config, features, run, scored))
     return scored

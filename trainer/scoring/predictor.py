@@ -12,7 +12,7 @@ from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
 from trainer.data.inputs import Inputs
 from trainer.data.part_prefetcher import prefetched_rows
-from trainer.models.model import FUSED, MultimodalModel
+from trainer.models.model import FUSED, MultimodalModel, Outputs
 from trainer.process_group import World
 from trainer.scoring.calibration import (
     TEMPERATURES,
@@ -41,7 +41,17 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, rows: Array) -> dict[str, Array]:
         """Class probabilities of rows (B,): per head, unimodal and "fused", (B, C) float32."""
-        outputs = self.evaluate(self.model.predict, rows)
+        return self.probabilities(self.outputs(rows)[0])
+
+    @torch.inference_mode()
+    def outputs(self, rows: Array) -> tuple[Outputs, dict[str, torch.Tensor]]:
+        """Outputs for rows (B,), and which of them have each modality."""
+        return self.evaluate(
+            lambda inputs, present: (self.model.predict(inputs, present), present), rows
+        )
+
+    def probabilities(self, outputs: Outputs) -> dict[str, Array]:
+        """Class probabilities by head, (B, C) float32."""
         logits = {**outputs.unimodal, FUSED: outputs.fused}
         return {
             name: _probabilities(value.float() / self.temperatures.get(name, 1.0))
