@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import load, parse
 from pipeline.plans.config import PlanConfig
@@ -130,6 +130,7 @@ def compare(
     seeds: int = 5,
     tune: Mapping[str, Sequence[Any]] | None = None,
     tune_seeds: int = 2,
+    budget: Literal["epochs", "flops", "seconds"] = "epochs",
 ) -> dict[str, Any]:
     """Train several methods over several seeds and compare them; existing runs are reused.
 
@@ -140,6 +141,8 @@ def compare(
         tune: values by field of the configuration, such as {"optimizer.lr": [1e-4, 1e-3]}; the
             best ones on validation are chosen for each method. Several fields are a grid.
         tune_seeds: number of seeds to choose with, those after the seeds of the comparison.
+        budget: what every run may spend: its epochs, or as many FLOPs or seconds as the reference
+            (joint_heads, if compared) with the same seed.
     Returns:
         Test accuracies (fused, assembled and unimodal) and costs per method, the accuracies of
         chance and of the majority class, paired tests, a verdict in words, and the path of the
@@ -154,7 +157,8 @@ def compare(
 
     base = _run_config(config)
     own_seeds = range(base.seed, base.seed + seeds)
-    return run(base, methods, own_seeds, tuning=tuning_of(tune or {}, own_seeds, tune_seeds))
+    tuning = tuning_of(tune or {}, own_seeds, tune_seeds)
+    return run(base, methods, own_seeds, tuning=tuning, budget=budget)
 
 
 def load_model(path: PathLike) -> "AssembledModel":

@@ -43,7 +43,7 @@ class MethodCost(Schema):
     epoch_seconds: float
     """Seconds per epoch after warm-up: scoring, planning, loading and steps."""
     flops: float
-    """Floating-point operations of the complete run, including evaluation."""
+    """Floating-point operations of training: steps, scoring and validation."""
     flops_ratio: float
     """`flops` relative to the reference."""
 
@@ -59,6 +59,15 @@ class TestedEpoch(Schema):
     """The latest epoch."""
     in_warmup: list[str]
     """The names of the runs whose tested epoch is in the warm-up, before any remixing."""
+
+
+class BudgetRatio(Schema):
+    """What a method's training spent of the comparison's `budget`, relative to the reference."""
+
+    median: float
+    """The median over seeds."""
+    each: list[float]
+    """The ratio for each seed, in the order of `seeds`."""
 
 
 class MethodResult(Schema):
@@ -82,6 +91,8 @@ class MethodResult(Schema):
     """The number of training steps, averaged over seeds."""
     time_ratio: float
     """Training time relative to the reference."""
+    budget_ratio: BudgetRatio
+    """What training spent, relative to the reference."""
     zero_mask_accuracy: dict[str, Spread]
     """Test accuracy of the fused head when all modalities but one are masked with zeros.
 
@@ -181,6 +192,8 @@ class ComparisonTable(Schema):
     """The method that others are compared with: `joint_heads`, else `random`, else the first."""
     num_test: int
     """The number of test samples."""
+    budget: Literal["epochs", "flops", "seconds"]
+    """What every run could spend: its epochs, or as much as the reference with the same seed."""
     chance: float
     """The accuracy of a random class: 1 / number of classes."""
     majority: Majority
@@ -193,6 +206,8 @@ class ComparisonTable(Schema):
     """How settings were chosen for each method; null without tuning."""
     verdict: str
     """The result in words, which follows from the numbers."""
+    notes: list[str]
+    """Footnotes of the results: runs tested in the warm-up, unequal budgets, a single seed."""
 
 
 class ComparisonDetail(ComparisonTable):

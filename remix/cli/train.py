@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -16,6 +16,7 @@ from remix.cli.data import decode, generate
 from remix.cli.output import Json, Terminated, console, orderly_end, pairs, progress, say
 
 if TYPE_CHECKING:
+    from trainer.comparison.budget import BudgetKind
     from trainer.comparison.tuning import Tuning
     from trainer.config import RunConfig
     from trainer.run_directory import Run
@@ -82,6 +83,13 @@ def compare(
     tune_seeds: Annotated[
         int, Option(min=1, help="Number of seeds to choose with; the table does not use them.")
     ] = 2,
+    budget: Annotated[
+        Literal["epochs", "flops", "seconds"],
+        Option(
+            help="What every run may spend: its epochs, or as many FLOPs or seconds as the "
+            "reference with the same seed."
+        ),
+    ] = "epochs",
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds and compare them. Existing runs are reused.
@@ -95,7 +103,7 @@ def compare(
     base = load_run(config)
     own_seeds = range(base.seed, base.seed + seeds)
     tuning = tuning_of(_values(tune or []), own_seeds, tune_seeds)
-    result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning)
+    result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning, budget)
     say(result, f"{text}\n{result['place']}", json_)
 
 
@@ -113,13 +121,19 @@ def _values(options: list[str]) -> dict[str, list[Any]]:
 
 
 def _compared(
-    base: "RunConfig", methods: Sequence[str], seeds: Sequence[int], tuning: "Tuning | None" = None
+    base: "RunConfig",
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    tuning: "Tuning | None" = None,
+    budget: "BudgetKind" = "epochs",
 ) -> tuple[dict[str, Any], str]:
     """Run a comparison; returns it, and its table of results with the verdict."""
     from trainer.comparison.compare import compare as run
     from trainer.comparison.tables import summary
 
-    result = run(base, methods, seeds, lambda config: train_run(config, resume=True), tuning)
+    result = run(
+        base, methods, seeds, lambda config: train_run(config, resume=True), tuning, budget
+    )
     return result, summary(result)
 
 

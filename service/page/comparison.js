@@ -17,7 +17,6 @@ const comparison = (() => {
     const modalities = [...new Set(points.flatMap((point) => Object.keys(point.modalities)))];
     const lastEpoch = points.reduce((last, point) => Math.max(last, point.epoch), 0);
     const tuned = Object.keys(detail.methods[0].tuned);
-    const inWarmup = detail.methods.flatMap((result) => result.tested_epoch.in_warmup);
     const methodChip = (method) => chip(method, style(method).colour);
     const head = (title) =>
       h(
@@ -28,6 +27,7 @@ const comparison = (() => {
         properties([
           ["methods", methods.join(", ")],
           ["seeds", detail.seeds.join(", ")],
+          ["budget", detail.budget],
           ["chance", format.percent(detail.chance)],
           [
             "majority class",
@@ -126,6 +126,9 @@ const comparison = (() => {
         { name: "tested epoch", num: true },
         { name: "steps", num: true },
         { name: "relative time", num: true },
+        ...(detail.budget === "epochs"
+          ? []
+          : [{ name: `${detail.budget} of the reference`, num: true }]),
         { name: "relative FLOPs", num: true },
       ]);
       rows.update(
@@ -138,6 +141,7 @@ const comparison = (() => {
           testedEpoch(result.tested_epoch),
           format.integer(result.num_steps),
           format.fixed(result.time_ratio),
+          ...(detail.budget === "epochs" ? [] : [format.fixed(result.budget_ratio.median, 3)]),
           format.fixed(result.cost.flops_ratio),
         ]),
       );
@@ -216,8 +220,9 @@ const comparison = (() => {
       head(name),
       part(
         "Test accuracy",
-        `fused: the fused head of the tested epoch, the paper's protocol; assembled: the assembled model; then the unimodal head of each modality. ${detail.seeds.length > 1 ? `Mean ± standard deviation over ${detail.seeds.length} seeds.` : "One seed: no standard deviation and no test over seeds."} Time and FLOPs are relative to ${detail.reference}. ${format.NONE}: this head was not trained.${inWarmup.length ? ` †: the tested epoch is in the warm-up: ${inWarmup.join(", ")}.` : ""}`,
+        `fused: the fused head of the tested epoch, the paper's protocol; assembled: the assembled model; then the unimodal head of each modality. Mean ± standard deviation over seeds. Time and FLOPs are relative to ${detail.reference}. ${format.NONE}: this head was not trained.`,
         results(),
+        ...detail.notes.map((text) => h("p", { class: "note" }, text)),
       ),
       part(
         "Statistical tests",

@@ -276,13 +276,13 @@ def test_compare_prints_one_table_and_a_verdict(tmp_path: Path, command: Command
     make_features(tmp_path / "features" / "made", num_rows=60)
     path = config_file(tmp_path, name="c", train={"epochs": 2, "warmup_epochs": 1})
     arguments = ("compare", path, "--methods", "joint_heads,remix", "--seeds", 1, "--tune")
-    tuned = ("optimizer.lr=1e-3,1e-2", "--tune-seeds", 1)
+    tuned = ("optimizer.lr=1e-3,1e-2", "--tune-seeds", 1, "--budget", "flops")
     code, out, err = command(*arguments, *tuned)
     assert code == 0, err
     code, text, _ = command(*arguments, *tuned, "--json")
     result = json.loads(text)
     assert code == 0
-    assert result["tuning"]["seeds"] == [1]
+    assert (result["tuning"]["seeds"], result["budget"]) == ([1], "flops")
     table, *_, verdict, place = out.strip().split("\n\n")
     columns, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
     assert columns[1:6] == ["fused", "assembled", "sound", "sight", "touch"]
@@ -290,6 +290,7 @@ def test_compare_prints_one_table_and_a_verdict(tmp_path: Path, command: Command
     for row, method in zip(rows, result["methods"], strict=True):
         assert row[1] == f"{100 * method['accuracy']['fused']['mean']:.2f}"
         assert row[6] == str(method["tuned"]["optimizer.lr"])
+        assert row[8] == f"{method['budget_ratio']['median']:.3f}"
     assert (verdict, place) == (result["verdict"], result["place"])
 
 

@@ -1,19 +1,20 @@
 """Compare methods over seeds with otherwise identical settings: tables, tests and curves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import MANIFEST, StorePath
+from trainer.comparison.budget import BudgetKind, within_budget
 from trainer.comparison.files import save
 from trainer.comparison.methods import completed, reference_of, with_method
-from trainer.comparison.run_result import run_result_of
+from trainer.comparison.run_result import RunResult, run_result_of
 from trainer.comparison.statistics import paired_tests
 from trainer.comparison.summary import baselines, summarise, tables_of
 from trainer.comparison.tuning import Tuning, Values, tune, with_values
-from trainer.comparison.verdict import verdict
+from trainer.comparison.verdict import notes, verdict
 from trainer.config import RunConfig
 from trainer.cost import Meter
 from trainer.launch import check, launch
@@ -29,6 +30,7 @@ def compare(
     seeds: Sequence[int],
     train_run: TrainRun = RESUME,
     tuning: Tuning | None = None,
+    budget: BudgetKind = "epochs",
 ) -> dict[str, Any]:
     """Train every run, reusing or resuming existing ones, then save and return the comparison.
 
@@ -38,6 +40,8 @@ def compare(
         seeds: One run per method and seed.
         train_run: Trains one run to its end.
         tuning: Settings to choose for each method, on other seeds; they do not change otherwise.
+        budget: What every run may spend: its epochs, or the FLOPs or seconds of the reference's run
+            with the same seed. Tuning runs always have their epochs.
     Returns:
         The content of table.json, and `place`, the folder of the comparison.
     Raises:
@@ -47,25 +51,15 @@ def compare(
     _check(config, methods, seeds, tuning)
     tuned = {method: tune(config, method, tuning, train_run) for method in methods if tuning}
     chosen: dict[str, Values] = {method: each["chosen"] for method, each in tuned.items()}
-    configs = {
-        (seed, method): with_values(with_method(config, method, seed), chosen.get(method, {}))
-        for seed in seeds
-        for method in methods
-    }
-    runs = {key: train_run(run_config) for key, run_config in configs.items()}
-    features = FeatureSet.open(config.features_path)
-    meters = {method: Meter(configs[seeds[0], method], features) for method in methods}
-    results = [
-        run_result_of(runs[key], run_config, key[1], meters[key[1]], chosen.get(key[1], {}))
-        for key, run_config in configs.items()
-    ]
+    results = _train(config, methods, seeds, chosen, budget, train_run)
     reference = reference_of(methods)
     table: dict[str, Any] = {
         "name": config.name,
         "seeds": list(seeds),
         "reference": reference,
-        **baselines(features),
-        "methods": summarise(results, methods, reference),
+        "budget": budget,
+        **baselines(FeatureSet.open(config.features_path)),
+        "methods": summarise(results, methods, reference, budget),
         "tables": tables_of(methods),
         "tests": paired_tests(results, methods, reference),
         "tuning": {
@@ -76,10 +70,34 @@ def compare(
         if tuning
         else None,
     }
-    table["verdict"] = verdict(table)
+    table |= {"verdict": verdict(table), "notes": notes(table)}
     path = StorePath.at(config.store) / "comparisons" / config.name
     save(path, table, results)
     return {**table, "place": str(path)}
+
+
+def _train(
+    config: RunConfig,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    chosen: Mapping[str, Values],
+    budget: BudgetKind,
+    train_run: TrainRun,
+) -> list[RunResult]:
+    """Train all runs, for each seed that of the reference first, and read their results."""
+    reference, meters = reference_of(methods), dict[str, Meter]()
+    results: dict[tuple[int, str], RunResult] = {}
+    for seed in seeds:
+        for method in dict.fromkeys((reference, *methods)):
+            values = chosen.get(method, {})
+            run_config = with_values(with_method(config, method, seed), values)
+            if method != reference:
+                run_config = within_budget(run_config, budget, results[seed, reference])
+            run = train_run(run_config)
+            if method not in meters:
+                meters[method] = Meter(run_config, FeatureSet.open(config.features_path))
+            results[seed, method] = run_result_of(run, run_config, method, meters[method], values)
+    return [results[seed, method] for seed in seeds for method in methods]
 
 
 def _check(

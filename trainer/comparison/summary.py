@@ -6,31 +6,35 @@ from typing import Any
 import numpy as np
 
 from pipeline.features.feature_set import FeatureSet
+from trainer.comparison.budget import BudgetKind, spent
 from trainer.comparison.methods import TABLES
 from trainer.comparison.run_result import RunResult
 from trainer.comparison.statistics import spread
 
 
 def summarise(
-    results: Sequence[RunResult], methods: Sequence[str], reference: str
+    results: Sequence[RunResult], methods: Sequence[str], reference: str, budget: BudgetKind
 ) -> list[dict[str, Any]]:
     """Summarise each method over seeds: test accuracies, tested epochs, and cost.
 
     Ratios to the reference are medians over seeds, each against its run of the same seed.
     """
-    base = {result.seed: result.cost for result in results if result.method == reference}
+    base = {result.seed: result for result in results if result.method == reference}
     return [
-        _summary([result for result in results if result.method == method], base)
+        _summary([result for result in results if result.method == method], base, budget)
         for method in methods
     ]
 
 
-def _summary(own: Sequence[RunResult], base: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    own: Sequence[RunResult], base: dict[int, RunResult], budget: BudgetKind
+) -> dict[str, Any]:
     mean = {key: float(np.mean([each.cost[key] for each in own])) for key in own[0].cost}
     ratio = {
-        key: float(np.median([each.cost[key] / base[each.seed][key] for each in own]))
+        key: float(np.median([each.cost[key] / base[each.seed].cost[key] for each in own]))
         for key in ("seconds", "flops")
     }
+    spending = [spent(budget, each) / spent(budget, base[each.seed]) for each in own]
     epochs = [each.tested_epoch for each in own]
     return {
         "method": own[0].method,
@@ -46,6 +50,7 @@ def _summary(own: Sequence[RunResult], base: dict[int, dict[str, Any]]) -> dict[
         },
         "num_steps": mean["num_steps"],
         "time_ratio": ratio["seconds"],
+        "budget_ratio": {"median": float(np.median(spending)), "each": spending},
         "cost": {
             "expansion": mean["expansion"],
             "epoch_seconds": mean["epoch_seconds"],

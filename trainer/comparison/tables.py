@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from trainer.comparison.budget import UNITS
 from trainer.comparison.run_result import KINDS
 from trainer.comparison.statistics import spread
-from trainer.comparison.verdict import notes
 
 Table = Mapping[str, Any]
 
@@ -30,17 +30,19 @@ def _summary(table: Table) -> Iterator[list[str]]:
     heads = _heads(table)
     tuned = list(table["methods"][0]["tuned"])
     columns = [f"method ({len(table['seeds'])} seeds)", *heads, *tuned, "tested epoch"]
+    timed = table["budget"] == "epochs"
     rows = [
         [
             row["method"],
             *_percents(row["accuracy"], heads),
             *(str(row["tuned"][path]) for path in tuned),
             _tested_epoch(row["tested_epoch"]),
-            f"{row['time_ratio']:.2f}",
+            f"{row['time_ratio']:.2f}" if timed else f"{row['budget_ratio']['median']:.3f}",
         ]
         for row in table["methods"]
     ]
-    yield _table([*columns, f"time / {table['reference']}"], rows)
+    spending = "time" if timed else UNITS[table["budget"]]
+    yield _table([*columns, f"{spending} / {table['reference']}"], rows)
     majority, num_test = table["majority"], table["num_test"]
     best = max(row["accuracy"]["fused"]["mean"] for row in table["methods"])
     error = 100 * (best * (1 - best) / num_test) ** 0.5
@@ -49,7 +51,7 @@ def _summary(table: Table) -> Iterator[list[str]]:
         f"Majority class ({majority['name']}): {100 * majority['accuracy']:.2f}. "
         f"Standard error of {100 * best:.1f} on {num_test} test samples: {error:.2f}."
     ]
-    for note in notes(table):
+    for note in table["notes"]:
         yield [note]
     yield [table["verdict"]]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trainer.comparison.budget import TOLERANCE, UNITS
 from trainer.comparison.methods import CONTROL, REFERENCE
 from trainer.comparison.run_result import ASSEMBLED, KINDS
 from trainer.comparison.statistics import TINY
@@ -26,11 +27,23 @@ def verdict(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """Footnotes of the table of results."""
-    inside = [run for row in table["methods"] for run in row["tested_epoch"]["in_warmup"]]
-    return [
-        *([f"† The tested epoch is in the warm-up: {', '.join(inside)}."] if inside else []),
-        *(["One seed: no interval and no test over seeds."] if len(table["seeds"]) == 1 else []),
-    ]
+    listed = []
+    if inside := [run for row in table["methods"] for run in row["tested_epoch"]["in_warmup"]]:
+        listed.append(f"† The tested epoch is in the warm-up: {', '.join(inside)}.")
+    farthest = {
+        row["method"]: max(row["budget_ratio"]["each"], key=lambda ratio: abs(ratio - 1))
+        for row in table["methods"]
+    }
+    if unequal := [
+        f"{method} spent {ratio:.3f}"
+        for method, ratio in farthest.items()
+        if abs(ratio - 1) > TOLERANCE
+    ]:
+        base = f"of the {UNITS[table['budget']]} of {table['reference']}"
+        listed.append(f"The budget is not equal: {base}, in the worst seed, {_listed(unequal)}.")
+    if len(table["seeds"]) == 1:
+        listed.append("One seed: no interval and no test over seeds.")
+    return listed
 
 
 def _best(table: Table) -> str:

@@ -17,6 +17,7 @@ def result(method: str, seed: int, fused: float, assembled: float) -> RunResult:
         accuracy={"fused": fused, "assembled": assembled},
         zero_mask={},
         correct={kind: np.array([True, False]) for kind in ("fused", "assembled")},
+        tuned={},
         tested_epoch=3,
         in_warmup=False,
         readout="late",

@@ -31,12 +31,14 @@ def table(
     return {
         "seeds": [0] if half is None else [0, 1, 2],
         "reference": "joint_heads",
+        "budget": "flops",
         "majority": {"name": "c0", "accuracy": majority},
         "methods": [
             {
                 "method": method,
                 "accuracy": {"fused": spread(fused, half), "assembled": spread(assembled, half)},
                 "tested_epoch": {"in_warmup": []},
+                "budget_ratio": {"median": 1.0, "each": [1.0, 0.991, 1.0]},
             }
             for method, (fused, assembled) in accuracies.items()
         ],
@@ -129,3 +131,10 @@ def test_tested_epochs_in_the_warm_up_are_named() -> None:
     early["methods"][1]["tested_epoch"]["in_warmup"] = ["c-remix-seed1"]
     [note] = notes(early)
     assert "c-remix-seed1" in note
+
+
+def test_methods_with_another_budget_are_named() -> None:
+    unequal = table({"joint_heads": (0.6, 0.6), "remix": (0.7, 0.7)}, [])
+    unequal["methods"][1]["budget_ratio"] = {"median": 0.995, "each": [1.0, 0.989, 0.995]}
+    [note] = notes(unequal)
+    assert "remix spent 0.989" in note and "joint_heads spent" not in note
