@@ -13,7 +13,7 @@ from pipeline.sources.synthetic.generate import generate
 from tests.support.stores import make_features, run_config
 
 NAMES = {"BatchPlan", "FeatureSet", "PlanBatchSampler", "Scores", "__version__"}
-NAMES |= {"compare", "decode", "plan", "serve", "train"}
+NAMES |= {"compare", "decode", "load_model", "plan", "serve", "train"}
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ def assess(config: RunConfig, world: World) -> None:
     model = model_for(config.model, features, config.seed)
     inputs = Inputs(architecture(config.model, features), config.seed, world.device)
     predictor = Predictor(model, inputs, features, world.device)
-    score_epoch(config, features, run, world, predictor, 0)
+    score_epoch(config, features, run, world, predictor, 0, features.rows_of("train"))
     size, outcomes = config.train.score_batch, []
     evaluation = evaluate(predictor, features, "validation", size, world)
     alone = zero_mask_accuracies(predictor, features, features.rows_of("validation"), size, world)
