@@ -131,6 +131,7 @@ def compare(
     tune: Mapping[str, Sequence[Any]] | None = None,
     tune_seeds: int = 2,
     budget: Literal["epochs", "flops", "seconds"] = "epochs",
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train several methods over several seeds and compare them; existing runs are reused.
 
@@ -143,6 +144,7 @@ def compare(
         tune_seeds: number of seeds to choose with, those after the seeds of the comparison.
         budget: what every run may spend: its epochs, or as many FLOPs or seconds as the reference
             (joint_heads, if compared) with the same seed.
+        jobs: number of runs trained at the same time, in processes of their own.
     Returns:
         Test accuracies (fused, assembled and unimodal) and costs per method, the accuracies of
         chance and of the majority class, paired tests, a verdict in words, and the path of the
@@ -153,12 +155,20 @@ def compare(
         print(result["verdict"])
     """
     from trainer.comparison.compare import compare as run
+    from trainer.comparison.parallel import train_at_once
     from trainer.comparison.tuning import tuning_of
 
     base = _run_config(config)
     own_seeds = range(base.seed, base.seed + seeds)
     tuning = tuning_of(tune or {}, own_seeds, tune_seeds)
-    return run(base, methods, own_seeds, tuning=tuning, budget=budget)
+    return run(
+        base,
+        methods,
+        own_seeds,
+        tuning=tuning,
+        budget=budget,
+        train_ahead=(lambda configs: train_at_once(configs, jobs)) if jobs > 1 else lambda _: None,
+    )
 
 
 def load_model(path: PathLike) -> "AssembledModel":

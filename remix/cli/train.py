@@ -90,6 +90,7 @@ def compare(
             "reference with the same seed."
         ),
     ] = "epochs",
+    jobs: Annotated[int, Option(min=1, help="Number of runs trained at the same time.")] = 1,
     json_: Json = False,
 ) -> None:
     """Train several methods over several seeds and compare them. Existing runs are reused.
@@ -103,7 +104,7 @@ def compare(
     base = load_run(config)
     own_seeds = range(base.seed, base.seed + seeds)
     tuning = tuning_of(_values(tune or []), own_seeds, tune_seeds)
-    result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning, budget)
+    result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning, budget, jobs)
     say(result, f"{text}\n{result['place']}", json_)
 
 
@@ -126,14 +127,24 @@ def _compared(
     seeds: Sequence[int],
     tuning: "Tuning | None" = None,
     budget: "BudgetKind" = "epochs",
+    jobs: int = 1,
 ) -> tuple[dict[str, Any], str]:
     """Run a comparison; returns it, and its table of results with the verdict."""
     from trainer.comparison.compare import compare as run
+    from trainer.comparison.parallel import train_at_once
     from trainer.comparison.tables import summary
 
-    result = run(
-        base, methods, seeds, lambda config: train_run(config, resume=True), tuning, budget
-    )
+    def train_ahead(configs: "Sequence[RunConfig]") -> None:
+        if jobs > 1:
+            with progress("train") as update:
+                train_at_once(
+                    configs, jobs, lambda done, num: update(done, num, description="train; runs")
+                )
+
+    def train_one(config: "RunConfig") -> "Run":
+        return train_run(config, resume=True)
+
+    result = run(base, methods, seeds, train_one, tuning, budget, train_ahead)
     return result, summary(result)
 
 
@@ -212,7 +223,7 @@ def demo(
         decode([str(shards)], str(features))
     fields = {"name": "demo", "features": "demo", "store": store, **DEMO}
     result, text = _compared(
-        parse(RunConfig, fields, "demo"), ["joint_heads", "random", "remix"], range(seeds)
+        parse(RunConfig, fields, "demo"), ["joint_heads", "random", "remix"], range(seeds), jobs=2
     )
     where = f"All tables: {result['place']}/table.md\nShow the runs: remix serve --store {store}"
     say(result, f"{text}\n{_shares(result)}\n\n{where}", json_)

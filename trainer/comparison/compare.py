@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -21,6 +22,7 @@ from trainer.launch import check, launch
 from trainer.run_directory import Run
 
 TrainRun = Callable[[RunConfig], Run]
+TrainAhead = Callable[[Sequence[RunConfig]], None]
 RESUME: TrainRun = partial(launch, resume=True)
 
 
@@ -31,6 +33,7 @@ def compare(
     train_run: TrainRun = RESUME,
     tuning: Tuning | None = None,
     budget: BudgetKind = "epochs",
+    train_ahead: TrainAhead = lambda configs: None,
 ) -> dict[str, Any]:
     """Train every run, reusing or resuming existing ones, then save and return the comparison.
 
@@ -42,6 +45,7 @@ def compare(
         tuning: Settings to choose for each method, on other seeds; they do not change otherwise.
         budget: What every run may spend: its epochs, or the FLOPs or seconds of the reference's run
             with the same seed. Tuning runs always have their epochs.
+        train_ahead: May train runs at the same time, before `train_run` is called for each.
     Returns:
         The content of table.json, and `place`, the folder of the comparison.
     Raises:
@@ -49,9 +53,11 @@ def compare(
     """
     methods = completed(methods)
     _check(config, methods, seeds, tuning)
+    if tuning:
+        train_ahead([trial for method in methods for trial in tuning.trials(config, method)])
     tuned = {method: tune(config, method, tuning, train_run) for method in methods if tuning}
     chosen: dict[str, Values] = {method: each["chosen"] for method, each in tuned.items()}
-    results = _train(config, methods, seeds, chosen, budget, train_run)
+    results = _train(config, methods, seeds, chosen, budget, train_run, train_ahead)
     reference = reference_of(methods)
     table: dict[str, Any] = {
         "name": config.name,
@@ -83,20 +89,27 @@ def _train(
     chosen: Mapping[str, Values],
     budget: BudgetKind,
     train_run: TrainRun,
+    train_ahead: TrainAhead,
 ) -> list[RunResult]:
-    """Train all runs, for each seed that of the reference first, and read their results."""
+    """Train all runs, those of the reference first, and read their results."""
     reference, meters = reference_of(methods), dict[str, Meter]()
     results: dict[tuple[int, str], RunResult] = {}
-    for seed in seeds:
-        for method in dict.fromkeys((reference, *methods)):
+    for group in ([reference], [method for method in methods if method != reference]):
+        configs = {}
+        for seed, method in product(seeds, group):
             values = chosen.get(method, {})
             run_config = with_values(with_method(config, method, seed), values)
             if method != reference:
                 run_config = within_budget(run_config, budget, results[seed, reference])
+            configs[seed, method] = run_config
+        train_ahead([*configs.values()])
+        for (seed, method), run_config in configs.items():
             run = train_run(run_config)
             if method not in meters:
                 meters[method] = Meter(run_config, FeatureSet.open(config.features_path))
-            results[seed, method] = run_result_of(run, run_config, method, meters[method], values)
+            results[seed, method] = run_result_of(
+                run, run_config, method, meters[method], chosen.get(method, {})
+            )
     return [results[seed, method] for seed in seeds for method in methods]
 
 

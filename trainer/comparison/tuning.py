@@ -65,6 +65,14 @@ class Tuning:
         name = f"{config.name}-tune-{slug(method)}-{k}-seed{seed}"
         return with_values(with_method(config, method, seed), {"name": name, **self.grid[k]})
 
+    def trials(self, config: RunConfig, method: str) -> list[RunConfig]:
+        """All trials of a method."""
+        return [
+            self.trial(config, method, k, seed)
+            for k in range(len(self.grid))
+            for seed in self.seeds
+        ]
+
 
 def tuning_of(fields: Mapping[str, Sequence[Any]], seeds: range, num_seeds: int) -> Tuning | None:
     """The tuning on the seeds that follow those of a comparison; None without fields."""

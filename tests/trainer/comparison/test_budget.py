@@ -1,6 +1,6 @@
 """Equal budgets: what the reference spends with a seed, the others may spend with that seed."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from pipeline.storage.store_path import StorePath
 from tests.support.stores import make_features, run_config
 from trainer.comparison.budget import budget_values
 from trainer.comparison.compare import compare
+from trainer.comparison.parallel import train_at_once
 from trainer.config import RunConfig
 from trainer.launch import launch
 from trainer.run_directory import Run
@@ -43,10 +44,16 @@ def test_every_method_spends_the_flops_of_the_reference(tmp_path: Path) -> None:
     assert compare(config, ["remix", "joint_heads"], [0], budget="flops") == result
 
 
-def test_equal_epochs_are_the_default(tmp_path: Path) -> None:
+def test_equal_epochs_are_the_default_and_runs_can_train_at_the_same_time(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=60)
     config = run_config(tmp_path, name="c", train={"epochs": 1, "warmup_epochs": 0})
-    result = compare(config, ["remix"], [0, 1], partial(launch, resume=True))
+    finished: list[tuple[int, int]] = []
+
+    def train_ahead(configs: Sequence[RunConfig]) -> None:
+        train_at_once(configs, 2, lambda done, total: finished.append((done, total)))
+
+    result = compare(config, ["remix"], [0, 1], train_ahead=train_ahead)
+    assert finished == [(1, 2), (2, 2)] * 2
     assert result["budget"] == "epochs"
     for row in result["methods"]:
         assert row["budget_ratio"] == {"median": 1.0, "each": [1.0, 1.0]}
