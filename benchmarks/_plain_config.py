@@ -23,8 +23,10 @@ class ValidationError(ValueError):
 class Field:
     """The default of a field, created at each access of the attribute. Ignores constraints."""
 
-    def __init__(self, default: Any = None, default_factory: Any = None, **_: Any) -> None:
-        self.make = default_factory or (lambda: default)
+    def __init__(
+        self, default: Any = None, default_factory: Any = None, alias: str = "", **_: Any
+    ) -> None:
+        self.make, self.alias = default_factory or (lambda: default), alias
 
     def __get__(self, *_: Any) -> Any:
         return self.make()
@@ -32,6 +34,13 @@ class Field:
 
 class Before(classmethod):
     """Marks a validator of mode "before"."""
+
+
+class AfterValidator:
+    """Validates nothing."""
+
+    def __init__(self, validate: Any) -> None:
+        pass
 
 
 def model_validator(*, mode: str) -> Any:
@@ -51,6 +60,10 @@ class BaseModel(SimpleNamespace):
             if isinstance(value, Before)
         ):
             values = validator.__func__(model, values)
+        aliases = {
+            field.alias: name for name, field in vars(model).items() if isinstance(field, Field)
+        }
+        values = {aliases.get(key, key): value for key, value in values.items()}
         if unknown := values.keys() - kinds.keys():
             raise TypeError(f"Unknown fields of {model.__name__}: {', '.join(sorted(unknown))}")
         super().__init__(

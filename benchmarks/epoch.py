@@ -36,6 +36,7 @@ from trainer.models.checkpoint import architecture
 from trainer.models.model import build_model
 from trainer.process_group import World
 from trainer.run_directory import Run
+from trainer.schedule import Phase
 from trainer.scoring.predictor import Predictor
 from trainer.strategies.base import TrainStep, build_optimizer
 
@@ -122,17 +123,20 @@ class Epochs:
         """Train an epoch; return its seconds by stage and the share of rows of each modality."""
         epoch, self.number = self.number, self.number + 1
         config = parse(
-            RunConfig,
-            merge(
-                self.config.model_dump(),
-                {"train": {"warmup_epochs": epoch + 1 if method == "joint" else 0}},
-            ),
-            method,
+            RunConfig, merge(self.config.model_dump(), {"train": {"warmup_epochs": 0}}), method
         )
+        phase = Phase(kind="joint" if method == "joint" else "remix")
         self.synchronize()
         start, busy = time.perf_counter(), time.process_time()
         plan, times = epoch_plan(
-            config, self.features, Run(config.run_path), self.world, self.predictor, epoch
+            config,
+            self.features,
+            Run(config.run_path),
+            self.world,
+            self.predictor,
+            epoch,
+            phase,
+            share=1.0,
         )
         training = time.perf_counter()
         self.model.train()

@@ -187,7 +187,8 @@ def is_amid_epoch(run: Run) -> bool:
 
 def is_amid_scores(run: Run, reference: Run) -> bool:
     """Whether a run is past warm-up and a tenth of the reference's scoring time."""
-    if not run.checkpoint("best").exists():
+    names = [path.name for path in (run.path / "checkpoints").list()]
+    if not any(name.startswith("best.") for name in names):
         return False
     time.sleep(reference.times(1).read_json()["score_seconds"] / 10)
     return True
