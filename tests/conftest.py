@@ -79,7 +79,8 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     store = tmp_path_factory.mktemp("trained")
     make_features(store / "features" / "made", missing=0.2)
-    compare(run_config(store, name="demo"), ["joint", "unimodal", "remix"], [0], launch)
+    config = run_config(store, name="demo", assemble=True)
+    compare(config, ["joint", "unimodal", "remix"], [0], launch)
     return store
 
 

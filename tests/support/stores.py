@@ -153,8 +153,8 @@ def _write_samples(
     return samples
 
 
-def run_config(store: Path, **changes: object) -> RunConfig:
-    """A run of seconds on the features `made` in a store."""
+def run_config(store: Path, *, assemble: bool = False, **changes: object) -> RunConfig:
+    """A run of seconds on the features `made` in a store; assembly would take a third of them."""
     small = {"kind": "cnn", "width": 4, "norm": "group"}
     base = {
         "name": "run",
@@ -163,7 +163,13 @@ def run_config(store: Path, **changes: object) -> RunConfig:
         "model": {"encoder": small, "encoders": {"touch": {"kind": "mlp", "hidden": 16}}},
     }
     base |= {
-        "train": {"epochs": 4, "warmup_epochs": 2, "batch_size": 16, "score_batch": 32},
+        "train": {
+            "epochs": 4,
+            "warmup_epochs": 2,
+            "batch_size": 16,
+            "score_batch": 32,
+            "assemble": assemble,
+        },
         "resources": {"checkpoint_every": 3},
     }
     return parse(RunConfig, merge(base, changes), "test")

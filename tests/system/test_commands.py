@@ -165,7 +165,7 @@ def test_scores_of_other_features_are_refused(tmp_path: Path, command: Command) 
 def config_file(tmp_path: Path, **changes: object) -> Path:
     make_features(tmp_path / "features" / "made")
     own = {"name", "features", "store", "train"}
-    value = run_config(tmp_path).model_dump(mode="json", include=own) | changes
+    value = run_config(tmp_path, assemble=True).model_dump(mode="json", include=own) | changes
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(value))
     return tmp_path / "run.yaml"
 

@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(store: Path) -> Run:
-    return launch(run_config(store))
+    return launch(run_config(store, assemble=True))
 
 
 def test_the_result_is_that_of_the_recorded_predictions(run: Run) -> None:
@@ -95,7 +95,7 @@ def test_a_run_that_stops_during_assembly_ends_with_the_same_model(store: Path, 
     result = run.metadata["result"]
     run.checkpoint("model").write_bytes(b"cut")
     run.update(status="running", result=None)
-    launch(run_config(store), resume=True)
+    launch(run_config(store, assemble=True), resume=True)
     again = checkpoints.load(run.checkpoint("model"))
     assert again["model"].keys() == model["model"].keys()
     assert all(torch.equal(x, model["model"][key]) for key, x in again["model"].items())
@@ -106,7 +106,7 @@ def test_a_run_that_stops_during_assembly_ends_with_the_same_model(store: Path, 
 
 @pytest.mark.parametrize("fusion", ["mmtm", "entropy"])
 def test_every_fusion_is_assembled(store: Path, fusion: str) -> None:
-    config = run_config(store, name=fusion, model={"fusion": fusion})
+    config = run_config(store, assemble=True, name=fusion, model={"fusion": fusion})
     result = launch(config).metadata["result"]
     epochs = result["assembled"]["epochs"]
     assert set(epochs) == {*NAMES}
@@ -116,7 +116,7 @@ def test_every_fusion_is_assembled(store: Path, fusion: str) -> None:
 
 def test_a_shared_head_is_assembled_from_different_epochs(store: Path) -> None:
     equal = {"encoders": {"touch": {"kind": "mlp", "hidden": 32}}}
-    run = launch(run_config(store, name="shared", method="mla+remix", model=equal))
+    run = launch(run_config(store, assemble=True, name="shared", method="mla+remix", model=equal))
     model = remix.load_model(run.checkpoint("model").local)
     assert model.modalities == [*NAMES]
 
@@ -124,5 +124,5 @@ def test_a_shared_head_is_assembled_from_different_epochs(store: Path) -> None:
 def test_one_modality_is_assembled(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", {"touch": ((6,), "float32")})
     touch = {"encoders": {"touch": {"kind": "mlp", "hidden": 16}}}
-    run = launch(run_config(tmp_path, method="joint_heads", model=touch))
+    run = launch(run_config(tmp_path, assemble=True, method="joint_heads", model=touch))
     assert run.metadata["result"]["assembled"]["test_accuracy"]["fused"] > 0

@@ -82,7 +82,7 @@ def train_all(world: World, configs: list[RunConfig]) -> None:
 def test_two_ranks_train_what_one_trains(store: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "optimizer": {"kind": "sgd", "lr": 0.01},
-        "train": {"epochs": 2, "warmup_epochs": 2},
+        "train": {"epochs": 2, "warmup_epochs": 2, "assemble": True},
     }
     methods = ("joint", "unimodal", "ogm_ge", "mla")
     pairs = [

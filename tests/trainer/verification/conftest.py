@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     store = tmp_path_factory.mktemp("trained")
     make_features(store / "features" / "made", missing=0.2)
-    launch(run_config(store, train=TRAIN, optimizer={"lr": 0.01}))
+    launch(run_config(store, assemble=True, train=TRAIN, optimizer={"lr": 0.01}))
     return store
 
 
