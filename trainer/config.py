@@ -111,7 +111,8 @@ class TrainConfig(StrictModel):
     """The epoch whose model is tested."""
     assemble: bool = True
     """After training, combine each modality's encoder and head from its own best epoch, test that
-    model too, and write it to checkpoints/model.pt. Costs less than three validations."""
+    model too, and write it to checkpoints/model.pt. Predicts the training rows once, at most
+    256 MiB of their outputs, the validation rows twice, and the test rows once more."""
     diagnostics: bool = False
     """Measure gradient cosines and single-modality accuracy after each epoch.
 
@@ -278,7 +279,7 @@ class RunConfig(StrictModel):
 
     @property
     def joint_epochs(self) -> int:
-        """Number of epochs, from the first on, that are joint whatever the scores are."""
+        """Number of epochs at the start that are always joint."""
         is_joint = METHODS[self.method].schedule == "joint"
         return self.train.epochs if is_joint else min(self.train.warmup_epochs, self.train.epochs)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.arrays import Int64Array
+from pipeline.arrays import Float64Array, Int64Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.scores.table import Scores
@@ -95,16 +95,18 @@ class Meter:
     def training(self, run: Run) -> int:
         """FLOPs of a run's training: steps, scores and validation, but neither assembly nor test.
 
-        Diagnostics are not counted.
+        Diagnostics are not counted. Races are: the epochs that a won race replaced count as its own
+        epochs do.
         """
-        num_epochs = len(run.epochs())
-        steps = sum(self.train(run.open_plan(epoch)) for epoch in range(num_epochs))
+        planned = run.planned()
+        steps = sum(self.train(run.open_plan(epoch)) for epoch in planned)
         scores = sum(
             self.score(Scores.open(path, hashed=False).rows)
             for path in (run.path / "scores").list()
         )
         validation = self.predict(self.features.rows_of("validation"))
-        return steps + scores + num_epochs * validation
+        races = sum(self.training(race) for race in run.races())
+        return steps + scores + len(planned) * validation + races
 
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
         """The rate of a training step, in which every second row lacks the modality `lacking`."""
@@ -159,19 +161,27 @@ class Meter:
 def cost_of(run: Run, meter: Meter, since: int) -> dict[str, Any]:
     """Cost of a finished run: num_steps, seconds, flops, epoch_seconds and expansion.
 
-    From epoch `since` on, epoch_seconds is the median per epoch, and expansion the mean number of
-    times that a sample is used per epoch.
+    seconds and flops include races. From epoch `since` on, epoch_seconds is the median per epoch,
+    and expansion the mean number of times that a sample is used per epoch.
     """
-    epochs = run.epochs()
-    seconds = sum(
-        epochs[f"{stage}_seconds"].to_numpy() for stage in ("score", "plan", "load", "step")
-    )
+    epochs, seconds = run.epochs(), _seconds(run)
+    raced = sum(float(np.sum(_seconds(race)[race.planned()])) for race in run.races())
     rows = epochs["num_rows"].to_numpy()
     since = since if since < len(rows) else 0
     return {
         "num_steps": int(np.sum(epochs["num_steps"].to_numpy())),
-        "seconds": float(np.sum(seconds)),
+        "seconds": float(np.sum(seconds)) + raced,
         "epoch_seconds": float(np.median(seconds[since:])),
         "expansion": float(np.mean(rows[since:])) / len(meter.features.rows_of("train")),
         "flops": meter.training(run),
     }
+
+
+def _seconds(run: Run) -> Float64Array:
+    """Wall time of each epoch without validation."""
+    epochs = run.epochs()
+    stages = ("score", "plan", "load", "step")
+    total: Float64Array = np.sum(
+        [epochs[f"{stage}_seconds"].to_numpy() for stage in stages], axis=0
+    )
+    return total

@@ -121,10 +121,8 @@ class Trainer:
         if self.world.is_rank_zero:
             race.prepare(self.run, self.config, epoch)
         self.world.broadcast(None)  # barrier: the state is copied
-        config = self.config.model_copy(update={"method": race.CHALLENGER})
-        challenger = Trainer(
-            config, self.features, race.race_of(self.run, epoch), self.world, lambda event: None
-        )
+        rival, config = race.race_of(self.run, epoch), race.challenger_of(self.config)
+        challenger = Trainer(config, self.features, rival, self.world, lambda event: None)
         challenger._advance(epoch + RACE_EPOCHS)
         challenger.recorder.close()
 

@@ -23,12 +23,14 @@ def race_of(run: Run, epoch: int) -> Run:
     return Run(run.path / "races" / f"epoch-{epoch:04d}")
 
 
-def prepare(run: Run, config: RunConfig, epoch: int) -> RunConfig:
-    """Copy the run's state at the start of an epoch to the race, once.
+def challenger_of(config: RunConfig) -> RunConfig:
+    """The configuration of a race."""
+    return config.model_copy(update={"method": CHALLENGER})
 
-    Returns the configuration of the race.
-    """
-    race, challenger = race_of(run, epoch), config.model_copy(update={"method": CHALLENGER})
+
+def prepare(run: Run, config: RunConfig, epoch: int) -> None:
+    """Copy the run's state at the start of an epoch to the race, once."""
+    race, challenger = race_of(run, epoch), challenger_of(config)
     if not (race.path / "run.json").exists():
         for path in (run.path / "checkpoints").list():
             (race.path / "checkpoints" / path.name).write_bytes(path.read_bytes())
@@ -36,7 +38,6 @@ def prepare(run: Run, config: RunConfig, epoch: int) -> RunConfig:
         metadata = {**run.metadata, "config": challenger.model_dump(mode="json")}
         # written last: a race with this file has its complete state
         (race.path / "run.json").write_json(metadata)
-    return challenger
 
 
 def decide(run: Run, epoch: int, own: Float64Array, other: Float64Array) -> dict[str, Any]:

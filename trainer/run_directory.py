@@ -19,6 +19,8 @@ from pipeline.storage.schemas import epochs_schema, steps_schema
 from pipeline.storage.store_path import StorePath, encode_json, without_secrets
 from trainer.config import RunConfig
 
+PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -163,6 +165,15 @@ class Run:
     def epochs(self) -> pa.Table:
         """epochs.arrow, one row per epoch. Raises MissingError before the first epoch ends."""
         return read_table(self.path / "epochs.arrow")
+
+    def planned(self) -> list[int]:
+        """The epochs that have a plan."""
+        names = [path.name for path in (self.path / "plans").list()]
+        return [int(match[1]) for name in names if (match := PLAN_NAME.fullmatch(name))]
+
+    def races(self) -> "list[Run]":
+        """The races of method `auto`, each laid out as a run."""
+        return [Run(path) for path in (self.path / "races").list()]
 
     def history(self, epoch: int) -> list[dict[str, Any]]:
         """The rows of epochs.arrow before an epoch."""

@@ -93,10 +93,9 @@ def steps_schema(modalities: Sequence[str]) -> pa.Schema:
 def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.Schema:
     """Metrics, one row per epoch: losses, accuracies, shares, churn, balance and times.
 
-    progress is the share of the run that is done, of its epochs or of its budget. calibrated_loss
-    is the validation loss after logits are divided by temperature. best_epoch is
-    the epoch that would be tested if training ended here, null if none can be yet; best_epoch_<m>
-    is the epoch from which the modality's encoder and head would be assembled.
+    progress is the share of the run that is done, of its epochs or its budget. calibrated_loss is
+    the validation loss with logits divided by temperature. best_epoch would be tested if training
+    ended here, null if none can be yet; best_epoch_<m> is the one to assemble the modality from.
 
     Args:
         modalities: names of the modalities; accuracies are fused and per modality.

@@ -48,7 +48,12 @@ def test_a_run_without_a_won_race_is_joint_heads_to_the_bit(store: Path) -> None
     auto = launch(config_of(store, "auto", LOST))
     assert [race["won"] for race in races_of(auto)] == [False]
     assert set(auto.epochs()["schedule"].to_pylist()) == {"joint"}
-    assert same_weights(auto, launch(config_of(store, "joint_heads", LOST)))
+    joint = launch(config_of(store, "joint_heads", LOST))
+    assert same_weights(auto, joint)
+    meter = Meter(config_of(store, "auto", LOST), FeatureSet.open(store / "features" / "made"))
+    [race] = auto.races()
+    assert race.planned() == [start := races_of(auto)[0]["epoch"], start + 1]
+    assert meter.training(auto) == meter.training(joint) + meter.training(race)
 
 
 def test_a_race_that_is_won_takes_over(store: Path) -> None:

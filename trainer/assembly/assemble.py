@@ -64,7 +64,7 @@ def assemble(
     if readout.uses_parts:
         readout = replace(readout, temperatures=temperatures)
     if world.is_rank_zero:
-        _save(config, run, combined if readout.uses_parts else best, readout, cursor)
+        _save(run, combined if readout.uses_parts else best, readout, cursor)
     description = {
         "readout": readout.kind,
         "epochs": {
@@ -125,9 +125,7 @@ def _predictor(checkpoint: Checkpoint, features: FeatureSet, like: Predictor) ->
     return replace(like, model=model, inputs=inputs)
 
 
-def _save(
-    config: RunConfig, run: Run, checkpoint: Checkpoint, readout: Readout, cursor: Cursor
-) -> None:
+def _save(run: Run, checkpoint: Checkpoint, readout: Readout, cursor: Cursor) -> None:
     # the position at the end, wherever the run was resumed
     ended = replace(cursor, step=0, plan_fingerprint="")
     changed = {"cursor": asdict(ended), "readout": readout.state}

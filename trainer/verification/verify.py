@@ -11,7 +11,6 @@ a checkpoint, epochs.arrow or a later plan implies has been written before verif
 log of the epoch in progress must match the beginning of its plan.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
@@ -40,7 +39,6 @@ from trainer.verification.problems import Problems
 from trainer.verification.result_check import ResultCheck
 
 Progress = Callable[[int, int], None]
-PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
 
 
 def verify(
@@ -126,8 +124,7 @@ class _Check:
         if config.train.budget.is_set and self._finished and self._last:
             self._num_epochs = self._last.epoch  # the budget may have ended the run before
         self._rows = self._read_epochs()
-        matches = [PLAN_NAME.fullmatch(path.name) for path in (run.path / "plans").list()]
-        self._planned = [int(match[1]) for match in matches if match]
+        self._planned = run.planned()
         self._logs = self._list_logs()
         self._known = {*self._planned, *self._logs, *(row["epoch"] for row in self._rows)}
 

@@ -52,19 +52,9 @@ def generate(
     shares = chosen.shares if shares is None else shares
     _check_modalities(profile, chosen, modalities)
     _check(samples, classes, shards, seed, shares)
-    digits = max(2, len(str(classes - 1)))
-    names = [f"class-{number:0{digits}d}" for number in range(classes)]
-    labels = [number % classes for number in range(samples)]
-    outline = Outline(
-        class_names=names,
-        labels=labels,
-        splits=_splits([names[label] for label in labels], shares, seed),
-        seed=seed,
-        modalities=modalities,
-    )
     return write_shards(
         out,
-        _samples(chosen, outline),
+        _samples(chosen, _outline(samples, classes, shares, seed, modalities)),
         num_samples=samples,
         num_shards=shards,
         decode=DecodeConfig(modalities={name: chosen.specs[name] for name in modalities}),
@@ -79,6 +69,22 @@ def generate(
             "shares": list(shares),
         },
         progress=progress,
+    )
+
+
+def _outline(
+    samples: int, classes: int, shares: Shares, seed: int, modalities: Sequence[str]
+) -> Outline:
+    """Balanced labels, and splits with the same share of each class."""
+    digits = max(2, len(str(classes - 1)))
+    names = [f"class-{number:0{digits}d}" for number in range(classes)]
+    labels = [number % classes for number in range(samples)]
+    return Outline(
+        class_names=names,
+        labels=labels,
+        splits=_splits([names[label] for label in labels], shares, seed),
+        seed=seed,
+        modalities=modalities,
     )
 
 
