@@ -10,7 +10,6 @@ from enum import IntEnum
 import numpy as np
 
 from pipeline.arrays import Float64Array, Int64Array, UInt64Array
-from pipeline.portable_log import log
 
 GOLDEN = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -33,7 +32,6 @@ class Purpose(IntEnum):
     STEPS = 5
     JOINT_SHARE = 6
     BUDGET = 7
-    TEMPERATURE = 16
     FOLDS = 17
     DIAGNOSTICS = 24
     ASSEMBLY = 25
@@ -74,9 +72,3 @@ def hashes(key: int, counters: Int64Array) -> UInt64Array:
 def uniform(values: UInt64Array) -> Float64Array:
     """Map hashes to uniform numbers in [0, 1) with 53 random bits."""
     return (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def gumbel(values: UInt64Array) -> Float64Array:
-    """Map hashes to the standard Gumbel distribution: -log(-log u), u in (0, 1) with 52 bits."""
-    uniform = ((values >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    return -log(-log(uniform))

@@ -59,10 +59,8 @@ class PlanDetail(PlanSummary):
     """Samples are shuffled within windows of this many rows; null for a global shuffle."""
     stratify: bool | None = None
     """Whether each batch has the class distribution of its modality's samples."""
-    min_share: float | None = None
-    """The minimum share of every modality; null if not configured."""
     asked_shares: JsonValue = None
-    """The configured shares: `natural`, `equal`, `validation`, or a share per modality."""
+    """The configured shares: `natural`, `equal`, or a share per modality."""
     parents: dict[str, str]
     """The fingerprints of what the plan was made from: features, configuration and scores."""
     bytes: int

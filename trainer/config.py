@@ -98,10 +98,6 @@ class TrainConfig(StrictModel):
     """Weight gamma_k of the unimodal loss in modality-pure batches."""
     ogm_alpha: float = Field(default=0.8, ge=0)
     """Modulation strength of ogm_ge; its authors recommend 0.8 for CREMA-D."""
-    scores: Literal["live", "cross_fitted"] = "live"
-    """Heads that score: live, the unimodal heads of the model; cross_fitted, heads fitted to the
-    encoders' features so that no head scores a row that it was fitted on. Use cross_fitted if the
-    model overfits its training rows."""
     budget: BudgetConfig = BudgetConfig()
     """What training may spend; `epochs` is then the maximum."""
     refit_fusion: bool = False

@@ -74,11 +74,9 @@ class Meter:
     def score(self, rows: Int64Array) -> int:
         """FLOPs of scoring rows.
 
-        Cross-fitting and Shapley values need a second pass; what else they compute is not counted.
+        Shapley values need a second pass over the encoders; what else they compute is not counted.
         """
-        passes = 1 + (self.config.train.scores == "cross_fitted")
-        passes += self.config.plan.copies == "resample"
-        return passes * self.predict(rows)
+        return (1 + (self.config.plan.copies == "resample")) * self.predict(rows)
 
     def predict(self, rows: Int64Array) -> int:
         """FLOPs of a forward pass over rows."""

@@ -33,16 +33,11 @@ from trainer.scoring.predictor import Predictor
 
 def check_policy(config: RunConfig, features: FeatureSet) -> None:
     """Check that a plan that needs validation accuracies can get them. Raises ConfigError."""
-    fields = [
-        f"plan.{name}"
-        for name in ("relative", "shares")
-        if getattr(config.plan, name) == "validation"
-    ]
-    if not fields:
+    if config.plan.relative != "validation":
         return
     if not config.train.warmup_epochs:
         raise ConfigError(
-            f"{fields[0]} is 'validation', but train.warmup_epochs is 0: "
+            "plan.relative is 'validation', but train.warmup_epochs is 0: "
             "no validation precedes the first plan",
             "set train.warmup_epochs to 1 or more",
         )
@@ -50,8 +45,8 @@ def check_policy(config: RunConfig, features: FeatureSet) -> None:
     if not present.all():
         name = features.modalities[int(np.argmin(present))]
         raise ConfigError(
-            f"{fields[0]} is 'validation', but no validation sample has modality {name!r}",
-            "choose another value",
+            f"plan.relative is 'validation', but no validation sample has modality {name!r}",
+            "set plan.relative to none",
         )
 
 

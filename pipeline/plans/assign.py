@@ -3,30 +3,20 @@
 Each row has a cost per modality, and trains the modality of lowest cost. With policy `kl` the cost
 is the ability: a low ability is a difficult sample, so a row trains its most difficult modality.
 
-A temperature T adds noise: with T times a Gumbel draw subtracted, modality k is the cheapest with
-probability proportional to exp(-cost_k / T) (Gumbel 1954; Maddison et al. 2014, arXiv 1411.0030).
 Natural shares need only the memory of a slice of the scores. Target shares
 (pipeline/plans/target_shares.py) need the float64 costs of all rows at once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import BoolArray, FloatArray, Int8Array, Int64Array, UInt64Array
-from pipeline.counter_rng import Purpose, gumbel, hashes, key_of, uniform
-from pipeline.errors import DataError, MismatchError
+from pipeline.arrays import FloatArray, Int8Array, Int64Array
+from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.normalize import CostScale, above_chance, cost_scales
-from pipeline.plans.target_shares import (
-    Target,
-    assign_to_target,
-    cheapest,
-    largest_remainder,
-    target_of,
-)
+from pipeline.plans.normalize import implied_abilities
+from pipeline.plans.target_shares import assign_to_target, cheapest, largest_remainder, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
@@ -39,10 +29,8 @@ class AssignmentRule:
     policy: str
     seed: int
     epoch: int
-    source: str = "kl"
-    """FloatArray are read from the columns <source>_<m>."""
-    scales: tuple[CostScale, ...] = ()
-    temperature: float = 0.0
+    units: tuple[float, ...] = ()
+    """The unit of each modality's ability; empty if all are bits."""
     solved: tuple[Int64Array, Int8Array] | None = None
     """All rows (N,), ascending, and their assignment, if target shares change the natural one."""
 
@@ -56,52 +44,24 @@ class AssignmentRule:
     def costs(self, block: pa.Table) -> list[FloatArray]:
         """The cost (n,) of each modality by the policy, NaN if the sample lacks it.
 
-        Ability (kl), its negative (easy), probability of the label (loss) or a hash in [0, 1)
-        (random); all but the last are then normalised and given noise, if so configured.
+        Ability in the modality's unit (kl), or a hash in [0, 1) (random).
         """
+        abilities: list[FloatArray] = [column(block, f"kl_{name}") for name in self.modalities]
         if self.policy == "random":
-            draws = [uniform(hashed) for hashed in self._hashes(block, Purpose.RANDOM_POLICY)]
+            keys = [
+                key_of(self.seed, self.epoch, Purpose.RANDOM_POLICY, k)
+                for k in range(len(abilities))
+            ]
             return [
-                np.where(self._lacking(block, name), np.nan, draw)
-                for name, draw in zip(self.modalities, draws, strict=True)
+                np.where(np.isnan(ability), np.nan, uniform(hashes(key, column(block, "row"))))
+                for key, ability in zip(keys, abilities, strict=True)
             ]
-        costs = [self._read(block, name) for name in self.modalities]
-        if self.scales:
-            costs = [scale(cost) for scale, cost in zip(self.scales, costs, strict=True)]
-        if self.policy == "easy":
-            costs = [-cost for cost in costs]
-        if self.temperature:
-            costs = [
-                cost - self.temperature * gumbel(hashed)
-                for cost, hashed in zip(
-                    costs, self._hashes(block, Purpose.TEMPERATURE), strict=True
-                )
+        if self.units:
+            return [
+                ability.astype(np.float64) / unit
+                for ability, unit in zip(abilities, self.units, strict=True)
             ]
-        return costs
-
-    def _read(self, block: pa.Table, name: str) -> FloatArray:
-        values: FloatArray = column(block, f"{self.source}_{name}")
-        if self.source == "kl":
-            return values
-        lacking = self._lacking(block, name)
-        bad = np.flatnonzero(~np.isfinite(values) & ~lacking)
-        if len(bad):
-            row = column(block, "row")[bad[0]]
-            raise DataError(
-                f"scores, row {row}: {self.source}_{name} is {values[bad[0]]}, "
-                f"but kl_{name} is a number",
-                "score the sample again",
-            )
-        return np.where(lacking, np.nan, values)
-
-    def _lacking(self, block: pa.Table, name: str) -> BoolArray:
-        lacking: BoolArray = np.isnan(column(block, f"kl_{name}"))
-        return lacking
-
-    def _hashes(self, block: pa.Table, purpose: Purpose) -> Iterator[UInt64Array]:
-        """Yield the hashes (n,) of the rows, independent for each modality."""
-        for k in range(len(self.modalities)):
-            yield hashes(key_of(self.seed, self.epoch, purpose, k), column(block, "row"))
+        return abilities
 
 
 def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> AssignmentRule:
@@ -109,23 +69,18 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
 
     Raises:
         ConfigError: shares do not fit the modalities.
-        DataError: a column is missing, or too few rows have a modality for its share.
-        MismatchError: the scores were smoothed with another weight.
+        DataError: metadata is missing, or too few rows have a modality for its share.
     """
     names = tuple(scores.modalities)
-    source = _source(scores, config)
+    relative = config.policy == "kl" and config.relative == "validation"
     natural = AssignmentRule(
         modalities=names,
         policy=config.policy,
         seed=seed,
         epoch=epoch,
-        source=source,
-        scales=cost_scales(scores, config, source),
-        temperature=config.temperature,
+        units=implied_abilities(scores) if relative else (),
     )
-    target = target_of(
-        config, names, len(scores), above_chance(scores) if config.shares == "validation" else ()
-    )
+    target = target_of(config, names, len(scores))
     if target is None and not config.class_quotas:
         return natural
     costs, start = np.empty((len(names), len(scores))), 0
@@ -133,7 +88,7 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         costs[:, start : start + len(block)] = natural.costs(block)
         start += len(block)
     counts = np.bincount(cheapest(costs), minlength=len(names))
-    if target and target.satisfied_by(counts) and not config.class_quotas:
+    if target == tuple(counts) and not config.class_quotas:
         return natural
     keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)
     if config.class_quotas:
@@ -141,47 +96,17 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         assignment = np.empty(len(scores), np.int8)
         for label in np.unique(scores.labels):
             own = np.flatnonzero(scores.labels == label)
-            quota = Target(counts=largest_remainder(shares, len(own)))
+            quota = largest_remainder(shares, len(own))
             assignment[own] = assign_to_target(quota, names, costs[:, own], keys[own])
         return replace(natural, solved=(scores.rows, assignment))
     assert target
     return replace(natural, solved=(scores.rows, assign_to_target(target, names, costs, keys)))
 
 
-def _source(scores: Scores, config: PlanConfig) -> str:
-    """The prefix of the columns that a policy reads.
-
-    Raises DataError if one is missing, MismatchError if they were smoothed with another weight.
-    """
-    if config.policy == "loss":
-        source, reader, cure = "p_label", "policy 'loss'", "score again, or choose another policy"
-    elif config.smoothing and config.policy != "random":
-        source, reader, cure = (
-            "smooth",
-            f"smoothing {config.smoothing}",
-            "use scores of a run that was trained with it, or set smoothing to 0",
-        )
-        recorded = scores.metadata.get("smoothing", config.smoothing)
-        if recorded != config.smoothing:
-            raise MismatchError(
-                f"{scores.what}: smoothed with weight {recorded}, "
-                f"but field 'smoothing' is {config.smoothing}",
-                f"set smoothing to {recorded}, or to 0",
-            )
-    else:
-        return "kl"
-    for name in scores.modalities:
-        if f"{source}_{name}" not in scores.table.column_names:
-            raise DataError(
-                f"{scores.what}: column '{source}_{name}' is missing; {reader} reads it", cure
-            )
-    return source
-
-
 def assign(scores: Scores, config: PlanConfig, seed: int, epoch: int) -> Int8Array:
     """(N,) int8: index in `scores.modalities` of the modality that each row trains.
 
-    Raises ConfigError, DataError, MismatchError.
+    Raises ConfigError, DataError.
     """
     rule = assignment_rule(scores, config, seed, epoch)
     return np.concatenate([rule.assign(block) for block in scores.blocks()])

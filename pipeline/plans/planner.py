@@ -20,7 +20,7 @@ from pipeline.storage.metadata import read_metadata, with_metadata
 from pipeline.storage.schemas import ALL
 from pipeline.storage.store_path import StorePath
 
-ALWAYS_RECORDED = {"order", "shares", "min_share", "stratify", "locality"}
+ALWAYS_RECORDED = {"order", "shares", "stratify", "locality"}
 """Fields always in a plan's metadata. Others are written only if they differ from their defaults,
 so that a new field does not change the fingerprints of existing plans."""
 
@@ -141,8 +141,8 @@ def remix_plan_builder(
             features that were scored.
     Raises:
         ConfigError: the batch size or a field of `config` does not fit the scores.
-        DataError: the scores lack a column, or too few rows have a modality for its share.
-        MismatchError: the scores were smoothed with another weight.
+        DataError: the scores lack a column or metadata, or too few rows have a modality for its
+            share.
     """
     known = {
         "scores": scores.fingerprint,
@@ -240,6 +240,7 @@ def _metadata(
     known = {} if num_classes is None else {"num_classes": num_classes}
     return {
         **config.model_dump(mode="json", include=ALWAYS_RECORDED),
+        "min_share": 0.0,  # no longer a setting, but part of the fingerprint of every plan
         **config.model_dump(mode="json", exclude_defaults=True),
         "policy": policy,
         "modalities": list(modalities),

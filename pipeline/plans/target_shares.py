@@ -16,8 +16,7 @@ Memory is a few times 8 bytes per row and modality.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil, floor
+from math import floor
 
 import numpy as np
 
@@ -35,46 +34,13 @@ SAMPLE_BITS = 8
 """Number of leading bits of the costs for which the sample is used."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
-    """Number of rows of each modality: exactly `counts`, or at least `counts` if `floor`."""
+def target_of(config: PlanConfig, names: Sequence[str], num_rows: int) -> tuple[int, ...] | None:
+    """The number of rows of each modality that a configuration requires, None for natural shares.
 
-    counts: tuple[int, ...]
-    floor: bool = False
-
-    def satisfied_by(self, counts: Int64Array) -> bool:
-        """Whether an assignment with these counts needs no change."""
-        return bool((counts >= self.counts).all() and (self.floor or (counts <= self.counts).all()))
-
-
-def target_of(
-    config: PlanConfig, names: Sequence[str], num_rows: int, above_chance: Sequence[float] = ()
-) -> Target | None:
-    """The row counts that a configuration requires, None for natural shares.
-
-    Args:
-        above_chance: Validation accuracy above chance of each modality, to which shares
-            'validation' are proportional; they are equal if all are 0.
-    Raises:
-        ConfigError: `shares` or `min_share` does not fit the modalities.
+    Raises ConfigError if `shares` does not fit the modalities.
     """
-    if config.shares in ("natural", "validation") and config.min_share * len(names) > 1 + 1e-9:
-        raise ConfigError(
-            f"field 'min_share' is {config.min_share}, but {len(names)} modalities "
-            f"can have at most {1 / len(names):.4f} each",
-            "lower min_share",
-        )
-    if config.shares == "validation":
-        weights = above_chance if any(above_chance) else [1] * len(names)
-        return Target(counts=largest_remainder(_with_floor(weights, config.min_share), num_rows))
     if config.shares == "natural":
-        low = min(ceil(config.min_share * num_rows - 1e-9), num_rows // len(names))
-        return Target(counts=(low,) * len(names), floor=True) if low > 0 else None
-    if config.min_share:
-        raise ConfigError(
-            f"field 'min_share' is {config.min_share}, but field 'shares' is {config.shares!r}",
-            "set only one of them, or shares to natural or validation",
-        )
+        return None
     shares = dict.fromkeys(names, 1 / len(names)) if config.shares == "equal" else config.shares
     if set(shares) != set(names):
         raise ConfigError(
@@ -85,49 +51,7 @@ def target_of(
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
         raise ConfigError(f"field 'shares' sums to {total:.6g}: {shares}", "make it sum to 1")
-    return Target(counts=largest_remainder([shares[name] / total for name in names], num_rows))
-
-
-def assign_to_target(
-    target: Target, names: Sequence[str], costs: Float64Array, keys: UInt64Array
-) -> Int8Array:
-    """Assign rows to modalities under a target at the least total cost: (n,) int8.
-
-    Args:
-        costs: (K, n), in any unit, NaN if the row lacks the modality. Overwritten.
-        keys: (n,) hashes that decide between rows of equal margin.
-    Raises:
-        DataError: too few rows have a modality.
-    """
-    # scale by a power of two and round: the costs become integers of at most COST_BITS bits
-    largest = max(np.nanmax(costs, initial=0.0), -np.nanmin(costs, initial=0.0))
-    np.rint(np.ldexp(costs, COST_BITS - int(np.frexp(largest)[1]), out=costs), out=costs)
-    costs[np.isnan(costs)] = np.inf
-    if not target.floor:
-        return _solve(np.array(target.counts), names, costs, keys)
-    # Modalities below the floor get exactly the floor; all others are treated as a single modality,
-    # whose cost is the lowest of theirs. Raising one may push another below the floor, so repeat.
-    raised: list[int] = []
-    while True:
-        others = [k for k in range(len(names)) if k not in raised]
-        assignment = np.array(others, np.int8)[cheapest(costs[others])]
-        if raised:
-            counts = np.array([target.counts[k] for k in raised])
-            merged = np.concatenate([costs[raised], costs[others].min(axis=0, keepdims=True)])
-            part = _solve(
-                np.append(counts, len(keys) - counts.sum()),
-                [names[k] for k in raised],
-                merged,
-                keys,
-            )
-            assignment = np.where(
-                part < len(raised), np.array([*raised, -1], np.int8)[part], assignment
-            )
-        num_assigned = np.bincount(assignment, minlength=len(names))
-        below = [k for k in others if num_assigned[k] < target.counts[k]]
-        if not below:
-            return assignment
-        raised += below
+    return largest_remainder([shares[name] / total for name in names], num_rows)
 
 
 def cheapest(costs: Sequence[FloatArray] | Float64Array) -> Int8Array:
@@ -140,10 +64,22 @@ def cheapest(costs: Sequence[FloatArray] | Float64Array) -> Int8Array:
     return assignment
 
 
-def _solve(
-    counts: Int64Array, names: Sequence[str], costs: Float64Array, keys: UInt64Array
+def assign_to_target(
+    target: Sequence[int], names: Sequence[str], costs: Float64Array, keys: UInt64Array
 ) -> Int8Array:
-    num, num_rows = costs.shape
+    """Assign rows to modalities, `target` rows (K,) to each, at the least total cost: (n,) int8.
+
+    Args:
+        costs: (K, n), in any unit, NaN if the row lacks the modality. Overwritten.
+        keys: (n,) hashes that decide between rows of equal margin.
+    Raises:
+        DataError: too few rows have a modality.
+    """
+    # scale by a power of two and round: the costs become integers of at most COST_BITS bits
+    largest = max(np.nanmax(costs, initial=0.0), -np.nanmin(costs, initial=0.0))
+    np.rint(np.ldexp(costs, COST_BITS - int(np.frexp(largest)[1]), out=costs), out=costs)
+    costs[np.isnan(costs)] = np.inf
+    counts, (num, num_rows) = np.array(target), costs.shape
     prices, first, step = np.zeros(num), COST_BITS, num_rows // SAMPLE_ROWS
     if num == 2:
         margin = costs[0] - costs[1]
@@ -167,7 +103,7 @@ def _solve(
         raise DataError(
             f"modality {who}: the plan needs {requested} of {num_rows} rows "
             f"(a share of {requested / num_rows:.4f}), but only {available} have it",
-            f"set shares or min_share to at most {floor(1e4 * available / num_rows) / 1e4}",
+            f"set shares to at most {floor(1e4 * available / num_rows) / 1e4}",
         )
     return assignment
 
@@ -258,21 +194,6 @@ def _distances(start: Float64Array, margins: Float64Array) -> tuple[Float64Array
         before[nearer] = through.argmin(axis=0)[nearer]
         distances = np.minimum(distances, through.min(axis=0))
     return distances, before
-
-
-def _with_floor(weights: Sequence[float], floor: float) -> list[float]:
-    """Shares in proportion to weights, each at least `floor`, with a sum of 1."""
-    raised: set[int] = set()
-    while True:
-        total = sum(weight for k, weight in enumerate(weights) if k not in raised)
-        left = 1 - floor * len(raised)
-        shares = [
-            floor if k in raised else weight / total * left for k, weight in enumerate(weights)
-        ]
-        below = {k for k, share in enumerate(shares) if k not in raised and share < floor}
-        if not below or len(raised | below) == len(weights):
-            return shares if not below else [1 / len(weights)] * len(weights)
-        raised |= below
 
 
 def largest_remainder(shares: Sequence[float], num_rows: int) -> tuple[int, ...]:

@@ -7,11 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays import Array
-from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.difficulty import ability
-from pipeline.scores.table import Scores
-from pipeline.storage.arrow_files import column
 from pipeline.storage.metadata import with_metadata
 from pipeline.storage.schemas import scores_schema
 
@@ -64,8 +61,6 @@ def join_scores(
     seed: int = 0,
     *,
     accuracy: Mapping[str, float] | None = None,
-    smoothing: float = 0.0,
-    previous: Scores | None = None,
 ) -> pa.Table:
     """Join the numbered tables of all batches to one scores table with metadata.
 
@@ -73,10 +68,6 @@ def join_scores(
         batches: (number, table) in any order.
         parents: Fingerprints recorded in the metadata, besides that of the features.
         accuracy: Validation accuracy of each modality's head, if known.
-        smoothing: Weight of `previous` in a moving average; 0 adds no average.
-        previous: Scores of the epoch scored before, None for the first.
-    Raises:
-        MismatchError: `previous` has other rows.
     """
     tables: Sequence[pa.Table] = [table for _, table in sorted(batches, key=lambda pair: pair[0])]
     joined = pa.concat_tables(tables).combine_chunks()
@@ -88,34 +79,6 @@ def join_scores(
     }
     if accuracy:
         metadata["validation_accuracy"] = dict(accuracy)
-    if smoothing:
-        joined, metadata["smoothing"] = (
-            with_moving_average(joined, features.modalities, smoothing, previous),
-            smoothing,
-        )
     return with_metadata(
         joined, {**metadata, "parents": {"features": features.fingerprint, **parents}}
     )
-
-
-def with_moving_average(
-    table: pa.Table, modalities: list[str], smoothing: float, previous: Scores | None
-) -> pa.Table:
-    """Add smooth_<m>: smoothing * smooth_<m> of `previous` + (1 - smoothing) * kl_<m>.
-
-    Without `previous` it is kl_<m>. Raises MismatchError if `previous` has other rows.
-    """
-    if previous and not np.array_equal(previous.rows, column(table, "row")):
-        raise MismatchError(
-            f"{previous.what}: its rows are not those of this epoch's scores",
-            "restore the file, or start a new run",
-        )
-    for name in modalities:
-        values = column(table, f"kl_{name}")
-        if previous:
-            before = column(previous.table, f"smooth_{name}").astype(np.float64)
-            values = (smoothing * before + (1 - smoothing) * values.astype(np.float64)).astype(
-                np.float32
-            )
-        table = table.append_column(f"smooth_{name}", pa.array(values))
-    return table

@@ -15,7 +15,7 @@ from pipeline.errors import DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
 from pipeline.storage.metadata import read_metadata
-from pipeline.storage.schemas import scores_schema, smooth_schema
+from pipeline.storage.schemas import scores_schema
 from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import (
     MAX_CLASSES,
@@ -234,8 +234,8 @@ def _wrong_values(
     """Yield for each rule the column, which of its rows (n,) break it, and the rule in words."""
     largest = math.inf if num_classes is None else math.log2(num_classes) + TOLERANCE
     kl = column(block, f"kl_{name}")
-    missing, out_of_range = np.isnan(kl), f"not in the range from 0 to {largest:.4g} bits"
-    yield f"kl_{name}", (kl < -TOLERANCE) | (kl > largest), out_of_range
+    missing, outside = np.isnan(kl), (kl < -TOLERANCE) | (kl > largest)
+    yield f"kl_{name}", outside, f"not in the range from 0 to {largest:.4g} bits"
     if (source := f"p_label_{name}") in block.column_names:
         p = column(block, source)
         yield source, (p < -TOLERANCE) | (p > 1 + TOLERANCE), "not a probability"
@@ -246,11 +246,6 @@ def _wrong_values(
         outside = ~missing & ((predicted < 0) | (predicted >= num))
         yield source, outside, f"not one of the {num} classes"
         yield source, missing & (predicted != MISSING), f"but kl_{name} is NaN"
-    if (source := f"smooth_{name}") in block.column_names:
-        smooth = column(block, source)
-        yield source, (smooth < -TOLERANCE) | (smooth > largest), out_of_range
-        yield source, np.isnan(smooth) & ~missing, f"but kl_{name} is a number"
-        yield source, ~np.isnan(smooth) & missing, f"but kl_{name} is NaN"
 
 
 def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[str]:
@@ -290,9 +285,9 @@ def _modalities(table: pa.Table, metadata: dict[str, Any], what: str) -> list[st
 
 
 def _with_types(table: pa.Table, modalities: list[str], what: str) -> pa.Table:
-    """Cast columns to the types of the schema; p_label_, predicted_ and smooth_ are optional."""
+    """Cast columns to the types of the schema; p_label_ and predicted_ are optional."""
     required = {"row", "sample_id", "label", *(f"kl_{name}" for name in modalities)}
-    for field in [*scores_schema(modalities), *smooth_schema(modalities)]:
+    for field in scores_schema(modalities):
         if field.name not in table.column_names:
             if field.name in required:
                 raise DataError(

@@ -63,11 +63,6 @@ def scores_schema(modalities: Sequence[str]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def smooth_schema(modalities: Sequence[str]) -> pa.Schema:
-    """Additional score columns if smoothing is on: the moving average of each ability in bits."""
-    return pa.schema([(f"smooth_{name}", pa.float32()) for name in modalities])
-
-
 def steps_schema(modalities: Sequence[str]) -> pa.Schema:
     """Log of the executed training steps, from which the coverage of the plan is verified.
 

@@ -34,7 +34,6 @@ class Metadata(BaseModel):
     policy: str = ""
     order: str = ""
     copies: str = "none"
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     validation_accuracy: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     parents: dict[str, str] = {}
 

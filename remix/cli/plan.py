@@ -50,22 +50,13 @@ def plan(
     order: Annotated[
         str, Option(help="Order of the batches: sequential, interleaved or mixed.")
     ] = "sequential",
-    policy: Annotated[
-        str, Option(help="Assignment of rows to modalities: kl, loss, easy or random.")
-    ] = "kl",
+    policy: Annotated[str, Option(help="Assignment of rows to modalities: kl or random.")] = "kl",
     shares: Annotated[
-        str, Option(help="Target shares: natural, equal, validation, or NAME=SHARE,NAME=SHARE.")
+        str, Option(help="Target shares: natural, equal, or NAME=SHARE,NAME=SHARE.")
     ] = "natural",
-    min_share: Annotated[float, Option(help="Minimum share of each modality.")] = 0.0,
-    relative: Annotated[
-        str, Option(help="Normalisation of abilities: none, spread or validation.")
-    ] = "none",
-    smoothing: Annotated[
-        float, Option(help="Weight of earlier scores in a moving average, below 1.")
-    ] = 0.0,
-    temperature: Annotated[
-        float, Option(help="Temperature of random assignment; 0 takes the lowest cost.")
-    ] = 0.0,
+    relative: Annotated[str, Option(help="Normalisation of abilities: none or validation.")] = (
+        "none"
+    ),
     joint_share: Annotated[float, Option(help="Share of rows that keep all modalities.")] = 0.0,
     copies: Annotated[
         str, Option(help="none, or resample: repeat rows by their Shapley values.")
@@ -87,9 +78,9 @@ def plan(
     from remix.api import plan as run
 
     parsed_shares: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
-    fields = {"order": order, "policy": policy, "shares": parsed_shares, "min_share": min_share}
-    fields |= {"relative": relative, "smoothing": smoothing, "locality": locality, "copies": copies}
-    fields |= {"temperature": temperature, "joint_share": joint_share, "stratify": stratify}
+    fields = {"order": order, "policy": policy, "shares": parsed_shares, "relative": relative}
+    fields |= {"joint_share": joint_share, "copies": copies}
+    fields |= {"stratify": stratify, "locality": locality}
     opened = Scores.open(StorePath.at(scores))
     if features:
         opened.check_features(FeatureSet.open(StorePath.at(features)))

@@ -182,7 +182,6 @@ def config_file(tmp_path: Path, **changes: object) -> Path:
         ({"model": {"encoders": {"sound": {"kindd": 3}}}}, ["model.encoders.sound.kindd", "kind"]),
         ({"plan": {"shares": {"sound": 0.5, "sihgt": 0.5}}}, ["sihgt"]),
         ({"plan": {"shares": "even"}}, ["plan.shares", "even"]),
-        ({"plan": {"min_share": 0.4}}, ["min_share"]),
     ],
 )
 def test_bad_configs_are_named_before_anything_is_written(

@@ -10,26 +10,13 @@ from trainer.config import RunConfig, merge
 from trainer.methods import METHODS, Changes
 
 POLICIES: Mapping[str, Changes] = {
-    "easy": {"plan": {"policy": "easy"}},
-    "loss": {"plan": {"policy": "loss"}},
-    "spread": {"plan": {"relative": "spread"}},
     "validation": {"plan": {"relative": "validation"}},
-    "smooth": {"plan": {"smoothing": 0.8}},
-    "softmax": {"plan": {"temperature": 0.5}},
     "class_quotas": {"plan": {"class_quotas": True}},
     "equal": {"plan": {"shares": "equal"}},
-    "min_share": {"plan": {"min_share": 0.3}},
-    "validation_shares": {"plan": {"shares": "validation", "min_share": 0.1}},
-    "random_validation_shares": {
-        "plan": {"policy": "random", "shares": "validation", "min_share": 0.1}
-    },
     "joint": {"plan": {"joint_share": 0.3}},
-    "cross_fitted": {"train": {"scores": "cross_fitted"}},
     "interleaved": {"plan": {"order": "interleaved"}},
 }
 """Changes of METHOD:POLICY in addition to those of the method; policies can be chained."""
-COMBINED = ("remix:validation:joint", "remix:cross_fitted:validation", "remix:validation:softmax")
-"""Chains of policies in the table of policies."""
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "fusion": (
@@ -46,13 +33,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "mid-fusion": ("mmtm", "mmtm+remix", "centralnet", "centralnet+remix"),
     "ablation": ("joint_heads", "decouple", "reassemble", "remix", "random"),
     "unimodal": ("joint", "joint_heads", "unimodal", "random", "remix"),
-    "policies": (
-        "joint_heads",
-        "random",
-        "remix",
-        *(f"remix:{policy}" for policy in POLICIES),
-        *COMBINED,
-    ),
+    "policies": ("joint_heads", "random", "remix", *(f"remix:{policy}" for policy in POLICIES)),
 }
 """The methods in the rows of each of the paper's tables, and of a table of policies."""
 DEFAULT = "joint_heads,random,remix"

@@ -12,7 +12,6 @@ from trainer.config import RunConfig
 from trainer.data.part_prefetcher import prefetched_rows
 from trainer.process_group import World
 from trainer.run_directory import Run
-from trainer.scoring.cross_fitting import fit_heads
 from trainer.scoring.outputs import Collector
 from trainer.scoring.predictor import Predictor
 from trainer.scoring.shapley import with_values
@@ -43,43 +42,29 @@ def score_epoch(
     scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
     exist = world.broadcast(run.scores(scored).exists())
     if not exist or (collector and scored == epoch):
-        cross_fitted = config.train.scores == "cross_fitted"
-        heads = fit_heads(config, features, world, predictor) if cross_fitted else None
         sample = collector.sample(rows, predictor.model) if collector else rows
         tables: list[pa.Table] = []
         for _, batch in prefetched_rows(features, rows, config.train.score_batch, world):
             outputs, present = predictor.outputs(batch)
             if collector:
                 collector.add(batch, outputs, present, keep=np.isin(batch, sample))
-            p = heads(batch) if heads else predictor.probabilities(outputs)
-            table = score_rows(features, batch, p)
+            table = score_rows(features, batch, predictor.probabilities(outputs))
             if config.plan.copies == "resample":
                 table = with_values(table, features, batch, predictor)
             tables.append(table)
         joined = world.join_rows(run.parts(f"epoch-{scored:04d}"), tables)
         if joined is not None and not exist:
             _check_finite(joined, features, epoch)
-            run.write_scores(scored, _complete(joined, config, features, run, scored))
+            complete = join_scores(
+                [(0, joined)],
+                features,
+                scored,
+                {"config": run.digest},
+                config.seed,
+                accuracy=validation_accuracy(run, features.modalities, scored),
+            )
+            run.write_scores(scored, complete)
     return scored
-
-
-def _complete(
-    table: pa.Table, config: RunConfig, features: FeatureSet, run: Run, epoch: int
-) -> pa.Table:
-    """Add metadata, validation accuracies of the epoch before, and the moving average of scores."""
-    last, smoothing = epoch - config.train.rescore_every, config.plan.smoothing
-    smoothed = smoothing and last >= config.joint_epochs
-    previous = run.open_scores(last) if smoothed else None
-    return join_scores(
-        [(0, table)],
-        features,
-        epoch,
-        {"config": run.digest},
-        config.seed,
-        accuracy=validation_accuracy(run, features.modalities, epoch),
-        smoothing=smoothing,
-        previous=previous,
-    )
 
 
 def validation_accuracy(run: Run, modalities: list[str], epoch: int) -> dict[str, float]:

@@ -69,14 +69,6 @@ class Predictor:
         return predict
 
     @torch.inference_mode()
-    def features(self, rows: Array) -> dict[str, Array]:
-        """Features (B, D_k) float32 of each modality; meaningless for rows that lack it."""
-        return {
-            name: value.float().cpu().numpy()
-            for name, value in self.evaluate(self.model.features, rows).items()
-        }
-
-    @torch.inference_mode()
     def evaluate(
         self, call: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], T], rows: Array
     ) -> T:

@@ -44,12 +44,6 @@ def test_equals_an_independent_argmin_over_minus_entropy() -> None:
     assert (chosen[2::50] == 2).all()
 
 
-def test_policy_loss_takes_the_lowest_label_probability_of_present_modalities() -> None:
-    table = scores_table(np.array([[0.1, 0.9], [0.4, 0.4], [0.9, 0.1], [np.nan, 0.9]]))
-    table = with_value(table, "kl_m0", 0, 1.0)
-    assert assign(Scores(table), PlanConfig(policy="loss"), 0, 0).tolist() == [0, 1, 1, 1]
-
-
 def test_random_is_uniform_over_present_modalities_and_changes_with_seed_and_epoch() -> None:
     costs = arithmetic_costs(60_000, 3, missing=True)
     scores = Scores(scores_table(costs))
@@ -69,8 +63,7 @@ def test_assignment_does_not_depend_on_slices() -> None:
         PlanConfig(),
         PlanConfig(policy="random"),
         PlanConfig(shares="equal"),
-        PlanConfig(policy="random", min_share=0.3),
-        PlanConfig(temperature=1.0),
+        PlanConfig(policy="random", shares="equal"),
     ]:
         assignment = assignment_rule(scores, config, 3, 4)
         parts = [assignment.assign(scores.table.slice(start, 77)) for start in range(0, 3000, 77)]
@@ -88,7 +81,7 @@ TARGETS = [
 
 @pytest.mark.parametrize(
     ("num", "policy", "levels"),
-    [(1, "kl", 1), (7, "loss", 3), (200, "random", 997), (2003, "kl", 97)],
+    [(1, "kl", 1), (7, "kl", 3), (200, "random", 997), (2003, "kl", 97)],
 )
 def test_shares_are_exact(num: int, policy: str, levels: int) -> None:
     for target, missing in product(TARGETS, [False, True]):
@@ -104,40 +97,33 @@ def test_shares_are_exact(num: int, policy: str, levels: int) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data(), st.integers(2, 4), st.integers(1, 14), st.booleans(), st.booleans())
-def test_shares_and_floors_have_the_least_total_cost(
-    data: st.DataObject, num_modalities: int, num: int, ties: bool, floor: bool
+@given(st.data(), st.integers(2, 4), st.integers(1, 14), st.booleans())
+def test_shares_have_the_least_total_cost(
+    data: st.DataObject, num_modalities: int, num: int, ties: bool
 ) -> None:
     values = st.integers(0, 4).map(float) if ties else st.floats(0, 4, width=32)
     costs = data.draw(hnp.arrays(np.float32, (num, num_modalities), elements=values))
     costs[data.draw(hnp.arrays(np.bool_, costs.shape))] = np.nan
     costs[np.isnan(costs).all(axis=1), 0] = 1
-    config: dict[str, object] = {"min_share": data.draw(st.floats(0, 1)) / num_modalities}
-    if not floor:
-        weights = st.lists(st.integers(0, 5), min_size=num_modalities, max_size=num_modalities)
-        drawn = data.draw(weights.filter(any))
-        config = {"shares": {f"m{k}": weight / sum(drawn) for k, weight in enumerate(drawn)}}
-    modalities = [f"m{k}" for k in range(num_modalities)]
-    target = target_shares.target_of(PlanConfig.model_validate(config), modalities, num)
-    counts = target.counts if target else (0,) * num_modalities
-    # one slot per row that a modality must have; with a floor, further slots for any modality
-    forced = costs[:, np.repeat(np.arange(num_modalities), counts)]
-    free = np.repeat(np.nanmin(costs, axis=1)[:, None], num - sum(counts), axis=1)
-    square = np.nan_to_num(np.concatenate([forced, free], axis=1).astype(np.float64), nan=1e6)
+    weights = st.lists(st.integers(0, 5), min_size=num_modalities, max_size=num_modalities)
+    drawn = data.draw(weights.filter(any))
+    shares = {f"m{k}": weight / sum(drawn) for k, weight in enumerate(drawn)}
+    counts = target_shares.target_of(PlanConfig(shares=shares), list(shares), num)
+    assert counts is not None and sum(counts) == num
+    # one slot per row that a modality must have
+    slots = costs[:, np.repeat(np.arange(num_modalities), counts)]
+    square = np.nan_to_num(slots.astype(np.float64), nan=1e6)
     best = square[linear_sum_assignment(square)].sum()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target_shares, "SAMPLE_ROWS", data.draw(st.sampled_from([3, 2**17])))
         if best >= 1e6:
             with pytest.raises(DataError, match=r"\bm\d\b"):
-                choose(costs, **config)
+                choose(costs, shares=shares)
             return
-        chosen = choose(costs, **config)
-    got = np.bincount(chosen, minlength=num_modalities)
-    assert (got >= counts).all() and (floor or got.tolist() == list(counts))
+        chosen = choose(costs, shares=shares)
+    assert np.bincount(chosen, minlength=num_modalities).tolist() == list(counts)
     total = costs[np.arange(num), chosen].astype(np.float64).sum()
     np.testing.assert_allclose(total, best, atol=1e-9)
-    if (np.bincount(choose(costs), minlength=num_modalities) >= counts).all() and floor:
-        np.testing.assert_array_equal(chosen, choose(costs))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +132,6 @@ def test_shares_and_floors_have_the_least_total_cost(
         ({"shares": {"m0": 0.5, "m3": 0.5}}, "m3"),
         ({"shares": {"m0": 1.0}}, "m1"),
         ({"shares": {"m0": 0.5, "m1": 0.6, "m2": 0}}, "1.1"),
-        ({"shares": "equal", "min_share": 0.1}, "min_share"),
-        ({"min_share": 0.4}, "0.3333"),
     ],
 )
 def test_invalid_shares(config: dict[str, object], named: str) -> None:
@@ -208,14 +192,6 @@ def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> 
     at = int(np.flatnonzero(features.labels[rows] != 2)[5])
     with refused(MismatchError, rows[at], column, value):
         Scores(with_value(table, column, at, value)).check_features(features)
-
-
-def test_policy_loss_requires_its_columns() -> None:
-    loss = PlanConfig(policy="loss")
-    with refused(DataError, "p_label_m1"):
-        assign(Scores(TABLE.drop_columns(["p_label_m1"])), loss, 0, 0)
-    with refused(DataError, 6, "p_label_m0", "nan"):
-        assign(Scores(with_value(TABLE, "p_label_m0", 2, np.nan)), loss, 0, 0)
 
 
 def test_scores_must_match_the_modalities_of_samples() -> None:

@@ -70,7 +70,7 @@ def test_any_plan_covers_its_rows(
     num: int, num_modalities: int, batch_size: int, seed: int, epoch: int, data: st.DataObject
 ) -> None:
     config = PlanConfig(
-        policy=data.draw(st.sampled_from(["kl", "loss", "random"])),
+        policy=data.draw(st.sampled_from(["kl", "random"])),
         order=data.draw(st.sampled_from(["sequential", "interleaved"])),
         shares=data.draw(st.sampled_from(["natural", "equal"])),
         stratify=data.draw(st.booleans()),
@@ -94,10 +94,8 @@ def golden_plans() -> dict[str, str]:
         "natural": PlanConfig(),
         "interleaved": PlanConfig(order="interleaved"),
         "random": PlanConfig(policy="random"),
-        "loss": PlanConfig(policy="loss"),
         "equal": PlanConfig(shares="equal"),
         "targets": PlanConfig(shares={"m0": 0.2, "m1": 0.3, "m2": 0.5}, policy="random"),
-        "floor": PlanConfig(min_share=0.32),
         "stratified": PlanConfig(stratify=True),
         "windows": PlanConfig(locality=256, order="interleaved"),
         "stratified windows": PlanConfig(locality=256, stratify=True),
@@ -252,7 +250,7 @@ def test_written_and_built_plans_are_identical(tmp_path: Path) -> None:
     assert plan.metadata["parents"] == {"features": "f00", "scores": "5c0"}
     expected = {"epoch": 2, "seed": 1, "batch_size": 32, "num_classes": 5}
     expected |= {"policy": "kl", "order": "interleaved", "modalities": ["m0", "m1", "m2"]}
-    expected |= {"shares": "natural", "min_share": 0.0, "stratify": False, "locality": 1000}
+    expected |= {"shares": "natural", "stratify": False, "locality": 1000}
     assert plan.metadata | expected == plan.metadata
 
 

@@ -35,7 +35,7 @@ from trainer.run_directory import Run
 def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> None:
     make_features(tmp_path / "features" / "made", num_rows=100)
     config = run_config(tmp_path, assemble=True, name="c", train={"epochs": 3, "warmup_epochs": 1})
-    methods = ["joint", "joint_heads", "random", "remix", "remix:softmax"]
+    methods = ["joint", "joint_heads", "random", "remix", "remix:equal"]
     trained: list[str] = []
 
     def train(each: RunConfig) -> Run:
@@ -46,11 +46,11 @@ def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> 
     assert trained == ["c-joint_heads-seed0", "c-joint_heads-seed1"] + [
         f"c-{method.replace(':', '-')}-seed{seed}"
         for seed in (0, 1)
-        for method in ("joint", "random", "remix", "remix:softmax", "unimodal")
+        for method in ("joint", "random", "remix", "remix:equal", "unimodal")
     ]
     runs = {name: Run.open(StorePath.at(tmp_path / "runs" / name)) for name in trained}
     check_plans(runs)
-    joint, heads, random, remix, soft, unimodal = result["methods"]
+    joint, heads, random, remix, equal, unimodal = result["methods"]
     each = [
         runs[f"c-remix-seed{seed}"].metadata["result"]["test_accuracy"]["fused"] for seed in (0, 1)
     ]
@@ -60,7 +60,7 @@ def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> 
         for seed in (0, 1)
     ]
     assert list(joint["accuracy"]) == ["fused", "assembled"]  # nothing trained its heads
-    heads_of = [list(row["accuracy"]) for row in (heads, soft, unimodal)]
+    heads_of = [list(row["accuracy"]) for row in (heads, equal, unimodal)]
     assert heads_of == [["fused", "assembled", "sound", "sight", "touch"]] * 3
     assert remix["runs"] == ["c-remix-seed0", "c-remix-seed1"]
     assert result["reference"] == "joint_heads"
@@ -147,15 +147,15 @@ def check_text(result: dict[str, Any]) -> None:
     ] == [["-", "-", "-"]]
     assert result["tables"] == {
         "unimodal": ["joint", "joint_heads", "unimodal", "random", "remix"],
-        "policies": ["joint_heads", "random", "remix", "remix:softmax"],
+        "policies": ["joint_heads", "random", "remix", "remix:equal"],
     }
     rows = [
         line.split(" | ")
         for line in text.split("policies:\n\n")[1].split("\n\n")[0].splitlines()[2:]
     ]
-    assert [row[0] for row in rows] == ["| joint_heads", "| random", "| remix", "| remix:softmax"]
+    assert [row[0] for row in rows] == ["| joint_heads", "| random", "| remix", "| remix:equal"]
     assert [row[3] for row in rows] == ["-", *["joint_heads"] * 3]
-    assert "| remix:softmax | remix |" not in text  # only the reference and random are baselines
+    assert "| remix:equal | remix |" not in text  # only the reference and random are baselines
     assert "| remix | random |" in text
     assert "cost:" in text
 
@@ -182,7 +182,7 @@ def test_the_unimodal_ensemble_is_always_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [*METHODS, *(f"remix:{policy}" for policy in POLICIES), "mla+remix:softmax"]
+    "method", [*METHODS, *(f"remix:{policy}" for policy in POLICIES), "mla+remix:equal"]
 )
 def test_every_method_and_policy_gives_a_valid_configuration(tmp_path: Path, method: str) -> None:
     config = run_config(tmp_path)
@@ -198,8 +198,8 @@ def test_every_method_and_policy_gives_a_valid_configuration(tmp_path: Path, met
 def test_tables_name_existing_methods(tmp_path: Path) -> None:
     assert {method.split(":")[0] for table in TABLES.values() for method in table} <= set(METHODS)
     assert methods_of(None, None) == DEFAULT.split(",")
-    assert methods_of("sum,remix:softmax", "ablation,unimodal") == [
-        *("sum", "remix:softmax", "joint_heads", "decouple", "reassemble", "remix", "random"),
+    assert methods_of("sum,remix:equal", "ablation,unimodal") == [
+        *("sum", "remix:equal", "joint_heads", "decouple", "reassemble", "remix", "random"),
         *("joint", "unimodal"),
     ]
     trained = {
@@ -213,10 +213,10 @@ def test_tables_name_existing_methods(tmp_path: Path) -> None:
     ("method", "named"),
     [
         ("magic", "joint_heads"),
-        ("remix:magic", "easy"),
-        ("remix:", "easy"),
-        ("joint_heads:softmax", "remix:softmax"),
-        ("random:easy", "remix:easy"),
+        ("remix:magic", "equal"),
+        ("remix:", "equal"),
+        ("joint_heads:equal", "remix:equal"),
+        ("random:equal", "remix:equal"),
     ],
 )
 def test_an_unknown_method_is_an_error(tmp_path: Path, method: str, named: str) -> None:
