@@ -1,10 +1,10 @@
 """Time of a remix epoch, including scoring and planning, relative to a joint epoch.
 
-    python benchmarks/epoch.py [--rows 256] [--repeats 3] [--amp bf16]
+    python benchmarks/epoch.py [--rows 256] [--pixels 112] [--repeats 3] [--amp bf16]
 
 Needs only torch, torchvision, numpy and pyarrow. Trains a ResNet-18 per modality with the preset
-`paper` and batch size 64; a sample has two frames of 3x112x112 (uint8) and a 128x128 spectrogram
-(float16). A pair consists of a joint and a remix epoch, in alternating order. `ratio` is the median
+`paper` and batch size 64; a sample has two frames of 3x112x112 pixels (uint8) and a 128x128
+spectrogram (float16). A pair consists of a joint and a remix epoch, in alternating order. `ratio` is the median
 over pairs of the ratio of wall times. `processor_ratios` are the same for processor time: if they
 differ from `ratios`, the machine was busy and the measurement is not reliable.
 """
@@ -40,16 +40,16 @@ from trainer.schedule import Phase
 from trainer.scoring.predictor import Predictor
 from trainer.strategies.base import TrainStep, build_optimizer
 
-SHAPES = {"video": ((2, 3, 112, 112), "uint8"), "audio": ((1, 128, 128), "float16")}
 NUM_CLASSES = 6
 
 
-def write_features(path: StorePath, num_rows: int) -> FeatureSet:
+def write_features(path: StorePath, num_rows: int, pixels: int) -> FeatureSet:
     """Write noisy class prototypes; which modality is more difficult depends on the row."""
+    shapes = {"video": ((2, 3, pixels, pixels), "uint8"), "audio": ((1, 128, 128), "float16")}
     rng = np.random.default_rng(0)
     labels = rng.integers(NUM_CLASSES, size=num_rows).astype(np.int32)
     tables = {}
-    for name, (shape, dtype) in SHAPES.items():
+    for name, (shape, dtype) in shapes.items():
         patterns, strength = rng.normal(size=(NUM_CLASSES, *shape)), rng.random(num_rows)
         with (path / name / part_name(0)).create() as file:
             writer = PartWriter(file, shape, dtype)
@@ -74,8 +74,8 @@ def write_features(path: StorePath, num_rows: int) -> FeatureSet:
         [""] * num_rows,
         range(num_rows),
     ]
-    columns += [np.ones(num_rows, bool)] * len(SHAPES)
-    schema = samples_schema(list(SHAPES))
+    columns += [np.ones(num_rows, bool)] * len(shapes)
+    schema = samples_schema(list(shapes))
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     write_table(path / "samples.arrow", pa.table(arrays, schema=schema))
     manifest = {
@@ -174,6 +174,7 @@ def parse_arguments(cuda: bool) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
+    parser.add_argument("--pixels", type=int, default=112, help="height and width of a frame")
     parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
     parser.add_argument("--amp", choices=("off", "bf16"), default="bf16" if cuda else "off")
     parser.add_argument(
@@ -206,7 +207,11 @@ def main() -> None:
         )
         epochs = Epochs(
             config,
-            write_features(StorePath.at(Path(folder) / "features" / "synthetic"), arguments.rows),
+            write_features(
+                StorePath.at(Path(folder) / "features" / "synthetic"),
+                arguments.rows,
+                arguments.pixels,
+            ),
             device,
         )
         # warm up allocations, kernel selection and page cache
@@ -228,6 +233,7 @@ def main() -> None:
     }
     settings = {
         "rows": arguments.rows,
+        "pixels": arguments.pixels,
         "shares": arguments.shares,
         "batch": 64,
         "amp": arguments.amp,

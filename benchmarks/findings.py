@@ -1,271 +1,268 @@
-"""Compares all policies on generated data with a known ideal assignment, and on real data.
+"""Compares training methods on generated and real data, as in docs/findings.md.
 
+    python benchmarks/findings.py                   all of docs/findings.md
     python benchmarks/findings.py --budget small    as `make findings`; under 20 minutes on 2 cores
-    python benchmarks/findings.py                   5 seeds, as in docs/findings.md
-    python benchmarks/findings.py --sets avemo --tables fusion,methods,mid-fusion,ablation,unimodal
+    python benchmarks/findings.py --sets slow,avemo --jobs 8
 
-Real data is used if REMIX_TEST_DATA contains it. Existing runs are reused. The report is printed
-and written to <store>/findings.md.
+Every method spends as many FLOPs as joint_heads with the same seed. With the budget `full` its
+learning rate is chosen by validation, on seeds that the tables do not use. Real data is used if
+REMIX_TEST_DATA contains it. Existing features and runs are reused. Prints the tables, and writes
+them to <store>/findings.md and every run to <store>/findings.csv.
 """
 
 import argparse
-import multiprocessing
+import csv
+import io
 import os
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _known import KNOWN, known_set, write_known
 from _report import machine
+from PIL import Image
 
 from pipeline.config import load, parse
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import InputError
-from pipeline.features.feature_set import FeatureSet
-from pipeline.plans.plan import BatchPlan
 from pipeline.sources.importers.table import import_table
-from pipeline.storage.store_path import MANIFEST, StorePath
+from pipeline.sources.synthetic.generate import generate
+from pipeline.storage.store_path import StorePath
 from trainer.comparison.compare import compare
-from trainer.comparison.methods import completed, methods_of, with_method
+from trainer.comparison.parallel import train_at_once
 from trainer.comparison.tables import markdown
+from trainer.comparison.tuning import tuning_of
 from trainer.config import RunConfig, merge
-from trainer.launch import launch
 from trainer.prepare_features import ensure_features
-from trainer.run_directory import Run
 
-IMAGES = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
-VECTORS = {
-    "model": {"encoder": {"kind": "mlp", "hidden": 128}},
-    "train": {"epochs": 16, "warmup_epochs": 4},
-    "optimizer": {"decay_every": 12},
-}
-CONFIGS: Mapping[str, dict[str, Any]] = {
-    **dict.fromkeys(KNOWN, VECTORS),
-    "avemo": {
-        "model": {"encoder": IMAGES},
-        "train": {"epochs": 16, "warmup_epochs": 4},
-        "optimizer": {"decay_every": 12},
-    },
-    "avwords": {
-        "model": {"encoder": IMAGES},
-        "train": {"epochs": 12, "warmup_epochs": 4},
-        "optimizer": {"decay_every": 9},
-    },
-}
-SMALL: Mapping[str, dict[str, Any]] = {
-    **{
-        key: {"train": {"epochs": 10, "warmup_epochs": 3}, "optimizer": {"decay_every": 8}}
-        for key in KNOWN
-    },
-    **{
-        key: {"train": {"epochs": 8, "warmup_epochs": 3}, "optimizer": {"decay_every": 6}}
-        for key in ("avemo", "avwords")
-    },
-}
-AUDIO = {"num_mels": 40, "hop": 512}
-DECODE: Mapping[str, dict[str, Any]] = {
-    "avemo": {"modalities": {"audio": AUDIO}},
-    "avwords": {"modalities": {"audio": {**AUDIO, "hop": 320}, "video": {"frames": 4, "size": 48}}},
-}
-IMPORT: Mapping[str, dict[str, Any]] = {
-    "avemo": {
-        "modalities": {"audio": "audio_path", "image": "image_path"},
-        "where": {"crema6": "1"},
-        "split_by": "speaker",
-        "validation_share": 0.2,
-    },
-    "avwords": {
-        "modalities": {"audio": "audio_path", "video": "video_path"},
-        "validation_share": 0.15,
-    },
-}
-"""avemo: six classes; the speakers of the validation split are not in the train split.
+METHODS = (
+    "joint",
+    "joint_heads",
+    "unimodal",
+    "random",
+    "remix",
+    "alternate",
+    "handover",
+    "auto",
+    "ogm_ge",
+    "mla",
+    "resample",
+)
+RATES = {"optimizer.lr": [3e-4, 1e-3, 3e-3]}
+"""Learning rates to choose from, and their path in the configuration."""
+NUM_TUNING_SEEDS = 1
+PIXEL_NOISE = 80
+"""SD of the noise on the pictures of avdigits, in grey levels."""
 
-Audio and video are decoded coarsely, so that 5 seeds of everything take minutes.
-"""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """A data set and the settings of its runs.
+
+    write: writes the shards, given the path of the archive of real data, if there is one;
+    decode: changes of its decode.yaml; seeds: number of seeds with the budget `full`.
+    """
+
+    write: Callable[[Path, Path], object]
+    run: Mapping[str, Any]
+    decode: Mapping[str, Any]
+    seeds: int
+    real: bool = True
 
 
 def main() -> None:
     """Prepare the data, train, and print the report."""
+    arguments = parse_arguments()
+    start, store = time.monotonic(), StorePath.at(arguments.store)
+    small, texts, rows = arguments.budget == "small", [], []
+    for name in arguments.sets.split(",") if arguments.sets else available():
+        config = prepare(name, arguments.store, small)
+        num_seeds = arguments.seeds or (2 if small else SETS[name].seeds)
+        result = compare(
+            config,
+            arguments.methods.split(","),
+            range(num_seeds),
+            tuning=tuning_of({} if small else RATES, range(num_seeds), NUM_TUNING_SEEDS),
+            budget="flops",
+            train_ahead=partial(train_at_once, jobs=arguments.jobs),
+        )
+        texts.append(f"## {name}\n\n{markdown(result)}")
+        table = io.StringIO((StorePath.at(result["place"]) / "results.csv").read_bytes().decode())
+        rows += [{"set": name, **row} for row in csv.DictReader(table)]
+        minutes = (time.monotonic() - start) / 60
+        text = "\n".join([*texts, f"{minutes:.0f} minutes; {machine()}\n"])
+        (store / "findings.md").write_bytes(text.encode())
+        (store / "findings.csv").write_bytes(as_csv(rows).encode())
+    print(text)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--store", default="store/findings")
     parser.add_argument("--budget", choices=("full", "small"), default="full")
     parser.add_argument(
-        "--sets",
-        help=f"data sets, separated by commas: {', '.join(CONFIGS)} (default: all available ones)",
+        "--sets", help=f"data sets, comma-separated: {', '.join(SETS)} (default: all available)"
     )
-    parser.add_argument(
-        "--tables",
-        help="tables of methods, as for remix compare (default: policies; the default methods for"
-        " real data with a small budget)",
-    )
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 1)))
-    arguments = parser.parse_args()
-    start, parts = time.monotonic(), []
-    small = arguments.budget == "small"
-    for name in (
-        arguments.sets.split(",")
-        if arguments.sets
-        else [name for name in CONFIGS if name in KNOWN or _archive(name)]
-    ):
-        config = prepare(name, arguments.store, small)
-        tables = arguments.tables or (None if small and name not in KNOWN else "policies")
-        result = run(
-            config,
-            methods_of(None, tables),
-            arguments.seeds or (2 if small else 5),
-            arguments.processes,
-        )
-        parts.append(
-            f"## {name}\n\n{markdown(result)}{agreement(config, result) if name in KNOWN else ''}"
-        )
-    minutes = (time.monotonic() - start) / 60
-    text = "\n".join([*parts, f"{minutes:.0f} minutes; {machine()}\n"])
-    (StorePath.at(arguments.store) / "findings.md").write_bytes(text.encode())
-    print(text)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    return parser.parse_args()
 
 
-def _archive(name: str) -> Path | None:
-    path = Path(os.environ.get("REMIX_TEST_DATA", "")) / name / "data.tar.gz"
-    return path if path.exists() else None
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of several comparisons; empty where one lacks a column."""
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def available() -> list[str]:
+    """Names of the generated sets, and of the real ones in REMIX_TEST_DATA."""
+    return [name for name, each in SETS.items() if not each.real or archive(name).exists()]
+
+
+def archive(name: str) -> Path:
+    return Path(os.environ.get("REMIX_TEST_DATA", "")) / name / "data.tar.gz"
 
 
 def prepare(name: str, store: str, small: bool) -> RunConfig:
-    """Configuration of a run on a data set, whose features are created if missing.
+    """Configuration of the runs on a data set, whose features are created if missing.
 
     Raises InputError.
     """
-    shards = Path(store) / "shards" / name
-    if name not in CONFIGS:
-        raise InputError(f"Unknown data set: {name!r}", f"Choose from {', '.join(CONFIGS)}")
-    run_config = {
+    if name not in SETS:
+        raise InputError(f"Unknown data set: {name!r}", f"Choose from {', '.join(SETS)}")
+    data, shards = SETS[name], Path(store).absolute() / "shards" / name
+    if not shards.exists():
+        if data.real and not archive(name).exists():
+            raise InputError(
+                f"Data set not found in REMIX_TEST_DATA: {name!r}",
+                "Set REMIX_TEST_DATA, or choose other sets with --sets",
+            )
+        data.write(archive(name), shards)
+    decode = merge(
+        load(DecodeConfig, shards / "decode.yaml").model_dump(mode="json"), dict(data.decode)
+    )
+    fields = {
         "name": f"{name}-small" if small else name,
         "features": name,
         "store": store,
-        "source": {"shards": [f"shards/{name}"]},
+        "source": {"shards": [f"shards/{name}"], "decode": decode},
     }
-    config = parse(
-        RunConfig, merge(merge(CONFIGS[name], SMALL[name] if small else {}), run_config), name
-    )
-    if not (config.features_path / MANIFEST).exists():
-        if not shards.exists() and name in KNOWN:
-            write_known(name, shards)
-        elif not shards.exists():
-            _import(name, shards)
-        decode = parse(
-            DecodeConfig,
-            merge(
-                load(DecodeConfig, shards / "decode.yaml").model_dump(mode="json"),
-                DECODE.get(name, {}),
-            ),
-            name,
-        )
-        ensure_features(
-            parse(
-                RunConfig,
-                merge(
-                    config.model_dump(mode="json"),
-                    {"source": {"decode": decode.model_dump(mode="json")}},
-                ),
-                name,
-            ),
-            lambda event: None,
-        )
+    changes = {"train": {"epochs": data.run["train"]["epochs"] // 2}} if small else {}
+    config = parse(RunConfig, merge(merge(dict(data.run), changes), fields), name)
+    ensure_features(config, lambda event: None)
     return config
 
 
-def _import(name: str, shards: Path) -> None:
-    archive = _archive(name)
-    if archive is None:
-        raise InputError(
-            f"Data set not found in REMIX_TEST_DATA: {name!r}",
-            "Set REMIX_TEST_DATA, or choose other sets with --sets",
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        import_table(archive.parent / "manifest.csv", shards, root=Path(folder), **IMPORT[name])
-
-
-def run(
-    config: RunConfig, methods: Sequence[str], num_seeds: int, num_processes: int
-) -> dict[str, Any]:
-    """Run the comparison. Its runs are trained in parallel processes."""
-    seeds = range(num_seeds)
-    configs = [
-        with_method(config, method, seed).model_dump(mode="json")
-        for seed in seeds
-        for method in completed(methods)
-    ]
-    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(train, configs))
-    return compare(config, methods, seeds, lambda run_config: launch(run_config, resume=True))
-
-
-def train(config: dict[str, Any]) -> None:
-    """Train one run, in a process of the pool."""
-    launch(RunConfig.model_validate(config), resume=True)
-
-
-def agreement(config: RunConfig, result: dict[str, Any]) -> str:
-    """Table of the percentage of training samples with the ideal assignment, by method."""
-    known, features = known_set(config.features), FeatureSet.open(config.features_path)
-    by_id = dict(
-        zip((f"known-{i:04d}" for i in range(len(known.labels))), known.ideal.tolist(), strict=True)
+def generated(profile: str, encoders: Mapping[str, Any]) -> DataSet:
+    """A profile of `remix generate`, with the settings of the demo."""
+    return DataSet(
+        write=lambda _, shards: generate(shards, profile=profile, samples=2000),
+        run={
+            "model": {"encoders": encoders},
+            "optimizer": {"decay": 1.0},
+            "train": {"epochs": 14, "warmup_epochs": 2, "batch_size": 32},
+        },
+        decode={},
+        seeds=10 if profile == "slow" else 5,
+        real=False,
     )
-    names = list(known.rows)
-    ideal = np.array(
-        [
-            features.modalities.index(names[by_id[sample_id]])
-            for sample_id in features.samples["sample_id"].to_pylist()
-        ]
-    )
-    lines = [
-        "\n| method | agreement with the ideal assignment, first epoch | last epoch | mean |",
-        "|---|---|---|---|",
-    ]
-    for row in result["methods"]:
-        shares = [
-            _agreements(with_method(config, row["method"], seed), features.modalities, ideal)
-            for seed in result["seeds"]
-        ]
-        if shares[0]:
-            first, last, mean = (
-                100 * float(np.mean(values))
-                for values in (
-                    [epochs[0] for epochs in shares],
-                    [epochs[-1] for epochs in shares],
-                    np.concatenate(shares),
-                )
-            )
-            lines.append(f"| {row['method']} | {first:.1f} | {last:.1f} | {mean:.1f} |")
-    return "\n".join(lines) + "\n"
 
 
-def _agreements(
-    config: RunConfig, modalities: list[str], ideal: np.ndarray[Any, Any]
-) -> list[float]:
-    agreements, run = [], Run.open(config.run_path)
-    for epoch in range(config.train.warmup_epochs, config.train.epochs):
-        pure = [
-            step for step in BatchPlan.open(run.plan(epoch)).steps() if step.modality in modalities
-        ]
-        if pure:
-            rows = np.concatenate([step.rows for step in pure])
-            assignment = np.repeat(
-                [modalities.index(step.modality) for step in pure],
-                [len(step.rows) for step in pure],
-            )
-            agreements.append(float((ideal[rows] == assignment).mean()))
-    return agreements
+def imported(**options: Any) -> Callable[[Path, Path], object]:
+    """Imports an archive with its manifest."""
+
+    def write(data: Path, shards: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            with tarfile.open(data) as tar:
+                tar.extractall(folder, filter="data")
+            if data.parent.name == "avdigits":
+                add_noise(Path(folder))
+            import_table(data.parent / "manifest.csv", shards, root=Path(folder), **options)
+
+    return write
+
+
+def add_noise(folder: Path) -> None:
+    """Add noise to all PNG files: without it, pictures alone have nearly all digits right."""
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"), np.float64)
+        noise = np.random.default_rng([0, number]).normal(0, PIXEL_NOISE, pixels.shape)
+        Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(path)
+
+
+MLP_CNN = {"audio": {"kind": "mlp"}, "video": {"kind": "cnn", "width": 8}}
+CNNS = {"audio": {"kind": "cnn", "width": 8}, "video": {"kind": "cnn", "width": 8}}
+CNN = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
+SETS: Mapping[str, DataSet] = {
+    "slow": generated("slow", MLP_CNN),
+    "crossed": generated("crossed", CNNS),
+    "hollow": generated("hollow", CNNS),
+    "leaky": generated("leaky", CNNS),
+    "plain": generated("plain", CNNS),
+    "avemo": DataSet(
+        write=imported(
+            modalities={"audio": "audio_path", "image": "image_path"},
+            where={"crema6": "1"},
+            split_by="speaker",
+            validation_share=0.2,
+        ),
+        run={
+            "model": {"encoder": CNN},
+            "optimizer": {"decay": 1.0},
+            "train": {"epochs": 24, "warmup_epochs": 4},
+        },
+        decode={"modalities": {"audio": {"num_mels": 40, "hop": 512}}},
+        seeds=5,
+    ),
+    "avdigits": DataSet(
+        write=imported(
+            modalities={"audio": "audio_path", "image": "image_path"},
+            split_by="speaker",
+            validation_share=0.25,
+        ),
+        run={
+            "model": {"encoder": {"kind": "cnn", "width": 8}},
+            "optimizer": {"decay": 1.0},
+            "train": {"epochs": 12, "warmup_epochs": 2},
+        },
+        decode={"modalities": {"audio": {"num_mels": 40, "hop": 256}, "image": {"size": 28}}},
+        seeds=5,
+    ),
+    "avwords": DataSet(
+        write=imported(
+            modalities={"audio": "audio_path", "video": "video_path"}, validation_share=0.15
+        ),
+        run={
+            "model": {"encoder": CNN},
+            "optimizer": {"decay": 1.0},
+            "train": {"epochs": 60, "warmup_epochs": 8},
+        },
+        decode={
+            "modalities": {
+                "audio": {"num_mels": 40, "hop": 320},
+                "video": {"frames": 4, "size": 48},
+            }
+        },
+        seeds=5,
+    ),
+}
+"""avemo: six classes. No speaker of avemo or avdigits is in two splits.
+
+Audio and video are decoded coarsely, so that a run takes seconds.
+"""
 
 
 if __name__ == "__main__":
