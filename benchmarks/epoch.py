@@ -4,9 +4,9 @@
 
 Needs only torch, torchvision, numpy and pyarrow. Trains a ResNet-18 per modality with the preset
 `paper` and batch size 64; a sample has two frames of 3x112x112 pixels (uint8) and a 128x128
-spectrogram (float16). A pair consists of a joint and a remix epoch, in alternating order. `ratio` is the median
-over pairs of the ratio of wall times. `processor_ratios` are the same for processor time: if they
-differ from `ratios`, the machine was busy and the measurement is not reliable.
+spectrogram (float16). A pair consists of a joint and a remix epoch, in alternating order. `ratio`
+is the median over pairs of the ratio of wall times. `processor_ratios` are the same for processor
+time: if they differ from `ratios`, the machine was busy and the measurement is not reliable.
 """
 
 import argparse
