@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from _report import machine
@@ -37,9 +37,10 @@ from trainer.comparison.compare import compare
 from trainer.comparison.parallel import train_at_once
 from trainer.comparison.tables import markdown
 from trainer.comparison.tuning import tuning_of
-from trainer.config import RunConfig, merge
+from trainer.config import GenerateConfig, RunConfig, merge
 from trainer.prepare_features import ensure_features
 
+Profile = Literal["plain", "slow", "crossed", "hollow", "leaky"]
 METHODS = (
     "joint",
     "joint_heads",
@@ -165,10 +166,10 @@ def prepare(name: str, store: str, small: bool) -> RunConfig:
     return config
 
 
-def generated(profile: str, encoders: Mapping[str, Any]) -> DataSet:
+def generated(profile: Profile, encoders: Mapping[str, Any]) -> DataSet:
     """A profile of `remix generate`, with the settings of the demo."""
     return DataSet(
-        write=lambda _, shards: generate(shards, profile=profile, samples=2000),
+        write=lambda _, shards: generate(shards, **GenerateConfig(profile=profile).model_dump()),
         run={
             "model": {"encoders": encoders},
             "optimizer": {"decay": 1.0},
