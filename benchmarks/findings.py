@@ -54,7 +54,7 @@ METHODS = (
     "mla",
     "resample",
 )
-RATES = {"optimizer.lr": [3e-4, 1e-3, 3e-3]}
+RATES = {"optimizer.lr": [1e-3, 3e-3]}
 """Learning rates to choose from, and their path in the configuration."""
 NUM_TUNING_SEEDS = 1
 PIXEL_NOISE = 80
@@ -206,7 +206,7 @@ def add_noise(folder: Path) -> None:
 
 MLP_CNN = {"audio": {"kind": "mlp"}, "video": {"kind": "cnn", "width": 8}}
 CNNS = {"audio": {"kind": "cnn", "width": 8}, "video": {"kind": "cnn", "width": 8}}
-CNN = {"kind": "cnn", "width": 16, "crop": True, "crop_area": 0.5, "flip": True}
+CNN = {"kind": "cnn", "width": 8, "crop": True, "crop_area": 0.5, "flip": True}
 SETS: Mapping[str, DataSet] = {
     "slow": generated("slow", MLP_CNN),
     "crossed": generated("crossed", CNNS),
@@ -249,12 +249,12 @@ SETS: Mapping[str, DataSet] = {
         run={
             "model": {"encoder": CNN},
             "optimizer": {"decay": 1.0},
-            "train": {"epochs": 60, "warmup_epochs": 8},
+            "train": {"epochs": 50, "warmup_epochs": 8},
         },
         decode={
             "modalities": {
                 "audio": {"num_mels": 40, "hop": 320},
-                "video": {"frames": 4, "size": 48},
+                "video": {"frames": 2, "size": 32},
             }
         },
         seeds=5,

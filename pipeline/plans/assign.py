@@ -16,7 +16,7 @@ from pipeline.arrays import FloatArray, Int8Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import implied_abilities
-from pipeline.plans.target_shares import assign_to_target, cheapest, largest_remainder, target_of
+from pipeline.plans.target_shares import assign_to_target, cheapest, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
 
@@ -81,25 +81,15 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         units=implied_abilities(scores) if relative else (),
     )
     target = target_of(config, names, len(scores))
-    if target is None and not config.class_quotas:
+    if target is None:
         return natural
     costs, start = np.empty((len(names), len(scores))), 0
     for block in scores.blocks():
         costs[:, start : start + len(block)] = natural.costs(block)
         start += len(block)
-    counts = np.bincount(cheapest(costs), minlength=len(names))
-    if target == tuple(counts) and not config.class_quotas:
+    if target == tuple(np.bincount(cheapest(costs), minlength=len(names))):
         return natural
     keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)
-    if config.class_quotas:
-        shares = (counts / len(scores)).tolist()
-        assignment = np.empty(len(scores), np.int8)
-        for label in np.unique(scores.labels):
-            own = np.flatnonzero(scores.labels == label)
-            quota = largest_remainder(shares, len(own))
-            assignment[own] = assign_to_target(quota, names, costs[:, own], keys[own])
-        return replace(natural, solved=(scores.rows, assignment))
-    assert target
     return replace(natural, solved=(scores.rows, assign_to_target(target, names, costs, keys)))
 
 

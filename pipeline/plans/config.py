@@ -30,8 +30,6 @@ class PlanConfig(StrictModel):
     )
     """Share of rows that trains each modality: natural: as the policy assigns them, as in the
     paper; equal; or one number per modality, with a sum of 1."""
-    class_quotas: bool = False
-    """Give every class the same share of each modality, by moving the samples of least margin."""
     stratify: bool = False
     """Give each batch the class mix of all rows that train its modality."""
     locality: int | None = Field(default=None, ge=1)

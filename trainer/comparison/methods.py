@@ -11,7 +11,6 @@ from trainer.methods import METHODS, Changes
 
 POLICIES: Mapping[str, Changes] = {
     "validation": {"plan": {"relative": "validation"}},
-    "class_quotas": {"plan": {"class_quotas": True}},
     "equal": {"plan": {"shares": "equal"}},
     "joint": {"plan": {"joint_share": 0.3}},
     "interleaved": {"plan": {"order": "interleaved"}},
