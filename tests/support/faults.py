@@ -1,6 +1,10 @@
 """A decode job and a training run slow enough to be interrupted, and checks of their results."""
 
 import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from trainer.config import RunConfig
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
+Start = Callable[..., "subprocess.Popen[bytes]"]
+"""Return type of the fixture `start`."""
 EPOCHS, WORKERS = 3, 2
 NUM_SHARDS = 6
 DECODE = DecodeConfig(
@@ -92,3 +98,16 @@ def check_same(run: Run, reference: Run) -> None:
         assert run.plan(epoch).read_bytes() == reference.plan(epoch).read_bytes()
         assert not epoch or run.scores(epoch).read_bytes() == reference.scores(epoch).read_bytes()
     assert same_weights(run, reference)
+
+
+def eventually(seen: Callable[[], Any], what: str, seconds: float = 170) -> None:
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, f"{what}: not seen in {seconds:g} s"
+        time.sleep(0.005)
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what it knows of Ray."""
+    own = ("RAY_", "REMIX_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}

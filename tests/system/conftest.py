@@ -1,6 +1,8 @@
 """Fixtures shared by the tests of this folder: shards, features, stores, and a browser page."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,15 @@ from playwright.sync_api import Browser, sync_playwright
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import StorePath
 from service.report import write_report
-from tests.support.faults import DECODE, NUM_SHARDS, Decoded, decode_into, files
+from tests.support.faults import (
+    DECODE,
+    NUM_SHARDS,
+    Decoded,
+    Start,
+    decode_into,
+    environment,
+    files,
+)
 from tests.support.media_files import encode_clip, encode_npy, facts, tone, write_shard
 from tests.support.pages import CHROMIUM, HOSTILE, copy_run, outside, reject, replan
 from tests.support.serving import serving
@@ -55,7 +65,7 @@ def decoded(shards: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster:
 @pytest.fixture(scope="module")
 def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store")
-    make_features(store / "features" / "made", missing=0.2, num_rows=500)
+    make_features(store / "features" / "made", missing=0.2, num_rows=350)
     return store
 
 
@@ -97,3 +107,21 @@ def report(page_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "report.html"
     outside(lambda: write_report(str(page_store / "runs" / "fine"), StorePath.at(out)))
     return out
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts a command of `remix`, with a Ray of its own, that does not outlive the tests."""
+    started = []
+
+    def begin(*arguments: object, log: Path) -> "subprocess.Popen[bytes]":
+        command = [str(Path(sys.executable).parent / "remix"), *map(str, arguments)]
+        with log.open("wb") as sink:
+            process = subprocess.Popen(command, env=environment(), stdout=sink, stderr=sink)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.terminate()
+        process.wait()

@@ -52,7 +52,8 @@ def check_equal(first: Run, second: Run) -> None:
     before, after = scores(first, 2), scores(second, 2)
     assert before.keys() == after.keys()
     for name, values in before.items():
-        np.testing.assert_allclose(values, after[name], rtol=1e-2, atol=1e-3)
+        # on GPUs, convolutions have the 10-bit mantissas of TF32
+        np.testing.assert_allclose(values, after[name], rtol=0.1, atol=0.01)
     losses = [run.epochs()["train_loss"].to_numpy()[:2] for run in (first, second)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
     for run in (first, second):
@@ -80,8 +81,9 @@ def test_two_ranks_on_one_gpu_train_what_one_trains(store: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("train", [{"amp": "bf16"}, {"compile": True}])
 def test_mixed_precision_and_compilation_learn_alike(store: Path, train: dict[str, Any]) -> None:
-    plain = launch(on_gpu(store, "plain"))
-    run = launch(on_gpu(store, f"with-{'-'.join(train)}", train=train))
+    name = next(iter(train))
+    plain = launch(on_gpu(store, f"without-{name}"))
+    run = launch(on_gpu(store, f"with-{name}", train=train))
     losses = [each.epochs()["train_loss"].to_numpy()[:2] for each in (plain, run)]
     np.testing.assert_allclose(*losses, rtol=0.05)
     assert verify(run)["ok"]

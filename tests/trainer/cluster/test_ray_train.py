@@ -20,10 +20,8 @@ from pipeline.storage.store_path import StorePath
 from tests.support.stores import check_coverage, make_features, run_config, weights
 from trainer.cluster.ray_train import watched
 from trainer.launch import launch
-from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.offline import load, score_checkpoint
-from trainer.scoring.predictor import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -111,44 +109,6 @@ def test_offline_scores_of_two_actors_are_those_of_this_process(
         )
     missing = ~features.has[rows, features.modalities.index("sight")]
     assert np.isnan(table["kl_sight"].to_numpy()).tolist() == missing.tolist()
-
-
-def test_a_run_that_stops_in_mid_epoch_goes_on_with_two_workers(
-    store: Path, one: Run, ray_cluster: None
-) -> None:
-    asked = {"name": "elastic", "optimizer": {"kind": "sgd", "lr": 0.01}}
-
-    def stop(event: dict[str, object]) -> None:
-        if event["event"] == "step" and (event["epoch"], event["step"]) == (1, 3):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        launch(run_config(store, **asked), progress=stop)
-    run = launch(run_config(store, **asked, resources={"workers": 2}), resume=True)
-    check_coverage(run, 4)
-    assert run.steps(1)["world_size"].to_pylist()[:4] == [1, 1, 1, 2]
-    assert set(run.steps(2)["world_size"].to_pylist()) == {2}
-    assert run.plan(1).read_bytes() == one.plan(1).read_bytes()
-    np.testing.assert_allclose(
-        run.steps(1)["loss"].to_numpy(), one.steps(1)["loss"].to_numpy(), rtol=1e-4
-    )
-
-
-def test_ranks_with_batch_norm_validate_the_model_that_is_saved(
-    store: Path, ray_cluster: None
-) -> None:
-    small = {"kind": "cnn", "width": 4, "norm": "batch"}
-    config = run_config(
-        store,
-        name="norm",
-        model={"encoder": small, "encoders": {}},
-        train={"epochs": 2, "warmup_epochs": 1},
-        resources={"workers": 2},
-    )
-    run, features = launch(config), FeatureSet.open(config.features_path)
-    predict = load(run.checkpoint("last"), features)
-    found = evaluate(predict, features, "validation", 32, World())
-    assert run.epochs()["validation_loss"][-1].as_py() == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_progress_continues_after_a_read_error(
