@@ -100,7 +100,7 @@ class Trainer:
             if epoch == until:
                 break
             self._finish_race(epoch)
-            history = self.run.history(epoch) if self.world.is_rank_zero else []
+            history = self._history(epoch) if self.world.is_rank_zero else []
             names, schedule = self.model.modalities, schedule_of(self.config, history)
             phase, share, is_due = self.world.broadcast(
                 (
@@ -115,6 +115,10 @@ class Trainer:
                 self._race(epoch)
             self._restore(phase)
             self._epoch(epoch, phase, share, schedule, history)
+
+    def _history(self, epoch: int) -> list[Row]:
+        has_budget = self.config.train.budget.is_set
+        return race.charged_history(self.run, epoch) if has_budget else self.run.history(epoch)
 
     def _race(self, epoch: int) -> None:
         """Train the challenger of method `auto` from the state at the start of an epoch."""

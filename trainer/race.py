@@ -13,7 +13,7 @@ from pipeline.arrays import Float64Array
 from pipeline.storage.arrow_files import write_table
 from trainer.config import RunConfig
 from trainer.run_directory import Run
-from trainer.schedule import RACE_EPOCHS
+from trainer.schedule import RACE_EPOCHS, Row
 
 CHALLENGER = "handover"
 
@@ -34,7 +34,12 @@ def prepare(run: Run, config: RunConfig, epoch: int) -> None:
     if not (race.path / "run.json").exists():
         for path in (run.path / "checkpoints").list():
             (race.path / "checkpoints" / path.name).write_bytes(path.read_bytes())
-        write_table(race.path / "epochs.arrow", run.epochs().slice(0, epoch))
+        epochs = run.epochs().slice(0, epoch)
+        if config.train.budget.is_set:
+            progress = [row["progress"] for row in charged_history(run, epoch)]
+            column = epochs.schema.get_field_index("progress")
+            epochs = epochs.set_column(column, epochs.schema.field(column), [progress])
+        write_table(race.path / "epochs.arrow", epochs)
         metadata = {**run.metadata, "config": challenger.model_dump(mode="json")}
         # written last: a race with this file has its complete state
         (race.path / "run.json").write_json(metadata)
@@ -43,21 +48,47 @@ def prepare(run: Run, config: RunConfig, epoch: int) -> None:
 def decide(run: Run, epoch: int, own: Float64Array, other: Float64Array) -> dict[str, Any]:
     """Compare validation losses (n,) of the run and of the race, and write the race's result.json.
 
-    The race is won if its mean loss is lower by more than one paired standard error.
+    The race is won if its mean loss is lower by more than one paired standard error. Its result has
+    `spent`, the share of the run's budget that went into the epochs of the loser.
     """
+    race, end = race_of(run, epoch), epoch + RACE_EPOCHS
     gain = own - other
     error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
+    won = bool(gain.mean() > error)
+    before, after = charged_history(run, epoch)[-1], (run if won else race).history(end)[-1]
     result = {
         "epoch": epoch,
         "method": CHALLENGER,
         "loss": float(own.mean()),
         "loss_of_race": float(other.mean()),
         "standard_error": error,
-        "won": bool(gain.mean() > error),
+        "won": won,
+        "spent": after["progress"] - before["progress"],
         "applied": False,
     }
-    (race_of(run, epoch).path / "result.json").write_json(result)
+    (race.path / "result.json").write_json(result)
     return result
+
+
+def charged_history(run: Run, epoch: int) -> list[Row]:
+    """The rows of epochs.arrow before an epoch.
+
+    Progress is as if the losers of races that ended since a row had been trained before it, so that
+    differences between rows are what epochs have spent.
+    """
+    paths = (each.path / "result.json" for each in run.races())
+    spent = {
+        result["epoch"] + RACE_EPOCHS: result["spent"]
+        for result in (path.read_json() for path in paths if path.exists())
+    }
+    return [
+        {
+            **row,
+            "progress": row["progress"]
+            + sum(share for end, share in spent.items() if row["epoch"] < end <= epoch),
+        }
+        for row in run.history(epoch)
+    ]
 
 
 def take_over(run: Run, epoch: int) -> None:

@@ -68,7 +68,8 @@ def phase_of(
 def race_is_due(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> bool:
     """Whether `auto` trains `handover` besides, from the state after `history`.
 
-    A race starts if a modality has stopped since the last one started, and that one has ended.
+    A race starts if a modality has stopped since the last one started, that one has ended, and the
+    rest of the run is longer than it. A budget must have room for both sides, which it pays for.
     """
     if METHODS[config.method].schedule != "auto" or schedule_of(config, history) != "joint":
         return False
@@ -78,7 +79,12 @@ def race_is_due(config: RunConfig, modalities: Sequence[str], history: Sequence[
         stopped = [name for name in modalities if has_stopped(name, config, history[:epoch])]
         if stopped != known and epoch >= start + RACE_EPOCHS:
             known, start = stopped, epoch
-    return start == len(history) and start + RACE_EPOCHS < config.train.epochs
+    if start != len(history) or start + RACE_EPOCHS >= config.train.epochs:
+        return False
+    if not config.train.budget.is_set:
+        return True
+    done, before = (row["progress"] for row in ({"progress": 0.0}, *history)[:-3:-1])
+    return bool(done + (2 * RACE_EPOCHS + 1) * (done - before) < 1)
 
 
 def _handover(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> Phase:

@@ -75,13 +75,17 @@ def test_a_run_that_stops_around_a_race_resumes_to_the_same_bits(store: Path, ep
     assert same_weights(straight, launch(config, resume=True))
 
 
-@pytest.mark.parametrize("method", ["remix", "alternate", "handover"])
-def test_a_budget_of_operations_is_spent_to_a_percent(store: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "seed"),
+    [("remix", WON), ("alternate", WON), ("handover", WON), ("auto", WON), ("auto", LOST)],
+)
+def test_a_budget_of_operations_is_spent_to_a_percent(store: Path, method: str, seed: int) -> None:
     features, joint = FeatureSet.open(store / "features" / "made"), "joint_heads"
     reference = config_of(store, joint, WON)
-    spent = Meter(reference, features).training(launch(reference, resume=True))
-    config = config_of(store, method, WON, name="budget", epochs=100, budget={"flops": spent})
+    spent = 2 * Meter(reference, features).training(launch(reference, resume=True))
+    config = config_of(store, method, seed, name="budget", epochs=100, budget={"flops": spent})
     run = launch(config)
+    assert method != "auto" or [race["won"] for race in races_of(run)][-1] == (seed == WON)
     assert Meter(config, features).training(run) == pytest.approx(spent, rel=0.01)
     progress = run.epochs()["progress"].to_pylist()
     assert progress == sorted(progress) and progress[-1] == 1.0 > progress[-2]
