@@ -1,6 +1,6 @@
 # make demo: set up and run the demo on generated clips.  make test: set up and run all checks.
 # make docs: build the documentation into site/.
-# make findings: all policies on all data sets with a small budget, as in docs/findings.md.
+# make findings: training methods on all data sets with a small budget, as in docs/findings.md.
 # make compose-test: test the cluster of docker-compose.yml, with faults, on this machine's Docker.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
