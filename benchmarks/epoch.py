@@ -41,6 +41,11 @@ from trainer.scoring.predictor import Predictor
 from trainer.strategies.base import TrainStep, build_optimizer
 
 NUM_CLASSES = 6
+WHAT = {
+    "above": "seconds of a remix epoch: score, plan, train",
+    "below": "seconds of a joint epoch: plan, train",
+    "goal": 0.9,
+}
 
 
 def write_features(path: StorePath, num_rows: int, pixels: int) -> FeatureSet:
@@ -205,15 +210,8 @@ def main() -> None:
             },
             "benchmark",
         )
-        epochs = Epochs(
-            config,
-            write_features(
-                StorePath.at(Path(folder) / "features" / "synthetic"),
-                arguments.rows,
-                arguments.pixels,
-            ),
-            device,
-        )
+        path = StorePath.at(Path(folder) / "features" / "synthetic")
+        epochs = Epochs(config, write_features(path, arguments.rows, arguments.pixels), device)
         # warm up allocations, kernel selection and page cache
         epochs.run("joint")
         epochs.run("remix")
@@ -241,15 +239,10 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "stand_ins": STAND_INS,
     }
-    what = {
-        "above": "seconds of a remix epoch: score, plan, train",
-        "below": "seconds of a joint epoch: plan, train",
-        "goal": 0.9,
-    }
     report(
         "epoch",
         statistics.median(ratios),
-        **what,
+        **WHAT,
         **sides,
         ratios=rounded(ratios),
         processor_ratios=rounded(processor),

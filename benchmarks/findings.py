@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from _report import machine
@@ -33,6 +33,7 @@ from pipeline.errors import InputError
 from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic.generate import generate
 from pipeline.storage.store_path import StorePath
+from remix.cli.train import DEMO
 from trainer.comparison.compare import compare
 from trainer.comparison.parallel import train_at_once
 from trainer.comparison.tables import markdown
@@ -40,7 +41,6 @@ from trainer.comparison.tuning import tuning_of
 from trainer.config import GenerateConfig, RunConfig, merge
 from trainer.prepare_features import ensure_features
 
-Profile = Literal["plain", "slow", "crossed", "hollow", "leaky"]
 METHODS = (
     "joint",
     "joint_heads",
@@ -58,7 +58,8 @@ RATES = {"optimizer.lr": [1e-3, 3e-3]}
 """Learning rates to choose from, and their path in the configuration."""
 NUM_TUNING_SEEDS = 1
 PIXEL_NOISE = 80
-"""SD of the noise on the pictures of avdigits, in grey levels."""
+"""SD of the noise on the pictures of avdigits, in grey levels; without it, pictures alone have
+nearly all digits right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,41 +167,39 @@ def prepare(name: str, store: str, small: bool) -> RunConfig:
     return config
 
 
-def generated(profile: Profile, encoders: Mapping[str, Any]) -> DataSet:
+def generated(profile: str, encoders: Mapping[str, Any]) -> DataSet:
     """A profile of `remix generate`, with the settings of the demo."""
     return DataSet(
-        write=lambda _, shards: generate(shards, **GenerateConfig(profile=profile).model_dump()),
-        run={
-            "model": {"encoders": encoders},
-            "optimizer": {"decay": 1.0},
-            "train": {"epochs": 14, "warmup_epochs": 2, "batch_size": 32},
-        },
+        write=lambda _, shards: generate(
+            shards, **parse(GenerateConfig, {"profile": profile}, profile).model_dump()
+        ),
+        run=merge(DEMO, {"model": {"encoders": encoders}}),
         decode={},
         seeds=5,
         real=False,
     )
 
 
-def imported(**options: Any) -> Callable[[Path, Path], object]:
-    """Imports an archive with its manifest."""
+def imported(noise: float = 0.0, **options: Any) -> Callable[[Path, Path], object]:
+    """Imports an archive with its manifest; `noise` is the SD of noise on its PNG files."""
 
     def write(data: Path, shards: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             with tarfile.open(data) as tar:
                 tar.extractall(folder, filter="data")
-            if data.parent.name == "avdigits":
-                add_noise(Path(folder))
+            if noise:
+                add_noise(Path(folder), noise)
             import_table(data.parent / "manifest.csv", shards, root=Path(folder), **options)
 
     return write
 
 
-def add_noise(folder: Path) -> None:
-    """Add noise to all PNG files: without it, pictures alone have nearly all digits right."""
+def add_noise(folder: Path, sd: float) -> None:
+    """Add noise to all PNG files."""
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"), np.float64)
-        noise = np.random.default_rng([0, number]).normal(0, PIXEL_NOISE, pixels.shape)
+        noise = np.random.default_rng([0, number]).normal(0, sd, pixels.shape)
         Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(path)
 
 
@@ -231,6 +230,7 @@ SETS: Mapping[str, DataSet] = {
     ),
     "avdigits": DataSet(
         write=imported(
+            noise=PIXEL_NOISE,
             modalities={"audio": "audio_path", "image": "image_path"},
             split_by="speaker",
             validation_share=0.25,

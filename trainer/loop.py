@@ -100,7 +100,7 @@ class Trainer:
             if epoch == until:
                 break
             self._finish_race(epoch)
-            history = self._history(epoch) if self.world.is_rank_zero else []
+            history = race.charged_history(self.run, epoch) if self.world.is_rank_zero else []
             names, schedule = self.model.modalities, schedule_of(self.config, history)
             phase, share, is_due = self.world.broadcast(
                 (
@@ -115,10 +115,6 @@ class Trainer:
                 self._race(epoch)
             self._restore(phase)
             self._epoch(epoch, phase, share, schedule, history)
-
-    def _history(self, epoch: int) -> list[Row]:
-        has_budget = self.config.train.budget.is_set
-        return race.charged_history(self.run, epoch) if has_budget else self.run.history(epoch)
 
     def _race(self, epoch: int) -> None:
         """Train the challenger of method `auto` from the state at the start of an epoch."""
@@ -150,7 +146,7 @@ class Trainer:
                 for run in (self.run, rival)
             ]
             if losses[0] is not None and losses[1] is not None:
-                race.decide(self.run, start, losses[0], losses[1])
+                race.decide(self.run, self.config, start, losses[0], losses[1])
         result = world.broadcast(path.read_json() if world.is_rank_zero else {})
         if result["won"] and not result["applied"]:
             if world.is_rank_zero:
@@ -374,6 +370,7 @@ def train(
         # floating-point sums depend on the number of threads
         torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     nodes = world.gather(platform.node())
+    world = replace(world, node_size=nodes.count(platform.node()))
     if world.is_rank_zero:
         run.update(status="running", nodes=nodes, error=None)
     return Trainer(config, features, run, world, progress).train()

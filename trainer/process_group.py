@@ -18,11 +18,12 @@ T = TypeVar("T")
 class World:
     """Rank, size and device of this process; with one process, collectives return their input.
 
-    Collectives must be called by every rank.
+    Collectives must be called by every rank. `node_size` is the number of ranks on this node.
     """
 
     rank: int = 0
     size: int = 1
+    node_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

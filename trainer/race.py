@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.arrays import Float64Array
 from pipeline.storage.arrow_files import write_table
@@ -34,22 +35,20 @@ def prepare(run: Run, config: RunConfig, epoch: int) -> None:
     if not (race.path / "run.json").exists():
         for path in (run.path / "checkpoints").list():
             (race.path / "checkpoints" / path.name).write_bytes(path.read_bytes())
-        epochs = run.epochs().slice(0, epoch)
-        if config.train.budget.is_set:
-            progress = [row["progress"] for row in charged_history(run, epoch)]
-            column = epochs.schema.get_field_index("progress")
-            epochs = epochs.set_column(column, epochs.schema.field(column), [progress])
-        write_table(race.path / "epochs.arrow", epochs)
+        rows, schema = charged_history(run, epoch), run.epochs().schema
+        write_table(race.path / "epochs.arrow", pa.Table.from_pylist(rows, schema))
         metadata = {**run.metadata, "config": challenger.model_dump(mode="json")}
         # written last: a race with this file has its complete state
         (race.path / "run.json").write_json(metadata)
 
 
-def decide(run: Run, epoch: int, own: Float64Array, other: Float64Array) -> dict[str, Any]:
+def decide(
+    run: Run, config: RunConfig, epoch: int, own: Float64Array, other: Float64Array
+) -> dict[str, Any]:
     """Compare validation losses (n,) of the run and of the race, and write the race's result.json.
 
     The race is won if its mean loss is lower by more than one paired standard error. Its result has
-    `spent`, the share of the run's budget that went into the epochs of the loser.
+    `spent`, the share of the run's budget that went into the epochs of the loser, 0 without one.
     """
     race, end = race_of(run, epoch), epoch + RACE_EPOCHS
     gain = own - other
@@ -63,7 +62,7 @@ def decide(run: Run, epoch: int, own: Float64Array, other: Float64Array) -> dict
         "loss_of_race": float(other.mean()),
         "standard_error": error,
         "won": won,
-        "spent": after["progress"] - before["progress"],
+        "spent": after["progress"] - before["progress"] if config.train.budget.is_set else 0.0,
         "applied": False,
     }
     (race.path / "result.json").write_json(result)

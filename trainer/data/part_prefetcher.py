@@ -19,7 +19,8 @@ LOG = logging.getLogger("remix.cache")
 Reads = Sequence[tuple[str, Array]]
 """What one step reads: pairs of a modality and its rows."""
 AHEAD_SHARE = 0.5
-"""Maximum fraction of the cache that holds prefetched, unread parts, so that none is evicted."""
+"""Maximum fraction of the cache that holds prefetched, unread parts of all ranks of a node, so that
+none is evicted."""
 AHEAD_STEPS = 1024
 """Maximum number of steps that the prefetcher is ahead of the reader."""
 
@@ -71,9 +72,8 @@ def prefetched_rows(
     def batches() -> Iterable[tuple[int, Array]]:
         return batches_of(rows, batch_size, world.rank, world.size)
 
-    with Prefetcher(
-        features, ([(name, batch) for name in features.modalities] for _, batch in batches())
-    ) as ahead:
+    steps = ([(name, batch) for name in features.modalities] for _, batch in batches())
+    with Prefetcher(features, steps, world.node_size) as ahead:
         for step, batch in enumerate(batches()):
             ahead.advance(step)
             yield batch
@@ -82,12 +82,13 @@ def prefetched_rows(
 class Prefetcher:
     """Context manager with a thread that fetches the parts of steps, in order of first use.
 
-    Errors of the thread are raised by `advance`.
+    Errors of the thread are raised by `advance`. `num_ranks` processes of the node share the cache.
     """
 
-    def __init__(self, features: FeatureSet, steps: Iterable[Reads]) -> None:
+    def __init__(self, features: FeatureSet, steps: Iterable[Reads], num_ranks: int = 1) -> None:
         self._features, self._steps = features, steps
-        self._bound = AHEAD_SHARE * features.cache.max_bytes if features.cache else 0
+        size = features.cache.max_bytes if features.cache else 0
+        self._bound = AHEAD_SHARE * size / num_ranks
         self._changed = threading.Condition()
         # (step, part, bytes) of prefetched parts whose step is not reached yet
         self._fetched: deque[tuple[int, tuple[str, int], int]] = deque()

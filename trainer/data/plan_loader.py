@@ -46,7 +46,8 @@ class PlanLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         steps = enumerate(self.plan.steps(self.start))
-        with Prefetcher(self.features, map(self._reads, self.plan.steps(self.start))) as fetcher:
+        reads = map(self._reads, self.plan.steps(self.start))
+        with Prefetcher(self.features, reads, self.world.node_size) as fetcher:
 
             def load(number: int, step: Step) -> Batch:
                 fetcher.advance(number)

@@ -65,9 +65,9 @@ def test_with_locality_a_small_cache_fetches_each_part_once(
 ) -> None:
     plan, ranks = local_plan(features, 64), []
     for rank in range(world_size):
-        cache = NodeCache(tmp_path / "cache", 6 * world_size * part_bytes(features))
-        cached = remote(features, cache)
-        ranks.append(loaded(cached, plan, World(rank=rank, size=world_size)))
+        cached = remote(features, NodeCache(tmp_path / "cache", 6 * part_bytes(features)))
+        world = World(rank=rank, size=world_size, node_size=world_size)
+        ranks.append(loaded(cached, plan, world))
     assert sum(1 for _ in zip(*ranks, strict=True)) == len(plan)
     assert list(downloads(cached).values()) == [1] * 36
 
