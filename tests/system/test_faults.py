@@ -28,22 +28,27 @@ from tests.support.faults import (
     slow_config,
     temporaries,
 )
+from tests.support.ranks import on_two_ranks
+from trainer import loop
+from trainer.config import RunConfig
+from trainer.data.part_prefetcher import open_features
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
+from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
 pytestmark = pytest.mark.faults
 
 
-def kill_driver(process: "subprocess.Popen[bytes]", *, and_its_workers: bool) -> None:
-    """SIGKILL a driver, optionally with its workers; otherwise they must end by themselves."""
+def kill_driver(process: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL a driver; its workers must end by themselves."""
     started = psutil.Process(process.pid).children(recursive=True)
     titles = {each: title_of(each) for each in started}
     process.kill()
     process.wait()
     at_work = [each for each, title in titles.items() if "ray::" in title and "Agent" not in title]
-    left = [] if and_its_workers else psutil.wait_procs(at_work, timeout=120)[1]
+    left = psutil.wait_procs(at_work, timeout=120)[1]
     for each in started:
         with suppress(psutil.NoSuchProcess):
             each.kill()  # Ray's agents would wait a minute for their driver
@@ -100,7 +105,7 @@ def test_the_driver_dies_while_it_decodes(
     process = start("decode", shards, "--out", out, log=log)
     eventually(lambda: is_decoding(out) or process.poll() is not None, "shards being decoded")
     assert process.poll() is None, log.read_text()
-    kill_driver(process, and_its_workers=False)
+    kill_driver(process)
     decoded.check_partial(files(out))
     summary = decode_into(out, shards)
     assert re.search(rf"\b{process.pid}\b", summary.notes[0]) and "remix decode" in summary.notes[0]
@@ -123,10 +128,17 @@ def test_a_feature_set_is_decoded_by_one_process_at_a_time(
     assert files(out) == {}
 
 
+def train(world: World, config: RunConfig) -> None:
+    loop.train(config, Run.open(config.run_path), open_features(config), world)
+
+
 @pytest.fixture(scope="module")
-def reference(made_store: Path, ray_cluster: None) -> Run:
-    """The run on two workers that nothing disturbs."""
-    return launch(slow_config(made_store, "reference"))
+def reference(made_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run on two ranks that nothing disturbs; without Ray, which takes most of a short run."""
+    config = slow_config(made_store, "reference")
+    run = Run.create(config, open_features(config))
+    on_two_ranks(tmp_path_factory.mktemp("ranks"), train, config)
+    return run
 
 
 def is_amid_epoch(run: Run) -> bool:
@@ -145,7 +157,9 @@ def is_amid_scores(run: Run, reference: Run) -> bool:
     return True
 
 
-def test_train_workers_die_in_scoring_and_in_an_epoch(made_store: Path, reference: Run) -> None:
+def test_train_workers_die_in_scoring_and_in_an_epoch(
+    made_store: Path, reference: Run, ray_cluster: None
+) -> None:
     config = slow_config(made_store, "twice", max_failures=2)
     run = Run(config.run_path)
 
@@ -162,16 +176,17 @@ def test_train_workers_die_in_scoring_and_in_an_epoch(made_store: Path, referenc
     check_same(run, reference)
 
 
-def test_the_driver_dies_in_the_middle_of_an_epoch(
-    made_store: Path, start: Start, reference: Run, tmp_path: Path
+def test_a_training_process_dies_in_the_middle_of_an_epoch(
+    made_store: Path, start: Start, tmp_path: Path
 ) -> None:
-    config = slow_config(made_store, "interrupted")
+    config = slow_config(made_store, "interrupted", num_workers=0)
     run, path, log = Run(config.run_path), tmp_path / "run.yaml", tmp_path / "log"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     process = start("train", path, log=log)
     eventually(lambda: is_amid_epoch(run) or process.poll() is not None, "a step")
     assert process.poll() is None, log.read_text()
-    kill_driver(process, and_its_workers=True)
+    process.kill()
+    process.wait()
     cursor = checkpoints.load(run.checkpoint("last"))["cursor"]
     assert cursor["epoch"] == 1
     assert cursor["step"] > 0
@@ -184,4 +199,4 @@ def test_the_driver_dies_in_the_middle_of_an_epoch(
     texts = [event["text"] for event in events if event["event"] == "takeover"]
     assert [bool(re.search(rf"\b{dead['pid']}\b", text)) for text in texts] == [True]
     assert "remix train" in texts[0]
-    check_same(run, reference)
+    check_same(run, launch(slow_config(made_store, "undisturbed", num_workers=0)))

@@ -2,23 +2,20 @@
 last checkpoint."""
 
 import logging
-import platform
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 
-from pipeline.errors import MissingError, RemixError, StoreError
+from pipeline.errors import MissingError, RemixError
 from pipeline.ray_cluster import connect, require_resources
 from pipeline.storage.store_path import StorePath
 from trainer import config as configs
 from trainer import loop
-from trainer.data.part_prefetcher import open_features
-from trainer.process_group import World
+from trainer.cluster.train_worker import train_worker
 from trainer.run_directory import Run
 
 if TYPE_CHECKING:
@@ -75,8 +72,8 @@ def train(
         "store": str(StorePath.at(config.store).local or config.store),
     }
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": run_config, "run": run},
+        train_worker,
+        train_loop_config={"config": run_config},
         scaling_config=scaling,
         run_config=storage,
     )
@@ -104,26 +101,6 @@ def _remix_error(error: ray.train.TrainingFailedError) -> RemixError | None:
         ),
         None,
     )
-
-
-def _worker(arguments: dict[str, Any]) -> None:
-    context, device, run = ray.train.get_context(), get_device(), arguments["run"]
-    if device.type == "cuda":
-        # collectives use the current device, which is the first GPU by default for all workers
-        torch.cuda.set_device(device)
-    if not (run.path / "run.json").exists():
-        raise StoreError(
-            f"{run.path} does not exist on node {platform.node()}",
-            "use a store that all nodes of the cluster share",
-        )
-    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-
-    def report(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
-            ray.train.report({key: value for key, value in event.items() if key != "event"})
-
-    config = configs.RunConfig.model_validate(arguments["config"])
-    loop.train(config, run, open_features(config), world, report)
 
 
 @contextmanager

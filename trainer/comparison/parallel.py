@@ -22,7 +22,10 @@ def train_at_once(
     """
     if configs and not (configs[0].features_path / MANIFEST).exists():
         launch(configs[0], resume=True)  # decodes the features, which the others share
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    # processes are forked from one that has imported everything and uses no GPU
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(jobs, context) as pool:
         try:
             futures = [pool.submit(_train, config) for config in configs]
             for done, future in enumerate(as_completed(futures), 1):
