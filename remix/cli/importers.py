@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from remix.cli.output import Json, pairs, progress, say
 
+_MAX_CLASSES = 20
 NumShards = Annotated[
     int | None, Option("--shards", help="Number of shards; by default about 256 samples each.")
 ]
@@ -19,7 +20,9 @@ AllowIncomplete = Annotated[
 def import_table(
     manifest: Annotated[Path, Argument(help="CSV file, one row per sample.")],
     out: Annotated[Path, Argument(help="Folder for the shards.")],
-    modality: Annotated[list[str], Option(help="NAME=PATH_COLUMN, once per modality.")],
+    modality: Annotated[
+        list[str], Option(help="NAME=PATH_COLUMN or NAME=text:COLUMN, once per modality.")
+    ],
     label: Annotated[str, Option(help="Column of the class.")] = "label",
     split: Annotated[str, Option(help="Column of the split: train, validation, test.")] = "split",
     sample_id: Annotated[str, Option(help="Column of the unique id.")] = "sample_id",
@@ -64,7 +67,7 @@ def import_table(
             seed=seed,
             progress=update,
         )
-    say(result, f"{result['samples']} samples: {out}", json_)
+    say(result, imported(result, out), json_)
 
 
 def import_cremad(
@@ -152,13 +155,27 @@ def import_kinetics_sounds(
 
 
 def imported(result: dict[str, Any], out: Path) -> str:
-    """Summarize the import of a known dataset."""
-    splits = ", ".join(f"{counts['samples']} {split}" for split, counts in result["splits"].items())
-    text, origin = f"{result['samples']} samples ({splits})", result["origin"]
-    if lost := origin["left_out"]:
+    """Summarize an import: its samples, what it left out, and its classes."""
+    splits, origin = result["splits"], result["origin"]
+    sizes = ", ".join(f"{counts['samples']} {split}" for split, counts in splits.items())
+    text = f"{result['samples']} samples ({sizes})"
+    if lost := origin.get("left_out"):
         text += f"; {len(lost)} left out, listed in shards.json"
     if num := origin.get("num_unlisted"):
         text += f"; {num} in no list"
     if classes := origin.get("missing_classes"):
         text += f"; without {', '.join(classes)}"
-    return f"{text}: {out}"
+    lines = [f"{text}: {out}"]
+    for name, num in result["missing"].items():
+        lines += [f"{num} samples lack {name}"] if num else []
+    labels = sorted({label for split in splits.values() for label in split["labels"]})
+    lines.append(f"{len(labels)} classes:")
+    for label in labels[:_MAX_CLASSES]:
+        of_label = {split: counts["labels"].get(label, 0) for split, counts in splits.items()}
+        lines.append(f"  {label!r}: " + ", ".join(f"{num} {s}" for s, num in of_label.items()))
+    if len(labels) > _MAX_CLASSES:
+        lines.append(f"  and {len(labels) - _MAX_CLASSES} more")
+    for group in origin["similar_labels"]:
+        names = ", ".join(f"{label!r} ({num})" for label, num in group.items())
+        lines.append(f"Different classes, by blanks, case or Unicode form alone: {names}")
+    return "\n".join(lines)
