@@ -1,4 +1,4 @@
-"""Commands that import a dataset: `remix import table|cremad|kinetics-sounds`."""
+"""Commands that import a dataset: `remix import table|hf|cremad|kinetics-sounds`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,12 @@ _MAX_CLASSES = 20
 NumShards = Annotated[
     int | None, Option("--shards", help="Number of shards; by default about 256 samples each.")
 ]
+Seed = Annotated[int, Option(help="Seed; the same seed gives the same result.")]
+SplitBy = Annotated[
+    str | None,
+    Option(help="Keep rows with the same value of this column together in train or validation."),
+]
+TrainShare = Annotated[float, Option(help="Share of the training rows to move to validation.")]
 AllowIncomplete = Annotated[
     bool,
     Option("--allow-incomplete", help="Leave out clips that are damaged or lack audio or video."),
@@ -34,17 +40,10 @@ def import_table(
     root: Annotated[
         Path | None, Option(help="Folder of relative paths; by default the manifest's folder.")
     ] = None,
-    split_by: Annotated[
-        str | None,
-        Option(
-            help="Keep rows with the same value of this column together in train or validation."
-        ),
-    ] = None,
-    validation_share: Annotated[
-        float, Option(help="Share of the training rows to move to validation.")
-    ] = 0.0,
+    split_by: SplitBy = None,
+    validation_share: TrainShare = 0.0,
     num_shards: NumShards = None,
-    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
+    seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Import a CSV file with sample_id, split, label and a path column per modality."""
@@ -61,6 +60,45 @@ def import_table(
             where=pairs(where, "--where"),
             kinds=pairs(kind, "--kind"),
             root=root,
+            split_by=split_by,
+            validation_share=validation_share,
+            num_shards=num_shards,
+            seed=seed,
+            progress=update,
+        )
+    say(result, imported(result, out), json_)
+
+
+def import_hf(
+    name: Annotated[str, Argument(help="Folder of save_to_disk, or a dataset in the cache.")],
+    out: Annotated[Path, Argument(help="Folder for the shards.")],
+    modality: Annotated[
+        list[str],
+        Option(help="NAME=COLUMN, once per modality; by default all image, audio and video."),
+    ] = [],  # noqa: B006
+    label: Annotated[
+        str | None, Option(help="Column of the class; by default the only ClassLabel, or label.")
+    ] = None,
+    kind: Annotated[
+        list[str],
+        Option(help="NAME=video|audio|image|tensor|text, if the column does not show it."),
+    ] = [],  # noqa: B006
+    split_by: SplitBy = None,
+    validation_share: TrainShare = 0.0,
+    num_shards: NumShards = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Import a Hugging Face dataset that is saved to disk or in the local cache."""
+    from pipeline.sources.importers.hugging_face import import_hf as run
+
+    with progress("import") as update:
+        result = run(
+            name,
+            out,
+            modalities=pairs(modality, "--modality") or None,
+            label=label,
+            kinds=pairs(kind, "--kind"),
             split_by=split_by,
             validation_share=validation_share,
             num_shards=num_shards,
@@ -92,7 +130,7 @@ def import_cremad(
         float, Option(help="Share of all clips; with lists, they define the test split.")
     ] = 0.15,
     num_shards: NumShards = None,
-    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
+    seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Import CREMA-D as published by its authors."""
@@ -132,7 +170,7 @@ def import_kinetics_sounds(
         float, Option(help="Share of the training clips, if no clip is in test.")
     ] = 0.15,
     num_shards: NumShards = None,
-    seed: Annotated[int, Option(help="Seed; the same seed gives the same result.")] = 0,
+    seed: Seed = 0,
     json_: Json = False,
 ) -> None:
     """Import Kinetics-Sounds from class folders or with Kinetics' CSV files."""
@@ -165,6 +203,8 @@ def imported(result: dict[str, Any], out: Path) -> str:
         text += f"; {num} in no list"
     if classes := origin.get("missing_classes"):
         text += f"; without {', '.join(classes)}"
+    if columns := origin.get("ignored_columns"):
+        text += f"; without columns {', '.join(columns)}"
     lines = [f"{text}: {out}"]
     for name, num in result["missing"].items():
         lines += [f"{num} samples lack {name}"] if num else []

@@ -1,5 +1,6 @@
 """Inference of decode settings: kinds from file extensions, parameters from some of the files."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from pipeline.decode.media.image import FORMATS
 from pipeline.decode.media.tensor import npy_header
 from pipeline.errors import DataError
-from pipeline.shards.member_suffixes import DEMUXERS, KINDS_OF, TEXT
+from pipeline.shards.member_suffixes import DEMUXERS, DEMUXERS_OF, KINDS_OF, TEXT
 from pipeline.sources.checks import one_of, require
 from pipeline.sources.importers.content import Source, extension
 
@@ -30,6 +31,7 @@ MAX_LENGTH = 1024
 KINDS = ("video", "audio", "image", "tensor", "text")
 _MAX_HEADER = 2**17
 """Bytes that are read for the header of an .npy file; version 1.0 has at most 2^16 + 10."""
+_USUAL = {"image": "png", "audio": "wav", "video": "mp4"}
 _WITHOUT = {"audio": "without sound", "video": "without pictures"}
 # A playlist could make FFmpeg open local files and URLs, so only these formats are allowed.
 _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)}
@@ -119,6 +121,27 @@ def stream_problem(path: Path, kinds: Sequence[str]) -> str:
             return _WITHOUT[next(iter(pending.values()))]
     except (av.FFmpegError, OSError, ValueError):
         return "unreadable"
+
+
+def suffix_of(data: bytes, kind: str) -> str:
+    """Return a suffix for bytes of a kind, image, audio or video, that have no file name."""
+    try:
+        if kind == "image":
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                names = {(image.format or "").lower()}
+            fitting = [suffix for suffix in names if suffix in KINDS_OF]
+        else:
+            with av.open(io.BytesIO(data), container_options=_CONTAINER) as container:
+                names = set(container.format.name.split(","))
+            fitting = [
+                suffix
+                for suffix, kinds in KINDS_OF.items()
+                if kinds[0] == kind and names & DEMUXERS_OF.get(suffix, frozenset())
+            ]
+    # Decoding will reject what is unreadable.
+    except Exception:
+        fitting = []
+    return fitting[0] if fitting else _USUAL[kind]
 
 
 def fields_of(name: str, kind: str, files: list[Source]) -> dict[str, Any]:

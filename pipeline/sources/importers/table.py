@@ -77,6 +77,7 @@ def import_table(
     )
     rows = read_manifest(manifest, root or manifest.parent, columns)
     texts = [name for name, column in modalities.items() if column.startswith(TEXT_COLUMN)]
+    kinds = {**(kinds or {}), **dict.fromkeys(texts, "text")}
     origin: dict[str, JsonValue] = {
         "source": "table",
         "manifest": manifest.name,
@@ -85,11 +86,11 @@ def import_table(
     }
     return write_table(
         out,
-        rows,
+        [_without_blank_texts(row, kinds) for row in rows],
         source=str(manifest),
         modalities=modalities,
         label=label,
-        kinds={**(kinds or {}), **dict.fromkeys(texts, "text")},
+        kinds=kinds,
         split_by=split_by,
         validation_share=validation_share,
         num_shards=num_shards,
@@ -101,7 +102,7 @@ def import_table(
 
 def write_table(
     out: Path,
-    rows: Sequence[Row],
+    rows: list[Row],
     *,
     source: str,
     modalities: Mapping[str, str],
@@ -119,7 +120,6 @@ def write_table(
     `source` is the name of the table for messages; the other arguments are those of `import_table`.
     Raises InputError before anything is written, or StoreError.
     """
-    rows = [_without_blank_texts(row, kinds) for row in rows]
     _check_rows(source, rows, modalities, label)
     if validation_share:
         rows = carve_out(rows, "validation", validation_share, split_by, seed)
@@ -232,7 +232,7 @@ def _check_files(rows: Sequence[Row]) -> None:
     if problems:
         cure = (
             "Check the root folder of the paths, run `git lfs pull` if files are git-lfs pointers,"
-            " or remove the lines from the manifest."
+            " or remove the rows."
         )
         raise DataError(describe(problems, "files"), cure)
 
