@@ -2,48 +2,39 @@
 
 _TABLE = (
     # content, suffixes, FFmpeg demuxers that may read them
-    ("clip", "mp4 mov 3gp", "mov"),
+    ("clip", "mp4 mov qt 3gp 3g2 mj2", "mov"),
     ("clip", "m4v", "m4v mov"),
-    ("clip", "mkv webm", "matroska"),
-    ("clip", "avi", "avi"),
+    ("clip", "mkv webm mk3d", "matroska"),
+    ("clip", "avi divx", "avi"),
     ("clip", "flv", "flv"),
+    ("clip", "f4v", "flv mov"),
     ("clip", "mpg mpeg", "mpeg mpegts mpegvideo"),
-    ("clip", "ts", "mpegts"),
+    ("clip", "vob ps", "mpeg"),
+    ("clip", "m1v m2v", "mpegvideo"),
+    ("clip", "ts mts m2ts", "mpegts"),
     ("clip", "ogv", "ogg"),
-    ("clip", "wmv", "asf"),
-    ("audio", "wav", "wav"),
+    ("clip", "wmv asf", "asf"),
+    ("clip", "264 avc h264", "h264"),
+    ("clip", "265 h265 hevc", "hevc"),
+    ("clip", "ivf", "ivf"),
+    ("audio", "wav wave", "wav"),
+    ("audio", "w64", "w64"),
     ("audio", "flac", "flac"),
-    ("audio", "ogg oga opus", "ogg"),
-    ("audio", "mp3 mp2", "mp3"),
-    ("audio", "m4a", "mov"),
+    ("audio", "ogg oga opus spx", "ogg"),
+    ("audio", "mp3 mp2 mpa mpga", "mp3"),
+    ("audio", "m4a m4b", "mov"),
+    ("audio", "mka weba", "matroska"),
     ("audio", "aac", "aac"),
     ("audio", "wma", "asf"),
-    ("audio", "aif aiff", "aiff"),
-    ("audio", "au", "au"),
+    ("audio", "aif aiff aifc", "aiff"),
+    ("audio", "au snd", "au"),
+    ("audio", "caf", "caf"),
     ("audio", "amr", "amr"),
-    ("image", "jpg jpeg png webp bmp tif tiff ppm pgm", ""),
+    ("image", "jpg jpeg jpe jfif png webp bmp dib tif tiff ppm pgm pbm pnm", ""),
     ("image", "gif", "gif"),
-    ("", "264 avc h264", "h264"),
-    ("", "265 h265 hevc", "hevc"),
-    ("", "3g2 m4b mj2 qt", "mov"),
-    ("", "aifc", "aiff"),
-    ("", "asf", "asf"),
-    ("", "caf", "caf"),
-    ("", "f4v", "flv mov"),
-    ("", "ivf", "ivf"),
-    ("", "m1v m2v", "mpegvideo"),
-    ("", "m2ts mts", "mpegts"),
-    ("", "mk3d mka", "matroska"),
-    ("", "mpa mpga", "mp3"),
-    ("", "ps vob", "mpeg"),
-    ("", "snd", "au"),
-    ("", "spx", "ogg"),
-    ("", "w64", "w64"),
-    ("", "wave", "wav"),
     ("tensor", "npy", ""),
     ("text", "txt", ""),
 )
-"""Suffixes with content "" are read only if a configuration names them."""
 
 TEXT = frozenset({"json", "cls"})
 """Suffixes of a sample's metadata."""
@@ -56,17 +47,15 @@ def _suffixes_of(content: str) -> frozenset[str]:
 
 
 CLIPS, AUDIO, IMAGES = _suffixes_of("clip"), _suffixes_of("audio"), _suffixes_of("image")
-MEDIA = CLIPS | AUDIO | IMAGES | _suffixes_of("tensor") | _suffixes_of("text")
-"""Suffixes of media. A member with an unknown suffix is reported as ignored and never decoded."""
-
-_KINDS = {"clip": ("video", "audio"), "": ()}
 KINDS_OF: dict[str, tuple[str, ...]] = {
-    suffix: _KINDS.get(content, (content,))
+    suffix: ("video", "audio") if content == "clip" else (content,)
     for content, names, _ in _TABLE
-    if content
     for suffix in names.split()
 }
 """Kinds of modality that a file may contain, by its suffix; the first is the usual one."""
+MEDIA = frozenset(KINDS_OF)
+"""Suffixes of media. A member with another suffix is reported as ignored, and decoded only if the
+configuration names it."""
 
 DEMUXERS_OF = {
     suffix: frozenset(demuxers.split())

@@ -23,6 +23,7 @@ app = typer.Typer(
 sources = typer.Typer(no_args_is_help=True, help="Import a dataset.")
 app.add_typer(sources, name="import")
 sources.command("table")(importers.import_table)
+sources.command("hf")(importers.import_hf)
 sources.command("cremad")(importers.import_cremad)
 sources.command("kinetics-sounds")(importers.import_kinetics_sounds)
 for command in (

@@ -177,15 +177,15 @@ def _by_folder(src: Path) -> tuple[list[Row], list[FileProblem]]:
             f"{src} contains both split {next(iter(splits)).name} and class {classes[0].name}",
             "Move the class folders into split folders, or use no split folders.",
         )
-    rows = [
-        _row(path, class_of(folder.name), split)
+    clips = [
+        (path, class_of(folder.name), split)
         for parent, split in (splits or {src: "train"}).items()
         for folder in _folders(parent)
         if class_of(folder.name) in CLASSES
         for path in media_below(folder, "video")
     ]
-    _, problems = _unique((row.sample_id, row.files["video"]) for row in rows)
-    return rows, problems
+    _, problems = _unique((path.stem, path) for path, _, _ in clips)
+    return [_row(*clip) for clip in clips], problems
 
 
 def _by_csv(src: Path, csv: Sequence[Path]) -> tuple[list[Row], list[FileProblem]]:

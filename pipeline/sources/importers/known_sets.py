@@ -95,6 +95,7 @@ def _file_problems(rows: Sequence[Row]) -> Iterator[FileProblem]:
     for row in rows:
         for group in groups_of(row):
             path = row.files[group[0]]
+            assert isinstance(path, Path)
             if kind := problem_with(path) or stream_problem(path, group):
                 detail = f" ({path.parent.name}/{path.name})"
                 yield FileProblem(name=row.sample_id, kind=kind, detail=detail)

@@ -1,13 +1,15 @@
 """Reading of CSV manifests into checked rows, and splitting of rows."""
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pipeline.errors import DataError, MissingError
 from pipeline.sources.checks import one_of, require
+from pipeline.sources.importers.content import Content, Source
 from pipeline.sources.splits import carve, carve_groups
 
 SPLIT_NAMES = {
@@ -19,6 +21,10 @@ SPLIT_NAMES = {
     "validate": "validation",
     "test": "test",
 }
+TEXT_COLUMN = "text:"
+"""Prefix of a column that contains texts, not paths."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +32,9 @@ class Row:
     """A sample to import.
 
     Attributes:
-        line: number that replaces the id as the sample's key if an id is not a valid key.
-        files: path by modality, for the modalities that the sample has.
+        line: line of the manifest, if there is one; it replaces the id as the sample's key if an id
+            is not a valid key.
+        files: file or content by modality, for the modalities that the sample has.
         cells: other metadata, by column.
     """
 
@@ -35,8 +42,13 @@ class Row:
     sample_id: str
     label: str
     split: str
-    files: Mapping[str, Path]
+    files: Mapping[str, Source]
     cells: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        """Where the row is, for messages."""
+        return f"line {self.line}" if self.line else f"sample {self.sample_id!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +56,7 @@ class Columns:
     """Names of a manifest's columns.
 
     Attributes:
-        modalities: column of file paths, by modality.
+        modalities: column of file paths, by modality; `text:COLUMN` contains the text itself.
         split_by: column whose groups go to the same split.
         where: columns and the values that a row must have to be imported.
     """
@@ -63,7 +75,10 @@ class Columns:
             self.label: "label",
             self.split: "split",
             **dict.fromkeys(self.where, "where"),
-            **{column: f"modality {name!r}" for name, column in self.modalities.items()},
+            **{
+                column.removeprefix(TEXT_COLUMN): f"modality {name!r}"
+                for name, column in self.modalities.items()
+            },
             **({self.split_by: "split by"} if self.split_by else {}),
         }
 
@@ -113,11 +128,20 @@ def read_cells(path: Path, purposes: Mapping[str, str]) -> Iterator[tuple[int, d
 def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each line of a CSV file that is not empty.
 
-    Raises DataError or MissingError.
+    Cells are separated by commas, semicolons or tabs: by the one that gives the first line most
+    cells. Raises DataError or MissingError.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(
+                file,
+                delimiter=max(
+                    ",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), []))
+                ),
+                strict=True,
+            )
             yield from ((reader.line_num, cells) for cells in reader if cells)
     except FileNotFoundError as error:
         raise MissingError(
@@ -125,7 +149,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"Not a readable CSV file in UTF-8: {path} ({error})", "Fix the file."
+            f"Not a readable CSV file in UTF-8: {path} ({error})",
+            "Fix the line, or save the file as CSV in UTF-8.",
         ) from error
 
 
@@ -141,19 +166,20 @@ def split_of(value: str, where: str) -> str:
 
 def _row(where: str, line: int, cells: dict[str, str], root: Path, columns: Columns) -> Row:
     for column in (columns.sample_id, columns.label, columns.split_by):
-        if column and not cells[column]:
+        if column and not cells[column].strip():
             raise DataError(
                 f"{where}: column {column!r} is empty",
                 "Add a value, or exclude the row with a where condition.",
             )
-    files = {
-        name: root / cells[column] for name, column in columns.modalities.items() if cells[column]
-    }
-    if not files:
-        raise DataError(
-            f"{where}: sample {cells[columns.sample_id]!r} has none of the modalities"
-            f" {', '.join(columns.modalities)}",
-            "Add a path or remove the line.",
+    files: dict[str, Source] = {}
+    for name, column in columns.modalities.items():
+        text_column = column.removeprefix(TEXT_COLUMN)
+        if not cells[text_column].strip():
+            continue
+        files[name] = (
+            _path(where, cells[column], root)
+            if text_column == column
+            else Content(f"{where}, column {text_column!r}", ".txt", cells[text_column].encode)
         )
     return Row(
         line=line,
@@ -163,6 +189,24 @@ def _row(where: str, line: int, cells: dict[str, str], root: Path, columns: Colu
         files=files,
         cells=cells,
     )
+
+
+def _path(where: str, value: str, root: Path) -> Path:
+    """Return the local path that a cell names; `~` is the home folder. Raises DataError."""
+    if _URL.match(value):
+        raise DataError(
+            f"{where}: not a local file: {value!r}",
+            "Download the files, and pass their folder with --root and paths relative to it.",
+        )
+    path = root / (Path(value).expanduser() if value.startswith("~/") else value)
+    if (_DRIVE.match(value) or "\\" in value) and not path.exists():
+        relative = _DRIVE.sub("", value).lstrip("\\/")
+        raise DataError(
+            f"{where}: path of Windows: {value}",
+            f"Pass the folder of the files with --root, and write paths relative to it with /, such"
+            f" as {'/'.join(PureWindowsPath(relative).parts[-2:])}.",
+        )
+    return path
 
 
 def _check_rows(manifest: Path, rows: list[Row], columns: Columns) -> None:
@@ -180,18 +224,6 @@ def _check_rows(manifest: Path, rows: list[Row], columns: Columns) -> None:
                 f"{manifest}: duplicate sample id {row.sample_id!r} in line {first_line}"
                 f" and line {row.line}",
                 "Give each row its own id.",
-            )
-    if len({row.label for row in rows}) < 2:
-        raise DataError(
-            f"{manifest}: column {columns.label!r} has only one value, {rows[0].label!r}",
-            "Include rows of at least two classes.",
-        )
-    for name, column in columns.modalities.items():
-        if not any(name in row.files for row in rows):
-            raise DataError(
-                f"{manifest}: no sample has modality {name!r}, since column {column!r} is empty in"
-                " all rows",
-                "Add paths or remove the modality.",
             )
 
 

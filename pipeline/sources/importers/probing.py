@@ -1,5 +1,6 @@
 """Inference of decode settings: kinds from file extensions, parameters from some of the files."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -13,9 +14,12 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
+from pipeline.decode.media.image import FORMATS
+from pipeline.decode.media.tensor import npy_header
 from pipeline.errors import DataError
-from pipeline.shards.member_suffixes import DEMUXERS, KINDS_OF
+from pipeline.shards.member_suffixes import DEMUXERS, DEMUXERS_OF, KINDS_OF, TEXT
 from pipeline.sources.checks import one_of, require
+from pipeline.sources.importers.content import Source, extension
 
 T = TypeVar("T")
 
@@ -24,14 +28,13 @@ MAX_SIZE = 112
 MAX_SAMPLE_RATE = 16_000
 MAX_SECONDS = 10.0
 MAX_LENGTH = 1024
+KINDS = ("video", "audio", "image", "tensor", "text")
+_MAX_HEADER = 2**17
+"""Bytes that are read for the header of an .npy file; version 1.0 has at most 2^16 + 10."""
+_USUAL = {"image": "png", "audio": "wav", "video": "mp4"}
 _WITHOUT = {"audio": "without sound", "video": "without pictures"}
 # A playlist could make FFmpeg open local files and URLs, so only these formats are allowed.
 _CONTAINER = {"protocol_whitelist": "none", "format_whitelist": ",".join(DEMUXERS)}
-
-
-def extension(path: Path) -> str:
-    """Return the extension in lower case, without the dot."""
-    return path.suffix.lower().removeprefix(".")
 
 
 def media_below(folder: Path, kind: str) -> list[Path]:
@@ -43,33 +46,43 @@ def media_below(folder: Path, kind: str) -> list[Path]:
     )
 
 
-def kind_of(name: str, files: Mapping[str, Path], shared: bool, override: str | None) -> str:
+def kind_of(name: str, files: Mapping[str, Source], shared: bool, given: str | None) -> str:
     """Infer the kind of a modality.
 
     Args:
         name: name of the modality; if it is also a possible kind, that kind is used.
         files: a file for each extension.
         shared: another modality reads the same files, so a choice of kinds is ambiguous.
-        override: kind given by the user.
+        given: kind given by the user, which is used whatever the extensions are.
     Raises:
-        InputError: no kind is possible, or several are and the choice is ambiguous.
+        InputError: the kind is unknown, no kind is possible, or several are and the choice is
+            ambiguous.
     """
-    possible: tuple[str, ...] = ("video", "audio", "image", "tensor", "text")
+    require(
+        given is None or given in KINDS,
+        f"Unknown kind {given!r} for modality {name!r}",
+        one_of(given or "", KINDS),
+    )
+    possible: tuple[str, ...] = KINDS
     for suffix, path in files.items():
         require(
-            suffix in KINDS_OF,
-            f"Unknown extension {suffix!r} for modality {name!r}: {path}",
-            one_of(suffix, KINDS_OF),
+            suffix not in ("", *TEXT),
+            f"Modality {name!r}: a member cannot have the extension {suffix!r}: {path}",
+            "Rename the files.",
         )
-        possible = tuple(kind for kind in possible if kind in KINDS_OF[suffix])
-    wanted = override or name
-    if wanted in possible:
-        return wanted
+        require(
+            suffix in KINDS_OF or given is not None,
+            f"Unknown extension {suffix!r} for modality {name!r}: {path}",
+            f"Pass the kind of the files, such as --kind {name}=text, or another column.",
+        )
+        possible = tuple(kind for kind in possible if kind in KINDS_OF.get(suffix, KINDS))
+    if given or name in possible:
+        return given or name
     extensions = ", ".join(files)
     require(
-        len(possible) > 0 and not override,
-        f"Modality {name!r}: not all files ({extensions}) are {override or 'of one kind'}",
-        "Choose another kind or another column.",
+        len(possible) > 0,
+        f"Modality {name!r}: not all files ({extensions}) are of one kind",
+        f"Choose another column, or the kind with --kind {name}=KIND.",
     )
     require(
         len(possible) == 1 or not shared,
@@ -110,23 +123,44 @@ def stream_problem(path: Path, kinds: Sequence[str]) -> str:
         return "unreadable"
 
 
-def fields_of(name: str, kind: str, files: list[Path]) -> dict[str, Any]:
+def suffix_of(data: bytes, kind: str) -> str:
+    """Return a suffix for bytes of a kind, image, audio or video, that have no file name."""
+    try:
+        if kind == "image":
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                names = {(image.format or "").lower()}
+            fitting = [suffix for suffix in names if suffix in KINDS_OF]
+        else:
+            with av.open(io.BytesIO(data), container_options=_CONTAINER) as container:
+                names = set(container.format.name.split(","))
+            fitting = [
+                suffix
+                for suffix, kinds in KINDS_OF.items()
+                if kinds[0] == kind and names & DEMUXERS_OF.get(suffix, frozenset())
+            ]
+    # Decoding will reject what is unreadable.
+    except Exception:
+        fitting = []
+    return fitting[0] if fitting else _USUAL[kind]
+
+
+def fields_of(name: str, kind: str, files: list[Source]) -> dict[str, Any]:
     """Infer decode parameters from at most 64 of the files. Raises DataError.
 
     Files that cannot be read are skipped, unless all of them are.
     """
     probed = files[:: ceil(len(files) / NUM_PROBED)]
     if kind == "video":
-        return {"size": _size(_probe(name, probed, _short_side))}
+        return {"size": _size(_probe(name, kind, probed, _short_side))}
     if kind == "audio":
-        return _audio_fields(_probe(name, probed, _rate_and_seconds))
+        return _audio_fields(_probe(name, kind, probed, _rate_and_seconds))
     if kind == "image":
-        sides, greys = zip(*_probe(name, probed, _side_and_grey), strict=True)
+        sides, greys = zip(*_probe(name, kind, probed, _side_and_grey), strict=True)
         return {"size": _size(sides), "channels": 1 if all(greys) else 3}
     if kind == "text":
-        length = _quantile(_probe(name, probed, _num_bytes))
+        length = _quantile(_probe(name, kind, probed, _num_bytes))
         return {"length": min(max(ceil(length), 16), MAX_LENGTH)}
-    shapes = sorted(set(_probe(name, probed, _shape)))
+    shapes = sorted(set(_probe(name, kind, probed, _shape)))
     if len(shapes) > 1:
         raise DataError(
             f"Modality {name!r} has arrays of different shapes: {shapes[0]} and {shapes[1]}",
@@ -152,7 +186,7 @@ def _size(short_sides: Sequence[int]) -> int:
     return max(8, min(MAX_SIZE, mode(short_sides)))
 
 
-def _probe(name: str, files: list[Path], read: Callable[[Path], T]) -> list[T]:
+def _probe(name: str, kind: str, files: list[Source], read: Callable[[Source], T]) -> list[T]:
     """Call a function for each file and return the results of those that can be read.
 
     Raises DataError if none can.
@@ -167,34 +201,35 @@ def _probe(name: str, files: list[Path], read: Callable[[Path], T]) -> list[T]:
             problem = problem or f"{path}: {error}"
     if not results:
         raise DataError(
-            f"None of {len(files)} files of modality {name!r} can be read ({problem})",
-            "Choose another column or another kind.",
+            f"None of {len(files)} files of modality {name!r} can be read as {kind} ({problem})",
+            f"Choose another column, or another kind with --kind {name}=KIND.",
         )
     return results
 
 
-def _short_side(path: Path) -> int:
-    with path.open("rb") as file, av.open(file, "r") as container:
+def _short_side(source: Source) -> int:
+    with source.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
         stream = container.streams.video[0]
         return min(stream.width, stream.height)
 
 
-def _rate_and_seconds(path: Path) -> tuple[int, float | None]:
-    with path.open("rb") as file, av.open(file, "r") as container:
+def _rate_and_seconds(source: Source) -> tuple[int, float | None]:
+    with source.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
         stream = container.streams.audio[0]
         if stream.duration is not None and stream.time_base is not None:
             return stream.rate, float(stream.duration * stream.time_base)
         return stream.rate, container.duration / av.time_base if container.duration else None
 
 
-def _side_and_grey(path: Path) -> tuple[int, bool]:
-    with Image.open(path) as image:
+def _side_and_grey(source: Source) -> tuple[int, bool]:
+    with source.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         return min(image.size), image.mode in ("1", "L", "LA", "I", "I;16", "F")
 
 
-def _shape(path: Path) -> tuple[int, ...]:
-    return tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+def _shape(source: Source) -> tuple[int, ...]:
+    with source.open("rb") as file:
+        return npy_header(file.read(_MAX_HEADER))[0]
 
 
-def _num_bytes(path: Path) -> int:
-    return len(path.read_bytes().decode("utf-8-sig").encode())
+def _num_bytes(source: Source) -> int:
+    return len(source.read_bytes().decode("utf-8-sig").encode())

@@ -5,17 +5,18 @@ read is written once, as `<extension>`.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import StoreError
 from pipeline.shards.member_checks import LFS_BYTES, is_lfs_pointer
 from pipeline.sources.checks import require
+from pipeline.sources.importers.content import Source, extension
 from pipeline.sources.importers.manifest import Row
-from pipeline.sources.importers.probing import extension
 from pipeline.sources.shard_writer import JsonValue, NewSample, Progress, write_shards
 from pipeline.sources.splits import hashed
 
@@ -76,7 +77,7 @@ def shared_groups(rows: Sequence[Row]) -> list[Group]:
 
 def groups_of(row: Row) -> list[Group]:
     """Group the modalities of a row by the file that they read."""
-    groups: dict[Path, list[str]] = {}
+    groups: dict[Source, list[str]] = {}
     for name, path in row.files.items():
         groups.setdefault(path, []).append(name)
     return [tuple(group) for group in groups.values()]
@@ -137,9 +138,20 @@ def write_rows(
         num_samples=len(rows),
         num_shards=num,
         decode=decode,
-        origin=origin,
+        origin={**origin, "similar_labels": similar_labels(rows)},
         progress=progress,
     )
+
+
+def similar_labels(rows: Sequence[Row]) -> list[JsonValue]:
+    """Groups of labels that differ only in blanks, case or Unicode form: number of rows by label.
+
+    They stay different classes, which is seldom meant.
+    """
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, num in sorted(Counter(row.label for row in rows).items()):
+        groups[normalize("NFC", "".join(label.casefold().split()))][label] = num
+    return [dict(group) for group in groups.values() if len(group) > 1]
 
 
 def _samples(rows: Sequence[Row]) -> Iterator[NewSample]:
@@ -159,7 +171,7 @@ def _samples(rows: Sequence[Row]) -> Iterator[NewSample]:
         )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Source) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,6 +1,10 @@
-"""Importer of a CSV manifest and the files that it lists."""
+"""Importer of a CSV manifest and the files that it lists.
+
+`write_table` is the half that it shares with other tables.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,8 +12,15 @@ from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import DataError
 from pipeline.sources.checks import require
-from pipeline.sources.importers.manifest import Columns, Row, carve_out, read_manifest
-from pipeline.sources.importers.probing import extension, fields_of, kind_of
+from pipeline.sources.importers.content import extension, is_blank
+from pipeline.sources.importers.manifest import (
+    TEXT_COLUMN,
+    Columns,
+    Row,
+    carve_out,
+    read_manifest,
+)
+from pipeline.sources.importers.probing import fields_of, kind_of
 from pipeline.sources.importers.rows import (
     FileProblem,
     describe,
@@ -42,11 +53,12 @@ def import_table(
 
     Args:
         manifest: CSV file with a header and one line per sample.
-        modalities: name of each modality and its column of file paths.
+        modalities: name of each modality and its column of file paths, or `text:COLUMN` for a
+            column that contains the texts themselves.
         root: folder that the paths are relative to; by default the manifest's folder.
         label, split, sample_id: columns of the label, the split and the sample id.
         where: columns and values; only lines that have all the values are imported.
-        kinds: kind of a modality, if its files could be of several kinds.
+        kinds: kind of a modality, whatever the extensions of its files are.
         split_by: column whose groups go to the same split, such as the speaker.
         validation_share: fraction of the train samples to move to validation.
         num_shards: number of shards; by default one per 256 samples.
@@ -54,7 +66,7 @@ def import_table(
     Raises InputError before anything is written, or StoreError.
     """
     check_vacant(out)
-    _check(modalities, kinds or {}, split_by, validation_share)
+    check_options(modalities, kinds or {}, split_by, validation_share)
     columns = Columns(
         modalities=modalities,
         sample_id=sample_id,
@@ -64,35 +76,82 @@ def import_table(
         where=where or {},
     )
     rows = read_manifest(manifest, root or manifest.parent, columns)
-    if validation_share:
-        rows = carve_out(rows, "validation", validation_share, split_by, seed)
-    _check_files(rows)
-    decode = _decode_config(rows, modalities, kinds or {})
+    texts = [name for name, column in modalities.items() if column.startswith(TEXT_COLUMN)]
+    kinds = {**(kinds or {}), **dict.fromkeys(texts, "text")}
     origin: dict[str, JsonValue] = {
         "source": "table",
         "manifest": manifest.name,
-        "modalities": {**modalities},
         "label": label,
         "where": {**columns.where},
+    }
+    return write_table(
+        out,
+        [_without_blank_texts(row, kinds) for row in rows],
+        source=str(manifest),
+        modalities=modalities,
+        label=label,
+        kinds=kinds,
+        split_by=split_by,
+        validation_share=validation_share,
+        num_shards=num_shards,
+        seed=seed,
+        origin=origin,
+        progress=progress,
+    )
+
+
+def write_table(
+    out: Path,
+    rows: list[Row],
+    *,
+    source: str,
+    modalities: Mapping[str, str],
+    label: str,
+    kinds: Mapping[str, str],
+    split_by: str | None,
+    validation_share: float,
+    num_shards: int | None,
+    seed: int,
+    origin: Mapping[str, JsonValue],
+    progress: Progress | None,
+) -> dict[str, JsonValue]:
+    """Check the rows of a table, write them as shards and return the content of shards.json.
+
+    `source` is the name of the table for messages; the other arguments are those of `import_table`.
+    Raises InputError before anything is written, or StoreError.
+    """
+    _check_rows(source, rows, modalities, label)
+    if validation_share:
+        rows = carve_out(rows, "validation", validation_share, split_by, seed)
+    _check_files(rows)
+    options: dict[str, JsonValue] = {
+        "modalities": {**modalities},
         "split_by": split_by,
         "validation_share": validation_share,
         "seed": seed,
     }
     return write_rows(
-        out, rows, decode=decode, origin=origin, seed=seed, num_shards=num_shards, progress=progress
+        out,
+        rows,
+        decode=_decode_config(rows, modalities, kinds),
+        origin={**origin, **options},
+        seed=seed,
+        num_shards=num_shards,
+        progress=progress,
     )
 
 
-def _check(
+def check_options(
     modalities: Mapping[str, str],
     kinds: Mapping[str, str],
     split_by: str | None,
     validation_share: float,
 ) -> None:
+    """Raise InputError if options of an import contradict each other."""
     require(
         len(modalities) > 0,
         "No modality given",
-        "Pass each with its column of paths, such as --modality audio=audio_path.",
+        "Pass each with its column, such as --modality audio=audio_path.",
     )
     for name in modalities:
         same = [other for other in modalities if other.lower() == name.lower()]
@@ -107,6 +166,11 @@ def _check(
             f"Kind {kind!r} given for unknown modality {name!r}",
             f"Choose one of {', '.join(modalities)}.",
         )
+        require(
+            kind == "text" or not modalities[name].startswith(TEXT_COLUMN),
+            f"Kind {kind!r} given for modality {name!r}, whose column contains texts",
+            "Remove --kind or the prefix text: of the column.",
+        )
     require(
         0 <= validation_share < 1,
         f"Invalid validation share: {validation_share}",
@@ -119,19 +183,56 @@ def _check(
     )
 
 
+def _without_blank_texts(row: Row, kinds: Mapping[str, str]) -> Row:
+    """Remove texts that are empty or only whitespace: the sample lacks these modalities."""
+    files = {
+        name: source
+        for name, source in row.files.items()
+        if kinds.get(name, "text") != "text"
+        or (extension(source) != "txt" and name not in kinds)
+        or not is_blank(source)
+    }
+    return replace(row, files=files)
+
+
+def _check_rows(
+    source: str, rows: Sequence[Row], modalities: Mapping[str, str], label: str
+) -> None:
+    """Raise DataError for a row without modalities, a modality without rows, and one class."""
+    for row in rows:
+        if not row.files:
+            raise DataError(
+                f"{source}, {row.place}: sample {row.sample_id!r} has none of the modalities"
+                f" {', '.join(modalities)}",
+                "Add one or remove the row.",
+            )
+    if len({row.label for row in rows}) < 2:
+        raise DataError(
+            f"{source}: column {label!r} has only one value, {rows[0].label!r}",
+            "Include rows of at least two classes.",
+        )
+    for name, column in modalities.items():
+        if not any(name in row.files for row in rows):
+            raise DataError(
+                f"{source}: no sample has modality {name!r}, since column {column!r} is empty in"
+                " all rows",
+                "Add values or remove the modality.",
+            )
+
+
 def _check_files(rows: Sequence[Row]) -> None:
     """Raise DataError if a file is missing or unusable."""
     check = cache(problem_with)
     problems = [
-        FileProblem(name=f"line {row.line}: {path}", kind=kind)
+        FileProblem(name=f"{row.place}: {path}", kind=kind)
         for row in rows
         for path in dict.fromkeys(row.files.values())
-        if (kind := check(path))
+        if isinstance(path, Path) and (kind := check(path))
     ]
     if problems:
         cure = (
             "Check the root folder of the paths, run `git lfs pull` if files are git-lfs pointers,"
-            " or remove the lines from the manifest."
+            " or remove the rows."
         )
         raise DataError(describe(problems, "files"), cure)
 

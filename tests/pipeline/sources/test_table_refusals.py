@@ -46,7 +46,7 @@ def test_unusable_files_are_counted_and_listed(
         ({}, {"modalities": {"A": "sound", "a": "picture"}}, InputError, "a"),
         ({}, {"kinds": {"sound": "audio"}}, InputError, "sound audio image"),
         ({}, {"kinds": {"audio": "noise"}}, InputError, "noise audio"),
-        ({}, {"kinds": {"audio": "image"}}, InputError, "audio wav image"),
+        ({}, {"kinds": {"audio": "image"}}, InputError, "audio 12 image"),
         ({}, {"validation_share": 1.0}, InputError, "1.0"),
         ({}, {"split_by": "speaker"}, InputError, "speaker"),
         ({}, {"validation_share": 0.01}, InputError, "0.01 9"),
