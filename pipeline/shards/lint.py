@@ -11,6 +11,7 @@ from pipeline.errors import InputError, SampleError, StoreError
 from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
+from pipeline.shards.member_formats import MislabelledCounts
 from pipeline.shards.member_suffixes import TEXT
 from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.sample_metadata import parse_metadata
@@ -38,7 +39,8 @@ def lint(
         progress: called with the number of shards done and their total.
     Returns:
         Totals, and per shard its accounting, its lost or ignored members (key, name, offset,
-        reason) and the samples that decoding will reject.
+        reason), the samples that decoding will reject, and the numbers of members with another
+        format than their suffix.
     Raises:
         MissingError, StoreError.
     """
@@ -57,11 +59,13 @@ class _Findings:
     def __init__(self, reader: ShardReader) -> None:
         self.lost: list[Report] = []
         self.unusable: list[Report] = []
+        self.mislabelled = MislabelledCounts()
         for item in reader:
             members = item.damaged if isinstance(item, RejectedSample) else item.ignored
             self.lost += [asdict(member) for member in members]
             if isinstance(item, Sample):
                 self._check(item)
+                self.mislabelled.add(item.members)
 
     def _check(self, sample: Sample) -> None:
         try:
@@ -83,6 +87,7 @@ class _Findings:
             "bytes": accounting["bytes"],
             "lost": self.lost,
             "unusable": self.unusable,
+            "mislabelled": self.mislabelled.by_suffix,
             "regrouped": reader.regrouped,
             "account": accounting,
         }
@@ -148,11 +153,15 @@ def _write(samples: Iterable[Sample], file: HashingFile) -> None:
 
 def _totals(reports: Sequence[Report]) -> Report:
     reasons = Counter(member["reason"] for shard in reports for member in shard["lost"])
+    mislabelled = MislabelledCounts()
+    for shard in reports:
+        mislabelled.merge(shard["mislabelled"])
     return {
         "samples_kept": sum(shard["samples_kept"] for shard in reports),
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),
         "num_unusable": sum(len(shard["unusable"]) for shard in reports),
+        "mislabelled": mislabelled.by_suffix,
         "num_regrouped": sum(len(shard["regrouped"]) for shard in reports),
     }
 

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from pipeline.arrays import Array
 from pipeline.decode.config import AudioSpec, VideoSpec
 from pipeline.decode.media.audio import Waveform
-from pipeline.decode.media.integrity import check_structure, check_suffix
+from pipeline.decode.media.integrity import check_suffix, checked_structure
 from pipeline.decode.media.limits import check_limit, check_pixels
 from pipeline.decode.media.packets import PacketCheck
 from pipeline.decode.media.video import decode_frames
@@ -41,12 +41,12 @@ def decode_clip(
     Raises:
         SampleError: the container is damaged, exceeds a limit or has no stream for any modality.
     """
-    check_structure(data)
+    data = checked_structure(data)
     last = suffix.rpartition(".")[2]
     problem = f"Not a readable {last.upper() if last in DEMUXERS_OF else 'audio or video file'}"
     try:
         with _open(data, limits) as container:
-            check_suffix(suffix, container.format.name)
+            check_suffix(suffix, container.format.name, data)
             problem = "Damaged audio or video data"
             return _decode(container, data, specs, limits)
     except av.FFmpegError as error:
