@@ -306,7 +306,7 @@ class _Rows:
             if all(array is None for array in arrays.values()):
                 raise SampleError(
                     "missing_member",
-                    f"No member for any of the modalities {', '.join(arrays)}."
+                    f"No content for any of the modalities {', '.join(arrays)}."
                     f" The sample has {', '.join(sorted(item.suffixes))}.",
                 )
         except SampleError as error:

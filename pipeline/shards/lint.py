@@ -12,7 +12,7 @@ from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
 from pipeline.shards.member_formats import MislabelledCounts
-from pipeline.shards.member_suffixes import TEXT
+from pipeline.shards.member_suffixes import KINDS_OF, TEXT
 from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import RejectedSample, Sample
@@ -71,7 +71,9 @@ class _Findings:
         try:
             parse_metadata(sample, "")
             for suffix, data in sample.members.items():
-                if suffix not in TEXT:
+                kinds = KINDS_OF.get(suffix.rpartition(".")[2], ())
+                # Empty text is a missing modality, not damage.
+                if suffix not in TEXT and (data or "text" not in kinds):
                     check_member(data, suffix)
         except SampleError as error:
             self.unusable.append(
