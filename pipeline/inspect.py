@@ -19,7 +19,8 @@ from pipeline.errors import DataError, MissingError, SampleError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.shards.discover import ENDINGS, discover_shards, shard_names
-from pipeline.shards.reader import ShardReader, only_text, read_twice
+from pipeline.shards.member_formats import MislabelledCounts
+from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.sample_metadata import SampleMetadata, parse_metadata
 from pipeline.shards.samples import RejectedSample
 from pipeline.storage.arrow_files import read_table
@@ -88,11 +89,13 @@ def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     # `kept`: number of samples by their set of suffixes
     suffixes, kept, reasons, rows = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
+    mislabelled = MislabelledCounts()
     for path, name in zip(shards, shard_names(shards), strict=True):
-        samples, reader = read_twice(path, partial(_Samples, path), load=only_text, hashed=False)
+        samples, reader = read_twice(path, partial(_Samples, path), hashed=False)
         for metadata in samples.metadata:
             splits[metadata.split or "none"][metadata.label] += 1
         kept.update(samples.kept)
+        mislabelled.merge(samples.mislabelled.by_suffix)
         reasons.update(samples.rejected)
         rows.append(
             {
@@ -111,6 +114,7 @@ def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
         "num_samples": kept.total(),
         "splits": _split_counts(splits),
         "members": dict(sorted(suffixes.items())),
+        "mislabelled": mislabelled.by_suffix,
         "num_rejected": reasons.total(),
         "rejected": dict(reasons.most_common()),
         "shards": rows,
@@ -129,11 +133,15 @@ def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
 
 
 class _Samples:
-    """Metadata and suffixes of a shard's usable samples, and the reasons of the rejected ones."""
+    """Metadata, suffixes and mislabelled members of a shard's usable samples.
+
+    `rejected` are the reasons of the other samples.
+    """
 
     def __init__(self, shard: StorePath, reader: ShardReader) -> None:
         self.metadata: list[SampleMetadata] = []
         self.kept: Counter[frozenset[str]] = Counter()
+        self.mislabelled = MislabelledCounts()
         self.rejected: list[str] = []
         for item in reader:
             if isinstance(item, RejectedSample):
@@ -145,6 +153,7 @@ class _Samples:
                 self.rejected.append(error.reason)
             else:
                 self.kept[item.suffixes] += 1
+                self.mislabelled.add(item.members)
 
 
 def _features(features: FeatureSet) -> Summary:
@@ -163,6 +172,7 @@ def _features(features: FeatureSet) -> Summary:
         "modalities": modalities,
         "num_rejected": manifest.get("num_rejected", 0),
         "rejected": manifest.get("reasons", {}),
+        "mislabelled": manifest.get("mislabelled", {}),
         "account": _summed(part.get("account", {}) for part in manifest["parts"]),
         "schema": _schema(samples),
         "num_parts": len(manifest["parts"]),

@@ -14,6 +14,7 @@ from pipeline.errors import DataError
 from pipeline.features.id_index import IDS, hash_ids, write_ids
 from pipeline.features.manifest import features_fingerprint
 from pipeline.features.part_writer import BATCH_ROWS
+from pipeline.shards.member_formats import MislabelledCounts
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import Fingerprinter
 from pipeline.storage.schemas import REJECTED, SPLITS, samples_schema
@@ -28,6 +29,7 @@ class _Totals:
             name: Moments.of(tuple(spec["shape"]), spec["dtype"]) for name, spec in specs.items()
         }
         self.splits, self.ignored = Counter[str](), Counter[str]()
+        self.mislabelled = MislabelledCounts()
         self.parts: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str]] = []
         self.id_hashes: list[UInt64Array] = []
@@ -38,6 +40,7 @@ class _Totals:
         self.id_hashes.append(hash_ids(record["samples"]["sample_id"]))
         self.num_rows += record["rows"]
         self.splits.update(record["samples"]["split"])
+        self.mislabelled.merge(record["mislabelled"])
         self.moments = {
             name: sums + Moments(**record["moments"][name]) for name, sums in self.moments.items()
         }
@@ -103,6 +106,7 @@ def finish(
         "num_rejected": len(totals.rejected),
         "reasons": dict(Counter(row["reason"] for row in totals.rejected).most_common()),
         "ignored": dict(totals.ignored.most_common()),
+        "mislabelled": totals.mislabelled.by_suffix,
         "limits": config.limits.model_dump(mode="json"),
         "batch_rows": BATCH_ROWS,
         "parts": totals.parts,

@@ -87,7 +87,8 @@ def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
     last = suffix.rpartition(".")[2]
     if last not in CLIPS | IMAGES | AUDIO | {"npy", "txt"}:
         return []
-    check_member(data, suffix)
+    if data or last != "txt":
+        check_member(data, suffix)
     if last in CLIPS:
         streams = sandbox_for({}, Limits()).streams_in(data)
         audio: list[tuple[str, AnySpec]] = (

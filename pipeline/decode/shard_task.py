@@ -22,6 +22,7 @@ from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.shards.discover import ShardFile
+from pipeline.shards.member_formats import MislabelledCounts
 from pipeline.shards.reader import ShardReader, only_text, read_twice
 from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import RejectedSample, Sample
@@ -113,8 +114,13 @@ class ShardJob:
     def reproduces(self, record: dict[str, Any]) -> bool:
         """Return whether this job would produce the same parts as the recorded job."""
         specs, limits = self.config.modalities, self.config.limits
-        settings = record.get("decoding")  # missing from the records of older versions
-        if settings is None or any(record[key] != value for key, value in self.provenance.items()):
+        # Both are missing from the records of older versions.
+        settings, mislabelled = record.get("decoding"), record.get("mislabelled")
+        if (
+            settings is None
+            or mislabelled is None
+            or any(record[key] != value for key, value in self.provenance.items())
+        ):
             return False
         recorded_specs, recorded_limits = settings["modalities"], settings["limits"]
         return (
@@ -217,6 +223,7 @@ def decode_shard(job: ShardJob) -> dict[str, Any]:
             "rejected": dict(Counter(row["reason"] for row in rows.rejected)),
         },
         "ignored": dict(rows.ignored),
+        "mislabelled": rows.mislabelled.by_suffix,
         "rejected": rows.rejected,
         "samples": rows.columns,
     }
@@ -262,6 +269,7 @@ class _Rows:
         }
         self.rejected: list[dict[str, str]] = []
         self.ignored: Counter[str] = Counter()
+        self.mislabelled = MislabelledCounts()
 
     @contextlib.contextmanager
     def open_parts(self) -> Iterator[None]:
@@ -291,19 +299,21 @@ class _Rows:
         try:
             metadata = parse_metadata(item, self._job.name)
             sample_id = metadata.sample_id
-            arrays = self._sandbox.decode(
-                {suffix: data for suffix, data in item.members.items() if suffix in self._decoded}
-            )
+            members = {
+                suffix: data for suffix, data in item.members.items() if suffix in self._decoded
+            }
+            arrays = self._sandbox.decode(members)
             if all(array is None for array in arrays.values()):
                 raise SampleError(
                     "missing_member",
-                    f"No member for any of the modalities {', '.join(arrays)}."
+                    f"No content for any of the modalities {', '.join(arrays)}."
                     f" The sample has {', '.join(sorted(item.suffixes))}.",
                 )
         except SampleError as error:
             self._reject(sample_id, "decode", error.reason, error.detail)
             return
         self._num_consecutive = 0
+        self.mislabelled.add(members)
         for name, array in arrays.items():
             self._writers[name].append(array)
             self.columns[f"has_{name}"].append(array is not None)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.shards.member_formats import mislabelled_text
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
@@ -24,6 +26,8 @@ class DecodeSummary:
         reasons: number of rejected samples by reason.
         splits: number of rows by split.
         ignored: number of members with an unknown suffix, by suffix.
+        mislabelled: number of members decoded as another format than their suffix, by suffix and
+            format.
         num_reused: number of shards whose rows an earlier job had decoded.
         unchanged: the feature set was already complete, and nothing was written.
         notes: messages for the user.
@@ -35,6 +39,7 @@ class DecodeSummary:
     reasons: dict[str, int]
     splits: dict[str, int]
     ignored: dict[str, int]
+    mislabelled: dict[str, dict[str, int]]
     num_shards: int
     num_reused: int
     unchanged: bool
@@ -42,7 +47,7 @@ class DecodeSummary:
 
     @property
     def text(self) -> str:
-        """One line with the number of rows, rejected samples and ignored members."""
+        """One line with the number of rows, rejected samples, ignored and mislabelled members."""
         reasons = ", ".join(f"{reason} {num}" for reason, num in self.reasons.items())
         rejected = f"{self.num_rejected} rejected{f' ({reasons})' if reasons else ''}"
         ignored = (
@@ -51,7 +56,12 @@ class DecodeSummary:
             if self.ignored
             else ""
         )
-        return f"{self.num_rows} rows, {rejected}{ignored}"
+        mislabelled = (
+            f", members decoded by content ({mislabelled_text(self.mislabelled)})"
+            if self.mislabelled
+            else ""
+        )
+        return f"{self.num_rows} rows, {rejected}{ignored}{mislabelled}"
 
 
 def summary_of(
@@ -73,6 +83,7 @@ def summary_of(
         num_rejected=manifest["num_rejected"],
         reasons=manifest["reasons"],
         ignored=manifest["ignored"],
+        mislabelled=manifest.get("mislabelled", {}),
         splits=manifest["splits"],
         num_shards=len(manifest["parts"]),
         num_reused=num_reused,

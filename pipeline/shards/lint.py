@@ -11,7 +11,8 @@ from pipeline.errors import InputError, SampleError, StoreError
 from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
-from pipeline.shards.member_suffixes import TEXT
+from pipeline.shards.member_formats import MislabelledCounts
+from pipeline.shards.member_suffixes import KINDS_OF, TEXT
 from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import RejectedSample, Sample
@@ -38,7 +39,8 @@ def lint(
         progress: called with the number of shards done and their total.
     Returns:
         Totals, and per shard its accounting, its lost or ignored members (key, name, offset,
-        reason) and the samples that decoding will reject.
+        reason), the samples that decoding will reject, and the numbers of members with another
+        format than their suffix.
     Raises:
         MissingError, StoreError.
     """
@@ -57,17 +59,21 @@ class _Findings:
     def __init__(self, reader: ShardReader) -> None:
         self.lost: list[Report] = []
         self.unusable: list[Report] = []
+        self.mislabelled = MislabelledCounts()
         for item in reader:
             members = item.damaged if isinstance(item, RejectedSample) else item.ignored
             self.lost += [asdict(member) for member in members]
             if isinstance(item, Sample):
                 self._check(item)
+                self.mislabelled.add(item.members)
 
     def _check(self, sample: Sample) -> None:
         try:
             parse_metadata(sample, "")
             for suffix, data in sample.members.items():
-                if suffix not in TEXT:
+                kinds = KINDS_OF.get(suffix.rpartition(".")[2], ())
+                # Empty text is a missing modality, not damage.
+                if suffix not in TEXT and (data or "text" not in kinds):
                     check_member(data, suffix)
         except SampleError as error:
             self.unusable.append(
@@ -83,6 +89,7 @@ class _Findings:
             "bytes": accounting["bytes"],
             "lost": self.lost,
             "unusable": self.unusable,
+            "mislabelled": self.mislabelled.by_suffix,
             "regrouped": reader.regrouped,
             "account": accounting,
         }
@@ -148,11 +155,15 @@ def _write(samples: Iterable[Sample], file: HashingFile) -> None:
 
 def _totals(reports: Sequence[Report]) -> Report:
     reasons = Counter(member["reason"] for shard in reports for member in shard["lost"])
+    mislabelled = MislabelledCounts()
+    for shard in reports:
+        mislabelled.merge(shard["mislabelled"])
     return {
         "samples_kept": sum(shard["samples_kept"] for shard in reports),
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),
         "num_unusable": sum(len(shard["unusable"]) for shard in reports),
+        "mislabelled": mislabelled.by_suffix,
         "num_regrouped": sum(len(shard["regrouped"]) for shard in reports),
     }
 

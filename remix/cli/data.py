@@ -173,6 +173,8 @@ def inspect(path: Annotated[str, Argument(help="Path or URI.")], json_: Json = F
 
 def lint_text(report: dict[str, Any]) -> str:
     """Format a lint report: one line per problem, then the totals."""
+    from pipeline.shards.member_formats import mislabelled_text
+
     lines = []
     for shard in report["shards"]:
         name = shard["shard"]
@@ -200,6 +202,8 @@ def lint_text(report: dict[str, Any]) -> str:
         total += f", {num} non-contiguous samples joined"
     if num := report["num_unusable"]:
         total += f", {num} samples that cannot be decoded"
+    if counts := report["mislabelled"]:
+        total += f", members with another format than their suffix ({mislabelled_text(counts)})"
     if "out" in report:
         total += f": {report['out']}"
     return "\n".join([*lines, total])

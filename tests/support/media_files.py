@@ -38,6 +38,7 @@ def encode_film(
     pix_fmt: str = "yuv420p",
     times: Sequence[int] | None = None,
     sound: np.ndarray | None = None,
+    sound_start: int = 0,
     options: Mapping[str, str] | None = None,
     colours: tuple[int, int, int] | None = None,
     index_first: Path | None = None,
@@ -49,6 +50,7 @@ def encode_film(
         container, codec, pix_fmt, options: as in FFmpeg.
         times: presentation time of each frame in units of 0.1 s.
         sound: mono float audio at SAMPLE_RATE.
+        sound_start: time of its first sample, in samples.
         colours: FFmpeg's numbers of primaries, transfer characteristics and matrix.
         index_first: path for a temporary file; the index of the MP4 comes before the media data.
     """
@@ -74,7 +76,8 @@ def encode_film(
         out.mux(video.encode(None))
         if audio is not None:
             block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            block.sample_rate, block.pts = SAMPLE_RATE, 0
+            block.sample_rate, block.pts = SAMPLE_RATE, sound_start
+            block.time_base = Fraction(1, SAMPLE_RATE)
             out.mux(audio.encode(block))
             out.mux(audio.encode(None))
     return index_first.read_bytes() if index_first else file.getvalue()

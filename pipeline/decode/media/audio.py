@@ -1,5 +1,6 @@
 """Log spectrogram of decoded audio frames, via a mono waveform of fixed length."""
 
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -17,10 +18,16 @@ _MAX_PLANES = 7
 
 
 class Waveform:
-    """Collects the first `spec.seconds` of a stream as mono audio at `spec.sample_rate`."""
+    """Collects the first `spec.seconds` of a stream as mono audio at `spec.sample_rate`.
 
-    def __init__(self, spec: AudioSpec) -> None:
+    Args:
+        spec: spec of the modality.
+        lead: seconds of silence before the stream.
+    """
+
+    def __init__(self, spec: AudioSpec, lead: Fraction) -> None:
         self._spec = spec
+        self._num_silent = min(round(lead * spec.sample_rate), num_samples(spec))
         self._resampler: AudioResampler | None = None
         self._format: tuple[int, int] | None = None
         self._blocks: list[Array] = []
@@ -73,9 +80,9 @@ class Waveform:
 
     def spectrogram(self) -> Array:
         """Return log(S + 1e-7), (1, bins, windows) float16. Raises SampleError."""
-        wave = np.concatenate(self._blocks) if self._blocks else np.empty(0, np.float32)
-        if not len(wave):
+        if not any(len(block) for block in self._blocks):
             raise SampleError("empty", "The audio stream has no samples.")
+        wave = np.concatenate([np.zeros(self._num_silent, np.float32), *self._blocks])
         num = num_samples(self._spec)
         wave = (
             np.resize(wave, num)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -13,7 +14,7 @@ from av.video.stream import VideoStream
 from pipeline.arrays import Array
 from pipeline.decode.config import AudioSpec, VideoSpec
 from pipeline.decode.media.audio import Waveform
-from pipeline.decode.media.integrity import check_structure, check_suffix
+from pipeline.decode.media.integrity import check_suffix, checked_structure
 from pipeline.decode.media.limits import check_limit, check_pixels
 from pipeline.decode.media.packets import PacketCheck
 from pipeline.decode.media.video import decode_frames
@@ -41,12 +42,12 @@ def decode_clip(
     Raises:
         SampleError: the container is damaged, exceeds a limit or has no stream for any modality.
     """
-    check_structure(data)
+    data = checked_structure(data)
     last = suffix.rpartition(".")[2]
     problem = f"Not a readable {last.upper() if last in DEMUXERS_OF else 'audio or video file'}"
     try:
         with _open(data, limits) as container:
-            check_suffix(suffix, container.format.name)
+            check_suffix(suffix, container.format.name, data)
             problem = "Damaged audio or video data"
             return _decode(container, data, specs, limits)
     except av.FFmpegError as error:
@@ -98,8 +99,11 @@ def _decode(
     limits: Limits,
 ) -> dict[str, Array | None]:
     video_specs = {name: spec for name, spec in specs.items() if isinstance(spec, VideoSpec)}
+    video_lead, audio_lead = _leads(container)
     waveforms = {
-        name: Waveform(spec) for name, spec in specs.items() if isinstance(spec, AudioSpec)
+        name: Waveform(spec, audio_lead)
+        for name, spec in specs.items()
+        if isinstance(spec, AudioSpec)
     }
     video = _video_stream(container) if video_specs else None
     audio = _audio_stream(container) if waveforms else None
@@ -125,7 +129,7 @@ def _decode(
     )
     out: dict[str, Array | None] = dict.fromkeys(specs)
     if video:
-        out |= decode_frames(video, packets, video_specs, limits)
+        out |= decode_frames(video, packets, video_specs, video_lead, limits)
     if audio:
         out |= {name: waveform.spectrogram() for name, waveform in waveforms.items()}
     return out
@@ -145,6 +149,23 @@ def _video_stream(container: InputContainer) -> VideoStream | None:
 
 def _audio_stream(container: InputContainer) -> AudioStream | None:
     return next(iter(container.streams.audio), None)
+
+
+def _leads(container: InputContainer) -> tuple[Fraction, Fraction]:
+    """Return how many seconds after the start of the clip its video and its audio start.
+
+    The clip starts with the earlier of the two, whether or not both are decoded. FFmpeg's start
+    times follow edit lists and exclude priming samples that the decoder skips.
+    """
+    video, audio = (
+        stream.start_time * stream.time_base
+        if stream and stream.start_time is not None and stream.time_base
+        else None
+        for stream in (_video_stream(container), _audio_stream(container))
+    )
+    if video is None or audio is None:
+        return Fraction(), Fraction()
+    return max(video - audio, Fraction()), max(audio - video, Fraction())
 
 
 def _check_header(stream: VideoStream | AudioStream, num_bytes: int, limits: Limits) -> None:

@@ -9,12 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from pipeline.errors import SampleError
+from pipeline.shards.member_formats import TS, is_adts
 
-BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid")
 _LAST_PAGE = 4
-TS = 188
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-_UNKNOWN_SIZES = (0, 2**32 - 1)
 _EBML, _SEGMENT, _CLUSTER, _VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
 
 
@@ -45,22 +43,50 @@ def check_boxes(data: bytes) -> None:
         raise SampleError("bad_header", f"No 'moov' box, only {names}.")
 
 
-def check_chunks(data: bytes, order: str) -> None:
+def check_chunks(data: bytes, order: str) -> int | None:
     """WAV, AVI and AIFF: each chunk fits into the file.
 
-    A size of 0 or 2^32 - 1 means that the length is unknown. The size of the outermost chunk is not
-    checked, since writers disagree on whether it includes the header.
+    The size of the outermost chunk is not checked, since writers disagree on whether it includes
+    the header. Nothing is checked after audio data or a list of unknown length.
+
+    Returns:
+        The position of the `data` chunk if its length is unknown.
     """
     position, mark = 0, data[:4]
     while data[position : position + 4] == mark and position + 12 <= len(data):
-        end = position + 8 + struct.unpack_from(f"{order}I", data, position + 4)[0]
+        (size,) = struct.unpack_from(f"{order}I", data, position + 4)
+        end = len(data) if _is_unknown(size) else position + 8 + size
         position += 12
         while position + 8 <= min(end, len(data)):
             kind, size = struct.unpack_from(f"{order}4sI", data, position)
-            if size in _UNKNOWN_SIZES and kind in (b"data", b"LIST"):
-                return
+            if kind == b"data" and _is_unknown(size):
+                return position
+            if kind == b"LIST" and size in (0, 2**32 - 1):
+                return None
             _check_end(position + 8 + size, data)
             position += 8 + size + size % 2
+    return None
+
+
+def _is_unknown(size: int) -> bool:
+    """Return whether a 32-bit size means that the writer did not know it, as in a pipe.
+
+    FFmpeg writes 2^32 - 1, arecord 2^31, SoX 2^31 - 4096 and others 0, some with the size of the
+    header added or subtracted.
+    """
+    return -size % 2**31 <= 4096
+
+
+def complete_wav(data: bytes) -> bytes:
+    """WAV: check the chunks, and set an unknown length of the audio to the rest of the file.
+
+    FFmpeg would read blocks of a fixed size and mark an incomplete last one as corrupt.
+    """
+    position = check_chunks(data, "<")
+    if position is None:
+        return data
+    size = len(data) - position - 8
+    return data[: position + 4] + struct.pack("<I", size) + data[position + 8 :]
 
 
 def check_ebml(data: bytes) -> None:
@@ -210,15 +236,6 @@ def _check_comments(block: bytes, position: int) -> None:
                 f"The comments do not fit into their metadata block of {len(block)} bytes at byte"
                 f" {position}.",
             )
-
-
-def is_adts(data: bytes, position: int) -> bool:
-    """Return whether an ADTS header, of an AAC frame, starts at a position."""
-    return (
-        data[position : position + 1] == b"\xff"
-        and position + 7 <= len(data)
-        and data[position + 1] & 0xF6 == 0xF0
-    )
 
 
 def check_adts(data: bytes, position: int) -> None:

@@ -28,7 +28,7 @@ def decode_sample(
         limits: limits on sizes and counts; time and memory are up to the sandbox.
     Returns:
         An array per modality, with the shape and dtype of `shape_of`, or None if the sample lacks
-        the modality.
+        the modality: a member, a stream in it, or text that is not blank.
     Raises:
         SampleError: a member cannot be decoded.
     """
@@ -39,7 +39,8 @@ def decode_sample(
         if suffix is None:
             continue
         with _error_prefix(f"{name} ({suffix})"):
-            check_member(members[suffix], suffix)
+            if members[suffix] or not isinstance(spec, TextSpec):
+                check_member(members[suffix], suffix)
             if isinstance(spec, ImageSpec):
                 out[name] = decode_image(members[suffix], spec, limits)
             elif isinstance(spec, TensorSpec):

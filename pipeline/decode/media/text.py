@@ -10,8 +10,8 @@ from pipeline.decode.media.shapes import ID_DTYPE
 from pipeline.errors import SampleError
 
 
-def decode_text(data: bytes, spec: TextSpec) -> Array:
-    """Decode text to byte values + 1, padded with zeros, (length,) int16.
+def decode_text(data: bytes, spec: TextSpec) -> Array | None:
+    """Decode text to byte values + 1, padded with zeros, (length,) int16; None if it is blank.
 
     A byte-order mark is removed, and text that is too long is cut at a character boundary. All of
     the text must be UTF-8, including the part that is cut off. NUL is valid UTF-8 but rejected: it
@@ -32,7 +32,7 @@ def decode_text(data: bytes, spec: TextSpec) -> Array:
     if "\0" in text:
         raise SampleError("wrong_type", f"Not UTF-8 text: NUL at byte {data.index(0)}.")
     if not text.removeprefix("\ufeff").strip():
-        raise SampleError("empty", "The text is empty or only whitespace.")
+        return None
     # The text is valid, so `ignore` only drops a character that the cut has split.
     kept = data.removeprefix(BOM_UTF8)[: spec.length].decode(errors="ignore").encode()
     ids = np.zeros(spec.length, ID_DTYPE)

@@ -1,7 +1,9 @@
 """Selection and decoding of frames of a video stream."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ def decode_frames(
     stream: VideoStream,
     packets: Sequence["Packet[Any]"],
     specs: Mapping[str, VideoSpec],
+    lead: Fraction,
     limits: Limits,
 ) -> dict[str, Array]:
     """Decode the frames that the modalities use, up to the last of them.
@@ -31,6 +34,7 @@ def decode_frames(
         stream: the video stream.
         packets: all its packets, in file order.
         specs: spec of each modality that reads the stream.
+        lead: seconds of the clip before the stream, in which its first frame is displayed.
         limits: limits on frame rate and pixels.
     Returns:
         (frames, 3, size, size) uint8 per modality.
@@ -52,18 +56,22 @@ def decode_frames(
     if has_times and stream.time_base and times[-1] > times[0]:
         fps = (len(times) - 1) / float((times[-1] - times[0]) * stream.time_base)
         check_limit(fps, "fps", limits, "frames per second")
-    selected = {name: _select(times, max(ends), spec.frames) for name, spec in specs.items()}
+    start = times[0]
+    if has_times and stream.time_base:
+        start -= math.floor(lead / stream.time_base)
+    selected = {name: _select(times, start, max(ends), spec.frames) for name, spec in specs.items()}
     return _decode(stream, packets, specs, selected, has_times, limits)
 
 
-def _select(times: list[int], end: int, num: int) -> list[int]:
+def _select(times: list[int], start: int, end: int, num: int) -> list[int]:
     """Return the times of the frames that are displayed at the centres of `num` equal segments.
 
-    The segments divide the interval from the first time to `end`.
+    The segments divide the interval from `start` to `end`. Before the first time, the first frame
+    is displayed.
     """
-    start, length = times[0], max(end, times[-1] + 1) - times[0]
+    length = max(end, times[-1] + 1) - start
     return [
-        times[bisect_right(times, start + (2 * i + 1) * length // (2 * num)) - 1]
+        times[max(bisect_right(times, start + (2 * i + 1) * length // (2 * num)) - 1, 0)]
         for i in range(num)
     ]
 

@@ -253,7 +253,7 @@ def test_configuration_is_inferred_from_first_sample_or_decode_yaml(tmp_path: Pa
         "audio.wav": encode_wav(tone(500, 0.5)),
         "depth.png": image,
         "npy": encode_npy(np.zeros((4, 2))),
-        "txt": b"one",
+        "txt": b"",
         "caption.txt": b"two",
     }
     write_shard(tmp_path / "train-0.tar", {"k": members})

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.decode.config import AudioSpec, DecodeConfig, TensorSpec
+from pipeline.decode.config import AudioSpec, DecodeConfig, ImageSpec, TensorSpec
 from pipeline.decode.job import decode
 from pipeline.errors import (
     BudgetError,
@@ -25,13 +25,23 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.features.feature_set import FeatureSet
+from pipeline.inspect import inspect
 from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
+from pipeline.shards.lint import lint
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import StorePath
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, sample
-from tests.support.media_files import encode_clip, facts, make_tar, write_shard
+from tests.support.media_files import (
+    encode_clip,
+    encode_image,
+    encode_wav,
+    facts,
+    make_tar,
+    tone,
+    write_shard,
+)
 from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -158,6 +168,35 @@ def test_compressed_shards_non_contiguous_samples_and_unknown_suffixes(tmp_path:
     assert summary.num_rejected == 0
     assert summary.ignored == {"pkl": 5}
     assert any(re.search(r"\b5\b", note) for note in summary.notes)
+
+
+def test_members_with_another_format_than_their_suffix_are_counted(tmp_path: Path) -> None:
+    png, jpg, wav = (
+        encode_image(np.zeros((8, 8, 3), np.uint8), "PNG"),
+        encode_image(np.zeros((8, 8, 3), np.uint8), "JPEG"),
+        encode_wav(tone(800, 0.1)),
+    )
+    for shard in range(2):
+        samples = {
+            f"{shard}{key}": {"json": facts(key), "jpg": image, "mp3": wav}
+            for key, image in (("a", png), ("b", jpg), ("c", png))
+        }
+        write_shard(tmp_path / "in" / f"{shard}.tar", samples)
+    config = DecodeConfig(
+        modalities={
+            "image": ImageSpec(kind="image", member="jpg", size=8),
+            "audio": AudioSpec(kind="audio", member="mp3"),
+        }
+    )
+    shards, counts = discover_shards([str(tmp_path / "in")]), {"jpg": {"png": 4}, "mp3": {"wav": 6}}
+    summary = decode(shards, StorePath.at(tmp_path / "out"), config)
+    assert (summary.num_rows, summary.num_rejected, summary.mislabelled) == (6, 0, counts)
+    assert "jpg: 4 are png; mp3: 6 are wav" in summary.text
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["mislabelled"] == counts
+    for report in (inspect(tmp_path / "out"), inspect(tmp_path / "in"), lint(shards)):
+        assert report["mislabelled"] == counts
+    assert lint(shards)["shards"][1]["mislabelled"] == {"jpg": {"png": 2}, "mp3": {"wav": 3}}
 
 
 def non_contiguous(tar: bytes) -> bytes:

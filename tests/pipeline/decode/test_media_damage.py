@@ -127,15 +127,34 @@ def test_bytes_after_the_end_of_audio_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "data"),
+    ("suffix", "actual", "data"),
     [
-        ("mp4", encode_wav(tone(800, 0.5))),
-        ("wav", encode_clip(4)),
-        ("cam.webm", encode_clip(4, container="avi", codec="mpeg4")),
+        ("mp4", "wav", encode_wav(tone(800, 0.5))),
+        ("wav", "mp4", encode_clip(4, sound=tone(800, 0.5))),
+        ("cam.webm", "avi", encode_clip(4, container="avi", codec="mpeg4")),
+        ("mp3", "flac", sound("flac", "flac")),
+        ("wav", "opus", sound("ogg", "libopus")),
+        ("h264", "ts", encode_clip(4, container="mpegts")),
     ],
 )
-def test_container_with_wrong_suffix(suffix: str, data: bytes) -> None:
-    assert reason({suffix: data}, v=video(member=suffix), a=audio(suffix)) == "wrong_type"
+def test_container_with_wrong_suffix_is_decoded_by_content(
+    suffix: str, actual: str, data: bytes
+) -> None:
+    one, other = (
+        decode_sample({name: data}, {"v": video(member=name), "a": audio(name)}, Limits())
+        for name in (suffix, actual)
+    )
+    assert any(array is not None for array in one.values())
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "wav"])
+def test_bytes_without_a_signature_need_the_right_suffix(suffix: str) -> None:
+    """FFmpeg takes them for raw video, as it would take noise that looks like it."""
+    data = encode_clip(4, container="h264")
+    decode(data, video(member="h264"))
+    assert reason({suffix: data}, v=video(member=suffix)) == "wrong_type"
 
 
 def test_unknown_suffix_accepts_any_container() -> None:

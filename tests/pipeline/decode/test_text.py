@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config import load, parse
-from pipeline.decode.config import DecodeConfig, TextSpec
+from pipeline.decode.config import DecodeConfig, TensorSpec, TextSpec
 from pipeline.decode.media.sample import decode_sample
 from pipeline.errors import ConfigError, DataError, SampleError
 from pipeline.features.feature_set import FeatureSet
@@ -20,7 +20,7 @@ from pipeline.sources.importers.table import import_table
 from pipeline.sources.synthetic.generate import generate
 from pipeline.sources.synthetic.plain import SPECS
 from pipeline.storage.arrow_files import read_table
-from tests.support.media_files import write_shard
+from tests.support.media_files import encode_npy, write_shard
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.launch import launch
@@ -62,26 +62,38 @@ def test_ids_are_bytes_up_to_the_last_complete_character(
     assert kept == text or num + len(text[len(kept)].encode()) > length
 
 
+@pytest.mark.parametrize("data", [b"", BOM, b" \n\t", "\u00a0\u3000\r\n".encode()])
+def test_blank_text_is_a_missing_modality(data: bytes) -> None:
+    specs = {
+        "note": TextSpec(kind="text", member=("note.txt", "caption"), length=8),
+        "tensor": TensorSpec(kind="tensor", member="npy", shape=(2,)),
+    }
+    npy = encode_npy(np.array([3, 4]))
+    for suffix in ("note.txt", "caption"):
+        arrays = decode_sample({suffix: data, "npy": npy}, specs, Limits())
+        assert arrays["note"] is None
+        assert arrays["tensor"].tolist() == [3, 4]
+
+
 @given(data=st.one_of(st.binary(max_size=12), TEXTS.map(lambda text: text.encode()[:-1])))
 def test_invalid_text_is_rejected_and_valid_text_is_decoded(data: bytes) -> None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = ""
-    if text.strip() and "\0" not in text:
-        assert decode(data, 64).any()
-    else:
+        text = "\0"
+    specs = {"note": TextSpec(kind="text", member="txt", length=64)}
+    if "\0" in text:
         with pytest.raises(SampleError) as caught:
-            decode(data, 64)
-        assert caught.value.reason in ("empty", "undecodable", "truncated", "wrong_type")
+            decode_sample({"txt": data}, specs, Limits())
+        assert caught.value.reason in ("undecodable", "truncated", "wrong_type")
+    else:
+        ids = decode_sample({"txt": data}, specs, Limits())["note"]
+        assert (ids is not None and ids.any()) == bool(text.strip())
 
 
 @pytest.mark.parametrize(
     ("data", "reason", "named"),
     [
-        (b"", "empty", "txt"),
-        (BOM, "empty", "txt"),
-        (b" \n\t", "empty", "txt"),
         (b"a\xff", "undecodable", "1"),
         (b"fa\xe7ade", "undecodable", "2"),
         (

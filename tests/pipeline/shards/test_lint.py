@@ -65,6 +65,12 @@ def test_lint_reports_a_folder_with_totals(tmp_path: Path, command: Command) -> 
     )
 
 
+def test_empty_text_is_usable(tmp_path: Path) -> None:
+    shard = make_tar({"a.json": facts("a"), "a.note.txt": b"", "a.wav": b"1"})
+    report = lint(discover_shards([str(folder_of(tmp_path / "in", x=shard))]))
+    assert (report["samples_kept"], report["num_unusable"]) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("members", "reason", "detail"),
     [

@@ -29,7 +29,6 @@ REJECTED = {
     "broken/derived__random_bytes.mp4": "undecodable",
     "broken/derived__truncated_1k.mp4": "truncated",
     "broken/derived__truncated_half.mp4": "truncated",
-    "broken/derived__wav_named_mp4.mp4": "wrong_type",
     "broken/derived__wav_short_data.wav": "truncated",
     "broken/derived__zero_hole.mp4": "undecodable",
     "broken/filetype__fixture-corrupt.mkv": "bad_header",
@@ -60,6 +59,7 @@ REJECTED = {
     "edge/small__wav.wav": "empty",
 }
 """Reasons of the files that are rejected; all others must decode."""
+MISLABELLED = "broken/derived__wav_named_mp4.mp4"
 
 
 def kinds_of(streams: str, suffix: str) -> set[str]:
@@ -113,8 +113,10 @@ def test_all_files_through_the_real_job(tmp_path: Path, real_data: Callable[[str
     assert rejected == REJECTED
     kinds = {row["file"]: row["kind"] for row in files.values()}
     assert {name for name, kind in kinds.items() if kind == "broken"} == {
-        name for name in REJECTED if kinds[name] != "edge"
+        MISLABELLED,
+        *(name for name in REJECTED if kinds[name] != "edge"),
     }
+    assert summary.mislabelled == {"mp4": {"wav": 1}}
     assert not {name for name in REJECTED if kinds[name] == "valid"}
     assert summary.num_rows + summary.num_rejected == NUM_FILES
     present = dict(
