@@ -21,6 +21,8 @@ hypothesis.settings.register_profile(
 )  # the time of an example depends on the load of the machine
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# an actor of each Ray Train run that watches for nodes that the cloud takes back
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # the models of the tests are small: more threads only add overhead
 torch.set_num_threads(1)
 
@@ -40,6 +42,11 @@ class ByFile(LoadScopeScheduling):
 @functools.cache
 def _uses_ray(file: Path) -> bool:
     return "ray_cluster" in file.read_text()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process waits for another at the end."""
+    items.sort(key=lambda item: not (_uses_ray(item.path) or item.path.name == "test_jobs.py"))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
