@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 ConfigDict = dict
+ValidationInfo = SimpleNamespace
 ByteSize = int
 
 
@@ -59,7 +60,9 @@ class BaseModel(SimpleNamespace):
             for value in vars(cls).values()
             if isinstance(value, Before)
         ):
-            values = validator.__func__(model, values)
+            info = SimpleNamespace(context=None)
+            wanted = validator.__func__.__code__.co_argcount
+            values = validator.__func__(*(model, values, info)[:wanted])
         aliases = {
             field.alias: name for name, field in vars(model).items() if isinstance(field, Field)
         }
@@ -74,7 +77,7 @@ class BaseModel(SimpleNamespace):
         )
 
     @classmethod
-    def model_validate(cls, value: Any) -> Any:
+    def model_validate(cls, value: Any, context: Any = None) -> Any:
         return value if isinstance(value, cls) else cls(**value)
 
     def model_dump(

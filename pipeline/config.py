@@ -31,18 +31,19 @@ class StrictModel(BaseModel):
     )
 
 
-def parse(model: type[M], value: Any, what: str) -> M:
+def parse(model: type[M], value: Any, what: str, folder: StorePath | None = None) -> M:
     """Validate a mapping against a model.
 
     Args:
         model: the model.
         value: the mapping.
         what: the name of the mapping in error messages, such as the path of its file.
+        folder: the folder that paths of files in the mapping are relative to.
     Raises:
         ConfigError: names each invalid field, its value and how to fix it.
     """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context={"folder": folder})
     except ValidationError as error:
         errors = error.errors()
         more = f"; and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
@@ -80,7 +81,7 @@ def load(model: type[M], path: str | Path | StorePath) -> M:
         raise ConfigError(
             f"Configuration {path} is not valid YAML ({error})", "fix the file"
         ) from error
-    return parse(model, value if value is not None else {}, str(path))
+    return parse(model, value if value is not None else {}, str(path), store_path.parent)
 
 
 class _Loader(yaml.SafeLoader):
@@ -103,7 +104,9 @@ class _Loader(yaml.SafeLoader):
 def _explain(model: type[BaseModel], error: dict[str, Any], value: Any) -> str:
     field, given = _path(error["loc"], value) or "the document", _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
-        close = get_close_matches(str(error["loc"][-1]), _field_names(model), n=1)
+        unknown = str(error["loc"][-1])
+        others = [name for name in _field_names(model) if name != unknown]
+        close = get_close_matches(unknown, others, n=1)
         return f"field {field!r} (value {given}) is unknown; " + (
             f"did you mean {close[0]!r}?" if close else "remove it"
         )

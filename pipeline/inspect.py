@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from pipeline.config import load
-from pipeline.decode.config import DecodeConfig
+from pipeline.decode.inference import config_beside, reading_of
 from pipeline.errors import DataError, MissingError, SampleError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.shards.discover import ENDINGS, discover_shards, shard_names
 from pipeline.shards.member_formats import MislabelledCounts
 from pipeline.shards.reader import ShardReader, read_twice
+from pipeline.shards.reading import Reading
 from pipeline.shards.sample_metadata import SampleMetadata, parse_metadata
 from pipeline.shards.samples import RejectedSample
 from pipeline.storage.arrow_files import read_table
@@ -54,21 +54,17 @@ def _summary(path: StorePath) -> Summary:
     kind = path.info().type
     if kind == pafs.FileType.NotFound:
         if any(sign in path.name for sign in "*?["):
-            return _shards(discover_shards([path]), None)
+            return _shards(discover_shards([path]))
         raise MissingError(f"Not found: {path}", CURE)
     if kind == pafs.FileType.File:
-        return (
-            _shards([path], path.parent / "decode.yaml")
-            if path.name.endswith(ENDINGS)
-            else _table(path)
-        )
+        return _shards([path]) if path.name.endswith(ENDINGS) else _table(path)
     names = {entry.name for entry in path.list()}
     if MANIFEST in names:
         return _features(FeatureSet.open(path))
     if "run.json" in names:
         return _run(path)
     if any(name.endswith(ENDINGS) for name in names):
-        return _shards(discover_shards([path]), path / "decode.yaml")
+        return _shards(discover_shards([path]))
     if names & {"features", "runs"}:
         return {
             "kind": "store",
@@ -84,14 +80,16 @@ def _summary(path: StorePath) -> Summary:
     )
 
 
-def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
-    """Summarise shards; with `decode`, the path of a decode.yaml, also its modalities."""
+def _shards(shards: Sequence[StorePath]) -> Summary:
+    """Summarise shards; with a decode.yaml beside them, also its modalities."""
+    config, reading = config_beside(shards), reading_of(shards)
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     # `kept`: number of samples by their set of suffixes
     suffixes, kept, reasons, rows = Counter[str](), Counter[frozenset[str]](), Counter[str](), []
     mislabelled = MislabelledCounts()
     for path, name in zip(shards, shard_names(shards), strict=True):
-        samples, reader = read_twice(path, partial(_Samples, path), hashed=False)
+        read = partial(_Samples, name, reading)
+        samples, reader = read_twice(path, read, hashed=False, **reading.options)
         for metadata in samples.metadata:
             splits[metadata.split or "none"][metadata.label] += 1
         kept.update(samples.kept)
@@ -115,12 +113,13 @@ def _shards(shards: Sequence[StorePath], decode: StorePath | None) -> Summary:
         "splits": _split_counts(splits),
         "members": dict(sorted(suffixes.items())),
         "mislabelled": mislabelled.by_suffix,
+        "unread": reading.unread(suffixes),
         "num_rejected": reasons.total(),
         "rejected": dict(reasons.most_common()),
         "shards": rows,
     }
-    if decode and decode.exists():
-        specs = load(DecodeConfig, decode).modalities
+    if config:
+        specs = config.modalities
         missing = {
             name: sum(num for present, num in kept.items() if present.isdisjoint(spec.member))
             for name, spec in specs.items()
@@ -138,7 +137,7 @@ class _Samples:
     `rejected` are the reasons of the other samples.
     """
 
-    def __init__(self, shard: StorePath, reader: ShardReader) -> None:
+    def __init__(self, shard: str, reading: Reading, reader: ShardReader) -> None:
         self.metadata: list[SampleMetadata] = []
         self.kept: Counter[frozenset[str]] = Counter()
         self.mislabelled = MislabelledCounts()
@@ -148,10 +147,14 @@ class _Samples:
                 self.rejected.append(item.reason)
                 continue
             try:
-                self.metadata.append(parse_metadata(item, shard.path))
+                metadata = parse_metadata(item, shard, reading.rules)
             except SampleError as error:
                 self.rejected.append(error.reason)
+                continue
+            if metadata is None:
+                reader.ignore(item)
             else:
+                self.metadata.append(metadata)
                 self.kept[item.suffixes] += 1
                 self.mislabelled.add(item.members)
 

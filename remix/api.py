@@ -35,7 +35,7 @@ def decode(
         shards: tar files, folders of them, or globs.
         out: STORE/features/NAME.
         config: modalities and limits, as a mapping or a YAML file; by default decode.yaml next to
-            the shards, else inferred from the first sample.
+            the shards, else inferred from samples of many shards.
         address: address of a Ray cluster; by default this machine.
         progress: called after each shard.
     Returns:
@@ -49,20 +49,27 @@ def decode(
         print(summary.num_rows, summary.reasons)
     """
     from pipeline.decode.config import DecodeConfig
+    from pipeline.decode.inference import Inferred, infer_config
     from pipeline.decode.job import decode as run
-    from pipeline.decode.preflight import infer_config
     from pipeline.shards.discover import discover_shards
 
     shard_list = discover_shards([os.fspath(shard) for shard in shards])
     if config is None:
-        decode_config = infer_config(shard_list)
+        found = infer_config(shard_list)
     elif isinstance(config, str | os.PathLike):
-        decode_config = load(DecodeConfig, Path(config))
+        found = Inferred(config=load(DecodeConfig, Path(config)))
+    elif isinstance(config, DecodeConfig):
+        found = Inferred(config=config)
     else:
-        decode_config = (
-            config if isinstance(config, DecodeConfig) else parse(DecodeConfig, config, "decode")
-        )
-    return run(shard_list, StorePath.at(out), decode_config, address=address, progress=progress)
+        found = Inferred(config=parse(DecodeConfig, config, "decode"))
+    return run(
+        shard_list,
+        StorePath.at(out),
+        found.config,
+        inferred=found.lines,
+        address=address,
+        progress=progress,
+    )
 
 
 def plan(

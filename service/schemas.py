@@ -109,6 +109,12 @@ class FeatureDetail(FeatureSummary):
     """The names of the classes; a label is an index into this list."""
     reasons: dict[str, int]
     """The number of rejected samples by reason."""
+    ignored: dict[str, int] = {}
+    """The number of members of unknown suffix, by the last part of the suffix."""
+    unread: dict[str, int] = {}
+    """The number of media that no modality reads, by suffix, and of streams of clips, by kind."""
+    mislabelled: dict[str, dict[str, int]] = {}
+    """The number of members decoded as another format than their suffix, by suffix and format."""
     num_parts: int
     """The number of parts that the features are stored in, one per shard."""
     parents: dict[str, JsonValue]

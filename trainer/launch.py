@@ -8,6 +8,7 @@ import torch
 from pipeline.config import parse
 from pipeline.errors import ConfigError, InputError, MismatchError, StoreError
 from pipeline.features.feature_set import FeatureSet
+from pipeline.features.gaps import gaps
 from pipeline.plans.target_shares import target_of
 from pipeline.storage.schemas import SPLITS
 from trainer import loop
@@ -40,6 +41,8 @@ def launch(
             return run
     else:
         run = Run.create(config, features)
+    for gap in gaps(features):
+        progress({"event": "note", "text": gap})
     with run.lock() as dead:
         run.sweep()
         if dead:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.decode.inference import Inferred, infer_config
 from pipeline.decode.job import decode
-from pipeline.decode.preflight import infer_config
 from pipeline.decode.summary import Progress
 from pipeline.shards.discover import discover_shards
 from pipeline.sources.shard_writer import SUMMARY
@@ -36,10 +36,12 @@ def ensure_features(config: RunConfig, report: Callable[[dict[str, Any]], None])
     def progress(state: Progress) -> None:
         report({"event": "source", **asdict(state)})
 
+    found = Inferred(config=source.decode) if source.decode else infer_config(shards)
     summary = decode(
         shards,
         features,
-        source.decode or infer_config(shards),
+        found.config,
+        inferred=found.lines,
         progress=progress,
         resources=config.resources.decode_resources,
     )

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from pipeline.config import Name, StrictModel
 from pipeline.shards.limits import Limits
+from pipeline.shards.member_suffixes import CLIPS
+from pipeline.shards.reading import Reading
+from pipeline.shards.sample_rules import SampleRules
 from pipeline.storage.schemas import RESERVED
 
 
@@ -109,6 +112,13 @@ class DecodeConfig(StrictModel):
     reserved."""
     classes: tuple[str, ...] | None = None
     """Class names in the order of their numbers. Default: the labels that occur, sorted."""
+    sample: SampleRules = SampleRules()
+    """Where a sample's id, label and split come from."""
+    ignore: tuple[str, ...] = ()
+    """Suffixes of media that are left out on purpose."""
+    max_unread_share: float = Field(default=0.01, ge=0, le=1)
+    """Maximum fraction of the members with media that no modality reads, without those in
+    `ignore`, before the job fails."""
     max_rejected_share: float = Field(default=0.01, ge=0, le=1)
     """Maximum fraction of samples that may be rejected before the job fails."""
     max_rejected_in_a_row: int = Field(default=100, ge=1)
@@ -121,6 +131,30 @@ class DecodeConfig(StrictModel):
     def members(self) -> frozenset[str]:
         """Suffixes of the members that any modality decodes."""
         return frozenset(suffix for spec in self.modalities.values() for suffix in spec.member)
+
+    @property
+    def half_read(self) -> dict[str, Literal["audio", "video"]]:
+        """Suffixes of clips that modalities read for one kind of stream only, with the other."""
+        kinds: dict[str, set[str]] = {}
+        for spec in self.modalities.values():
+            for suffix in spec.member:
+                kinds.setdefault(suffix, set()).add(spec.kind)
+        return {
+            suffix: "video" if "audio" in read else "audio"
+            for suffix, read in kinds.items()
+            if suffix.rpartition(".")[2] in CLIPS and len(read & {"audio", "video"}) == 1
+        }
+
+    @property
+    def reading(self) -> Reading:
+        """How shards are read."""
+        return Reading(
+            limits=self.limits,
+            rules=self.sample,
+            members=self.members,
+            ignore=frozenset(self.ignore),
+            max_unread_share=self.max_unread_share,
+        )
 
     @model_validator(mode="after")
     def _names(self) -> "DecodeConfig":

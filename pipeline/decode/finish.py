@@ -28,7 +28,7 @@ class _Totals:
         self.moments = {
             name: Moments.of(tuple(spec["shape"]), spec["dtype"]) for name, spec in specs.items()
         }
-        self.splits, self.ignored = Counter[str](), Counter[str]()
+        self.splits, self.ignored, self.unread = Counter[str](), Counter[str](), Counter[str]()
         self.mislabelled = MislabelledCounts()
         self.parts: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str]] = []
@@ -46,6 +46,7 @@ class _Totals:
         }
         self.rejected += rejected_rows(job, record)
         self.ignored.update(record["ignored"])
+        self.unread.update(record["unread"])
         part = {key: record[key] for key in ("rows", "files", "account")}
         self.parts.append({"index": job.index, "shard": job.name, **part})
 
@@ -107,6 +108,8 @@ def finish(
         "reasons": dict(Counter(row["reason"] for row in totals.rejected).most_common()),
         "ignored": dict(totals.ignored.most_common()),
         "mislabelled": totals.mislabelled.by_suffix,
+        "unread": dict(totals.unread.most_common()),
+        "sample": config.sample.model_dump(mode="json", exclude_defaults=True),
         "limits": config.limits.model_dump(mode="json"),
         "batch_rows": BATCH_ROWS,
         "parts": totals.parts,

@@ -20,6 +20,8 @@ from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reas
 from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, decode_shard, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
+from pipeline.features.feature_set import FeatureSet
+from pipeline.features.gaps import gaps
 from pipeline.ray_cluster import connect, require_resources
 from pipeline.shards.discover import shard_names
 from pipeline.storage.arrow_files import write_table
@@ -33,6 +35,7 @@ def decode(
     out: StorePath,
     config: DecodeConfig,
     *,
+    inferred: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
     address: str | None = None,
     num_cpus: int | None = None,
@@ -45,6 +48,7 @@ def decode(
         shards: the shards, in the order of the rows.
         out: folder of the feature set.
         config: modalities, classes and limits.
+        inferred: what was inferred of the configuration, for the notes.
         progress: called after each shard that was scanned or decoded.
         address: address of the Ray cluster; by default Ray is started locally.
         num_cpus: number of CPUs of a local Ray.
@@ -65,7 +69,8 @@ def decode(
     specs = _manifest_specs(config)
     existing = _complete_manifest(out, scans, parents, config, classes)
     if existing:
-        return summary_of(existing, num_reused=len(shards), unchanged=True)
+        notes = [*inferred, *gaps(FeatureSet.open(out))]
+        return summary_of(existing, num_reused=len(shards), unchanged=True, notes=notes)
     with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead_owner:
         for folder in (out, out / ".parts", *(out / name for name in specs)):
             folder.sweep()
@@ -86,7 +91,9 @@ def decode(
         ]
         num_reused = _decode_shards(jobs, scans, config, report, options)
         manifest = finish(out, jobs, config, classes, specs, parents)
-    notes = [f"took over from {dead_owner}, which ended unexpectedly"] if dead_owner else []
+    notes = [*inferred, *gaps(FeatureSet.open(out))]
+    if dead_owner:
+        notes.append(f"took over from {dead_owner}, which ended unexpectedly")
     return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
 
 
@@ -265,6 +272,13 @@ def _complete_manifest(
         raise MismatchError(
             f"{out} was decoded with limits.{name} = {manifest['limits'].get(name)};"
             f" the configuration has {getattr(config.limits, name)}, which may reject more samples",
+            cure,
+        )
+    rules = config.sample.model_dump(mode="json", exclude_defaults=True)
+    if rules != manifest.get("sample", {}):
+        raise MismatchError(
+            f"{out} was decoded with sample = {manifest.get('sample', {})};"
+            f" the configuration has {rules}",
             cure,
         )
     if list(recorded) != list(specs) or manifest["classes"] != list(classes):

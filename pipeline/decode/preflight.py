@@ -1,111 +1,16 @@
-"""Inference of a decode configuration, and checks of the scanned shards before decoding starts."""
+"""Checks of the scanned shards before decoding starts."""
 
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import load
-from pipeline.decode.config import (
-    AudioSpec,
-    DecodeConfig,
-    ImageSpec,
-    TensorSpec,
-    TextSpec,
-    VideoSpec,
-)
-from pipeline.decode.media.shapes import AnySpec, shape_of
-from pipeline.decode.media.tensor import npy_header
-from pipeline.decode.sandbox.sandbox import sandbox_for
+from pipeline.decode.config import DecodeConfig
+from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.shard_task import ShardScan
-from pipeline.errors import ConfigError, DataError, InputError, SampleError
-from pipeline.shards.discover import ShardFile
-from pipeline.shards.limits import Limits
-from pipeline.shards.member_checks import check_member
-from pipeline.shards.member_suffixes import AUDIO, CLIPS, IMAGES
-from pipeline.shards.reader import ShardReader
-from pipeline.shards.samples import Sample
+from pipeline.errors import ConfigError, DataError, InputError
+from pipeline.shards.reading import summed
 from pipeline.storage.schemas import SPLITS
-from pipeline.storage.store_path import StorePath
-
-CONFIG = "decode.yaml"
-
-
-def infer_config(shards: Sequence[StorePath]) -> DecodeConfig:
-    """Read decode.yaml next to the first shard, or infer the modalities from the first sample.
-
-    Raises InputError.
-    """
-    config = config_beside(shards)
-    if config is not None:
-        return config
-    for shard in shards:
-        with ShardFile(shard) as file:
-            for sample in ShardReader(file, hashed=False).samples():
-                return DecodeConfig(modalities=_modalities(sample, shard))
-    raise DataError(
-        f"No complete sample in {shards[0]} and {len(shards) - 1} more shards",
-        "Pass WebDataset shards with members such as KEY.json and KEY.mp4.",
-    )
-
-
-def config_beside(shards: Sequence[StorePath]) -> DecodeConfig | None:
-    """Read decode.yaml next to the first shard, or return None. Raises ConfigError."""
-    path = shards[0].parent / CONFIG
-    return load(DecodeConfig, path) if path.exists() else None
-
-
-def _modalities(sample: Sample, shard: StorePath) -> dict[str, AnySpec]:
-    """Infer the spec of each modality from the suffixes of a sample. Raises InputError."""
-    specs: dict[str, AnySpec] = {}
-    try:
-        for suffix, data in sorted(sample.members.items()):
-            for kind, spec in _specs(suffix, data):
-                name = suffix.partition(".")[0] if "." in suffix else kind
-                if name in specs:
-                    raise ConfigError(
-                        f"Sample {sample.key!r} of {shard} has two members for modality {name!r}",
-                        f"Write a {CONFIG} next to the shards that defines the modalities.",
-                    )
-                specs[name] = spec
-    except SampleError as error:
-        raise DataError(
-            f"No configuration can be inferred from sample {sample.key!r} of {shard} ({error})",
-            f"Fix the sample or write a {CONFIG} next to the shards.",
-        ) from error
-    if not specs:
-        raise DataError(
-            f"Sample {sample.key!r} of {shard} has no member of a known media type:"
-            f" {', '.join(sorted(sample.suffixes))}",
-            f"Write a {CONFIG} next to the shards that names the members.",
-        )
-    return specs
-
-
-def _specs(suffix: str, data: bytes) -> list[tuple[str, AnySpec]]:
-    """Kinds and specs that a member can be decoded with; a clip may have video and audio."""
-    last = suffix.rpartition(".")[2]
-    if last not in CLIPS | IMAGES | AUDIO | {"npy", "txt"}:
-        return []
-    if data or last != "txt":
-        check_member(data, suffix)
-    if last in CLIPS:
-        streams = sandbox_for({}, Limits()).streams_in(data)
-        audio: list[tuple[str, AnySpec]] = (
-            [("audio", AudioSpec(kind="audio", member=(suffix,)))] if "audio" in streams else []
-        )
-        return audio + (
-            [("video", VideoSpec(kind="video", member=(suffix,)))] if "video" in streams else []
-        )
-    if last in IMAGES:
-        return [("image", ImageSpec(kind="image", member=(suffix,)))]
-    if last in AUDIO:
-        return [("audio", AudioSpec(kind="audio", member=(suffix,)))]
-    if last == "txt":
-        return [("text", TextSpec(kind="text", member=(suffix,)))]
-    return [
-        ("tensor", TensorSpec(kind="tensor", member=(suffix,), shape=npy_header(data)[0] or (1,)))
-    ]
 
 
 def check(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
@@ -127,6 +32,7 @@ def check(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
     _check_ids(scans)
     _check_splits(scans)
     _check_members(scans, config)
+    _check_unread(scans, config)
     return _classes(scans, config)
 
 
@@ -146,7 +52,8 @@ def _check_splits(scans: Sequence[ShardScan]) -> None:
     if None in splits:
         raise DataError(
             f"No split given: {_locations(scans, 'split', None)[0]}",
-            'Add "split" to its .json, or name the shard train-*, validation-* or test-*.',
+            'Add "split" to its .json, name the shard train-*, validation-* or test-*, or set'
+            " `sample.split` in decode.yaml.",
         )
     for split in splits:
         if split not in SPLITS:
@@ -168,6 +75,21 @@ def _check_members(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
                 f" {' or '.join(spec.member)}, only {known}",
                 f"Correct modalities.{name}.member.",
             )
+
+
+def _check_unread(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
+    suffixes = summed(scan.suffixes for scan in scans)
+    share = config.reading.unread_share(suffixes)
+    if share > config.max_unread_share:
+        unread = config.reading.unread(suffixes)
+        counts = ", ".join(f"{num} {suffix}" for suffix, num in unread.items())
+        example = min(unread, key=lambda suffix: (-unread[suffix], suffix))
+        raise InputError(
+            f"No modality reads {share:.1%} of the media in the shards: {counts}."
+            f" max_unread_share is {config.max_unread_share}",
+            f"Add the suffixes to the `member` of a modality, or leave them out on purpose with"
+            f" `ignore: [{example}]`.",
+        )
 
 
 def _classes(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ a rerun reuses them.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -23,9 +23,9 @@ from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.shards.discover import ShardFile
 from pipeline.shards.member_formats import MislabelledCounts
-from pipeline.shards.reader import ShardReader, only_text, read_twice
+from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.sample_metadata import parse_metadata
-from pipeline.shards.samples import RejectedSample, Sample
+from pipeline.shards.samples import DamagedMember, RejectedSample, Sample
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.atomic_files import HashingFile
 from pipeline.storage.schemas import REJECTED
@@ -104,27 +104,29 @@ class ShardJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Field `decoding` of the decode record: modality specs, in order, and limits."""
+        """Field `decoding` of the decode record: modality specs, in order, limits and rules."""
         specs = self.config.modalities.items()
         return {
             "modalities": [[name, spec.model_dump(mode="json")] for name, spec in specs],
             "limits": self.config.limits.model_dump(mode="json"),
+            "sample": self.config.sample.model_dump(mode="json", exclude_defaults=True),
         }
 
     def reproduces(self, record: dict[str, Any]) -> bool:
         """Return whether this job would produce the same parts as the recorded job."""
         specs, limits = self.config.modalities, self.config.limits
         # Both are missing from the records of older versions.
-        settings, mislabelled = record.get("decoding"), record.get("mislabelled")
+        settings, unread = record.get("decoding"), record.get("unread")
         if (
             settings is None
-            or mislabelled is None
+            or unread is None
             or any(record[key] != value for key, value in self.provenance.items())
         ):
             return False
         recorded_specs, recorded_limits = settings["modalities"], settings["limits"]
         return (
-            [name for name, _ in recorded_specs] == list(specs)
+            settings.get("sample", {}) == self.settings["sample"]
+            and [name for name, _ in recorded_specs] == list(specs)
             and all(equals_recorded(specs[name], spec) for name, spec in recorded_specs)
             and not lowered_limits(limits, recorded_limits)
             and outdated_reasons(limits, recorded_limits).isdisjoint(record["account"]["rejected"])
@@ -135,10 +137,9 @@ def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
     """Scan a shard without decoding its media. Raises StoreError or MissingError."""
     scan, reader = read_twice(
         shard,
-        lambda reader: _Scan(reader, name),
-        load=only_text,
-        limits=config.limits,
-        known=config.members,
+        lambda reader: _Scan(reader, name, config),
+        load=lambda suffix: suffix in config.sample.metadata,
+        **config.reading.options,
     )
     return ShardScan(
         name=name,
@@ -154,7 +155,7 @@ def scan_shard(shard: StorePath, name: str, config: DecodeConfig) -> ShardScan:
 class _Scan:
     """Metadata of a shard's samples, the number of unreadable ones and the first few messages."""
 
-    def __init__(self, reader: ShardReader, name: str) -> None:
+    def __init__(self, reader: ShardReader, name: str, config: DecodeConfig) -> None:
         self.columns: dict[str, list[Any]] = {name: [] for name in _SCAN_SCHEMA.names}
         self.suffixes: Counter[str] = Counter()
         self.num_lost = 0
@@ -163,13 +164,16 @@ class _Scan:
             if isinstance(item, RejectedSample):
                 self._add_loss(f"{item.reason}: {item.error}")
                 continue
-            self.suffixes.update(item.suffixes)
             try:
-                row = {"index": item.index, **asdict(parse_metadata(item, name))}
+                metadata = parse_metadata(item, name, config.sample)
             except SampleError as error:
+                self.suffixes.update(item.suffixes)
                 self._add_loss(str(error))
                 continue
-            for column, value in row.items():
+            if metadata is None:
+                continue
+            self.suffixes.update(item.suffixes)
+            for column, value in {"index": item.index, **asdict(metadata)}.items():
                 self.columns[column].append(value)
 
     def _add_loss(self, text: str) -> None:
@@ -193,17 +197,17 @@ def decode_shard(job: ShardJob) -> dict[str, Any]:
     # An old record must not describe parts that are being rewritten.
     job.record_path.delete()
     rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits))
-    decoded = job.config.members
+    needed = job.config.reading.loaded
     with ShardFile(job.shard) as file, rows.open_parts():
         reader = ShardReader(
             file,
-            load=lambda suffix: suffix in decoded or only_text(suffix),
-            limits=job.config.limits,
-            known=decoded,
+            load=lambda suffix: suffix in needed,
             non_contiguous=job.non_contiguous,
+            **job.config.reading.options,
         )
         for item in reader:
-            rows.add(item)
+            rows.add(item, reader)
+        rows.ignore(reader.strays)
         if reader.digest != job.digest:
             raise StoreError(
                 f"Shard changed while it was read: {job.shard}",
@@ -224,6 +228,7 @@ def decode_shard(job: ShardJob) -> dict[str, Any]:
         },
         "ignored": dict(rows.ignored),
         "mislabelled": rows.mislabelled.by_suffix,
+        "unread": {**job.config.reading.unread(rows.suffixes), **rows.unread_streams},
         "rejected": rows.rejected,
         "samples": rows.columns,
     }
@@ -270,6 +275,9 @@ class _Rows:
         self.rejected: list[dict[str, str]] = []
         self.ignored: Counter[str] = Counter()
         self.mislabelled = MislabelledCounts()
+        self.suffixes: Counter[str] = Counter()
+        self.unread_streams: Counter[str] = Counter()
+        self._half_read = job.config.half_read
 
     @contextlib.contextmanager
     def open_parts(self) -> Iterator[None]:
@@ -286,18 +294,28 @@ class _Rows:
             for writer in self._writers.values():
                 writer.close()
 
-    def add(self, item: Sample | RejectedSample) -> None:
-        """Decode a sample into a row, or reject it.
+    def ignore(self, members: Iterable[DamagedMember]) -> None:
+        """Count members that are left out, by the last part of their suffix."""
+        self.ignored.update(
+            member.member.rpartition("/")[2].rpartition(".")[2].lower() for member in members
+        )
+
+    def add(self, item: Sample | RejectedSample, reader: ShardReader) -> None:
+        """Decode a sample into a row, or reject it, or ignore it if it is none.
 
         Raises BudgetError if too many consecutive samples were rejected.
         """
         if isinstance(item, RejectedSample):
             self._reject(item.key, "shard", item.reason, item.error)
             return
-        self.ignored.update(loss.member.rpartition(".")[2].lower() for loss in item.ignored)
+        self.ignore(item.ignored)
         sample_id = item.key
         try:
-            metadata = parse_metadata(item, self._job.name)
+            metadata = parse_metadata(item, self._job.name, self._job.config.sample)
+            if metadata is None:
+                reader.ignore(item)
+                self.ignored.update(item.suffixes)
+                return
             sample_id = metadata.sample_id
             members = {
                 suffix: data for suffix, data in item.members.items() if suffix in self._decoded
@@ -313,7 +331,11 @@ class _Rows:
             self._reject(sample_id, "decode", error.reason, error.detail)
             return
         self._num_consecutive = 0
+        self.suffixes.update(item.suffixes)
         self.mislabelled.add(members)
+        for suffix, kind in self._half_read.items():
+            if suffix in members and kind in self._sandbox.probe(members[suffix], suffix):
+                self.unread_streams[f"{kind} of {suffix}"] += 1
         for name, array in arrays.items():
             self._writers[name].append(array)
             self.columns[f"has_{name}"].append(array is not None)

@@ -28,6 +28,7 @@ class DecodeSummary:
         ignored: number of members with an unknown suffix, by suffix.
         mislabelled: number of members decoded as another format than their suffix, by suffix and
             format.
+        unread: number of media that no modality reads, by suffix, and of streams of clips, by kind.
         num_reused: number of shards whose rows an earlier job had decoded.
         unchanged: the feature set was already complete, and nothing was written.
         notes: messages for the user.
@@ -40,6 +41,7 @@ class DecodeSummary:
     splits: dict[str, int]
     ignored: dict[str, int]
     mislabelled: dict[str, dict[str, int]]
+    unread: dict[str, int]
     num_shards: int
     num_reused: int
     unchanged: bool
@@ -61,7 +63,9 @@ class DecodeSummary:
             if self.mislabelled
             else ""
         )
-        return f"{self.num_rows} rows, {rejected}{ignored}{mislabelled}"
+        counts = ", ".join(f"{num} {what}" for what, num in self.unread.items())
+        unread = f", media that no modality reads ({counts})" if counts else ""
+        return f"{self.num_rows} rows, {rejected}{ignored}{mislabelled}{unread}"
 
 
 def summary_of(
@@ -69,6 +73,11 @@ def summary_of(
 ) -> DecodeSummary:
     """Summarize a feature set from its manifest; `notes` come first among its notes."""
     all_notes = [*notes]
+    all_notes += [
+        f"{missing} of {manifest['num_rows']} samples lack modality {name!r}"
+        for name, spec in manifest["modalities"].items()
+        if (missing := manifest["num_rows"] - spec["num_rows"])
+    ]
     all_notes += [
         f"split {split!r} is empty" for split, num in manifest["splits"].items() if not num
     ]
@@ -84,6 +93,7 @@ def summary_of(
         reasons=manifest["reasons"],
         ignored=manifest["ignored"],
         mislabelled=manifest.get("mislabelled", {}),
+        unread=manifest.get("unread", {}),
         splits=manifest["splits"],
         num_shards=len(manifest["parts"]),
         num_reused=num_reused,

@@ -88,6 +88,9 @@ class Manifest(_Strict):
     parents: dict[str, Any] = {}
     num_rejected: Count = 0
     reasons: dict[str, Count] = {}
+    ignored: dict[str, Count] = {}
+    unread: dict[str, Count] = {}
+    mislabelled: dict[str, dict[str, Count]] = {}
     fingerprint: str
 
     @model_validator(mode="after")

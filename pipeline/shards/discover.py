@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from braceexpand import braceexpand
 
 from pipeline.errors import InputError, MissingError, StoreError
 from pipeline.shards.decompress import WINDOW
@@ -23,24 +24,36 @@ def discover_shards(patterns: Sequence[str | StorePath]) -> list[StorePath]:
     """Find the shards that match any pattern, sorted by path, without duplicates.
 
     Args:
-        patterns: files (any name), folders (their files with ENDINGS) and globs.
+        patterns: files (any name), folders (their files with ENDINGS), globs, and ranges in braces
+            such as `x-{000000..000127}.tar`, of which every file must exist.
     Raises:
         InputError: a pattern matches no shard. StoreError.
     """
     shards: dict[str, StorePath] = {}
     for pattern in patterns:
-        matches = _match(pattern)
-        if not matches:
-            raise InputError(
-                f"No shards match {str(pattern)!r}",
-                "give tar files, folders with *.tar files, or quoted globs",
-            )
-        shards |= {str(path): path for path in matches}
+        for each in _expanded(pattern):
+            matches = _match(each)
+            if not matches:
+                raise InputError(
+                    f"No shards match {str(each)!r}",
+                    "give tar files, folders with *.tar files, or quoted globs",
+                )
+            shards |= {str(path): path for path in matches}
     if not shards:
         raise InputError(
             "No shards given", "give tar files, folders with *.tar files, or quoted globs"
         )
     return [shards[name] for name in sorted(shards)]
+
+
+def _expanded(pattern: str | StorePath) -> list[str | StorePath]:
+    """The paths that a range in braces stands for; a path that exists stands for itself."""
+    if "{" not in str(pattern) or StorePath.at(pattern).exists():
+        return [pattern]
+    try:
+        return [*braceexpand(str(pattern))]
+    except ValueError:  # a brace without its partner
+        return [pattern]
 
 
 def _match(pattern: str | StorePath) -> list[StorePath]:

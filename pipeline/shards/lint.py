@@ -4,16 +4,17 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from io import BytesIO
 from typing import Any
 
 from pipeline.errors import InputError, SampleError, StoreError
 from pipeline.shards.discover import ENDINGS, ShardFile, shard_names
-from pipeline.shards.limits import Limits
 from pipeline.shards.member_checks import check_member
 from pipeline.shards.member_formats import MislabelledCounts
-from pipeline.shards.member_suffixes import KINDS_OF, TEXT
+from pipeline.shards.member_suffixes import KINDS_OF
 from pipeline.shards.reader import ShardReader, read_twice
+from pipeline.shards.reading import Reading, summed
 from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.storage.atomic_files import HashingFile
@@ -26,55 +27,63 @@ Progress = Callable[[int, int], None]
 def lint(
     shards: Sequence[StorePath],
     *,
-    limits: Limits | None = None,
-    known: frozenset[str] = frozenset(),
+    reading: Reading | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Report the damage of shards.
+    """Report the damage of shards, and what of them decoding will not read.
 
     Args:
         shards: the shards.
-        limits: limits of members and samples.
-        known: suffixes that are read although they are not media.
+        reading: how they are read.
         progress: called with the number of shards done and their total.
     Returns:
         Totals, and per shard its accounting, its lost or ignored members (key, name, offset,
-        reason), the samples that decoding will reject, and the numbers of members with another
-        format than their suffix.
+        reason), the samples that decoding will reject, the numbers of members with another format
+        than their suffix, and of media that no modality reads, by suffix.
     Raises:
         MissingError, StoreError.
     """
+    reading = reading or Reading()
     reports = []
     for i, (path, name) in enumerate(zip(shards, shard_names(shards), strict=True)):
-        findings, reader = read_twice(path, _Findings, limits=limits, known=known, hashed=False)
+        findings, reader = read_twice(
+            path, partial(_Findings, name, reading), hashed=False, **reading.options
+        )
         reports.append({"shard": name, **findings.report(reader)})
         if progress:
             progress(i + 1, len(shards))
-    return {**_totals(reports), "shards": reports}
+    return {**_totals(reports, reading), "shards": reports}
 
 
 class _Findings:
     """Lost members of a shard, and samples that decoding will reject."""
 
-    def __init__(self, reader: ShardReader) -> None:
+    def __init__(self, shard: str, reading: Reading, reader: ShardReader) -> None:
+        self._shard, self._reading = shard, reading
         self.lost: list[Report] = []
         self.unusable: list[Report] = []
         self.mislabelled = MislabelledCounts()
+        self.suffixes: Counter[str] = Counter()
         for item in reader:
             members = item.damaged if isinstance(item, RejectedSample) else item.ignored
             self.lost += [asdict(member) for member in members]
             if isinstance(item, Sample):
-                self._check(item)
+                self._check(item, reader)
                 self.mislabelled.add(item.members)
 
-    def _check(self, sample: Sample) -> None:
+    def _check(self, sample: Sample, reader: ShardReader) -> None:
+        rules = self._reading.rules
         try:
-            parse_metadata(sample, "")
+            if parse_metadata(sample, self._shard, rules) is None:
+                reader.ignore(sample)
+                return
+            self.suffixes.update(sample.suffixes)
             for suffix, data in sample.members.items():
                 kinds = KINDS_OF.get(suffix.rpartition(".")[2], ())
-                # Empty text is a missing modality, not damage.
-                if suffix not in TEXT and (data or "text" not in kinds):
-                    check_member(data, suffix)
+                # empty text is a missing modality, not damage
+                if suffix in rules.metadata or (not data and "text" in kinds):
+                    continue
+                check_member(data, suffix)
         except SampleError as error:
             self.unusable.append(
                 {"key": sample.key, "reason": error.reason, "detail": error.detail}
@@ -90,6 +99,8 @@ class _Findings:
             "lost": self.lost,
             "unusable": self.unusable,
             "mislabelled": self.mislabelled.by_suffix,
+            "unread": self._reading.unread(self.suffixes),
+            "suffixes": dict(self.suffixes),
             "regrouped": reader.regrouped,
             "account": accounting,
         }
@@ -99,8 +110,7 @@ def repair(
     shards: Sequence[StorePath],
     out: StorePath,
     *,
-    limits: Limits | None = None,
-    known: frozenset[str] = frozenset(),
+    reading: Reading | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Write a clean shard with the complete samples of each shard, below `out`.
@@ -108,7 +118,7 @@ def repair(
     Args:
         shards: the shards, not modified.
         out: a folder; an identical clean shard in it is kept.
-        limits, known, progress: as in `lint`.
+        reading, progress: as in `lint`.
     Returns:
         The report of `lint` on the shards.
     Raises:
@@ -122,14 +132,13 @@ def repair(
                 f"Two shards would be written to {out / name}, one of them {path}",
                 "repair them into different folders",
             )
+    reading = reading or Reading()
     out.sweep()
     reports = []
     for i, (path, name) in enumerate(zip(shards, names, strict=True)):
-        findings, first = read_twice(path, _Findings, limits=limits, known=known)
+        findings, first = read_twice(path, partial(_Findings, name, reading), **reading.options)
         with ShardFile(path) as source, (out / name).create() as file:
-            reader = ShardReader(
-                source, limits=limits, known=known, non_contiguous=first.non_contiguous
-            )
+            reader = ShardReader(source, non_contiguous=first.non_contiguous, **reading.options)
             _write(reader.samples(), file)
             if reader.digest != first.digest:
                 raise StoreError(
@@ -141,7 +150,7 @@ def repair(
         reports.append({"shard": name, **findings.report(first)})
         if progress:
             progress(i + 1, len(shards))
-    return {"out": str(out), **_totals(reports), "shards": reports}
+    return {"out": str(out), **_totals(reports, reading), "shards": reports}
 
 
 def _write(samples: Iterable[Sample], file: HashingFile) -> None:
@@ -153,7 +162,8 @@ def _write(samples: Iterable[Sample], file: HashingFile) -> None:
                 tar.addfile(info, BytesIO(data))
 
 
-def _totals(reports: Sequence[Report]) -> Report:
+def _totals(reports: Sequence[Report], reading: Reading) -> Report:
+    suffixes = summed(shard["suffixes"] for shard in reports)
     reasons = Counter(member["reason"] for shard in reports for member in shard["lost"])
     mislabelled = MislabelledCounts()
     for shard in reports:
@@ -162,6 +172,8 @@ def _totals(reports: Sequence[Report]) -> Report:
         "samples_kept": sum(shard["samples_kept"] for shard in reports),
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),
+        "unread": reading.unread(suffixes),
+        "too_much_unread": reading.unread_share(suffixes) > reading.max_unread_share,
         "num_unusable": sum(len(shard["unusable"]) for shard in reports),
         "mislabelled": mislabelled.by_suffix,
         "num_regrouped": sum(len(shard["regrouped"]) for shard in reports),

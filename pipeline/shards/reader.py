@@ -1,25 +1,28 @@
 """Groups the members of a shard into samples and accounts for every member and byte.
 
 A shard follows the WebDataset convention: members `<key>.<suffix>` of one sample are contiguous,
-the key ends at the first dot of the base name, and `<key>.json` contains sample_id, label and
-split. A sample that lost a member is rejected, never returned without it. Samples whose members are
-not contiguous need two passes: see `read_twice`. A sample next to damage is complete if it has the
-suffixes that the intact samples have.
+and the key ends at the first dot of the base name, or at the last. A sample that lost a member is
+rejected, never returned without it. Samples whose members are not contiguous need two passes: see
+`read_twice`. A sample next to damage is complete if it has the suffixes that the intact samples
+have. Files of a system or a repository, and groups without a member that is read, are no samples:
+they are `strays`, and count as ignored.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from pipeline.shards.decompress import Readable, Stream
 from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_suffixes import MEDIA, TEXT
+from pipeline.shards.sample_group import SampleGroup, as_damaged
 from pipeline.shards.samples import (
     ByteAccounting,
     DamagedMember,
     RejectedSample,
     Sample,
+    is_junk,
     split_name,
 )
 from pipeline.shards.tar import read_members
@@ -29,41 +32,9 @@ from pipeline.storage.store_path import StorePath
 T = TypeVar("T")
 
 
-class _Group:
-    """A run: consecutive members of one key; or several runs joined.
-
-    `near` is damage whose guessed name has this key, `suspect` that damage adjoins the run.
-    """
-
-    __slots__ = (
-        "damaged",
-        "data",
-        "ignored",
-        "key",
-        "members",
-        "near",
-        "num_bytes",
-        "num_bytes_ignored",
-        "suspect",
-    )
-
-    def __init__(self, key: str, suspect: bool = False, near: Sequence[DamagedMember] = ()) -> None:
-        self.key, self.suspect, self.near = key, suspect, [*near]
-        self.num_bytes = self.num_bytes_ignored = 0
-        self.members: dict[str, Member] = {}
-        self.data: dict[str, bytes] = {}
-        self.damaged: list[DamagedMember] = []
-        self.ignored: list[DamagedMember] = []
-
-
 def everything(suffix: str) -> bool:
     """A `load` argument: load every member."""
     return True
-
-
-def only_text(suffix: str) -> bool:
-    """A `load` argument: load metadata, no media."""
-    return suffix in TEXT
 
 
 class ShardReader:
@@ -76,6 +47,7 @@ class ShardReader:
         known: suffixes that are read although they are not in MEDIA.
         non_contiguous: how many runs each non-contiguous sample has, from a first pass.
         hashed: compute `digest`.
+        key_end: where a member's name is split, "first_dot" or "last_dot".
     """
 
     def __init__(
@@ -87,20 +59,22 @@ class ShardReader:
         known: frozenset[str] = frozenset(),
         non_contiguous: Mapping[str, int] | None = None,
         hashed: bool = True,
+        key_end: str = "first_dot",
     ) -> None:
         self._limits = limits or Limits()
         self._stream = Stream(file, self._limits.shard_bytes)
-        self._load, self._known = load, known
+        self._load, self._known, self._key_end = load, known, key_end
         self._handling: dict[str, tuple[bool, bool]] = {}
         self._hash = hashlib.sha256() if hashed else None
         # second pass: runs still to come, runs joined so far, their bytes, keys of joined samples
         self._runs_left = dict(non_contiguous or {})
-        self._partial: dict[str, _Group] = {}
+        self._partial: dict[str, SampleGroup] = {}
         self._partial_bytes = 0
         self._joined: set[str] = set()
         self.regrouped: list[str] = []
+        self.strays: list[DamagedMember] = []
         # groups next to damage that came before any intact sample
-        self._waiting: list[_Group] = []
+        self._waiting: list[SampleGroup] = []
         self._at_end = False
         # per key: suffixes so far; keys with a later run that repeats or adds a suffix; number of
         # runs if there are several; keys guessed from damage
@@ -143,7 +117,7 @@ class ShardReader:
         return (item for item in self if isinstance(item, Sample))
 
     def __iter__(self) -> Iterator[Sample | RejectedSample]:
-        group: _Group | None = None
+        group: SampleGroup | None = None
         loose: list[DamagedMember] = []  # since the group began, of no certain key
         damage_before = False
         for item in read_members(self._stream, self._limits.member_bytes):
@@ -151,21 +125,25 @@ class ShardReader:
                 self.accounting.bytes_framing += item.num_bytes
                 continue
             self.accounting.members += 1
-            key, suffix = split_name(item.name)
+            key, suffix = split_name(item.name, self._key_end)
             if self._hash:
                 self._update_hash(item)
+            if isinstance(item, Member) and is_junk(item.name):
+                self._stray(as_damaged(item, "", "wrong_type", "the file belongs to no sample"))
+                self.accounting.bytes_ignored += item.num_bytes
+                continue
             if isinstance(item, TarDamage) and not item.named:
                 self.accounting.bytes_lost += item.num_bytes
                 damage_before = True
                 self._damaged_keys.add(key)
                 if group:
                     group.suspect = True
-                (group.near if group and key == group.key else loose).append(_damaged(item, key))
+                (group.near if group and key == group.key else loose).append(as_damaged(item, key))
                 continue
             if not key:
                 self.accounting.bytes_lost += item.num_bytes
                 detail = "a name without key and suffix belongs to no sample"
-                loose.append(_damaged(item, "", "wrong_type", detail))
+                loose.append(as_damaged(item, "", "wrong_type", detail))
                 continue
             if group is None or key != group.key:
                 if group:
@@ -173,7 +151,7 @@ class ShardReader:
                 if loose:
                     yield from self._reject_each(member for member in loose if member.key != key)
                 near = [member for member in loose if member.key == key] if loose else ()
-                group = _Group(key, damage_before, near)
+                group = SampleGroup(key, damage_before, near)
                 loose, damage_before = [], False
             damage_before |= isinstance(item, TarDamage)
             self._add(group, suffix, item)
@@ -194,22 +172,22 @@ class ShardReader:
             self._hash.update(f"{item.name}\0{item.size}\0".encode())
             self._hash.update(memoryview(self._stream.data)[item.start : item.start + item.size])
 
-    def _add(self, group: _Group, suffix: str, item: Member | TarDamage) -> None:
+    def _add(self, group: SampleGroup, suffix: str, item: Member | TarDamage) -> None:
         is_read, is_loaded = self._handling.get(suffix) or self._handle(suffix)
         num_bytes = item.num_bytes
         if isinstance(item, TarDamage):
-            group.damaged.append(_damaged(item, group.key))
+            group.damaged.append(as_damaged(item, group.key))
         elif not is_read:
             detail = f"{suffix.rpartition('.')[2]!r} is not among the suffixes that are read"
-            group.ignored.append(_damaged(item, group.key, "wrong_type", detail))
+            group.ignored.append(as_damaged(item, group.key, "wrong_type", detail))
             group.num_bytes_ignored += num_bytes
             return
         elif suffix in group.members:
             detail = "the sample has this suffix twice"
-            group.damaged.append(_damaged(item, group.key, "duplicate", detail))
+            group.damaged.append(as_damaged(item, group.key, "duplicate", detail))
         elif group.num_bytes + num_bytes > self._limits.sample_bytes:
             detail = f"with it the sample has more than {self._limits.sample_bytes} bytes"
-            group.damaged.append(_damaged(item, group.key, "oversize", detail))
+            group.damaged.append(as_damaged(item, group.key, "oversize", detail))
         else:
             group.members[suffix] = item
             if is_loaded:
@@ -223,7 +201,7 @@ class ShardReader:
         self._handling[suffix] = (is_read, self._load(suffix))
         return self._handling[suffix]
 
-    def _close(self, group: _Group) -> Iterable[Sample | RejectedSample]:
+    def _close(self, group: SampleGroup) -> Iterable[Sample | RejectedSample]:
         """End a run."""
         suffixes = frozenset(group.members)
         before = self._suffixes_of.get(group.key)
@@ -239,11 +217,17 @@ class ShardReader:
             return self._close_non_contiguous(group)
         if before is not None or group.suspect or group.damaged or self._waiting:
             return self._judge(group)
+        if not group.members:
+            self.accounting.bytes_ignored += group.num_bytes_ignored
+            for member in group.ignored:
+                self._stray(member)
+            self._index += 1
+            return ()
         if not suffixes <= self._expected:
             self._expected |= suffixes
         return (self._keep(group),)
 
-    def _close_non_contiguous(self, run: _Group) -> Iterator[Sample | RejectedSample]:
+    def _close_non_contiguous(self, run: SampleGroup) -> Iterator[Sample | RejectedSample]:
         if self._runs_left[run.key] == 0:
             detail = "its members are not contiguous, and some are duplicates or damaged"
             yield self._reject(run, "duplicate", detail)
@@ -258,9 +242,9 @@ class ShardReader:
             self._joined.add(run.key)
             yield from self._judge(joined)
 
-    def _join(self, first: _Group | None, run: _Group) -> _Group:
+    def _join(self, first: SampleGroup | None, run: SampleGroup) -> SampleGroup:
         """Add a run to the earlier ones; above the memory limit its data is dropped."""
-        joined = first or _Group(run.key)
+        joined = first or SampleGroup(run.key)
         self._partial_bytes += run.num_bytes
         joined.near += run.near
         joined.suspect |= run.suspect
@@ -274,13 +258,13 @@ class ShardReader:
                 f"more than {self._limits.sample_bytes} bytes"
             )
             members = run.members.values()
-            joined.damaged += [_damaged(each, run.key, "oversize", detail) for each in members]
+            joined.damaged += [as_damaged(each, run.key, "oversize", detail) for each in members]
         else:
             joined.members |= run.members
             joined.data |= run.data
         return joined
 
-    def _judge(self, group: _Group) -> Iterator[Sample | RejectedSample]:
+    def _judge(self, group: SampleGroup) -> Iterator[Sample | RejectedSample]:
         """Decide about a group, or make it wait for the first intact sample."""
         # next to damage, and no intact sample has shown yet which suffixes a complete one has
         undecidable = group.suspect and not group.damaged and not self._expected
@@ -302,7 +286,7 @@ class ShardReader:
         for group in waiting:
             yield from self._decide(group)
 
-    def _decide(self, group: _Group) -> Iterator[Sample | RejectedSample]:
+    def _decide(self, group: SampleGroup) -> Iterator[Sample | RejectedSample]:
         lacking = self._lacking(group) if group.suspect else []
         if group.key in self._kept_keys:
             detail = "an earlier sample has its key, and keys are unique in a shard"
@@ -317,12 +301,12 @@ class ShardReader:
             yield from self._reject_each(group.near)
             yield self._keep(group)
 
-    def _lacking(self, group: _Group) -> list[str]:
+    def _lacking(self, group: SampleGroup) -> list[str]:
         """Suffixes this sample should have, judging by intact samples and by damage with its key.
 
         Without any intact sample, it must have metadata and at least one medium.
         """
-        guessed = {split_name(member.member)[1] for member in group.near}
+        guessed = {split_name(member.member, self._key_end)[1] for member in group.near}
         lacking = sorted((self._expected | guessed) - group.members.keys())
         if self._at_end and TEXT.isdisjoint(group.members) and TEXT.isdisjoint(lacking):
             lacking.append("json")
@@ -330,7 +314,7 @@ class ShardReader:
             lacking.append("media")
         return lacking
 
-    def _keep(self, group: _Group) -> Sample:
+    def _keep(self, group: SampleGroup) -> Sample:
         self._kept_keys.add(group.key)
         accounting = self.accounting
         if group.key in self._joined:
@@ -343,12 +327,29 @@ class ShardReader:
         accounting.bytes_ignored += group.num_bytes_ignored
         self._index += 1
         return Sample(
-            group.key, self._index - 1, frozenset(group.members), group.data, tuple(group.ignored)
+            key=group.key,
+            index=self._index - 1,
+            suffixes=frozenset(group.members),
+            members=group.data,
+            ignored=tuple(group.ignored),
+            num_bytes=group.num_bytes,
         )
 
-    def _reject(self, group: _Group, reason: str, detail: str) -> RejectedSample:
+    def ignore(self, sample: Sample) -> None:
+        """Count the members of something that is no sample, the last item, as ignored."""
+        accounting, num = self.accounting, len(sample.suffixes)
+        accounting.samples -= 1
+        accounting.kept, accounting.ignored = accounting.kept - num, accounting.ignored + num
+        accounting.bytes_kept -= sample.num_bytes
+        accounting.bytes_ignored += sample.num_bytes
+
+    def _stray(self, member: DamagedMember) -> None:
+        self.accounting.ignored += 1
+        self.strays.append(member)
+
+    def _reject(self, group: SampleGroup, reason: str, detail: str) -> RejectedSample:
         """Reject a sample; `reason` and `detail` apply to its intact members."""
-        intact = [_damaged(each, group.key, reason, detail) for each in group.members.values()]
+        intact = [as_damaged(each, group.key, reason, detail) for each in group.members.values()]
         members = [*group.near, *group.damaged, *intact, *group.ignored]
         members.sort(key=lambda member: member.offset)
         self.accounting.bytes_lost += group.num_bytes + group.num_bytes_ignored
@@ -383,14 +384,3 @@ def read_twice(
         if non_contiguous or not reader.non_contiguous:
             return result, reader
         non_contiguous = reader.non_contiguous
-
-
-def _damaged(
-    item: Member | TarDamage, key: str, reason: str = "", detail: str = ""
-) -> DamagedMember:
-    """A member or damage as an entry of a report; damage has its own reason and detail."""
-    if isinstance(item, TarDamage):
-        reason, detail = item.reason, item.detail
-    return DamagedMember(
-        key=key, member=item.name, offset=item.offset, reason=reason, detail=detail
-    )

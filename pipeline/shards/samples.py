@@ -37,6 +37,7 @@ class Sample:
         suffixes: of all its members.
         members: content of the loaded members, by suffix.
         ignored: members whose suffix is not read.
+        num_bytes: of its members in the shard, without the ignored ones.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Sample:
     suffixes: frozenset[str]
     members: dict[str, bytes]
     ignored: tuple[DamagedMember, ...] = ()
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +91,17 @@ class ByteAccounting:
     bytes_framing: int = 0
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Split a member's name at the first dot of its base name into (key, suffix).
+def is_junk(name: str) -> bool:
+    """Whether a file of this name is left by a system or a repository, and belongs to no sample."""
+    parts = name.removeprefix("./").split("/")
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or "." not in parts[-1]
+
+
+def split_name(name: str, key_end: str = "first_dot") -> tuple[str, str]:
+    """Split a member's name at the first or last dot of its base name into (key, suffix).
 
     The suffix is lower case. Returns ("", "") if either would be empty.
     """
     folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, suffix = base.partition(".")
+    stem, _, suffix = base.partition(".") if key_end == "first_dot" else base.rpartition(".")
     return (f"{folder}{slash}{stem}", suffix.lower()) if stem and suffix else ("", "")

@@ -72,7 +72,7 @@ def decode(
         Path | None,
         Option(
             help="YAML file with decoding options; by default decode.yaml next to the shards, "
-            "else inferred from the first sample."
+            "else inferred from samples of many shards."
         ),
     ] = None,
     max_rejected_share: Annotated[
@@ -92,11 +92,12 @@ def decode(
 
     shard_list = discover_shards(shards)
     loaded = load(DecodeConfig, config) if config else None
+    from pipeline.decode.inference import Inferred, infer_config
     from pipeline.decode.job import decode as run
-    from pipeline.decode.preflight import infer_config
     from pipeline.decode.summary import Progress
 
-    options = loaded or infer_config(shard_list)
+    found = Inferred(config=loaded) if loaded else infer_config(shard_list)
+    options = found.config
     if max_rejected_share is not None:
         fields = {**options.model_dump(), "max_rejected_share": max_rejected_share}
         options = parse(DecodeConfig, fields, "--max-rejected-share")
@@ -111,7 +112,14 @@ def decode(
                 f"{state.num_rejected} rejected; shards",
             )
 
-        result = run(shard_list, StorePath.at(out), options, address=address, progress=report)
+        result = run(
+            shard_list,
+            StorePath.at(out),
+            options,
+            inferred=found.lines,
+            address=address,
+            progress=report,
+        )
     reused = f"{result.num_reused} of {result.num_shards} shards already decoded"
     if result.unchanged:
         reused = "already decoded; reused"
@@ -122,15 +130,18 @@ def decode(
 
 
 def lint(shards: Shards, config: ReadConfig = None, json_: Json = False) -> None:
-    """Check shards for damage without decoding them. Exits 1 if anything is damaged."""
+    """Check shards for damage and for media that no modality reads, without decoding them.
+
+    Exits 1 if there is damage, or more unread media than max_unread_share.
+    """
     from pipeline.shards.discover import discover_shards
     from pipeline.shards.lint import lint as run
 
     shard_list = discover_shards(shards)
     with progress("lint") as update:
-        result = run(shard_list, progress=update, **reading(config, shard_list))
+        result = run(shard_list, reading=reading(config, shard_list), progress=update)
     say(result, lint_text(result), json_)
-    if result["num_lost"]:
+    if result["num_lost"] or result["too_much_unread"]:
         raise typer.Exit(1)
 
 
@@ -147,21 +158,19 @@ def repair(
 
     shard_list = discover_shards(shards)
     with progress("repair") as update:
-        result = run(shard_list, StorePath.at(out), progress=update, **reading(config, shard_list))
+        result = run(
+            shard_list, StorePath.at(out), reading=reading(config, shard_list), progress=update
+        )
     say(result, lint_text(result), json_)
 
 
-def reading(config: Path | None, shards: list[Any]) -> dict[str, Any]:
-    """Limits and known members of a configuration, as arguments of lint and repair.
-
-    Empty if no configuration exists.
-    """
+def reading(config: Path | None, shards: list[Any]) -> Any:
+    """How decoding with these options would read the shards."""
     from pipeline.config import load
     from pipeline.decode.config import DecodeConfig
-    from pipeline.decode.preflight import config_beside
+    from pipeline.decode.inference import reading_of
 
-    options = load(DecodeConfig, config) if config else config_beside(shards)
-    return {"limits": options.limits, "known": options.members} if options else {}
+    return load(DecodeConfig, config).reading if config else reading_of(shards)
 
 
 def inspect(path: Annotated[str, Argument(help="Path or URI.")], json_: Json = False) -> None:
@@ -204,6 +213,9 @@ def lint_text(report: dict[str, Any]) -> str:
         total += f", {num} samples that cannot be decoded"
     if counts := report["mislabelled"]:
         total += f", members with another format than their suffix ({mislabelled_text(counts)})"
+    if unread := report["unread"]:
+        counts = ", ".join(f"{num} {suffix}" for suffix, num in unread.items())
+        total += f", media that no modality reads ({counts})"
     if "out" in report:
         total += f": {report['out']}"
     return "\n".join([*lines, total])

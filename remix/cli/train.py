@@ -155,7 +155,7 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
     with progress(config.name) as update:
 
         def show(event: dict[str, Any]) -> None:
-            if event["event"] in ("takeover", "decoded"):
+            if event["event"] in ("takeover", "decoded", "note"):
                 console.out(f"{config.name}: {event['text']}", highlight=False)
             if event["event"] == "source":
                 update(

@@ -152,6 +152,19 @@ const lists = (() => {
     return { element: h("div", {}, reasons, rows.element), show };
   }
 
+  // What of the shards is not in the features as its name says.
+  function leftOut({ ignored, unread, mislabelled }) {
+    const counts = (of) => Object.entries(of).map(([what, num]) => `${what} ${format.integer(num)}`);
+    const formats = Object.entries(mislabelled).map(
+      ([suffix, of]) => `${suffix}: ${counts(of).join(", ")}`,
+    );
+    return [
+      ["Media that no modality reads", counts(unread)],
+      ["Members of unknown suffix", counts(ignored)],
+      ["Decoded by content, not by suffix", formats],
+    ].flatMap(([title, items]) => (items.length ? [`${title}: ${items.join("; ")}.`] : []));
+  }
+
   async function feature({ main, params, signal }) {
     const name = params[0];
     const path = `v1/features/${api.part(name)}`;
@@ -198,7 +211,13 @@ const lists = (() => {
         tile("classes", format.integer(detail.num_classes)),
         tile("rejected", format.integer(detail.num_rejected)),
       ),
-      h("section", { class: "part" }, h("h2", {}, "Modalities"), modalities.element),
+      h(
+        "section",
+        { class: "part" },
+        h("h2", {}, "Modalities"),
+        modalities.element,
+        leftOut(detail).map((text) => quiet(text)),
+      ),
       h("section", { class: "part" }, h("h2", {}, "Rejected samples"), rejectedPart.element),
       h("section", { class: "part" }, h("h2", {}, "Classes"), quiet(detail.classes.join(", "))),
     );

@@ -91,6 +91,7 @@ def reject(features: Path, num: int) -> None:
     manifest |= {
         "num_rejected": num,
         "reasons": {"truncated": num},
+        "unread": {"png": 3},
         "classes": [HOSTILE, *manifest["classes"][1:]],
     }
     (features / MANIFEST).write_text(json.dumps(manifest))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pipeline.errors import REASONS
 from pipeline.shards.decompress import BLOCK, Stream
 from pipeline.shards.limits import Limits
-from pipeline.shards.reader import ShardReader, everything, only_text
+from pipeline.shards.member_suffixes import TEXT
+from pipeline.shards.reader import ShardReader, everything
 from pipeline.shards.samples import RejectedSample, Sample
 from pipeline.shards.tar import read_members
 from pipeline.shards.tar_items import Member, TarDamage
@@ -36,7 +37,7 @@ def judge_shard(data: bytes, original: Shard, limits: Limits, may_rename: bool) 
     Returns the outcome: "whole", "all lost", or the last reason in REASONS.
     """
     kept, lost, reader = read_shard(data, limits, everything)
-    again, lost_again, text = read_shard(data, limits, only_text)
+    again, lost_again, text = read_shard(data, limits, TEXT.__contains__)
     assert text.digest == reader.digest, "the digest depends on what is loaded"
     assert lost_again == lost and {key: again[key].suffixes for key in again} == {
         key: kept[key].suffixes for key in kept

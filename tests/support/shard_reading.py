@@ -64,7 +64,7 @@ def read(data: bytes, **options: object) -> Read:
         sum(len(sample.suffixes) for sample in samples),
         len(result.losses),
     )
-    assert accounting.ignored == sum(len(sample.ignored) for sample in samples)
+    assert accounting.ignored == len(reader.strays) + sum(len(sample.ignored) for sample in samples)
     assert {item.reason for item in [*result.losses, *result.lost]} <= set(REASONS)
     return result
 

@@ -267,6 +267,11 @@ def test_rejected_samples_page_with_their_reasons(browser: Browser, url: str) ->
         expect(rows.locator("tbody tr").first).to_contain_text("lost25")
 
 
+def test_features_show_what_no_modality_reads(browser: Browser, url: str) -> None:
+    with visit(browser, f"{url}#/features/made") as page:
+        expect(page.get_by_text("Media that no modality reads: png 3.")).to_be_visible()
+
+
 def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> None:
     comparison, points = (
         get_json(url, "v1/comparisons/demo"),

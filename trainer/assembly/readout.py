@@ -187,6 +187,8 @@ def fit_linear(outputs: HeadOutputs, labels: Tensor, ridge: float) -> Readout:
     mean, scale, parts = {}, {}, []
     for name, values in outputs.features.items():
         own = values[outputs.present[name]]
+        if not len(own):  # no training row has the modality: its coefficients stay 0
+            own = torch.zeros_like(values[:1])
         sd = own.std(dim=0, correction=0)
         mean[name] = own.mean(dim=0)
         scale[name] = 1 / torch.where(sd > 0, sd, 1.0) / size

@@ -46,31 +46,16 @@ def decode_clip(
     last = suffix.rpartition(".")[2]
     problem = f"Not a readable {last.upper() if last in DEMUXERS_OF else 'audio or video file'}"
     try:
-        with _open(data, limits) as container:
+        with open_container(data, limits) as container:
             check_suffix(suffix, container.format.name, data)
             problem = "Damaged audio or video data"
             return _decode(container, data, specs, limits)
     except av.FFmpegError as error:
-        raise _sample_error(error, problem) from error
+        raise sample_error(error, problem) from error
 
 
-def streams_in(data: bytes) -> set[str]:
-    """Return which of "video" and "audio" a container has streams of. Raises SampleError."""
-    try:
-        with _open(data, Limits()) as container:
-            return {
-                kind
-                for kind, stream in (
-                    ("video", _video_stream(container)),
-                    ("audio", _audio_stream(container)),
-                )
-                if stream
-            }
-    except av.FFmpegError as error:
-        raise _sample_error(error, "Not a readable audio or video file") from error
-
-
-def _open(data: bytes, limits: Limits) -> InputContainer:
+def open_container(data: bytes, limits: Limits) -> InputContainer:
+    """Open a container of one of the known formats. Raises av.FFmpegError."""
     options = {"max_pixels": str(limits.pixels)}
     return av.open(
         io.BytesIO(data),
@@ -81,7 +66,7 @@ def _open(data: bytes, limits: Limits) -> InputContainer:
     )
 
 
-def _sample_error(error: av.FFmpegError, problem: str) -> SampleError:
+def sample_error(error: av.FFmpegError, problem: str) -> SampleError:
     """Convert an FFmpeg error; `problem` describes it unless the error itself is specific."""
     if isinstance(error, MemoryError):
         return SampleError("oversize", "Decoding ran out of memory.")
@@ -105,8 +90,8 @@ def _decode(
         for name, spec in specs.items()
         if isinstance(spec, AudioSpec)
     }
-    video = _video_stream(container) if video_specs else None
-    audio = _audio_stream(container) if waveforms else None
+    video, audio = streams_of(container)
+    video, audio = video if video_specs else None, audio if waveforms else None
     streams = [stream for stream in (video, audio) if stream]
     if not streams:
         raise SampleError(
@@ -135,20 +120,14 @@ def _decode(
     return out
 
 
-def _video_stream(container: InputContainer) -> VideoStream | None:
-    """Return the first video stream that is not cover art."""
-    return next(
-        (
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ),
-        None,
+def streams_of(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
+    """Return the first video stream that is not cover art, and the first audio stream."""
+    videos = (
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
     )
-
-
-def _audio_stream(container: InputContainer) -> AudioStream | None:
-    return next(iter(container.streams.audio), None)
+    return next(videos, None), next(iter(container.streams.audio), None)
 
 
 def _leads(container: InputContainer) -> tuple[Fraction, Fraction]:
@@ -161,7 +140,7 @@ def _leads(container: InputContainer) -> tuple[Fraction, Fraction]:
         stream.start_time * stream.time_base
         if stream and stream.start_time is not None and stream.time_base
         else None
-        for stream in (_video_stream(container), _audio_stream(container))
+        for stream in streams_of(container)
     )
     if video is None or audio is None:
         return Fraction(), Fraction()

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from pipeline.arrays import Array
 from pipeline.decode.config import ModalitySpec
-from pipeline.decode.media.clip import streams_in
+from pipeline.decode.media.probe import probe
 from pipeline.decode.media.shapes import AnySpec, shape_of
 from pipeline.decode.sandbox.messages import NO_MEMORY, STATUS, receive, send
 from pipeline.errors import SampleError
@@ -167,8 +167,9 @@ def _reply(
     """
     signal.setitimer(signal.ITIMER_REAL, request.limits.timeout)
     try:
-        if action == "streams_in":
-            return {"streams": sorted(streams_in(members[""]))}, []
+        if action == "probe":
+            [(suffix, data)] = members.items()
+            return {"facts": probe(data, suffix)}, []
         decoded = request.decode(members, request.specs, request.limits)
         arrays = _checked(decoded, request.specs)
         buffers = [

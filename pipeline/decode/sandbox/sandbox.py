@@ -88,9 +88,10 @@ class Sandbox:
         _, arrays = self._request("decode", members)
         return {name: arrays.get(name) for name in self._shapes}
 
-    def streams_in(self, data: bytes) -> set[str]:
-        """Run `clip.streams_in` in the child process. Raises SampleError or RemixError."""
-        return set(self._request("streams_in", {"": data})[0]["streams"])
+    def probe(self, data: bytes, suffix: str) -> dict[str, list[Any]]:
+        """Run `probe` in the child process. Raises SampleError or RemixError."""
+        facts: dict[str, list[Any]] = self._request("probe", {suffix: data})[0]["facts"]
+        return facts
 
     def close(self) -> None:
         """Stop the processes after the current sample; another sample would start them again."""

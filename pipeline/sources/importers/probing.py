@@ -4,16 +4,15 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from statistics import mode
 from typing import Any, TypeVar
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from PIL import Image
 
+from pipeline.decode.fitting import audio_fields, image_fields, text_fields, video_fields
 from pipeline.decode.media.image import FORMATS
 from pipeline.decode.media.tensor import npy_header
 from pipeline.errors import DataError
@@ -24,10 +23,6 @@ from pipeline.sources.importers.content import Source, extension
 T = TypeVar("T")
 
 NUM_PROBED = 64
-MAX_SIZE = 112
-MAX_SAMPLE_RATE = 16_000
-MAX_SECONDS = 10.0
-MAX_LENGTH = 1024
 KINDS = ("video", "audio", "image", "tensor", "text")
 _MAX_HEADER = 2**17
 """Bytes that are read for the header of an .npy file; version 1.0 has at most 2^16 + 10."""
@@ -151,15 +146,13 @@ def fields_of(name: str, kind: str, files: list[Source]) -> dict[str, Any]:
     """
     probed = files[:: ceil(len(files) / NUM_PROBED)]
     if kind == "video":
-        return {"size": _size(_probe(name, kind, probed, _short_side))}
+        return video_fields(_probe(name, kind, probed, _short_side))
     if kind == "audio":
-        return _audio_fields(_probe(name, kind, probed, _rate_and_seconds))
+        return audio_fields(_probe(name, kind, probed, _rate_and_seconds))
     if kind == "image":
-        sides, greys = zip(*_probe(name, kind, probed, _side_and_grey), strict=True)
-        return {"size": _size(sides), "channels": 1 if all(greys) else 3}
+        return image_fields(_probe(name, kind, probed, _side_and_grey))
     if kind == "text":
-        length = _quantile(_probe(name, kind, probed, _num_bytes))
-        return {"length": min(max(ceil(length), 16), MAX_LENGTH)}
+        return text_fields(_probe(name, kind, probed, _num_bytes))
     shapes = sorted(set(_probe(name, kind, probed, _shape)))
     if len(shapes) > 1:
         raise DataError(
@@ -167,23 +160,6 @@ def fields_of(name: str, kind: str, files: list[Source]) -> dict[str, Any]:
             "Convert all arrays to the same shape.",
         )
     return {"shape": shapes[0]}
-
-
-def _audio_fields(probes: list[tuple[int, float | None]]) -> dict[str, Any]:
-    rate = mode(rate for rate, _ in probes)
-    fields: dict[str, Any] = {"sample_rate": min(rate, MAX_SAMPLE_RATE)}
-    if lengths := [seconds for _, seconds in probes if seconds is not None]:
-        fields["seconds"] = min(max(ceil(10 * _quantile(lengths)) / 10, 0.1), MAX_SECONDS)
-    return fields
-
-
-def _quantile(lengths: Sequence[float]) -> float:
-    """95th percentile; the maximum would pad all samples to the length of a few long ones."""
-    return float(np.quantile(lengths, 0.95))
-
-
-def _size(short_sides: Sequence[int]) -> int:
-    return max(8, min(MAX_SIZE, mode(short_sides)))
 
 
 def _probe(name: str, kind: str, files: list[Source], read: Callable[[Source], T]) -> list[T]:

@@ -19,7 +19,7 @@ from pipeline.decode.media.sample import decode_sample
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
 from pipeline.errors import RemixError, SampleError
 from pipeline.shards.limits import Limits
-from tests.support.media_files import encode_clip, encode_image, encode_npy, tone
+from tests.support.media_files import SAMPLE_RATE, encode_clip, encode_image, encode_npy, tone
 
 SPECS = {
     "film": VideoSpec(kind="video", member="mp4", frames=4, size=32),
@@ -110,11 +110,13 @@ def test_same_rejections_as_in_this_process(real: Sandbox) -> None:
         assert (there.value.reason, there.value.detail) == (here.value.reason, here.value.detail)
 
 
-def test_streams_in_reports_streams(real: Sandbox) -> None:
-    assert real.streams_in(encode_clip(sound=tone(440, 1.0))) == {"video", "audio"}
-    assert real.streams_in(encode_clip()) == {"video"}
+def test_probe_reports_what_headers_say(real: Sandbox) -> None:
+    facts = real.probe(encode_clip(sound=tone(440, 1.0)), "mp4")
+    assert facts["video"] == [48]
+    assert facts["audio"] == [SAMPLE_RATE, pytest.approx(1.0, abs=0.1)]
+    assert real.probe(encode_clip(), "mp4").keys() == {"video"}
     with pytest.raises(SampleError, match="undecodable"):
-        real.streams_in(b"noise" * 99)
+        real.probe(b"noise" * 99, "mp4")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from pipeline.errors import InputError, SampleError
 from pipeline.shards.discover import discover_shards, shard_names
 from pipeline.shards.limits import Limits
-from pipeline.shards.reader import only_text
+from pipeline.shards.member_suffixes import TEXT
 from pipeline.shards.sample_metadata import parse_metadata
+from pipeline.shards.sample_rules import SampleRules
 from pipeline.shards.samples import Sample
 from pipeline.storage.store_path import StorePath
 from tests.support.media_files import make_tar
@@ -69,7 +70,7 @@ def test_an_extension_header_without_records_of_the_member_is_counted_with_it(ki
 
 
 def test_scan_loads_text_only_and_agrees_on_the_digest() -> None:
-    full, text = read(TAR), read(TAR, load=only_text)
+    full, text = read(TAR), read(TAR, load=TEXT.__contains__)
     assert text.samples == {key: {"json": members["json"]} for key, members in full.samples.items()}
     assert text.reader.digest == full.reader.digest
     assert (
@@ -180,7 +181,8 @@ def sample(members: dict[str, bytes]) -> Sample:
 def test_metadata_of_a_sample(
     members: dict[str, bytes], shard: str, expected: tuple[str, str, str | None]
 ) -> None:
-    metadata = parse_metadata(sample(members), shard)
+    metadata = parse_metadata(sample({**members, "npy": b""}), shard, SampleRules())
+    assert metadata
     assert (metadata.sample_id, metadata.label, metadata.split) == expected
 
 
@@ -197,7 +199,7 @@ def test_metadata_of_a_sample(
 )
 def test_invalid_metadata_rejects_the_sample(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(SampleError) as caught:
-        parse_metadata(sample(members), "train-0.tar")
+        parse_metadata(sample({**members, "npy": b""}), "train-0.tar", SampleRules())
     assert caught.value.reason == reason
 
 

@@ -1,0 +1,378 @@
+"""Infers a decode configuration from samples of many shards, and says what was inferred."""
+
+import posixpath
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pipeline.config import load
+from pipeline.decode.config import (
+    AudioSpec,
+    DecodeConfig,
+    ImageSpec,
+    TensorSpec,
+    TextSpec,
+    VideoSpec,
+)
+from pipeline.decode.fitting import audio_fields, image_fields, text_fields, video_fields
+from pipeline.decode.media.shapes import AnySpec
+from pipeline.decode.sandbox.sandbox import sandbox_for
+from pipeline.errors import ConfigError, DataError, SampleError
+from pipeline.shards.discover import ShardFile, shard_names
+from pipeline.shards.limits import Limits
+from pipeline.shards.member_suffixes import CLIPS, KINDS_OF, MEDIA, TEXT
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.reading import Reading
+from pipeline.shards.sample_metadata import value_at
+from pipeline.shards.sample_rules import SPLIT_WORDS, SampleRules, SplitRule, split_of_path
+from pipeline.shards.samples import Sample
+from pipeline.storage.schemas import SPLITS
+from pipeline.storage.store_path import StorePath
+
+CONFIG = "decode.yaml"
+MAX_SHARDS, MAX_SAMPLES = 64, 4096
+"""Maximum number of shards to read, spread evenly, and of samples of all of them together."""
+NUM_PROBED, MAX_PROBED_BYTES = 64, 2**26
+"""Maximum number of members to probe per suffix, and of bytes of all of these in memory."""
+MIN_DOTTED = 8
+"""With as many suffixes of several parts, and as many as half of the samples, keys have dots."""
+GUESSED_SHARE = 0.1
+"""Share of the train samples that a split gets that no sample has."""
+LABELS = (("json.label", "cls"), ("json.class",), ("json.category",), ("json.target",))
+"""Places of labels, most usual first; then a word in .txt, and the folder."""
+_PLACES = (*(place for places in LABELS for place in places), "txt", "folder")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inferred:
+    """A decode configuration, and what was inferred, as lines; none if it was given."""
+
+    config: DecodeConfig
+    lines: tuple[str, ...] = ()
+
+
+def infer_config(shards: Sequence[StorePath]) -> Inferred:
+    """Read decode.yaml next to the first shard, or infer modalities and rules from samples.
+
+    Raises InputError.
+    """
+    config = config_beside(shards)
+    if config is not None:
+        return Inferred(config=config)
+    survey = _survey(shards)
+    if not survey.num:
+        raise DataError(
+            f"No complete sample in {shards[0]} and {len(shards) - 1} more shards",
+            "Pass WebDataset shards with members such as KEY.json and KEY.mp4.",
+        )
+    rules, guesses = survey.rules()
+    specs, contents = survey.modalities(rules)
+    return Inferred(
+        config=DecodeConfig(modalities=specs, sample=rules),
+        lines=(
+            f"inferred from {survey.num} samples: {'; '.join(contents)}",
+            f"metadata: {'; '.join(guesses)}",
+        ),
+    )
+
+
+def config_beside(shards: Sequence[StorePath]) -> DecodeConfig | None:
+    """Read decode.yaml next to the first shard, or return None. Raises ConfigError."""
+    path = shards[0].parent / CONFIG
+    return load(DecodeConfig, path) if path.exists() else None
+
+
+def reading_of(shards: Sequence[StorePath]) -> Reading:
+    """How decoding without further options would read shards, without probing their media.
+
+    Without decode.yaml, and if no rules can be inferred, it has the defaults. Raises ConfigError.
+    """
+    config = config_beside(shards)
+    if config is not None:
+        return config.reading
+    try:
+        return Reading(rules=_survey(shards).rules()[0])
+    except DataError:
+        return Reading()
+
+
+def _survey(shards: Sequence[StorePath]) -> "_Survey":
+    survey = _Survey(shards, "first_dot")
+    return _Survey(shards, "last_dot") if survey.keys_have_dots else survey
+
+
+class _Survey:
+    """What some samples of some shards contain.
+
+    Attributes:
+        num: number of samples with media.
+    """
+
+    def __init__(self, shards: Sequence[StorePath], key_end: str) -> None:
+        self._key_end = key_end
+        self._names = shard_names(shards)
+        self.num = 0
+        self._suffixes = Counter[str]()
+        self._together = Counter[frozenset[str]]()
+        self._kept = _Reservoirs()
+        self._values: dict[str, Counter[str]] = {place: Counter() for place in _PLACES}
+        self._splits: dict[str, set[str]] = defaultdict(set)
+        self._labelled = Counter[tuple[str, ...]]()
+        self._shard_of: dict[str, str] = {}
+        self._repeats = False
+        step = -(-len(shards) // MAX_SHARDS)
+        chosen = list(zip(shards, self._names, strict=True))[::step]
+        for shard, name in chosen:
+            for sample in islice(_samples(shard, key_end), MAX_SAMPLES // len(chosen)):
+                self._add(sample, name)
+
+    def _add(self, sample: Sample, shard: str) -> None:
+        media = {suffix for suffix in sample.suffixes if suffix.rpartition(".")[2] in MEDIA}
+        if not media:
+            return
+        self.num += 1
+        self._suffixes.update(media)
+        self._together[frozenset(media)] += 1
+        for suffix in sorted(media):
+            self._kept.add(suffix, sample.members[suffix])
+        found = {place: _value(sample, shard, "label", place) for place in _PLACES}
+        for place, value in found.items():
+            if value is not None:
+                self._values[place][value] += 1
+        for places in (*LABELS, ("txt",), ("folder",)):
+            self._labelled[places] += any(found[place] is not None for place in places)
+        for place in ("json.split", "folder"):
+            if (split := _value(sample, shard, "split", place)) is not None:
+                self._splits[place].add(split)
+        sample_id = _value(sample, shard, "id", "json.sample_id") or sample.key
+        self._repeats |= self._shard_of.setdefault(sample_id, shard) != shard
+
+    @property
+    def keys_have_dots(self) -> bool:
+        """Whether suffixes of several parts are too many to be names of modalities."""
+        dotted = sum("." in suffix for suffix in self._suffixes)
+        return self._key_end == "first_dot" and dotted >= max(MIN_DOTTED, self.num / 2)
+
+    def rules(self) -> tuple[SampleRules, list[str]]:
+        """The rules that fit, and each as text. Raises DataError if no place has labels."""
+        label = self._label()
+        split, text = self._split()
+        fields: dict[str, Any] = {"key_end": self._key_end, "label": label, "split": split}
+        texts = [f"label from {' or '.join(label)}", text]
+        if self._repeats:
+            fields["id"] = ("json.sample_id", "shard/key")
+            texts.append("ids with the shard's name, as keys repeat")
+        if self._key_end != "first_dot":
+            texts.append("keys end at the last dot")
+        return SampleRules(**fields), texts
+
+    def _label(self) -> tuple[str, ...]:
+        for places in LABELS:
+            if self._labelled[places] >= 0.9 * self.num:
+                return places
+        words = self._values["txt"]
+        if self._labelled["txt",] >= 0.9 * self.num and _are_classes(words):
+            return ("txt",)
+        folders = self._values["folder"]
+        is_split = all(name.lower() in SPLIT_WORDS for name in folders)
+        if self._labelled["folder",] >= 0.9 * self.num and _are_classes(folders) and not is_split:
+            return ("folder",)
+        if not any(self._labelled[places] for places in LABELS):
+            raise DataError(
+                "No labels found: in json.label, .cls, json.class, json.category, json.target, a"
+                " word in .txt, or folders",
+                f"Name the place in a {CONFIG} next to the shards, such as"
+                " `sample: {label: json.FIELD}`.",
+            )
+        return max(LABELS, key=lambda places: self._labelled[places])
+
+    def _split(self) -> tuple[SplitRule, str]:
+        by_shard = {split for name in self._names if (split := split_of_path(name))}
+        default = SplitRule()
+        if found := self._splits["json.split"] | by_shard:
+            places = default.places
+            origin = " and ".join(
+                text
+                for text, splits in (
+                    ("json.split", self._splits["json.split"]),
+                    ("names of shards", by_shard),
+                )
+                if splits
+            )
+        elif found := self._splits["folder"]:
+            places, origin = ("folder",), "folders"
+        else:
+            places, found, origin = (), {"train"}, ""
+        shares = {
+            f"{split}_share": GUESSED_SHARE
+            for split in SPLITS
+            if split != "train" and split not in {SPLIT_WORDS.get(word, word) for word in found}
+        }
+        drawn = ", ".join(
+            f"{GUESSED_SHARE:.0%} of train drawn for {name.removesuffix('_share')}"
+            for name in shares
+        )
+        text = f"split from {origin}" if origin else "no split found"
+        rule = SplitRule.model_validate({"from": places, **shares})
+        return rule, ", ".join(filter(None, (text, drawn)))
+
+    def modalities(self, rules: SampleRules) -> tuple[dict[str, AnySpec], list[str]]:
+        """The spec of each modality, and each as text. Raises DataError, ConfigError."""
+        found = _Modalities()
+        suffixes = [suffix for suffix in sorted(self._suffixes) if rules.is_medium(suffix)]
+        for suffix in suffixes:
+            found.probe(suffix, self._kept.of(suffix))
+        if not found.suffixes:
+            problem = f" ({found.problem})" if found.problem else ""
+            raise DataError(
+                f"No member of the shards can be read as a medium{problem}:"
+                f" {', '.join(suffixes) or 'there is none'}",
+                f"Write a {CONFIG} next to the shards that names the members.",
+            )
+        found.check(self._together)
+        return found.specs(self._suffixes), found.texts(self._suffixes)
+
+
+class _Modalities:
+    """The modalities that members of some suffixes make up.
+
+    Attributes:
+        suffixes: by modality, the suffixes that it reads.
+        problem: why the first member that cannot be read cannot be.
+    """
+
+    def __init__(self) -> None:
+        self.suffixes: dict[str, list[str]] = {}
+        self.problem = ""
+        self._kinds: dict[str, str] = {}
+        self._facts: dict[str, list[list[Any]]] = defaultdict(list)
+        self._num_with: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def probe(self, suffix: str, members: Sequence[bytes]) -> None:
+        """Add what members of a suffix contain; those that cannot be read are skipped."""
+        facts = []
+        for data in members:
+            try:
+                facts.append(sandbox_for({}, Limits()).probe(data, suffix))
+            except SampleError as error:
+                self.problem = self.problem or f".{suffix}: {error.detail}"
+        for kind in ("audio", "video", "image", "tensor", "text"):
+            having = [each[kind] for each in facts if kind in each]
+            if not having:
+                continue
+            name = suffix.partition(".")[0] if "." in suffix else kind
+            if self._kinds.setdefault(name, kind) != kind:
+                raise ConfigError(
+                    f"Modality {name!r} is {self._kinds[name]} in {self.suffixes[name][0]} and"
+                    f" {kind} in {suffix}",
+                    f"Write a {CONFIG} next to the shards that defines the modalities.",
+                )
+            self.suffixes.setdefault(name, []).append(suffix)
+            self._facts[name] += having
+            self._num_with[name, suffix] = len(having), len(facts)
+
+    def check(self, together: Mapping[frozenset[str], int]) -> None:
+        """Raise ConfigError if a sample has two members for a modality.
+
+        Sound in a clip beside a file of audio is not another member.
+        """
+        for name, suffixes in self.suffixes.items():
+            for present in together:
+                both = [suffix for suffix in suffixes if suffix in present]
+                own = [s for s in both if KINDS_OF[s.rpartition(".")[2]][0] == self._kinds[name]]
+                if len(own) > 1 or (len(both) > 1 and not own):
+                    raise ConfigError(
+                        f"Some samples have two members for modality {name!r}:"
+                        f" {' and '.join(both[:2])}",
+                        f"Write a {CONFIG} next to the shards that defines the modalities.",
+                    )
+
+    def specs(self, counts: Mapping[str, int]) -> dict[str, AnySpec]:
+        """The spec of each modality; it reads its most frequent suffix first, clips last."""
+        return {name: self._spec(name, self._ordered(name, counts)) for name in self.suffixes}
+
+    def _ordered(self, name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
+        is_sound = self._kinds[name] == "audio"
+        clip = {s: is_sound and s.rpartition(".")[2] in CLIPS for s in self.suffixes[name]}
+        return tuple(sorted(clip, key=lambda s: (clip[s], -counts[s], s)))
+
+    def _spec(self, name: str, member: tuple[str, ...]) -> AnySpec:
+        kind, facts = self._kinds[name], self._facts[name]
+        if kind == "video":
+            return VideoSpec(kind="video", member=member, **video_fields([f[0] for f in facts]))
+        if kind == "audio":
+            fields = audio_fields([(f[0], f[1]) for f in facts])
+            return AudioSpec(kind="audio", member=member, **fields)
+        if kind == "image":
+            fields = image_fields([(f[0], f[1]) for f in facts])
+            return ImageSpec(kind="image", member=member, **fields)
+        if kind == "text":
+            return TextSpec(kind="text", member=member, **text_fields([f[0] for f in facts]))
+        shape = Counter(tuple(each) for each in facts).most_common(1)[0][0] or (1,)
+        return TensorSpec(kind="tensor", member=member, shape=shape)
+
+    def texts(self, counts: Mapping[str, int]) -> list[str]:
+        """What each modality reads, such as "audio: mp4 (15 of 16 have sound)"."""
+        texts = []
+        for name in self.suffixes:
+            parts = []
+            for suffix in self._ordered(name, counts):
+                num, total = self._num_with[name, suffix]
+                what = {"audio": "sound", "video": "pictures"}.get(self._kinds[name], "content")
+                parts.append(suffix + f" ({num} of {total} have {what})" * (num < total))
+            texts.append(
+                f"{name}: {', '.join(parts)}" + f" ({len(parts)} suffixes)" * (len(parts) > 1)
+            )
+        return texts
+
+
+class _Reservoirs:
+    """A few members of each suffix, drawn from all; the same members give the same draw."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, list[bytes]] = defaultdict(list)
+        self._num_seen = Counter[str]()
+        self._random = random.Random(0)
+
+    def add(self, suffix: str, data: bytes) -> None:
+        """Keep a member, perhaps in place of another one."""
+        kept = self._members[suffix]
+        self._num_seen[suffix] += 1
+        largest = max(map(len, (*kept, data)))
+        room = min(NUM_PROBED, max(1, MAX_PROBED_BYTES // max(largest, 1)))
+        if len(kept) < room:
+            kept.append(data)
+            return
+        place = self._random.randrange(self._num_seen[suffix])
+        if place < len(kept):
+            kept[place] = data
+
+    def of(self, suffix: str) -> Sequence[bytes]:
+        """The members of a suffix that were kept."""
+        return self._members[suffix]
+
+
+def _samples(shard: StorePath, key_end: str) -> Iterator[Sample]:
+    with ShardFile(shard) as file:
+        known = frozenset(TEXT)
+        yield from ShardReader(file, hashed=False, known=known, key_end=key_end).samples()
+
+
+def _value(sample: Sample, shard: str, role: str, place: str) -> str | None:
+    try:
+        value = value_at(sample, shard, role, place)
+    except SampleError:
+        return None
+    if value is not None and place == "txt" and (len(value.split()) != 1 or len(value) > 64):
+        return None
+    if value is not None and place == "folder" and role == "label":
+        return posixpath.basename(value)
+    return value
+
+
+def _are_classes(values: Mapping[str, int]) -> bool:
+    """Whether values repeat, as classes do."""
+    return len(values) > 1 and 2 * len(values) <= sum(values.values())
