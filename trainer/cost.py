@@ -93,8 +93,8 @@ class Meter:
     def training(self, run: Run) -> int:
         """FLOPs of a run's training: steps, scores and validation, but neither assembly nor test.
 
-        Diagnostics are not counted. Races are: the epochs that a won race replaced count as its own
-        epochs do.
+        Diagnostics are not counted. Races are: each epoch that a won race replaced counts as the
+        joint epoch before the race.
         """
         planned = run.planned()
         steps = sum(self.train(run.open_plan(epoch)) for epoch in planned)
@@ -103,7 +103,14 @@ class Meter:
             for path in (run.path / "scores").list()
         )
         validation = self.predict(self.features.rows_of("validation"))
-        races = sum(self.training(race) for race in run.races())
+        races = 0
+        for race in run.races():
+            result = race.path / "result.json"
+            if result.exists() and (found := result.read_json())["won"]:
+                joint = self.train(run.open_plan(found["epoch"] - 1)) + validation
+                races += len(race.planned()) * joint
+            else:
+                races += self.training(race)
         return steps + scores + len(planned) * validation + races
 
     def _step(self, modality: str, lacking: str | None = None) -> Rate:

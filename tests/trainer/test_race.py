@@ -64,6 +64,12 @@ def test_a_race_that_is_won_takes_over(store: Path) -> None:
     assert auto.epochs()["epoch"].to_pylist() == [*range(EPOCHS)]
     schedules = ["joint"] * start + ["handover"] * (EPOCHS - start)
     assert auto.epochs()["schedule"].to_pylist() == schedules
+    features = FeatureSet.open(store / "features" / "made")
+    meter = Meter(config_of(store, "auto", WON), features)
+    own = sum(meter.train(auto.open_plan(epoch)) for epoch in range(EPOCHS))
+    replaced = [meter.train(auto.open_plan(start - 1))] * 2
+    validation = meter.predict(features.rows_of("validation"))
+    assert meter.training(auto) == own + sum(replaced) + (EPOCHS + 2) * validation
     assert verify(auto)["problems"] == []
 
 
