@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ hypothesis.settings.register_profile(
     "untimed", deadline=None
 )  # the time of an example depends on the load of the machine
 hypothesis.settings.load_profile("untimed")
+# a shell starts background jobs with SIGINT ignored, which the processes of tests would inherit
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # an actor of each Ray Train run that watches for nodes that the cloud takes back
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

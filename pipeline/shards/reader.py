@@ -215,17 +215,23 @@ class ShardReader:
         self._suffixes_of[group.key] = suffixes
         if group.key in self._runs_left:
             return self._close_non_contiguous(group)
+        if self._is_stray(group):
+            return ()
         if before is not None or group.suspect or group.damaged or self._waiting:
             return self._judge(group)
-        if not group.members:
-            self.accounting.bytes_ignored += group.num_bytes_ignored
-            for member in group.ignored:
-                self._stray(member)
-            self._index += 1
-            return ()
         if not suffixes <= self._expected:
             self._expected |= suffixes
         return (self._keep(group),)
+
+    def _is_stray(self, group: SampleGroup) -> bool:
+        """Whether nothing of a group is read, and nothing is damaged; its members are ignored."""
+        if group.members or group.suspect or group.damaged or group.near:
+            return False
+        self.accounting.bytes_ignored += group.num_bytes_ignored
+        for member in group.ignored:
+            self._stray(member)
+        self._index += 1
+        return True
 
     def _close_non_contiguous(self, run: SampleGroup) -> Iterator[Sample | RejectedSample]:
         if self._runs_left[run.key] == 0:
@@ -239,8 +245,9 @@ class ShardReader:
         else:
             self._partial_bytes -= joined.num_bytes
             del self._runs_left[run.key]
-            self._joined.add(run.key)
-            yield from self._judge(joined)
+            if not self._is_stray(joined):
+                self._joined.add(run.key)
+                yield from self._judge(joined)
 
     def _join(self, first: SampleGroup | None, run: SampleGroup) -> SampleGroup:
         """Add a run to the earlier ones; above the memory limit its data is dropped."""

@@ -16,7 +16,7 @@ from pipeline.decode.sandbox.sandbox import Sandbox
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_suffixes import MEDIA, TEXT
 from pipeline.shards.reader import everything
-from pipeline.shards.samples import split_name
+from pipeline.shards.samples import is_junk, split_name
 from tests.support.fuzz_media import SPECS, judge_clip, media
 from tests.support.fuzz_shards import shards
 from tests.support.media_files import make_tar
@@ -119,9 +119,10 @@ def by_the_rules(members: list[tuple[str, bytes]]) -> tuple[dict[str, dict[str, 
     """What a reader must keep of intact members, and the number that it must report as lost.
 
     Lost are names without a key, and duplicates within a sample; a non-contiguous sample with
-    duplicates is lost completely.
+    duplicates is lost completely. Files of a system, and groups of which nothing is read, are
+    neither.
     """
-    named = [(*split_name(name), data) for name, data in members]
+    named = [(*split_name(name), data) for name, data in members if not is_junk(name)]
     keyed = [each for each in named if each[0]]
     num_lost = len(named) - len(keyed)
     runs = [list(run) for _, run in groupby(keyed, key=lambda each: each[0])]
@@ -139,6 +140,8 @@ def by_the_rules(members: list[tuple[str, bytes]]) -> tuple[dict[str, dict[str, 
     kept: dict[str, dict[str, bytes]] = {}
     for run in runs:
         key, read = run[0][0], [(suffix, data) for _, suffix, data in run if is_read(suffix)]
+        if not read:
+            continue
         if key in kept or len({suffix for suffix, _ in read}) < len(read):
             num_lost += len(run)
         else:
