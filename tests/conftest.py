@@ -24,6 +24,8 @@ hypothesis.settings.load_profile("untimed")
 # a shell starts background jobs with SIGINT ignored, which the processes of tests would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# read when huggingface_hub is imported, so `remix import hf` would be too late in this process
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # an actor of each Ray Train run that watches for nodes that the cloud takes back
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # the models of the tests are small: more threads only add overhead
