@@ -82,7 +82,8 @@ def _summary(path: StorePath) -> Summary:
 
 def _shards(shards: Sequence[StorePath]) -> Summary:
     """Summarise shards; with a decode.yaml beside them, also its modalities."""
-    config, reading = config_beside(shards), reading_of(shards)
+    config = config_beside(shards)
+    reading = config.reading if config else reading_of(shards)
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     # `kept`: number of samples by their set of suffixes
     suffixes, kept, reasons, rows = Counter[str](), Counter[frozenset[str]](), Counter[str](), []

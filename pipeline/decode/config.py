@@ -11,6 +11,9 @@ from pipeline.shards.reading import Reading
 from pipeline.shards.sample_rules import SampleRules
 from pipeline.storage.schemas import RESERVED
 
+CONFIG = "decode.yaml"
+"""Name of the configuration's file next to the shards."""
+
 
 class Spec(StrictModel):
     """Base class of the modality specs."""

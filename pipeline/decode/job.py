@@ -61,9 +61,8 @@ def decode(
     connect(address, num_cpus)
     require_resources("decode tasks", 1, 0, resources)
     report = progress or (lambda _: None)
-    names = shard_names(shards)
     options = {"concurrency": concurrency, "resources": dict(resources or {})}
-    scans = _scan(shards, names, config, report, options)
+    scans = _scan(shards, shard_names(shards), config, report, options)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
     specs = _manifest_specs(config)
@@ -72,11 +71,7 @@ def decode(
         notes = [*inferred, *gaps(FeatureSet.open(out))]
         return summary_of(existing, num_reused=len(shards), unchanged=True, notes=notes)
     with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead_owner:
-        for folder in (out, out / ".parts", *(out / name for name in specs)):
-            folder.sweep()
-        # Without a manifest, nobody reads the feature set while its parts are rewritten.
-        (out / MANIFEST).delete()
-        _marker(out).write_bytes(b"")
+        _prepare(out, specs)
         jobs = [
             ShardJob(
                 shard=shard,
@@ -95,6 +90,15 @@ def decode(
     if dead_owner:
         notes.append(f"took over from {dead_owner}, which ended unexpectedly")
     return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
+
+
+def _prepare(out: StorePath, specs: Mapping[str, Any]) -> None:
+    """Remove unfinished files and the manifest, and write the marker."""
+    for folder in (out, out / ".parts", *(out / name for name in specs)):
+        folder.sweep()
+    # Without a manifest, nobody reads the feature set while its parts are rewritten.
+    (out / MANIFEST).delete()
+    _marker(out).write_bytes(b"")
 
 
 def _manifest_specs(config: DecodeConfig) -> dict[str, Any]:
@@ -256,6 +260,29 @@ def _complete_manifest(
             f" this is version {VERSION}",
             cure,
         )
+    _check_settings(out, manifest, config, classes, cure)
+    outdated = outdated_reasons(config.limits, manifest["limits"])
+    retries_rejected = not outdated.isdisjoint(manifest["reasons"])
+    # The content of a member above a limit is not part of its shard's digest, so raising a limit
+    # may change the digest: the shards are then compared by name.
+    names = [part["shard"] for part in manifest["parts"]] if retries_rejected else None
+    if manifest["parents"]["shards"] != parents["shards"] and names != [s.name for s in scans]:
+        raise MismatchError(
+            f"{out} was decoded from shards with fingerprint {manifest['parents']['shards'][:12]};"
+            f" the given ones have {parents['shards'][:12]}",
+            cure,
+        )
+    return None if retries_rejected else manifest
+
+
+def _check_settings(
+    out: StorePath,
+    manifest: Mapping[str, Any],
+    config: DecodeConfig,
+    classes: Sequence[str],
+    cure: str,
+) -> None:
+    """Raise MismatchError if a feature set was decoded with another configuration."""
     recorded, specs = manifest["modalities"], config.modalities
     for name in dict.fromkeys([*recorded, *specs]):
         if (
@@ -287,15 +314,3 @@ def _complete_manifest(
             f" the configuration has {list(specs)} and {list(classes)}",
             cure,
         )
-    outdated = outdated_reasons(config.limits, manifest["limits"])
-    retries_rejected = not outdated.isdisjoint(manifest["reasons"])
-    # The content of a member above a limit is not part of its shard's digest, so raising a limit
-    # may change the digest: the shards are then compared by name.
-    names = [part["shard"] for part in manifest["parts"]] if retries_rejected else None
-    if manifest["parents"]["shards"] != parents["shards"] and names != [s.name for s in scans]:
-        raise MismatchError(
-            f"{out} was decoded from shards with fingerprint {manifest['parents']['shards'][:12]};"
-            f" the given ones have {parents['shards'][:12]}",
-            cure,
-        )
-    return None if retries_rejected else manifest

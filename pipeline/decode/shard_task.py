@@ -314,7 +314,7 @@ class _Rows:
             metadata = parse_metadata(item, self._job.name, self._job.config.sample)
             if metadata is None:
                 reader.ignore(item)
-                self.ignored.update(item.suffixes)
+                self.ignored.update(suffix.rpartition(".")[2] for suffix in item.suffixes)
                 return
             sample_id = metadata.sample_id
             members = {
@@ -327,15 +327,18 @@ class _Rows:
                     f"No content for any of the modalities {', '.join(arrays)}."
                     f" The sample has {', '.join(sorted(item.suffixes))}.",
                 )
+            unread = [
+                f"{kind} of {suffix}"
+                for suffix, kind in self._half_read.items()
+                if suffix in members and kind in self._sandbox.probe(members[suffix], suffix)
+            ]
         except SampleError as error:
             self._reject(sample_id, "decode", error.reason, error.detail)
             return
         self._num_consecutive = 0
         self.suffixes.update(item.suffixes)
         self.mislabelled.add(members)
-        for suffix, kind in self._half_read.items():
-            if suffix in members and kind in self._sandbox.probe(members[suffix], suffix):
-                self.unread_streams[f"{kind} of {suffix}"] += 1
+        self.unread_streams.update(unread)
         for name, array in arrays.items():
             self._writers[name].append(array)
             self.columns[f"has_{name}"].append(array is not None)

@@ -25,7 +25,8 @@ SPLIT_WORDS = {
 
 
 def _known_place(place: str) -> str:
-    if place not in PLACES and not place.removeprefix("json.") not in ("", place):
+    is_field = place.startswith("json.") and place != "json."
+    if place not in PLACES and not is_field:
         raise ValueError(f"{place!r} is none of {', '.join(PLACES)}, json.FIELD")
     return place
 

@@ -91,12 +91,12 @@ def decode(
     from pipeline.storage.store_path import StorePath, without_secrets
 
     shard_list = discover_shards(shards)
-    loaded = load(DecodeConfig, config) if config else None
     from pipeline.decode.inference import Inferred, infer_config
+
+    found = Inferred(config=load(DecodeConfig, config)) if config else infer_config(shard_list)
     from pipeline.decode.job import decode as run
     from pipeline.decode.summary import Progress
 
-    found = Inferred(config=loaded) if loaded else infer_config(shard_list)
     options = found.config
     if max_rejected_share is not None:
         fields = {**options.model_dump(), "max_rejected_share": max_rejected_share}

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.decode.fitting import audio_fields, image_fields, text_fields, video_fields
 from pipeline.decode.media.image import FORMATS
+from pipeline.decode.media.probe import side_and_grey, streams_in
 from pipeline.decode.media.tensor import npy_header
 from pipeline.errors import DataError
 from pipeline.shards.member_suffixes import DEMUXERS, DEMUXERS_OF, KINDS_OF, TEXT
@@ -185,21 +186,19 @@ def _probe(name: str, kind: str, files: list[Source], read: Callable[[Source], T
 
 def _short_side(source: Source) -> int:
     with source.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
-        stream = container.streams.video[0]
-        return min(stream.width, stream.height)
+        side: int = streams_in(container)["video"][0]
+        return side
 
 
 def _rate_and_seconds(source: Source) -> tuple[int, float | None]:
     with source.open("rb") as file, av.open(file, "r", container_options=_CONTAINER) as container:
-        stream = container.streams.audio[0]
-        if stream.duration is not None and stream.time_base is not None:
-            return stream.rate, float(stream.duration * stream.time_base)
-        return stream.rate, container.duration / av.time_base if container.duration else None
+        rate, seconds = streams_in(container)["audio"]
+        return rate, seconds
 
 
 def _side_and_grey(source: Source) -> tuple[int, bool]:
     with source.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-        return min(image.size), image.mode in ("1", "L", "LA", "I", "I;16", "F")
+        return side_and_grey(image)
 
 
 def _shape(source: Source) -> tuple[int, ...]:
