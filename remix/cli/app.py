@@ -3,47 +3,110 @@
 torch and ray are loaded only by the commands that need them.
 """
 
+import logging
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
 from rich.markup import escape
+from typer import Option
 
+import remix
 from pipeline.errors import RemixError
 from remix.cli import cluster, data, importers, plan, serve, train
-from remix.cli.output import console
+from remix.cli.output import with_verbosity
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Data Remixing for multimodal training: shards → features → scores → plans → training.",
+LOG = logging.getLogger("remix.cli")
+RUN = "store/runs/demo-remix-seed0"
+PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
+    "Start": {
+        train.demo: ("remix demo", "remix demo --seeds 1 --store /tmp/store"),
+    },
+    "Data": {
+        data.generate: ("remix generate shards --samples 480 --modalities audio,video",),
+        data.decode: ("remix decode shards --out store/features/clips",),
+        data.lint: ("remix lint shards",),
+        data.repair: ("remix repair shards --out repaired",),
+        data.inspect: (f"remix inspect {RUN}", "remix inspect store/features/demo --json"),
+    },
+    "Scores and plans": {
+        plan.score: (
+            "remix score store/features/demo "
+            f"--checkpoint {RUN}/checkpoints/best.pt --out scores.arrow",
+        ),
+        plan.plan: ("remix plan scores.arrow --out plan.arrow --order interleaved",),
+        plan.stats: (
+            f"remix stats {RUN}/plans/epoch-0011.arrow",
+            "remix stats plan.arrow --scores scores.arrow",
+        ),
+    },
+    "Training": {
+        train.train: ("remix train run.yaml", "remix train run.yaml --resume"),
+        train.compare: (
+            "remix compare run.yaml --methods joint_heads,remix --seeds 3",
+            "remix compare run.yaml --tune optimizer.lr=1e-4,3e-4,1e-3 --budget flops",
+        ),
+        cluster.submit: ("remix submit run.yaml --follow",),
+        train.verify: (f"remix verify {RUN}",),
+    },
+    "Results": {
+        serve.serve: ("remix serve --store store", "remix serve --host 0.0.0.0 --port 9000"),
+        serve.report: (f"remix report {RUN} --out run.html",),
+    },
+}
+"""Commands with their examples, by their group in the help."""
+IMPORTS: dict[str, tuple[Callable[..., None], str]] = {
+    "table": (
+        importers.import_table,
+        "remix import table clips.csv shards --modality audio=wav_path --modality video=mp4_path",
+    ),
+    "hf": (importers.import_hf, "remix import hf my_dataset shards --modality image=image"),
+    "cremad": (importers.import_cremad, "remix import cremad CREMA-D shards"),
+    "kinetics-sounds": (
+        importers.import_kinetics_sounds,
+        "remix import kinetics-sounds kinetics shards",
+    ),
+}
+"""Commands of `remix import`, each with an example."""
+
+
+def _epilog(*examples: str) -> str:
+    """Examples below a help; typer keeps only the line breaks between paragraphs."""
+    return "\n\n".join(["Examples:" if len(examples) > 1 else "Example:", *examples])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"remix {remix.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback(
+    epilog=_epilog("remix demo", "remix inspect store", "remix train --help"),
 )
+def root(
+    version: Annotated[
+        bool,
+        Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Data Remixing for multimodal training: shards → features → scores → plans → training."""
+
+
 sources = typer.Typer(no_args_is_help=True, help="Import a dataset.")
-app.add_typer(sources, name="import")
-sources.command("table")(importers.import_table)
-sources.command("hf")(importers.import_hf)
-sources.command("cremad")(importers.import_cremad)
-sources.command("kinetics-sounds")(importers.import_kinetics_sounds)
-for command in (
-    data.generate,
-    data.decode,
-    data.lint,
-    data.repair,
-    data.inspect,
-    plan.score,
-    plan.plan,
-    plan.stats,
-    train.train,
-    cluster.submit,
-    train.compare,
-    serve.serve,
-    train.verify,
-    serve.report,
-    train.demo,
-):
-    app.command()(command)
+app.add_typer(sources, name="import", rich_help_panel="Data")
+for name, (command, example) in IMPORTS.items():
+    sources.command(name, epilog=_epilog(example))(with_verbosity(command))
+for panel, commands in PANELS.items():
+    for command, examples in commands.items():
+        add = app.command(rich_help_panel=panel, epilog=_epilog(*examples))
+        add(with_verbosity(command))
 
 
 def main() -> None:
@@ -51,6 +114,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except RemixError as error:
+        LOG.info("The error was raised here:", exc_info=error)
         _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         cure = "pip install 'data-remixing[train]'"
@@ -61,5 +125,6 @@ def main() -> None:
 
 
 def _fail(what: str, exit_code: int) -> NoReturn:
-    console.print("[bold red]remix:[/]", escape(what), highlight=False, soft_wrap=True)
+    message = ("[bold red]remix:[/]", escape(what))
+    Console(stderr=True).print(*message, highlight=False, soft_wrap=True)
     sys.exit(exit_code)

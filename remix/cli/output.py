@@ -1,12 +1,15 @@
 """Output of commands: results as text or one line of JSON, trees, progress, and errors."""
 
+import inspect
 import json
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -18,8 +21,34 @@ from pipeline.errors import ConfigError
 
 console = Console(stderr=True)
 Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of text.")]
+Verbose = Annotated[
+    bool, Option("--verbose", "-v", help="Show log messages, and where an error was raised.")
+]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Show only the result and errors.")]
 MAX_SHOWN = 64
 """Longer lists are shown by their first and last items; --json prints them completely."""
+
+
+def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options --verbose and --quiet."""
+    own = inspect.signature(command, eval_str=True)
+    both = {"verbose": Verbose, "quiet": Quiet}
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in both.items()
+    ]
+
+    @wraps(command)
+    def run(*args: Any, verbose: bool, quiet: bool, **kwargs: Any) -> None:
+        console.quiet = quiet
+        logging.getLogger("remix").setLevel(logging.ERROR if quiet else logging.NOTSET)
+        if verbose:
+            logging.basicConfig(level=logging.INFO)
+        command(*args, **kwargs)
+
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, **both}
+    return run
 
 
 def say(result: dict[str, Any], text: str, as_json: bool) -> None:

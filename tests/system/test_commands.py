@@ -38,7 +38,14 @@ def random_scores(num_rows: int = 100, modalities: tuple[str, ...] = ("x", "y", 
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["stats", "PLAN"], ["inspect", "PLAN"], ["plan", "SCORES", "--out", "OUT"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["stats", "PLAN"],
+        ["inspect", "PLAN"],
+        ["plan", "SCORES", "--out", "OUT"],
+    ],
 )
 def test_light_commands_load_neither_torch_nor_ray(
     tmp_path: Path, command: Command, args: list[str]

@@ -16,6 +16,7 @@ from pipeline import errors
 from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
 from pipeline.storage import schemas as schema
+from remix.cli import app as command_line
 from service.settings import Settings
 from tests.support.documentation import (
     CONTRIBUTING,
@@ -94,7 +95,25 @@ def test_every_command_is_described_with_its_options() -> None:
             flag = max(option.opts, key=len)
             if option.param_type_name == "option" and not described[flag][-1]:
                 missing.append(f"{name} {flag}")
+            if option.param_type_name == "argument" and not option.help:
+                missing.append(f"{name} {option.name}")
     assert missing == []
+
+
+def test_the_help_of_every_command_has_examples_that_can_be_typed() -> None:
+    for name, command in COMMANDS.items():
+        _, *examples = command.epilog.split("\n\n")
+        assert examples, name
+        for example in examples:
+            arguments = shlex.split(example)
+            words = name.split()
+            assert arguments[: len(words)] == words
+            command.make_context(name, arguments[len(words) :])  # raises UsageError
+
+
+def test_the_help_begins_with_the_demo_and_every_command_is_in_a_group() -> None:
+    assert next(iter(COMMANDS)) == "remix demo"
+    assert [name for name, each in command_line.PANELS.items() if not each] == []
 
 
 def test_every_operation_of_the_service_is_described() -> None:
