@@ -1,5 +1,6 @@
 """Strict configuration models, read from YAML files, with errors that name the field."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
@@ -60,8 +61,20 @@ def parse(model: type[M], value: Any, what: str, folder: StorePath | None = None
         ) from error
 
 
-def load(model: type[M], path: str | Path | StorePath) -> M:
-    """Read a YAML file into a model. Raises ConfigError, MissingError, StoreError."""
+def load(
+    model: type[M],
+    path: str | Path | StorePath,
+    change: Callable[[Any], Any] = lambda value: value,
+) -> M:
+    """Read a YAML file into a model.
+
+    Args:
+        model: the model.
+        path: the file; a local one may be a pipe.
+        change: called with the content of the file; returns what is validated.
+    Raises:
+        ConfigError, MissingError, StoreError.
+    """
     store_path = StorePath.at(path)
     try:
         # a local path may be a pipe, which pyarrow cannot read
@@ -74,14 +87,18 @@ def load(model: type[M], path: str | Path | StorePath) -> M:
         raise StoreError(
             f"Configuration {path} cannot be read ({error})", "give the path of a YAML file"
         ) from error
+    value = read_yaml(data, f"Configuration {path}")
+    value = change({} if value is None else value)
+    return parse(model, value, str(path), store_path.parent)
+
+
+def read_yaml(data: str | bytes, what: str) -> Any:
+    """The value of a YAML document; `what` is its name in the message. Raises ConfigError."""
     try:
-        value = yaml.load(data, _Loader)
+        return yaml.load(data, _Loader)
     # PyYAML passes on whatever int(), datetime and others raise for a value that fails its tag
     except Exception as error:
-        raise ConfigError(
-            f"Configuration {path} is not valid YAML ({error})", "fix the file"
-        ) from error
-    return parse(model, value if value is not None else {}, str(path), store_path.parent)
+        raise ConfigError(f"{what} is not valid YAML ({error})", "correct it") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,6 +1,6 @@
 """Configuration of a run (one YAML file)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -336,6 +336,18 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"train": {"epochs": 1}} for {"train.epochs": 1}."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        tree: dict[str, Any] = {last: value}
+        for name in reversed(parents):
+            tree = {name: tree}
+        result = merge(result, tree)
+    return result
+
+
 def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     for key in {**first, **second}:
         a, b = first.get(key), second.get(key)
@@ -345,6 +357,13 @@ def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
             yield key
 
 
-def load_run(path: str | Path) -> RunConfig:
-    """Read a run's YAML file. Raises ConfigError, MissingError."""
-    return load(RunConfig, path)
+def load_run(path: str | Path, values: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a run's YAML file, with other values of some fields, by path such as train.epochs.
+
+    Raises ConfigError, MissingError.
+    """
+
+    def changed(value: Any) -> Any:
+        return merge(value, nested(values or {})) if isinstance(value, dict) else value
+
+    return load(RunConfig, path, changed)

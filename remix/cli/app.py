@@ -44,12 +44,15 @@ PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
         ),
     },
     "Training": {
-        train.train: ("remix train run.yaml", "remix train run.yaml --resume"),
+        train.train: (
+            "remix train run.yaml --set train.epochs=1 --set seed=3",
+            "remix train run.yaml --resume",
+        ),
         train.compare: (
             "remix compare run.yaml --methods joint_heads,remix --seeds 3",
             "remix compare run.yaml --tune optimizer.lr=1e-4,3e-4,1e-3 --budget flops",
         ),
-        cluster.submit: ("remix submit run.yaml --follow",),
+        cluster.submit: ("remix submit run.yaml --store s3://bucket/store --follow",),
         train.verify: (f"remix verify {RUN}",),
     },
     "Results": {

@@ -8,14 +8,16 @@ import typer
 from typer import Argument, Option
 
 from remix.cli.output import Json, console, progress, say
-from remix.cli.train import summary
+from remix.cli.train import RunStore, SetValues, run_config_of, summary
 
 if TYPE_CHECKING:
     from trainer.cluster.jobs import Cluster
 
 
 def submit(
-    config: Annotated[Path, Argument(help="YAML file.")],
+    config: Annotated[Path, Argument(help="YAML file; - reads standard input.")],
+    set_: SetValues = None,
+    store: RunStore = None,
     address: Annotated[
         str | None,
         Option(
@@ -30,9 +32,8 @@ def submit(
 ) -> None:
     """Train one run from a YAML file as a job of a Ray cluster."""
     from trainer.cluster.jobs import Cluster, exit_code_of, request_of
-    from trainer.config import load_run
 
-    run_config = load_run(config)
+    run_config = run_config_of(config, set_, store)
     request = request_of(run_config)
     cluster = Cluster(address)
     output = {

@@ -1,5 +1,6 @@
 """Commands that train and check runs: train, compare, verify, demo."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from typer import Argument, Option
 
+from pipeline.config import read_yaml
 from pipeline.errors import ConfigError
+from pipeline.storage.store_path import without_secrets
 from remix.cli.data import decode, generate
 from remix.cli.output import Json, Terminated, console, orderly_end, pairs, progress, say
 
@@ -22,20 +24,54 @@ if TYPE_CHECKING:
     from trainer.run_directory import Run
 
 
+SetValues = Annotated[
+    list[str] | None,
+    Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Another value of a field of the file, as in YAML, such as train.epochs=1. "
+        "Repeat it for several fields.",
+        show_default=False,
+    ),
+]
+RunStore = Annotated[
+    str | None,
+    Option(
+        help="Folder or pyarrow.fs URI of features and runs; the same as --set store=...",
+        show_default="as in the file",
+    ),
+]
+
+
+def run_config_of(config: Path, values: list[str] | None, store: str | None) -> "RunConfig":
+    """A run's YAML file with the values of --set and --store. Raises ConfigError, MissingError."""
+    from trainer.config import load_run
+
+    fields: dict[str, Any] = {
+        path: read_yaml(text, f"--set {path}={text}")
+        for path, text in pairs(values or [], "--set").items()
+    }
+    if store is not None:
+        fields["store"] = store
+    return load_run("/dev/stdin" if str(config) == "-" else config, fields)
+
+
 def train(
     config: Annotated[Path, Argument(help="YAML file; - reads standard input.")],
+    set_: SetValues = None,
+    store: RunStore = None,
     resume: Annotated[bool, Option("--resume", help="Continue an existing run.")] = False,
     json_: Json = False,
 ) -> None:
     """Train one run from a YAML file."""
-    from trainer.config import load_run
-
-    run_config = load_run("/dev/stdin" if str(config) == "-" else config)
+    run_config = run_config_of(config, set_, store)
     with orderly_end():
         try:
             run = train_run(run_config, resume)
         except (KeyboardInterrupt, Terminated) as error:
-            cure = f"Continue it with `remix train {config} --resume`."
+            options = [f"--set {value}" for value in map(shlex.quote, set_ or [])]
+            options += [f"--store {shlex.quote(without_secrets(store))}"] if store else []
+            cure = f"Continue it with `remix train {' '.join([str(config), *options])} --resume`."
             console.out(f"Run {run_config.name!r} was interrupted. {cure}", highlight=False)
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
@@ -56,7 +92,11 @@ def summary(result: dict[str, Any], config: "RunConfig") -> str:
 
 
 def compare(
-    config: Annotated[Path, Argument(help="YAML file of the runs' configuration.")],
+    config: Annotated[
+        Path, Argument(help="YAML file of the runs' configuration; - reads standard input.")
+    ],
+    set_: SetValues = None,
+    store: RunStore = None,
     methods: Annotated[
         str | None,
         Option(
@@ -99,9 +139,8 @@ def compare(
     """
     from trainer.comparison.methods import methods_of
     from trainer.comparison.tuning import tuning_of
-    from trainer.config import load_run
 
-    base = load_run(config)
+    base = run_config_of(config, set_, store)
     own_seeds = range(base.seed, base.seed + seeds)
     tuning = tuning_of(_values(tune or []), own_seeds, tune_seeds)
     result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning, budget, jobs)
@@ -110,15 +149,10 @@ def compare(
 
 def _values(options: list[str]) -> dict[str, list[Any]]:
     """Parse FIELD=VALUE,VALUE,... options; values are YAML. Raises ConfigError."""
-    values = {}
-    for path, text in pairs(options, "--tune").items():
-        try:
-            values[path] = yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError:
-            raise ConfigError(
-                f"invalid value: --tune {path}={text}", "separate YAML values by commas"
-            ) from None
-    return values
+    return {
+        path: read_yaml(f"[{text}]", f"--tune {path}={text}")
+        for path, text in pairs(options, "--tune").items()
+    }
 
 
 def _compared(
@@ -208,7 +242,6 @@ def demo(
     The clips have profile `slow`, on which joint training fails: see `remix generate --help`.
     """
     from pipeline.config import parse
-    from pipeline.storage.store_path import without_secrets
     from trainer.config import RunConfig
 
     if "://" in store:

@@ -1,14 +1,16 @@
 """Options that commands share: version, completion, verbosity."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import remix
-from tests.support.stores import Command
+from tests.support.stores import Command, make_features
 
 
 def test_the_version_is_printed(command: Command) -> None:
@@ -36,3 +38,43 @@ def test_verbose_shows_where_an_error_was_raised_and_quiet_only_the_error(tmp_pa
         assert "none.arrow" in ended.stderr
         shown[option] = "Traceback" in ended.stderr
     assert shown == {"--verbose": True, "--quiet": False, "-v": True, "-q": False}
+
+
+def run_file(tmp_path: Path) -> Path:
+    make_features(tmp_path / "store" / "features" / "made", num_rows=60)
+    train = {"epochs": 3, "warmup_epochs": 1}
+    fields = {"name": "filed", "features": "made", "store": "/proc/nowhere", "train": train}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def test_set_and_store_replace_values_of_the_file(tmp_path: Path, command: Command) -> None:
+    file, store = run_file(tmp_path), tmp_path / "store"
+    values = ("--set", "train.epochs=1", "--set", "plan={order: mixed}", "--set", "name=other")
+    code, _, err = command("train", file, *values, "--store", store)
+    assert code == 0, err
+    config = json.loads((store / "runs" / "other" / "run.json").read_text())["config"]
+    assert config["store"] == str(store)
+    assert (config["train"]["epochs"], config["train"]["warmup_epochs"]) == (1, 1)
+    assert config["plan"]["order"] == "mixed"
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "submit"])
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("train.epoch=1", "train.epoch"),
+        ("train.epochs=x", "train.epochs"),
+        ("a=[", "a"),
+        ("b", "b"),
+    ],
+)
+def test_an_invalid_value_is_named(
+    tmp_path: Path, command: Command, name: str, value: str, word: str
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("{name: filed, features: made}")
+    code, _, err = command(name, file, "--set", value, "--store", tmp_path / "store")
+    assert (code, word in err) == (2, True), err
+    assert not (tmp_path / "store").exists()

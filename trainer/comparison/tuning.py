@@ -15,7 +15,7 @@ from pipeline.config import parse
 from pipeline.errors import ConfigError
 from pipeline.storage.schemas import METRICS
 from trainer.comparison.methods import slug, with_method
-from trainer.config import NOT_IN_DIGEST, RunConfig, merge
+from trainer.config import NOT_IN_DIGEST, RunConfig, merge, nested
 from trainer.run_directory import Run
 
 Values = dict[str, Any]
@@ -83,11 +83,7 @@ def tuning_of(fields: Mapping[str, Sequence[Any]], seeds: range, num_seeds: int)
 
 def with_values(config: RunConfig, values: Values) -> RunConfig:
     """A configuration with other values of some fields. Raises ConfigError."""
-    nested = [
-        reduce(lambda inner, key: {key: inner}, reversed(path.split(".")), value)
-        for path, value in values.items()
-    ]
-    changed = reduce(merge, nested, config.model_dump(mode="json"))
+    changed = merge(config.model_dump(mode="json"), nested(values))
     return parse(RunConfig, changed, f"run {config.name}")
 
 
