@@ -1,5 +1,6 @@
 """Strict configuration models, read from YAML files, with errors that name the field."""
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,11 @@ MAX_ERRORS = 20
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a Name."""
+    return re.fullmatch(_NAME_PATTERN, text) is not None
 
 
 class StrictModel(BaseModel):

@@ -30,12 +30,14 @@ PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
         data.decode: ("remix decode shards --out store/features/clips",),
         data.lint: ("remix lint shards",),
         data.repair: ("remix repair shards --out repaired",),
-        data.inspect: (f"remix inspect {RUN}", "remix inspect store/features/demo --json"),
+        data.inspect: (
+            "remix inspect demo-remix-seed0 --store store",
+            "remix inspect shards",
+        ),
     },
     "Scores and plans": {
         plan.score: (
-            "remix score store/features/demo "
-            f"--checkpoint {RUN}/checkpoints/best.pt --out scores.arrow",
+            f"remix score demo --checkpoint {RUN}/checkpoints/best.pt --out scores.arrow",
         ),
         plan.plan: ("remix plan scores.arrow --out plan.arrow --order interleaved",),
         plan.stats: (
@@ -53,11 +55,11 @@ PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
             "remix compare run.yaml --tune optimizer.lr=1e-4,3e-4,1e-3 --budget flops",
         ),
         cluster.submit: ("remix submit run.yaml --store s3://bucket/store --follow",),
-        train.verify: (f"remix verify {RUN}",),
+        train.verify: ("remix verify demo-remix-seed0", f"remix verify {RUN} --parts"),
     },
     "Results": {
         serve.serve: ("remix serve --store store", "remix serve --host 0.0.0.0 --port 9000"),
-        serve.report: (f"remix report {RUN} --out run.html",),
+        serve.report: ("remix report demo-remix-seed0 --out run.html",),
     },
 }
 """Commands with their examples, by their group in the help."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
+from remix.cli.names import NameStore, path_of
 from remix.cli.output import Json, progress, say, show
 
 Shards = Annotated[list[str], Argument(help="Shards (.tar), folders of shards, or globs.")]
@@ -173,11 +174,17 @@ def reading(config: Path | None, shards: list[Any]) -> Any:
     return load(DecodeConfig, config).reading if config else reading_of(shards)
 
 
-def inspect(path: Annotated[str, Argument(help="Path or URI.")], json_: Json = False) -> None:
+def inspect(
+    path: Annotated[
+        str, Argument(help="Path or URI, or the name of a run, feature set or comparison.")
+    ],
+    store: NameStore = None,
+    json_: Json = False,
+) -> None:
     """Show the content of a shard, a feature set, a scores or plan file, or a run."""
     from pipeline.inspect import inspect as run
 
-    show(run(path), json_)
+    show(run(path_of(path, store, "features", "comparisons", "runs")), json_)
 
 
 def lint_text(report: dict[str, Any]) -> str:

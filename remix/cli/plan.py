@@ -4,17 +4,19 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from remix.cli.names import NameStore, path_of
 from remix.cli.output import Json, pairs, progress, say, show
 
 
 def score(
-    features: Annotated[str, Argument(help="STORE/features/NAME")],
+    features: Annotated[str, Argument(help="Name of a feature set, or STORE/features/NAME.")],
     checkpoint: Annotated[str, Option(help="Checkpoint of a run, e.g. checkpoints/best.pt.")],
     out: Annotated[str, Option(help="Scores file to write.")],
     split: Annotated[str, Option(help="Split to score.")] = "train",
     workers: Annotated[int, Option(min=1, help="Number of Ray actors.")] = 1,
     gpus: Annotated[float, Option(min=0, help="GPUs per worker.")] = 0,
     batch: Annotated[int, Option(min=1, help="Rows per forward pass.")] = 64,
+    store: NameStore = None,
     json_: Json = False,
 ) -> None:
     """Score every sample of a split with a checkpoint (Ray Data)."""
@@ -22,7 +24,8 @@ def score(
     from pipeline.storage.arrow_files import write_table
     from pipeline.storage.store_path import StorePath, without_secrets
 
-    feature_set, path = FeatureSet.open(StorePath.at(features)), StorePath.at(checkpoint)
+    feature_set = FeatureSet.open(StorePath.at(path_of(features, store, "features")))
+    path = StorePath.at(checkpoint)
     StorePath.at(out).check_writable()
     from trainer.scoring.offline import score_checkpoint
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from remix.cli.names import NameStore, path_of
 from remix.cli.output import Json, say
 
 
@@ -26,15 +27,17 @@ def serve(
 
 
 def report(
-    run: Annotated[str, Argument(help="STORE/runs/NAME")],
+    run: Annotated[str, Argument(help="Name of a run, or STORE/runs/NAME.")],
     out: Annotated[str, Option(help="Path of the HTML file.")],
+    store: NameStore = None,
     json_: Json = False,
 ) -> None:
     """Write the page of a run as a single HTML file that works offline."""
     from pipeline.storage.store_path import StorePath, without_secrets
     from service.report import write_report
 
-    result, shown = write_report(run, StorePath.at(out)), without_secrets(out)
+    path = path_of(run, store, "runs")
+    result, shown = write_report(path, StorePath.at(out)), without_secrets(out)
     say(
         {"out": shown, **result},
         f"{shown}: {result['bytes']} bytes, {result['answers']} responses of the service",

@@ -15,6 +15,7 @@ from pipeline.config import read_yaml
 from pipeline.errors import ConfigError
 from pipeline.storage.store_path import without_secrets
 from remix.cli.data import decode, generate
+from remix.cli.names import NameStore, path_of
 from remix.cli.output import Json, Terminated, console, orderly_end, pairs, progress, say
 
 if TYPE_CHECKING:
@@ -210,7 +211,8 @@ def train_run(config: "RunConfig", resume: bool) -> "Run":
 
 
 def verify(
-    run: Annotated[str, Argument(help="STORE/runs/NAME")],
+    run: Annotated[str, Argument(help="Name of a run, or STORE/runs/NAME.")],
+    store: NameStore = None,
     parts: Annotated[
         bool, Option("--parts", help="Also check the SHA-256 of every file of the features.")
     ] = False,
@@ -224,7 +226,7 @@ def verify(
     from trainer.run_directory import Run
     from trainer.verification.verify import verify as check
 
-    opened = Run.open(StorePath.at(run))
+    opened = Run.open(StorePath.at(path_of(run, store, "runs")))
     with progress("verify") as update:
         result = check(opened, parts=parts, progress=update)
     say(result, verify_text(result), json_)

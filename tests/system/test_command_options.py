@@ -78,3 +78,30 @@ def test_an_invalid_value_is_named(
     code, _, err = command(name, file, "--set", value, "--store", tmp_path / "store")
     assert (code, word in err) == (2, True), err
     assert not (tmp_path / "store").exists()
+
+
+def test_names_are_looked_up_in_the_store(
+    tmp_path: Path, trained_store: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path_of(name: str, *options: object) -> str:
+        code, out, err = command("inspect", name, *options, "--json")
+        assert code == 0, err
+        return str(json.loads(out)["path"])
+
+    run, name = trained_store / "runs" / "demo-remix-seed0", "demo-remix-seed0"
+    store = ("--store", trained_store)
+    assert path_of(name, *store) == path_of(str(run)) == str(run)
+    assert path_of("made", *store) == str(trained_store / "features" / "made")
+    assert command("verify", name, *store)[0] == 0
+    assert command("report", name, "--out", tmp_path / "run.html", *store)[0] == 0
+    checkpoint = ("--checkpoint", run / "checkpoints" / "none.pt", "--out", tmp_path / "s.arrow")
+    assert "none.pt" in command("score", "made", *checkpoint, *store)[2]
+    code, _, err = command("verify", "nobody", *store)
+    assert (code, str(trained_store / "runs" / "nobody") in err) == (2, True)
+
+    monkeypatch.setenv("REMIX_STORE", str(trained_store))
+    monkeypatch.chdir(tmp_path)
+    assert path_of(name) == str(run)
+    (tmp_path / name).symlink_to(trained_store / "features" / "made")
+    assert path_of(name) == str(tmp_path / name)
+    assert path_of(name, *store) == str(run)
