@@ -39,7 +39,10 @@ PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
         plan.score: (
             f"remix score demo --checkpoint {RUN}/checkpoints/best.pt --out scores.arrow",
         ),
-        plan.plan: ("remix plan scores.arrow --out plan.arrow --order interleaved",),
+        plan.plan: (
+            "remix plan scores.arrow --out plan.arrow --order interleaved",
+            "remix plan scores.arrow --out plan.arrow --shares equal --force",
+        ),
         plan.stats: (
             f"remix stats {RUN}/plans/epoch-0011.arrow",
             "remix stats plan.arrow --scores scores.arrow",

@@ -1,11 +1,21 @@
 """Commands on scores and plans: score, plan, stats."""
 
-from typing import Annotated, Any
+import shutil
+import sys
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from pipeline.errors import DataError, InputError
 from remix.cli.names import NameStore, path_of
 from remix.cli.output import Json, pairs, progress, say, show
+
+if TYPE_CHECKING:
+    from pipeline.plans.builder import PlanBuilder
+    from pipeline.storage.store_path import StorePath
 
 
 def score(
@@ -46,7 +56,7 @@ def score(
 
 def plan(
     scores: Annotated[str, Argument(help="Scores file.")],
-    out: Annotated[str, Option(help="Plan file to write.")],
+    out: Annotated[str, Option(help="Plan file to write; - is standard output.")],
     batch_size: Annotated[int, Option(help="Rows per global batch.")] = 64,
     seed: Annotated[int, Option(help="Seed of the run; determines the order.")] = 0,
     epoch: Annotated[int, Option(help="Epoch; determines the order.")] = 0,
@@ -72,13 +82,18 @@ def plan(
         str | None,
         Option(help="The scored features; checks that the scores belong to them."),
     ] = None,
+    force: Annotated[
+        bool, Option("--force", help="Replace the file if it exists and is not this plan.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Make a plan of modality-pure batches from a scores file."""
+    from pipeline.config import parse
     from pipeline.features.feature_set import FeatureSet
+    from pipeline.plans.config import PlanConfig
+    from pipeline.plans.planner import remix_plan_builder
     from pipeline.scores.table import Scores
     from pipeline.storage.store_path import StorePath, without_secrets
-    from remix.api import plan as run
 
     parsed_shares: Any = pairs(shares.split(","), "--shares") if "=" in shares else shares
     fields = {"order": order, "policy": policy, "shares": parsed_shares, "relative": relative}
@@ -87,14 +102,54 @@ def plan(
     opened = Scores.open(StorePath.at(scores))
     if features:
         opened.check_features(FeatureSet.open(StorePath.at(features)))
-    StorePath.at(out).check_writable()
-    batches = run(opened, batch_size=batch_size, seed=seed, epoch=epoch, out=out, **fields)
+    config = parse(PlanConfig, fields, "remix plan")
+    builder = remix_plan_builder(opened, config, batch_size=batch_size, seed=seed, epoch=epoch)
+    written = _to_stdout(builder) if out == "-" else _to_file(StorePath.at(out), builder, force)
     shown = without_secrets(out)
-    say(
-        {"steps": len(batches), "fingerprint": batches.fingerprint, "out": shown},
-        f"{len(batches)} steps: {shown} (fingerprint {batches.fingerprint[:12]})",
-        json_,
-    )
+    # standard output is the plan's
+    with redirect_stdout(sys.stderr) if out == "-" else nullcontext():
+        say(
+            {**written, "out": shown},
+            f"{written['steps']} steps: {shown} (fingerprint {written['fingerprint'][:12]})",
+            json_,
+        )
+
+
+def _to_file(path: "StorePath", builder: "PlanBuilder", force: bool = False) -> dict[str, Any]:
+    """Write a plan; returns its number of steps and fingerprint.
+
+    Raises InputError if the file exists and is not this plan, unless `force`; StoreError.
+    """
+    from pipeline.plans.plan import BatchPlan
+    from pipeline.plans.planner import write_plan
+    from pipeline.storage.metadata import read_metadata
+
+    path.check_writable()
+    if path.exists() and not force:
+        try:
+            existing = BatchPlan.open(path, trusted=True).fingerprint
+        except DataError:  # not a plan
+            existing = ""
+        if existing != read_metadata(builder.schema())["fingerprint"]:
+            raise InputError(
+                f"file already exists: {path}", "replace it with --force, or choose another name"
+            )
+    write_plan(path, builder)
+    plan = BatchPlan.open(path, trusted=True)
+    return {"steps": len(plan), "fingerprint": plan.fingerprint}
+
+
+def _to_stdout(builder: "PlanBuilder") -> dict[str, Any]:
+    """Write a plan to standard output, when it is complete; see `_to_file`."""
+    from pipeline.storage.store_path import StorePath
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.arrow"
+        written = _to_file(StorePath.at(path), builder)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.flush()
+    return written
 
 
 def stats(

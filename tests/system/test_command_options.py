@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import remix
+from pipeline.plans.plan import BatchPlan
 from tests.support.stores import Command, make_features
 
 
@@ -105,3 +106,28 @@ def test_names_are_looked_up_in_the_store(
     (tmp_path / name).symlink_to(trained_store / "features" / "made")
     assert path_of(name) == str(tmp_path / name)
     assert path_of(name, *store) == str(run)
+
+
+def test_a_plan_replaces_another_file_by_force_alone(
+    tmp_path: Path, trained_store: Path, command: Command
+) -> None:
+    scores, *_ = (trained_store / "runs" / "demo-remix-seed0" / "scores").glob("epoch-*.arrow")
+    out = ("--out", tmp_path / "plan.arrow")
+    assert command("plan", scores, *out)[0] == 0
+    first = (tmp_path / "plan.arrow").read_bytes()
+    assert command("plan", scores, *out)[0] == 0  # the same plan
+    code, _, err = command("plan", scores, *out, "--seed", 1)
+    assert (code, "plan.arrow" in err) == (2, True)
+    assert (tmp_path / "plan.arrow").read_bytes() == first
+    assert command("plan", scores, *out, "--seed", 1, "--force")[0] == 0
+    assert (tmp_path / "plan.arrow").read_bytes() != first
+
+    (tmp_path / "notes.txt").write_text("mine")
+    assert command("plan", scores, "--out", tmp_path / "notes.txt")[0] == 2
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    arguments = [sys.executable, "-m", "remix", "plan", str(scores), "--out", "-", "--json"]
+    ended = subprocess.run(arguments, capture_output=True)
+    assert ended.stdout == first
+    opened = BatchPlan.open(tmp_path / "plan.arrow")
+    assert json.loads(ended.stderr)["steps"] == len(opened)
