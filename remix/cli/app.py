@@ -16,7 +16,7 @@ from typer import Option
 
 import remix
 from pipeline.errors import RemixError
-from remix.cli import cluster, data, importers, plan, serve, train
+from remix.cli import cluster, data, doctor, importers, plan, serve, train
 from remix.cli.output import with_verbosity
 
 LOG = logging.getLogger("remix.cli")
@@ -24,6 +24,7 @@ RUN = "store/runs/demo-remix-seed0"
 PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
     "Start": {
         train.demo: ("remix demo", "remix demo --seeds 1 --store /tmp/store"),
+        doctor.doctor: ("remix doctor", "remix doctor --store s3://bucket/store"),
     },
     "Data": {
         data.generate: ("remix generate shards --samples 480 --modalities audio,video",),

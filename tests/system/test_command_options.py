@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,30 @@ def test_a_plan_replaces_another_file_by_force_alone(
     assert ended.stdout == first
     opened = BatchPlan.open(tmp_path / "plan.arrow")
     assert json.loads(ended.stderr)["steps"] == len(opened)
+
+
+def test_doctor_describes_the_machine_on_one_screen(
+    trained_store: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code, out, _ = command("doctor", "--store", trained_store)
+    assert (code, len(out.splitlines()) <= 24) == (0, True)
+    result = json.loads(command("doctor", "--store", trained_store, "--json")[1])
+    runs = len([*(trained_store / "runs").iterdir()])
+    assert (result["ok"], f"{runs} runs, 1 feature sets" in result["store"]) == (True, True)
+    assert {"remix", "packages", "cuda", "ray", "shared memory", "ports", "disk"} <= result.keys()
+
+
+def test_doctor_reports_what_cannot_be_reached(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", f"ray://{address}")
+        code, out, _ = command("doctor", "--store", tmp_path, "--json")
+        assert (code, address in json.loads(out)["ray"]) == (1, True)
+        monkeypatch.delenv("RAY_ADDRESS")
+        bucket = f"s3://KEY:hush@bucket/store?endpoint_override={address}&scheme=http"
+        code, out, _ = command("doctor", "--store", bucket, "--json")
+    assert (code, "hush" in out, json.loads(out)["ok"]) == (1, False, False)
