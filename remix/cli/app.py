@@ -5,6 +5,7 @@ torch and ray are loaded only by the commands that need them.
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -20,6 +21,7 @@ from remix.cli import cluster, data, doctor, importers, plan, serve, train
 from remix.cli.output import with_verbosity
 
 LOG = logging.getLogger("remix.cli")
+MIN_RICH_COLUMNS = 60
 RUN = "store/runs/demo-remix-seed0"
 PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
     "Start": {
@@ -93,7 +95,15 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+# rich cuts the names and texts of options off in a narrow terminal
+columns = shutil.get_terminal_size().columns
+narrow = columns < MIN_RICH_COLUMNS
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None if narrow else "rich",
+    context_settings={"terminal_width": columns} if narrow else None,
+)
 
 
 @app.callback(

@@ -19,6 +19,15 @@ def test_the_version_is_printed(command: Command) -> None:
     assert command("--version") == (0, f"remix {remix.__version__}\n", "")
 
 
+@pytest.mark.parametrize("name", ["train", "plan", "score", "verify", "generate"])
+def test_the_help_of_a_command_is_complete_in_a_narrow_terminal(name: str) -> None:
+    arguments = [sys.executable, "-m", "remix", name, "--help"]
+    environment = os.environ | {"COLUMNS": "40"}
+    shown = subprocess.run(arguments, env=environment, capture_output=True, text=True).stdout
+    assert "--verbose" in shown
+    assert "…" not in shown
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_commands_and_values_are_completed(shell: str) -> None:
     script = "import sys; sys.argv = ['remix']; from remix.cli.app import main; main()"
