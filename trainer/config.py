@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ByteSize, ConfigDict, Field, model_validato
 from pipeline.config import Name, StrictModel, load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError
+from pipeline.extensions import Identity, identities
 from pipeline.plans.config import PlanConfig
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import StorePath
@@ -290,11 +291,17 @@ class RunConfig(StrictModel):
     def digest(self) -> str:
         """Hash of the fields that decide the result.
 
-        Fields at their defaults are left out, so that adding a field changes no digest.
+        Fields at their defaults are left out, so that adding a field changes no digest. The modules
+        of import paths are part of it. Raises ConfigError if one is missing.
         """
-        return fingerprint_of(
-            self.model_dump(mode="json", exclude=NOT_IN_DIGEST, exclude_defaults=True)
-        )
+        fields = self.model_dump(mode="json", exclude=NOT_IN_DIGEST, exclude_defaults=True)
+        extensions = self.extensions
+        return fingerprint_of({**fields, "extensions": extensions} if extensions else fields)
+
+    @property
+    def extensions(self) -> dict[str, Identity]:
+        """The identities of the modules of all import paths. Raises ConfigError."""
+        return identities(self.model.import_paths) if self.model.import_paths else {}
 
     def differences(self, other: "RunConfig") -> list[str]:
         """Paths of the fields that decide the result and differ in `other`."""

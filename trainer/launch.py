@@ -7,6 +7,7 @@ import torch
 
 from pipeline.config import parse
 from pipeline.errors import ConfigError, InputError, MismatchError, StoreError
+from pipeline.extensions import check_identities
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.gaps import gaps
 from pipeline.plans.target_shares import target_of
@@ -160,3 +161,4 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
             f"run {config.name!r} exists with other values of {', '.join(changed)}",
             "restore them or choose another name; only source and resources may change",
         )
+    check_identities(f"run {config.name!r}", metadata.get("extensions", {}))

@@ -44,6 +44,8 @@ class Run:
             "digest": config.digest,
             "features": parents,
         }
+        if extensions := config.extensions:
+            metadata["extensions"] = extensions
         metadata |= {
             "modalities": features.modalities,
             "code_version": version("data-remixing"),

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -130,6 +131,8 @@ for panel, commands in PANELS.items():
 
 def main() -> None:
     """Run the command. Exits 0 on success, 1 if the work failed, 2 if the input is wrong."""
+    # import paths of own encoders; at the end, so that no file there hides a package
+    sys.path.append(str(Path.cwd()))
     try:
         app(standalone_mode=True)
     except RemixError as error:

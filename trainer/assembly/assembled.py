@@ -9,6 +9,7 @@ import torch
 from pipeline.arrays import Array, BoolArray, Float32Array
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import DataError, InputError
+from pipeline.extensions import check_identities
 from pipeline.storage.store_path import StorePath
 from trainer.assembly.readout import Readout
 from trainer.data.inputs import Inputs
@@ -74,6 +75,7 @@ class AssembledModel:
         self._dtypes = {name: entry["dtype"] for name, entry in architecture["facts"].items()}
         ids = [name for name, shape in self._shapes.items() if is_ids(shape, self._dtypes[name])]
         config = ModelConfig.model_validate(architecture["model"])
+        check_identities(str(path), architecture.get("extensions", {}))
         self._model = build_model(config, self._shapes, len(self.classes), seed=0, ids=ids).eval()
         checkpoints.load_weights(path, self._model, state["model"])
         self._inputs = Inputs(architecture, 0, torch.device("cpu"))

@@ -18,10 +18,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
         arguments: `config`, the run's configuration as JSON, with an absolute store.
     Raises:
         StoreError: this node does not see the run.
+        ConfigError, MismatchError: this node lacks a user's module of the run, or has another one.
     """
     import torch
 
     from pipeline.errors import StoreError
+    from pipeline.extensions import check_identities
     from trainer import loop
     from trainer.config import RunConfig
     from trainer.data.part_prefetcher import open_features
@@ -38,6 +40,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
             f"{run.path} does not exist on node {platform.node()}",
             "use a store that all nodes of the cluster share",
         )
+    # a node may have another version of a user's package
+    check_identities(f"run {config.name!r}", run.metadata.get("extensions", {}))
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
     def report(event: dict[str, Any]) -> None:

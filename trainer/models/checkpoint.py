@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.config import parse
 from pipeline.errors import DataError, MismatchError
+from pipeline.extensions import check_identities, identities
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import check_model
@@ -79,6 +80,7 @@ class _Architecture(_Plain):
     shapes: dict[str, list[int]]
     facts: dict[str, _ModalityMetadata]
     classes: list[str]
+    extensions: dict[str, dict[str, str | None]] = {}
 
 
 class _BestPart(_Plain):
@@ -170,11 +172,12 @@ def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
         "shapes": shapes,
         "facts": metadata,
         "classes": features.classes,
-    }
+    } | ({"extensions": identities(config.import_paths)} if config.import_paths else {})
 
 
 def check_architecture(path: StorePath, recorded: dict[str, Any], expected: dict[str, Any]) -> None:
     """Check that a checkpoint belongs to this model. Raises MismatchError."""
+    check_identities(str(path), recorded.get("extensions", {}))
     for key in ("shapes", "classes", "model"):
         # compared as text because the order of modalities matters
         if json.dumps(recorded.get(key)) != json.dumps(expected[key]):

@@ -7,16 +7,17 @@ MLP for anything else.
 from collections.abc import Callable, Generator
 from itertools import pairwise
 from math import prod
-from typing import Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from pipeline.config import StrictModel
 from pipeline.errors import ConfigError
+from pipeline.extensions import check_name, is_import_path, load_extension
 
 Shape = tuple[int, ...]
 NUM_IDS = 257
@@ -26,8 +27,11 @@ NUM_IDS = 257
 class EncoderConfig(StrictModel):
     """Augmentation, normalisation and encoder of a modality."""
 
-    kind: Literal["resnet18", "cnn", "mlp", "text"] | None = None
-    """Encoder; null: cnn for images, spectrograms and frames, text for text, mlp for the rest."""
+    kind: Annotated[str, AfterValidator(lambda name: check_name(name, ENCODERS))] | None = None
+    """resnet18, cnn, mlp, text, or the import path of an own encoder, "package.module:name"; null:
+    cnn for images, spectrograms and frames, text for text, mlp for the rest."""
+    args: dict[str, JsonValue] = Field(default={})
+    """Keyword arguments of an own encoder."""
     width: int = Field(default=32, ge=1, le=1024)
     """Channels of the cnn's first block, or size of the text encoder's byte embedding.
 
@@ -50,6 +54,12 @@ class EncoderConfig(StrictModel):
     normalize: Literal["dataset", "imagenet", "none"] = "dataset"
     """dataset: mean and SD of the training rows; imagenet: ImageNet's mean and SD for uint8 images
     with three channels, dataset for other modalities; none: only scale uint8 to [0, 1]."""
+
+    @model_validator(mode="after")
+    def _takes_args(self) -> "EncoderConfig":
+        if self.args and not is_import_path(self.kind):
+            raise ValueError("args are for a kind that is an import path; remove them")
+        return self
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -277,6 +287,59 @@ ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
 }
 
 
+class OwnEncoder(Encoder):
+    """A user's module, as an encoder of one stage: (B, *shape) -> (B, out_dim).
+
+    Raises:
+        ConfigError: the module cannot be built, or does not map rows of the shape to features.
+    """
+
+    def __init__(self, config: EncoderConfig, shape: Shape, *, ids: bool) -> None:
+        super().__init__()
+        kind = str(config.kind)
+        factory = load_extension(kind)
+        try:
+            module: Any = factory(shape, **config.args)
+        except Exception as error:  # whatever the user's function raises
+            raise ConfigError(
+                f"{kind} failed for rows of shape {shape}, args {config.args} "
+                f"({type(error).__name__}: {error})",
+                "correct model.encoder.args or the function",
+            ) from error
+        out_dim = getattr(module, "out_dim", None)
+        if not isinstance(module, nn.Module) or not isinstance(out_dim, int) or out_dim < 1:
+            raise ConfigError(
+                f"{kind} returned {type(module).__name__} with out_dim {out_dim!r}",
+                "return an nn.Module whose attribute out_dim is the length of its feature",
+            )
+        self.module = module
+        self.channels = (out_dim,)
+        rows = torch.zeros(2, *shape, dtype=torch.long if ids else torch.float32)
+        try:
+            with torch.no_grad():
+                output: Any = module.eval()(rows)
+        except Exception as error:  # whatever the user's module raises
+            raise ConfigError(
+                f"{kind} cannot encode rows of shape {tuple(rows.shape)} "
+                f"({type(error).__name__}: {error})",
+                "correct the module, or choose another encoder for this modality",
+            ) from error
+        module.train()
+        if not isinstance(output, Tensor) or output.shape != (2, out_dim):
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ConfigError(
+                f"{kind} maps rows of shape {tuple(rows.shape)} to {given}, not {(2, out_dim)}",
+                "correct out_dim or the module's forward",
+            )
+
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        output: Tensor = self.module(x)
+        return output
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stage(0, x)
+
+
 def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> tuple[Encoder, int]:
     """Build the encoder of a modality.
 
@@ -290,13 +353,14 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
     """
     is_image = len(shape) in (3, 4)
     kind = config.kind or ("text" if ids else "cnn" if is_image else "mlp")
-    if (kind == "text") != ids:
+    own = is_import_path(kind)
+    if (kind == "text") != ids and not own:
         rows = "token ids of text" if ids else f"numbers of shape {shape}"
         raise ConfigError(
             f"encoder kind {kind!r} does not fit the rows: {rows}",
             "remove kind from this modality's encoder",
         )
-    if kind not in ("mlp", "text") and not is_image:
+    if kind not in ("mlp", "text") and not is_image and not own:
         raise ConfigError(
             f"encoder kind {kind!r} needs rows of shape (C, H, W) or (T, C, H, W), not {shape}",
             "use kind: mlp for this modality",
@@ -308,6 +372,9 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
                 f"set it to {shape[0]} or less, or decode more frames",
             )
         shape = (config.frames, *shape[1:])
+    if own:
+        own_encoder = OwnEncoder(config, shape, ids=ids)
+        return own_encoder, own_encoder.channels[-1]
     encoder = ENCODERS[kind](config, shape)
     module = PerFrame(encoder) if len(shape) == 4 and kind != "mlp" else encoder
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pipeline.config import Name, StrictModel
 from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import ConfigError
+from pipeline.extensions import is_import_path
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.schemas import ALL
 from trainer.models.encoders import Encoder, EncoderConfig, Shape, Stages, build_encoder, finish
@@ -55,9 +56,16 @@ class ModelConfig(StrictModel):
     encoder: EncoderConfig = EncoderConfig()
     """Encoder of all modalities that are not in `encoders`.
 
-    Modalities that are not images or video use an mlp, or text for text."""
+    Modalities that are not images or video use an mlp, or text for text, unless kind is an import
+    path."""
     encoders: dict[Name, EncoderConfig] = Field(default_factory=dict)
     """Encoders by modality."""
+
+    @property
+    def import_paths(self) -> list[str]:
+        """The import paths of own encoders."""
+        kinds = [each.kind for each in (self.encoder, *self.encoders.values())]
+        return [kind for kind in kinds if kind and is_import_path(kind)]
 
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:
         """Encoder configuration of a modality, from the shape of its rows.
@@ -68,7 +76,7 @@ class ModelConfig(StrictModel):
             return self.encoders[name]
         return (
             self.encoder
-            if len(shape) in (3, 4)
+            if len(shape) in (3, 4) or is_import_path(self.encoder.kind)
             else self.encoder.model_copy(update={"kind": "text" if ids else "mlp"})
         )
 

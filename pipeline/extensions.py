@@ -1,0 +1,88 @@
+"""Objects of a user's own modules, named by import path: `package.module:name`."""
+
+import re
+import sys
+from collections.abc import Iterable
+from hashlib import sha256
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError, MismatchError
+
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+Identity = dict[str, str | None]
+"""Of a module: `package`, the name and version of its distribution, None if it has none; `sha256`
+of its file, None if it has none."""
+
+
+def is_import_path(name: str | None) -> bool:
+    """Whether a name in a configuration is an import path."""
+    return name is not None and IMPORT_PATH.fullmatch(name) is not None
+
+
+def check_name(name: str, known: Iterable[str]) -> str:
+    """Return a name that is known or an import path. Raises ValueError."""
+    if name not in known and not is_import_path(name):
+        raise ValueError(f"choose from {', '.join(known)}, or give package.module:name")
+    return name
+
+
+def load_extension(path: str) -> Any:
+    """Import the object at an import path. Raises ConfigError."""
+    module_name, name = path.split(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{path}: module {error.name!r} is not installed or not on the path of Python",
+            "install its package on every node, or add its folder to PYTHONPATH",
+        ) from error
+    except Exception as error:  # whatever the user's module raises
+        raise ConfigError(
+            f"{path}: module {module_name!r} cannot be imported ({type(error).__name__}: {error})",
+            "fix the module",
+        ) from error
+    if not callable(getattr(module, name, None)):
+        raise ConfigError(
+            f"{path}: module {module_name!r} ({getattr(module, '__file__', None)}) has no function "
+            f"or class {name!r}",
+            "correct the name, or see that no other module of that name comes first",
+        )
+    return getattr(module, name)
+
+
+def identities(paths: Iterable[str]) -> dict[str, Identity]:
+    """The identity of each import path's module. Raises ConfigError."""
+    return {path: _identity(path) for path in sorted(set(paths))}
+
+
+def _identity(path: str) -> Identity:
+    load_extension(path)
+    module = path.split(":")[0]
+    owners = metadata.packages_distributions().get(module.split(".")[0], [])
+    file = getattr(sys.modules[module], "__file__", None)
+    return {
+        "package": f"{owners[0]} {metadata.version(owners[0])}" if owners else None,
+        "sha256": sha256(Path(file).read_bytes()).hexdigest() if file else None,
+    }
+
+
+def check_identities(what: str, recorded: dict[str, Identity]) -> None:
+    """Check that the modules which `what` recorded are the ones that are installed.
+
+    Raises:
+        ConfigError: a module is missing.
+        MismatchError: a module is another one.
+    """
+    for path, identity in recorded.items():
+        if (own := _identity(path)) != identity:
+            raise MismatchError(
+                f"{path}: {what} was made with {_text(identity)}, but this module is {_text(own)}",
+                "restore that module, or start a run of another name",
+            )
+
+
+def _text(identity: Identity) -> str:
+    return f"{identity['package'] or 'no package'}, sha256 {str(identity['sha256'])[:12]}"

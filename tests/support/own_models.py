@@ -1,0 +1,27 @@
+"""Encoders as a user writes them; tests import this file, and copies of it by other names."""
+
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+class Small(nn.Module):
+    def __init__(self, shape: tuple[int, ...], size: int = 8) -> None:
+        super().__init__()
+        self.out_dim = size
+        self.linear = nn.Linear(prod(shape), size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.linear(x.flatten(1))
+        return torch.relu(output)
+
+
+class WrongSize(Small):
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.out_dim = 9
+
+
+def nothing(shape: tuple[int, ...]) -> None:
+    """Return no module."""
