@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from importlib import import_module, metadata
 from pathlib import Path
@@ -22,10 +22,11 @@ def is_import_path(name: str | None) -> bool:
     return name is not None and IMPORT_PATH.fullmatch(name) is not None
 
 
-def check_name(name: str, known: Iterable[str]) -> str:
+def check_name(name: str, known: Collection[str]) -> str:
     """Return a name that is known or an import path. Raises ValueError."""
     if name not in known and not is_import_path(name):
-        raise ValueError(f"choose from {', '.join(known)}, or give package.module:name")
+        choices = f"choose from {', '.join(known)}, or " if known else ""
+        raise ValueError(f"{choices}give package.module:name")
     return name
 
 

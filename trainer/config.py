@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ByteSize, ConfigDict, Field, model_validato
 from pipeline.config import Name, StrictModel, load
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError
-from pipeline.extensions import Identity, identities
+from pipeline.extensions import Identity, check_name, identities, is_import_path
 from pipeline.plans.config import PlanConfig
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import StorePath
@@ -97,6 +97,9 @@ class TrainConfig(StrictModel):
     """Weight w_k of each unimodal loss in joint batches."""
     remix_weight: float = Field(default=1.0, ge=0)
     """Weight gamma_k of the unimodal loss in modality-pure batches."""
+    strategy: Annotated[str, AfterValidator(lambda name: check_name(name, ()))] | None = None
+    """Import path, "package.module:name", of an own training step, a subclass of TrainStep; null:
+    the step of the method."""
     ogm_alpha: float = Field(default=0.8, ge=0)
     """Modulation strength of ogm_ge; its authors recommend 0.8 for CREMA-D."""
     budget: BudgetConfig = BudgetConfig()
@@ -301,7 +304,9 @@ class RunConfig(StrictModel):
     @property
     def extensions(self) -> dict[str, Identity]:
         """The identities of the modules of all import paths. Raises ConfigError."""
-        return identities(self.model.import_paths) if self.model.import_paths else {}
+        others = (self.plan.policy, self.train.strategy)
+        own = [path for path in others if path is not None and is_import_path(path)]
+        return identities([*self.model.import_paths, *own])
 
     def differences(self, other: "RunConfig") -> list[str]:
         """Paths of the fields that decide the result and differ in `other`."""

@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from pipeline.arrays import FloatArray, Int8Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
+from pipeline.extensions import is_import_path
 from pipeline.plans.config import PlanConfig
 from pipeline.plans.normalize import implied_abilities
+from pipeline.plans.own_policy import check_row_by_row, own_costs
 from pipeline.plans.target_shares import assign_to_target, cheapest, target_of
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import column
@@ -44,8 +46,11 @@ class AssignmentRule:
     def costs(self, block: pa.Table) -> list[FloatArray]:
         """The cost (n,) of each modality by the policy, NaN if the sample lacks it.
 
-        Ability in the modality's unit (kl), or a hash in [0, 1) (random).
+        Ability in the modality's unit (kl), a hash in [0, 1) (random), or what a user's function
+        returns.
         """
+        if is_import_path(self.policy):
+            return own_costs(self.policy, block, self.modalities)
         abilities: list[FloatArray] = [column(block, f"kl_{name}") for name in self.modalities]
         if self.policy == "random":
             keys = [
@@ -68,10 +73,12 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
     """The rule that `config` makes of these scores.
 
     Raises:
-        ConfigError: shares do not fit the modalities.
+        ConfigError: shares do not fit the modalities, or the policy of a user cannot be used.
         DataError: metadata is missing, or too few rows have a modality for its share.
     """
     names = tuple(scores.modalities)
+    if is_import_path(config.policy):
+        check_row_by_row(config.policy, scores.table, names)
     relative = config.policy == "kl" and config.relative == "validation"
     natural = AssignmentRule(
         modalities=names,

@@ -2,17 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.config import Name, StrictModel
+from pipeline.extensions import check_name
+
+POLICIES = ("kl", "random")
 
 
 class PlanConfig(StrictModel):
     """Which modality each row trains, and how rows are batched and ordered."""
 
-    policy: Literal["kl", "random"] = "kl"
+    policy: Annotated[str, AfterValidator(lambda name: check_name(name, POLICIES))] = "kl"
     """Modality that a row trains: kl: its most difficult one, as in the paper; random: any, as a
-    control."""
+    control; "package.module:name": the one of lowest cost by a function of your own."""
     relative: Literal["none", "validation"] = "none"
     """Normalisation before modalities are compared: none; validation: by the ability that the
     modality's validation accuracy implies."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline.arrays import BoolArray, Int8Array, Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
 from pipeline.errors import ConfigError, DataError
+from pipeline.extensions import identities, is_import_path
 from pipeline.plans.assign import assignment_rule
 from pipeline.plans.builder import AssignRows, PlanBuilder
 from pipeline.plans.config import PlanConfig
@@ -156,6 +157,8 @@ def remix_plan_builder(
         {name: hash_ for name, hash_ in known.items() if hash_},
         policy=config.policy,
     )
+    if is_import_path(config.policy):
+        metadata["extensions"] = identities([config.policy])
     assign, table, names = _assigner(scores, config, seed, epoch), scores.table, scores.modalities
     options: dict[str, Any] = {
         "config": config,

@@ -63,7 +63,10 @@ def plan(
     order: Annotated[
         str, Option(help="Order of the batches: sequential, interleaved or mixed.")
     ] = "sequential",
-    policy: Annotated[str, Option(help="Assignment of rows to modalities: kl or random.")] = "kl",
+    policy: Annotated[
+        str,
+        Option(help="Assignment of rows to modalities: kl, random, or package.module:name."),
+    ] = "kl",
     shares: Annotated[
         str, Option(help="Target shares: natural, equal, or NAME=SHARE,NAME=SHARE.")
     ] = "natural",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 MODELS = (Path(__file__).parent / "own_models.py").read_text()
+STEPS = (Path(__file__).parent / "own_steps.py").read_text()
 
 
 def write_module(

@@ -1,5 +1,7 @@
 """Update rules of a training step, one per file; add a rule as a file and in STRATEGIES."""
 
+from pipeline.errors import ConfigError
+from pipeline.extensions import load_extension
 from trainer.config import RunConfig
 from trainer.methods import METHODS
 from trainer.strategies.base import TrainStep
@@ -18,5 +20,13 @@ STRATEGIES: dict[str, type[TrainStep]] = {
 
 
 def strategy_of(config: RunConfig) -> type[TrainStep]:
-    """Class of a run's training step."""
+    """Class of a run's training step. Raises ConfigError if an own one cannot be used."""
+    if path := config.train.strategy:
+        own = load_extension(path)
+        if not isinstance(own, type) or not issubclass(own, TrainStep):
+            raise ConfigError(
+                f"train.strategy {path} is not a subclass of TrainStep",
+                "derive it from trainer.strategies.base.TrainStep",
+            )
+        return own
     return STRATEGIES[METHODS[config.method].step]
