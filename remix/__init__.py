@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.features.feature_set import FeatureSet
     from pipeline.plans.plan import BatchPlan
+    from pipeline.scores.logits import scores_from_logits
     from pipeline.scores.table import Scores
     from remix.api import compare, decode, load_model, plan, serve, train
     from trainer.sampler.plan_batch_sampler import PlanBatchSampler
@@ -33,6 +34,7 @@ __all__ = [
     "decode",
     "load_model",
     "plan",
+    "scores_from_logits",
     "serve",
     "train",
 ]
@@ -41,6 +43,7 @@ _MODULES = {
     "FeatureSet": "pipeline.features.feature_set",
     "PlanBatchSampler": "trainer.sampler.plan_batch_sampler",
     "Scores": "pipeline.scores.table",
+    "scores_from_logits": "pipeline.scores.logits",
     **dict.fromkeys(("compare", "decode", "load_model", "plan", "serve", "train"), "remix.api"),
 }
 

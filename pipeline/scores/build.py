@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, BoolArray
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.difficulty import ability
 from pipeline.storage.metadata import with_metadata
@@ -32,13 +32,24 @@ def score_rows(features: FeatureSet, rows: Array, probabilities: Mapping[str, Ar
         "label": labels,
     }
     for k, name in enumerate(features.modalities):
-        p, missing = probabilities[name], ~features.has[rows, k]
-        columns[f"kl_{name}"] = np.where(missing, np.float32(np.nan), ability(p))
-        columns[f"p_label_{name}"] = np.where(
-            missing, np.float32(np.nan), p[np.arange(len(rows)), labels].astype(np.float32)
-        )
-        columns[f"predicted_{name}"] = np.where(missing, -1, p.argmax(axis=1)).astype(np.int32)
+        columns |= score_columns(name, probabilities[name], labels, ~features.has[rows, k])
     return pa.table(columns, schema=scores_schema(features.modalities))
+
+
+def score_columns(name: str, p: Array, labels: Array, missing: BoolArray) -> dict[str, Array]:
+    """The columns of a modality, (n,) each.
+
+    Args:
+        p: (n, C) class probabilities.
+        labels: (n,).
+        missing: (n,), the rows that lack the modality.
+    """
+    p_label = p[np.arange(len(p)), labels].astype(np.float32)
+    return {
+        f"kl_{name}": np.where(missing, np.float32(np.nan), ability(p)),
+        f"p_label_{name}": np.where(missing, np.float32(np.nan), p_label),
+        f"predicted_{name}": np.where(missing, -1, p.argmax(axis=1)).astype(np.int32),
+    }
 
 
 def batches_of(

@@ -13,7 +13,7 @@ from pipeline.sources.synthetic.generate import generate
 from tests.support.stores import make_features, run_config
 
 NAMES = {"BatchPlan", "FeatureSet", "PlanBatchSampler", "Scores", "__version__"}
-NAMES |= {"compare", "decode", "load_model", "plan", "serve", "train"}
+NAMES |= {"compare", "decode", "load_model", "plan", "scores_from_logits", "serve", "train"}
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,8 @@ def test_every_name_exists_and_has_an_example() -> None:
 
 
 def test_importing_it_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
-    code = "import sys, remix; remix.BatchPlan, remix.Scores, remix.FeatureSet, remix.plan\n"
+    names = "remix.BatchPlan, remix.Scores, remix.FeatureSet, remix.plan, remix.scores_from_logits"
+    code = f"import sys, remix; {names}\n"
     ended = python(f"{code}print(sorted({{'torch', 'ray', 'av'}} & sys.modules.keys()))", tmp_path)
     assert ended.stdout.strip() == "[]", ended.stderr
 
