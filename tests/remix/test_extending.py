@@ -15,7 +15,7 @@ from trainer.config import merge
 from trainer.run_directory import Run
 
 PAGE = PAGES["extending.md"]
-SHAPES = {"audio": ((1, 8, 8), "float32"), "video": ((4,), "float32")}
+SHAPES = {"audio": ((1, 8, 8), "float32"), "video": ((3, 32, 32), "uint8")}
 
 
 def test_the_modules_of_the_page_train(
@@ -41,4 +41,5 @@ def test_the_modules_of_the_page_train(
         "my_models:AudioNet",
         "my_steps:HalfStep",
         "my_steps:cost",
+        "torchvision.models:get_model",
     ]

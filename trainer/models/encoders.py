@@ -18,6 +18,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from pipeline.config import StrictModel
 from pipeline.errors import ConfigError
 from pipeline.extensions import check_name, is_import_path, load_extension
+from trainer.models.torchvision_models import torchvision_encoder
 
 Shape = tuple[int, ...]
 NUM_IDS = 257
@@ -28,10 +29,11 @@ class EncoderConfig(StrictModel):
     """Augmentation, normalisation and encoder of a modality."""
 
     kind: Annotated[str, AfterValidator(lambda name: check_name(name, ENCODERS))] | None = None
-    """resnet18, cnn, mlp, text, or the import path of an own encoder, "package.module:name"; null:
-    cnn for images, spectrograms and frames, text for text, mlp for the rest."""
+    """resnet18, cnn, mlp, text, torchvision (args: {name: resnet34}), or the import path of an own
+    encoder, "package.module:name"; null: cnn for images, spectrograms and frames, text for text,
+    mlp for the rest."""
     args: dict[str, JsonValue] = Field(default={})
-    """Keyword arguments of an own encoder."""
+    """Keyword arguments of torchvision or of an own encoder."""
     width: int = Field(default=32, ge=1, le=1024)
     """Channels of the cnn's first block, or size of the text encoder's byte embedding.
 
@@ -57,8 +59,8 @@ class EncoderConfig(StrictModel):
 
     @model_validator(mode="after")
     def _takes_args(self) -> "EncoderConfig":
-        if self.args and not is_import_path(self.kind):
-            raise ValueError("args are for a kind that is an import path; remove them")
+        if self.args and self.kind != "torchvision" and not is_import_path(self.kind):
+            raise ValueError("args are for torchvision or an import path; remove them")
         return self
 
 
@@ -279,14 +281,6 @@ class ResNet18(Encoder, ResNet):  # type: ignore[misc]
         return output
 
 
-ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
-    "resnet18": lambda config, shape: ResNet18(config, shape[-3]),
-    "cnn": lambda config, shape: Cnn(config, shape[-3]),
-    "mlp": lambda config, shape: Mlp(config, prod(shape)),
-    "text": lambda config, shape: Text(config),
-}
-
-
 class OwnEncoder(Encoder):
     """A user's module, as an encoder of one stage: (B, *shape) -> (B, out_dim).
 
@@ -297,7 +291,7 @@ class OwnEncoder(Encoder):
     def __init__(self, config: EncoderConfig, shape: Shape, *, ids: bool) -> None:
         super().__init__()
         kind = str(config.kind)
-        factory = load_extension(kind)
+        factory: Any = load_extension(kind) if is_import_path(kind) else torchvision_encoder
         try:
             module: Any = factory(shape, **config.args)
         except Exception as error:  # whatever the user's function raises
@@ -338,6 +332,24 @@ class OwnEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stage(0, x)
+
+
+def _torchvision(config: EncoderConfig, shape: Shape) -> OwnEncoder:
+    """A model of torchvision whose BatchNorm layers accept a single row."""
+    encoder = OwnEncoder(config, shape, ids=False)
+    for module in encoder.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = BatchNorm  # the same layer but for such a batch
+    return encoder
+
+
+ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
+    "resnet18": lambda config, shape: ResNet18(config, shape[-3]),
+    "cnn": lambda config, shape: Cnn(config, shape[-3]),
+    "mlp": lambda config, shape: Mlp(config, prod(shape)),
+    "text": lambda config, shape: Text(config),
+    "torchvision": lambda config, shape: _torchvision(config, shape[-3:]),
+}
 
 
 def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> tuple[Encoder, int]:

@@ -32,6 +32,7 @@ from trainer.models.encoders import Encoder, EncoderConfig, Shape, Stages, build
 from trainer.models.fusion import FUSIONS, Entropy
 from trainer.models.midfusion import MIDFUSIONS, MidFusion
 from trainer.models.shared_head import shared_heads
+from trainer.models.torchvision_models import SOURCE
 
 Mask = Literal["skip", "feature", "input"]
 FUSED = "fused"
@@ -63,9 +64,10 @@ class ModelConfig(StrictModel):
 
     @property
     def import_paths(self) -> list[str]:
-        """The import paths of own encoders."""
+        """The import paths of encoders that are not of Remix."""
         kinds = [each.kind for each in (self.encoder, *self.encoders.values())]
-        return [kind for kind in kinds if kind and is_import_path(kind)]
+        paths = [SOURCE if kind == "torchvision" else kind for kind in kinds]
+        return [path for path in paths if path and is_import_path(path)]
 
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:
         """Encoder configuration of a modality, from the shape of its rows.

@@ -1,11 +1,13 @@
 """Encoders by import path: built, trained, recorded, and refused if they are others or missing."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import remix
 from pipeline.errors import ConfigError, MismatchError
@@ -14,6 +16,9 @@ from tests.support.stores import make_features, run_config
 from trainer.config import RunConfig
 from trainer.launch import launch
 from trainer.models.checkpoint import model_of
+from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.model import ModelConfig
+from trainer.models.torchvision_models import torchvision_encoder
 from trainer.run_directory import Run
 from trainer.verification.verify import verify
 
@@ -121,3 +126,43 @@ def test_mid_fusion_takes_an_own_encoder_as_one_stage(tmp_path: Path) -> None:
         )
     )
     assert run.metadata["status"] == "finished"
+
+
+def test_models_of_torchvision_encode_images_and_frames(tmp_path: Path) -> None:
+    shapes = {"sound": ((1, 32, 32), "float16"), "sight": ((2, 3, 32, 32), "uint8")}
+    make_features(tmp_path / "features" / "made", shapes, num_rows=60)
+    kind = {"kind": "torchvision", "args": {"name": "shufflenet_v2_x0_5"}}
+    train = {"epochs": 1, "warmup_epochs": 0}
+    model = {"encoders": {"sound": kind, "sight": kind}}
+    config = run_config(tmp_path, train=train).model_copy(
+        update={"model": ModelConfig.model_validate(model)}
+    )
+    run = launch(config)
+    recorded = run.metadata["extensions"]["torchvision.models:get_model"]
+    assert recorded["package"] == f"torchvision {version('torchvision')}"
+    assert verify(run)["ok"]
+
+
+@pytest.mark.parametrize("args", [{}, {"name": "resnet0"}, {"name": "resnet18", "weights": "x"}])
+def test_a_model_that_torchvision_lacks_or_its_weights_are_refused(args: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="torchvision"):
+        build_encoder(
+            EncoderConfig.model_validate({"kind": "torchvision", "args": args}), (3, 8, 8)
+        )
+
+
+def test_channels_of_torchvision_sum_to_the_same_response() -> None:
+    def first(channels: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torchvision_encoder((channels, 32, 32), "resnet18")
+        assert model.out_dim == 512
+        return model.get_parameter("conv1.weight").sum(1)
+
+    torch.testing.assert_close(first(1), first(3))
+    torch.testing.assert_close(first(5), first(3))
+
+
+def test_a_model_of_torchvision_trains_on_a_single_row() -> None:
+    config = EncoderConfig(kind="torchvision", args={"name": "resnet18"})
+    encoder, dim = build_encoder(config, (3, 32, 32))
+    assert encoder.train()(torch.zeros(1, 3, 32, 32)).shape == (1, dim)
