@@ -1,11 +1,10 @@
 """Logs of a run: steps, epochs, test predictions, and TensorBoard event files."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
@@ -15,6 +14,9 @@ from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.strategies.base import StepOutput
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Recorder:
@@ -38,7 +40,11 @@ class Recorder:
         if world.is_rank_zero:
             run.rewind(epoch, step)
             if run.path.local:
-                self._board = SummaryWriter(str(run.path.local / "tensorboard"), purge_step=epoch)
+                from torch.utils import tensorboard  # takes half a second to import
+
+                self._board = tensorboard.SummaryWriter(
+                    str(run.path.local / "tensorboard"), purge_step=epoch
+                )
 
     def step(
         self,

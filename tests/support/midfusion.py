@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.models.encoders import Encoder, Stages, finish
+from trainer.models.encoder import Encoder, Stages, finish
 from trainer.models.midfusion import MIDFUSIONS
 from trainer.models.model import ModelConfig, MultimodalModel, build_model
 

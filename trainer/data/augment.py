@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.arrays import BoolArray, Float64Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of, uniform
-from trainer.models.encoders import EncoderConfig
+from trainer.models.encoder_config import EncoderConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -11,8 +11,8 @@ from pipeline.decode.media.shapes import is_ids
 from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
 from trainer.data.augment import prepare
-from trainer.models.encoders import NUM_IDS
 from trainer.models.model import ModelConfig
+from trainer.models.small_encoders import NUM_IDS
 
 
 def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:

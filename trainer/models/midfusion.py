@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.encoders import Stages, finish
+from trainer.models.encoder import Stages, finish
 from trainer.models.fusion import Decision
 
 ByModality = dict[int, Tensor]

@@ -28,14 +28,17 @@ from pipeline.errors import ConfigError
 from pipeline.extensions import is_import_path
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.schemas import ALL
-from trainer.models.encoders import Encoder, EncoderConfig, Shape, Stages, build_encoder, finish
+from trainer.models.encoder import Encoder, Stages, finish
+from trainer.models.encoder_config import EncoderConfig, Shape
+from trainer.models.encoders import build_encoder
 from trainer.models.fusion import FUSIONS, Entropy
 from trainer.models.midfusion import MIDFUSIONS, MidFusion
 from trainer.models.shared_head import shared_heads
-from trainer.models.torchvision_models import SOURCE
 
 Mask = Literal["skip", "feature", "input"]
 FUSED = "fused"
+TORCHVISION_SOURCE = "torchvision.models:get_model"
+"""What a run records, with the version of torchvision."""
 
 
 class ModelConfig(StrictModel):
@@ -66,7 +69,7 @@ class ModelConfig(StrictModel):
     def import_paths(self) -> list[str]:
         """The import paths of encoders that are not of Remix."""
         kinds = [each.kind for each in (self.encoder, *self.encoders.values())]
-        paths = [SOURCE if kind == "torchvision" else kind for kind in kinds]
+        paths = [TORCHVISION_SOURCE if kind == "torchvision" else kind for kind in kinds]
         return [path for path in paths if path and is_import_path(path)]
 
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:

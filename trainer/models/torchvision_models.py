@@ -6,9 +6,6 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-SOURCE = "torchvision.models:get_model"
-"""What a run records, with the version of torchvision."""
-
 
 def torchvision_encoder(shape: tuple[int, ...], name: str, **args: Any) -> nn.Module:
     """Build a classifier without its last linear layer: (B, C, H, W) -> (B, out_dim).

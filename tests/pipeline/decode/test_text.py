@@ -25,7 +25,8 @@ from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
-from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.encoder_config import EncoderConfig
+from trainer.models.encoders import build_encoder
 from trainer.models.model import ModelConfig, build_model
 
 BOM = b"\xef\xbb\xbf"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.augment import frame_indices, prepare
-from trainer.models.encoders import EncoderConfig
+from trainer.models.encoder_config import EncoderConfig
 
 FACTS = {"mean": [100.0, 120.0, 140.0], "std": [50.0, 60.0, 70.0]}
 RAW = EncoderConfig(normalize="none")

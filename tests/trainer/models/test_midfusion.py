@@ -15,7 +15,8 @@ from trainer.comparison.methods import with_method
 from trainer.data.inputs import Inputs
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
-from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.encoder_config import EncoderConfig
+from trainer.models.encoders import build_encoder
 from trainer.models.midfusion import CentralNet, Mmtm
 from trainer.models.model import model_for
 from trainer.scoring.predictor import Predictor

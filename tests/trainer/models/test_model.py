@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.encoder_config import EncoderConfig
+from trainer.models.encoders import build_encoder
 from trainer.models.fusion import FUSIONS
 from trainer.models.midfusion import MIDFUSIONS
 from trainer.models.model import ModelConfig, MultimodalModel, build_model

@@ -16,7 +16,8 @@ from tests.support.stores import make_features, run_config
 from trainer.config import RunConfig
 from trainer.launch import launch
 from trainer.models.checkpoint import model_of
-from trainer.models.encoders import EncoderConfig, build_encoder
+from trainer.models.encoder_config import EncoderConfig
+from trainer.models.encoders import build_encoder
 from trainer.models.model import ModelConfig
 from trainer.models.torchvision_models import torchvision_encoder
 from trainer.run_directory import Run
