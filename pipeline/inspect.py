@@ -1,4 +1,4 @@
-"""Describes shards, a feature set, scores, a plan, a run or a store as a JSON object."""
+"""Describes shards, features, scores, a plan, a run, a comparison or a store as JSON."""
 
 import math
 from collections import Counter, defaultdict
@@ -30,7 +30,11 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 from pipeline.storage.table_checks import check_fingerprint, check_metadata
 
 Summary = dict[str, Any]
-CURE = "give a shard, a folder of shards, a feature set, a scores or plan file, a run or a store"
+FOLDERS = ("features", "runs", "comparisons")
+CURE = (
+    "give a shard, a folder of shards, features, a scores or plan file, a run, a comparison or a "
+    "store"
+)
 
 
 def inspect(path: str | PathLike[str] | StorePath) -> Summary:
@@ -63,15 +67,14 @@ def _summary(path: StorePath) -> Summary:
         return _features(FeatureSet.open(path))
     if "run.json" in names:
         return _run(path)
+    if "table.json" in names:
+        return {"kind": "comparison", **(path / "table.json").read_json()}
     if any(name.endswith(ENDINGS) for name in names):
         return _shards(discover_shards([path]))
-    if names & {"features", "runs"}:
+    if names & set(FOLDERS):
         return {
             "kind": "store",
-            **{
-                folder: [entry.name for entry in (path / folder).list()]
-                for folder in ("features", "runs")
-            },
+            **{folder: [entry.name for entry in (path / folder).list()] for folder in FOLDERS},
         }
     listing = ", ".join(sorted(names)[:5]) or "empty"
     raise DataError(

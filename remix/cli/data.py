@@ -8,7 +8,7 @@ import typer
 from typer import Argument, Option
 
 from remix.cli.names import NameStore, path_of
-from remix.cli.output import Json, progress, say, show
+from remix.cli.output import Json, progress, say, say_markdown, show
 
 Shards = Annotated[list[str], Argument(help="Shards (.tar), folders of shards, or globs.")]
 
@@ -181,10 +181,16 @@ def inspect(
     store: NameStore = None,
     json_: Json = False,
 ) -> None:
-    """Show the content of a shard, a feature set, a scores or plan file, or a run."""
+    """Show the content of shards, features, a scores or plan file, a run or a comparison."""
     from pipeline.inspect import inspect as run
 
-    show(run(path_of(path, store, "features", "comparisons", "runs")), json_)
+    result = run(path_of(path, store, "features", "comparisons", "runs"))
+    if result["kind"] == "comparison":
+        from trainer.comparison.tables import summary
+
+        say_markdown(result, summary(result), result["path"], json_)
+    else:
+        show(result, json_)
 
 
 def lint_text(report: dict[str, Any]) -> str:

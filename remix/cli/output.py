@@ -7,26 +7,26 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Annotated, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.tree import Tree
+from rich.markdown import Markdown
 from typer import Option
 
 from pipeline.errors import ConfigError
+from remix.cli.description import render
 
 console = Console(stderr=True)
+SECONDS_PER_LINE = 10.0
+"""Of progress that is not shown on a terminal."""
 Json = Annotated[bool, Option("--json", help="Print one line of JSON instead of text.")]
 Verbose = Annotated[
     bool, Option("--verbose", "-v", help="Show log messages, and where an error was raised.")
 ]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Show only the result and errors.")]
-MAX_SHOWN = 64
-"""Longer lists are shown by their first and last items; --json prints them completely."""
 
 
 def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,6 +56,15 @@ def say(result: dict[str, Any], text: str, as_json: bool) -> None:
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
 
 
+def say_markdown(result: dict[str, Any], text: str, end: str, as_json: bool) -> None:
+    """Print a result as JSON, or as Markdown, which a terminal shows as tables, and an end."""
+    if as_json or not sys.stdout.isatty():
+        say(result, f"{text}\n{end}", as_json)
+    else:
+        Console().print(Markdown(text))
+        print(f"\n{end}")
+
+
 def show(result: dict[str, Any], as_json: bool, **title: str) -> None:
     """Print a description as one line of JSON, or as a tree under its kind and path."""
     if as_json:
@@ -64,46 +73,21 @@ def show(result: dict[str, Any], as_json: bool, **title: str) -> None:
         Console().print(render({**title, **result}))
 
 
-def render(description: Mapping[str, Any]) -> Tree:
-    """Render an object as a tree; an object of plain values takes one line."""
-    tree = Tree(f"[bold]{description['kind']}[/bold] {escape(description['path'])}")
-    _grow(tree, {key: value for key, value in description.items() if key not in ("kind", "path")})
-    return tree
-
-
-def _grow(tree: Tree, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        title = f"[cyan]{escape(key)}[/cyan]"
-        nested = isinstance(value, Mapping) and any(
-            isinstance(inner, Mapping | list) for inner in value.values()
-        )
-        if nested:
-            _grow(tree.add(title), value)
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            branch = tree.add(title)
-            for inner in value:
-                branch.add(_line(inner))
-        else:
-            tree.add(f"{title}  {_line(value)}")
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, list) and len(value) > MAX_SHOWN:
-        ends = f"{', '.join(map(str, value[:8]))}, ..., {value[-1]}"
-        return escape(f"[{ends}] ({len(value)} values)")
-    if isinstance(value, Mapping):
-        return escape(", ".join(f"{name} {inner}" for name, inner in value.items()))
-    return escape(str(value))
-
-
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
     """Show progress; yields update(done, total).
 
-    A bar on a terminal, or lines of JSON on stderr if REMIX_PROGRESS=json.
+    A bar on a terminal; lines on stderr elsewhere, of JSON if REMIX_PROGRESS=json.
     """
     if os.environ.get("REMIX_PROGRESS") == "json":
-        with progress_lines(title) as update:
+        with progress_lines(title, 0.5, as_json=True) as update:
+            yield update
+        return
+    if console.quiet:
+        yield lambda done, total, **fields: None
+        return
+    if not console.is_terminal:
+        with progress_lines(title, SECONDS_PER_LINE) as update:
             yield update
         return
     from rich import progress as rich
@@ -115,15 +99,18 @@ def progress(title: str) -> Iterator[Any]:
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
     )
-    with rich.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with rich.Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, **fields: bar.update(task, completed=done, total=total, **fields)
 
 
 @contextmanager
-def progress_lines(title: str) -> Iterator[Any]:
-    """Write progress to stderr as JSON, at most two lines per second, and always the last."""
-    written_at, pending = 0.0, ""
+def progress_lines(title: str, seconds: float, *, as_json: bool = False) -> Iterator[Any]:
+    """Write progress to stderr: at most a line in so many seconds.
+
+    JSON ends with the last state; text begins after so many seconds, so that short work has none.
+    """
+    written_at, pending = 0.0 if as_json else time.monotonic(), ""
 
     def write() -> None:
         nonlocal written_at, pending
@@ -134,14 +121,16 @@ def progress_lines(title: str) -> Iterator[Any]:
     def update(done: int | None, total: int | None, description: str = title) -> None:
         nonlocal pending
         state = {"title": title, "done": done, "total": total, "description": description}
-        pending = json.dumps({"progress": state}) + "\n"
-        if time.monotonic() >= written_at + 0.5:
+        text = f"{description}: {'?' if done is None else done}" + (f" of {total}" if total else "")
+        pending = (json.dumps({"progress": state}) if as_json else text) + "\n"
+        if time.monotonic() >= written_at + seconds:
             write()
 
     try:
         yield update
     finally:
-        write()
+        if as_json:
+            write()
 
 
 class Terminated(SystemExit):

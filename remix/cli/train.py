@@ -16,7 +16,16 @@ from pipeline.errors import ConfigError
 from pipeline.storage.store_path import without_secrets
 from remix.cli.data import decode, generate
 from remix.cli.names import NameStore, path_of
-from remix.cli.output import Json, Terminated, console, orderly_end, pairs, progress, say
+from remix.cli.output import (
+    Json,
+    Terminated,
+    console,
+    orderly_end,
+    pairs,
+    progress,
+    say,
+    say_markdown,
+)
 
 if TYPE_CHECKING:
     from trainer.comparison.budget import BudgetKind
@@ -145,7 +154,7 @@ def compare(
     own_seeds = range(base.seed, base.seed + seeds)
     tuning = tuning_of(_values(tune or []), own_seeds, tune_seeds)
     result, text = _compared(base, methods_of(methods, tables), own_seeds, tuning, budget, jobs)
-    say(result, f"{text}\n{result['place']}", json_)
+    say_markdown(result, text, result["place"], json_)
 
 
 def _values(options: list[str]) -> dict[str, list[Any]]:
@@ -261,7 +270,7 @@ def demo(
         parse(RunConfig, fields, "demo"), ["joint_heads", "random", "remix"], range(seeds), jobs=2
     )
     where = f"All tables: {result['place']}/table.md\nShow the runs: remix serve --store {store}"
-    say(result, f"{text}\n{_shares(result)}\n\n{where}", json_)
+    say_markdown(result, f"{text}\n{_shares(result)}\n", where, json_)
 
 
 DEMO: dict[str, Any] = {

@@ -23,7 +23,7 @@ from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint, with_metadata
 from pipeline.storage.schemas import epochs_schema
 from pipeline.storage.store_path import MANIFEST, StorePath
-from remix.cli.output import render
+from remix.cli.description import render
 from tests.support.media_files import make_tar
 from tests.support.plan_tables import arithmetic_costs, scores_table
 from tests.support.refusals import refused
@@ -208,6 +208,14 @@ def test_inspecting_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_comparison_is_its_table(tmp_path: Path) -> None:
+    folder = StorePath.at(tmp_path / "store" / "comparisons" / "c")
+    (folder / "table.json").write_json({"name": "c", "seeds": [0]})
+    described = inspect(folder)
+    assert (described["kind"], described["name"], described["seeds"]) == ("comparison", "c", [0])
+    assert inspect(tmp_path / "store")["comparisons"] == ["c"]
+
+
 def test_the_tree_shows_every_value(tmp_path: Path) -> None:
     make_features(tmp_path / "made", num_rows=20)
     path = StorePath.at(tmp_path / "made")
@@ -215,7 +223,7 @@ def test_the_tree_shows_every_value(tmp_path: Path) -> None:
     manifest |= {
         "classes": ["[bold]", "[/x]", "c"],
         "reasons": {"truncated": 7},
-        "parents": {"long": list(range(100)), "short": list(range(64))},
+        "parents": {"long": list(range(100)), "share": 0.123456},
     }
     content = fingerprint(read_table(path / "samples.arrow"), {})
     manifest["fingerprint"] = features_fingerprint(manifest, content)
@@ -230,8 +238,8 @@ def test_the_tree_shows_every_value(tmp_path: Path) -> None:
         "[/x] ",
         "truncated 7",
         manifest["fingerprint"],
-        "shape  [2, 3, 16, 16]",
-        "6, 7, ..., 99] (100 values)",
-        "62, 63]",
+        "│ dtype",
+        "2, 3, ..., 99 (100 values)",
+        "share  0.1235",
     ):
         assert words in text

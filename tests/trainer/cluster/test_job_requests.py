@@ -105,3 +105,13 @@ def test_progress_for_programs_is_sparse_and_ends_with_the_last(
         "description": "things",
     }
     assert len(lines) < 500
+
+
+def test_progress_that_is_piped_is_lines_of_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("remix.cli.output.SECONDS_PER_LINE", 0.0)
+    with progress("decode") as update:
+        update(1, 2)
+        update(2, 2, description="decode; shards")
+    assert capsys.readouterr().err == "decode: 1 of 2\ndecode; shards: 2 of 2\n"
