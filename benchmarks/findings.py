@@ -54,6 +54,8 @@ METHODS = (
     "mla",
     "resample",
 )
+SMALL_METHODS = ("joint_heads", "unimodal", "random", "remix", "handover", "auto")
+"""Of the budget `small`."""
 RATES = {"optimizer.lr": [1e-3, 3e-3]}
 """Learning rates to choose from, and their path in the configuration."""
 NUM_TUNING_SEEDS = 1
@@ -82,12 +84,13 @@ def main() -> None:
     arguments = parse_arguments()
     start, store = time.monotonic(), StorePath.at(arguments.store)
     small, texts, rows = arguments.budget == "small", [], []
+    methods = SMALL_METHODS if small else METHODS
     for name in arguments.sets.split(",") if arguments.sets else available():
         config = prepare(name, arguments.store, small)
         num_seeds = arguments.seeds or (2 if small else SETS[name].seeds)
         result = compare(
             config,
-            arguments.methods.split(","),
+            arguments.methods.split(",") if arguments.methods else methods,
             range(num_seeds),
             tuning=tuning_of({} if small else RATES, range(num_seeds), NUM_TUNING_SEEDS),
             budget="flops",
@@ -112,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sets", help=f"data sets, comma-separated: {', '.join(SETS)} (default: all available)"
     )
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", help="comma-separated (default: all, or six if small)")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
