@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_DEFAULT_TIMEOUT := 180
+# hundreds of processes of the tests import the project
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test docs findings compose-test check setup clean
 
