@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +85,8 @@ def _version(package: str) -> str:
 
 def _cuda() -> str:
     """CUDA's version and the GPUs that PyTorch can use."""
+    if find_spec("torch") is None:
+        return "unknown, torch is not installed"
     try:
         import torch
     except ImportError as error:
@@ -100,6 +103,8 @@ def _ray() -> tuple[str, bool]:
     from pipeline.storage.store_path import without_secrets
 
     address = os.environ.get("RAY_ADDRESS")
+    if find_spec("ray") is None:
+        return "not installed", True
     if not address:
         return "starts on this machine (RAY_ADDRESS is not set)", True
     shown = without_secrets(address)
