@@ -39,6 +39,9 @@ class Purpose(IntEnum):
     CROP = 100
     FLIP = 101
     FRAMES = 102
+    FREQUENCY_MASK = 103
+    TIME_MASK = 104
+    TIME_SHIFT = 105
 
 
 def key_of(*numbers: int) -> int:

@@ -62,6 +62,24 @@ class Budget:
             return min(1.0, float(before + seconds / self._limits.seconds))
         return (len(history) + 1) / self._config.train.epochs
 
+    def span(
+        self, history: Sequence[Row], plan: BatchPlan, *, scored: bool, share: float
+    ) -> tuple[float, float]:
+        """The progress at the start and at the end of the next epoch.
+
+        With a limit of seconds, the epoch is taken to last as long as the one before.
+
+        Args:
+            share: The share of the training rows that it trains.
+        """
+        start, before = ([*(row["progress"] for row in history[:-3:-1]), 0.0, 0.0])[:2]
+        if share < 1:
+            return start, 1.0
+        if self._limits.seconds:
+            step = start - before if history else 1 / self._config.train.epochs
+            return start, min(1.0, start + step)
+        return start, self.progress(history, plan, scored=scored, seconds=0.0)
+
     def _validation(self) -> float:
         if not self._limits.flops:
             return 0.0

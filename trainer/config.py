@@ -15,31 +15,7 @@ from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import StorePath
 from trainer.methods import METHODS
 from trainer.models.model import ModelConfig
-
-
-class OptimizerConfig(StrictModel):
-    """The optimizer and its learning rate schedule."""
-
-    kind: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer of torch.optim."""
-    lr: float = Field(default=1e-3, gt=0)
-    """Initial learning rate. Lower it if training diverges."""
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """L2 penalty (adam, sgd) or decoupled weight decay (adamw)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the moment estimates of adam and adamw."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd."""
-    decay_every: int = Field(default=30, ge=1)
-    """Epochs between two decays of the learning rate."""
-    decay: float = Field(default=0.1, gt=0, le=1)
-    """Factor of each decay; 1 keeps the learning rate constant."""
-    clip_norm: float | None = Field(default=None, gt=0)
-    """Maximum L2 norm of the gradient; null: no clipping. Set it if training diverges."""
-
-    def learning_rate(self, epoch: int) -> float:
-        """Learning rate of an epoch."""
-        return float(self.lr * self.decay ** (epoch // self.decay_every))
+from trainer.optimizer_config import OptimizerConfig
 
 
 class SelectConfig(StrictModel):
@@ -87,6 +63,9 @@ class TrainConfig(StrictModel):
     """Epochs of joint training before the first remixed epoch."""
     batch_size: int = Field(default=64, ge=1)
     """Rows per global batch, over all workers."""
+    accumulate: int = Field(default=1, ge=1)
+    """Steps of a plan per update of the weights, whose gradients are added up: n steps of b rows
+    train as one of n * b rows. The last update of an epoch may have fewer."""
     rescore_every: int = Field(default=1, ge=1)
     """Score the training rows every this many epochs. Raise it if scoring takes too long."""
     score_batch: int = Field(default=64, ge=1)
@@ -100,6 +79,15 @@ class TrainConfig(StrictModel):
     strategy: Annotated[str, AfterValidator(lambda name: check_name(name, ()))] | None = None
     """Import path, "package.module:name", of an own training step, a subclass of TrainStep; null:
     the step of the method."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target probability that the losses spread evenly over all classes."""
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Weights of the rows in the losses, by class name, 1 for others; balanced: inversely
+    proportional to the number of training rows of the class, 1 on average. The sum of the weighted
+    losses is divided by the number of rows. Validation and test are not weighted."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay, per update, of an exponential moving average of the weights, such as 0.999. Scoring,
+    validation, test and the written models use the average; null: the weights themselves."""
     ogm_alpha: float = Field(default=0.8, ge=0)
     """Modulation strength of ogm_ge; its authors recommend 0.8 for CREMA-D."""
     budget: BudgetConfig = BudgetConfig()
@@ -109,6 +97,12 @@ class TrainConfig(StrictModel):
     the fused head of a remixed run is worse than its unimodal heads."""
     select: SelectConfig = SelectConfig()
     """The epoch whose model is tested."""
+    patience: int | None = Field(default=None, ge=1)
+    """End the run after this many epochs without a better value of `select.metric`; null: never.
+    The epochs in which handover trains single modalities do not count, and auto ends no race."""
+    auroc: bool = False
+    """Also measure the area under the ROC curve on the test split, one class versus the rest,
+    averaged over classes."""
     assemble: bool = True
     """After training, combine each modality's encoder and head from its own best epoch, test that
     model too, and write it to checkpoints/model.pt. Predicts the training rows once, at most

@@ -22,7 +22,7 @@ from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
 from trainer.models.checkpoint import architecture
-from trainer.models.model import model_for
+from trainer.models.model import FUSED, model_for
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.strategies import strategy_of
@@ -129,7 +129,10 @@ class Meter:
                 inputs=raw,
                 present=has,
                 unmasked=None,
-                num_valid={name: int(value.sum()) for name, value in has.items()},
+                num_valid=(num_valid := {name: int(value.sum()) for name, value in has.items()}),
+                divisors={FUSED: len(rows), **num_valid},
+                starts_update=True,
+                ends_update=True,
             )
             step(batch, 0)
 

@@ -22,6 +22,7 @@ from trainer.refit_fusion import check_refit
 from trainer.run_directory import Run
 from trainer.scoring.shapley import check_valuation
 from trainer.strategies import strategy_of
+from trainer.strategies.class_weights import class_weights
 
 
 def launch(
@@ -135,6 +136,7 @@ def check(config: RunConfig, features: FeatureSet) -> None:
     model = model_for(config.model, features, config.seed)
     strategy_of(config).check(config, model)
     check_refit(config, model)
+    class_weights(config, features)
     target_of(config.plan, features.modalities, len(features.rows_of("train")))
     check_policy(config, features)
     check_valuation(config, features)

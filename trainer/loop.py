@@ -4,17 +4,16 @@
     at the end:  test the best epoch's model and the assembled one
 
 A run resumes exactly from its last checkpoint: learning rate, augmentation and order are functions
-of (seed, epoch, step, row), so the cursor (epoch, next step) and the plan's fingerprint are enough.
+of (seed, epoch, step, row) and of the epochs before, so the cursor (epoch, next step) and the
+plan's fingerprint are enough.
 """
 
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from itertools import count
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import nn
 
@@ -23,28 +22,39 @@ from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from trainer import race
-from trainer.assembly.assemble import assemble, late_losses
+from trainer.assembly.assemble import late_losses
 from trainer.budget import Budget, rows_of_epoch
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
 from trainer.epoch_plan import epoch_plan
+from trainer.final_test import test
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
-from trainer.models.model import model_for
 from trainer.process_group import World
-from trainer.recorder import Recorder, with_assembled, write_test
+from trainer.recorder import Recorder, write_test
 from trainer.refit_fusion import refit_fusion
 from trainer.run_directory import Run
-from trainer.schedule import RACE_EPOCHS, Phase, Row, phase_of, race_is_due, schedule_of
+from trainer.run_state import RunState
+from trainer.schedule import (
+    RACE_EPOCHS,
+    Phase,
+    Row,
+    is_converged,
+    phase_of,
+    race_is_due,
+    schedule_of,
+)
 from trainer.scoring.diagnostics import Diagnostics
 from trainer.scoring.outputs import Collector
-from trainer.scoring.predictor import Evaluation, PredictAll, Predictor, evaluate
+from trainer.scoring.predictor import Predictor, evaluate
 from trainer.selection import update_best
 from trainer.strategies import strategy_of
-from trainer.strategies.base import build_optimizer
+from trainer.strategies.class_weights import class_weights
 
 Progress = Callable[[dict[str, Any]], None]
+Rates = Callable[[int], float]
+"""The learning rate of each step of an epoch."""
 
 
 class Trainer:
@@ -55,21 +65,24 @@ class Trainer:
     ) -> None:
         self.config, self.features, self.run = config, features, run
         self.world, self.progress = world, progress
-        self.model = model_for(config.model, features, config.seed)
-        self.architecture = checkpoints.architecture(config.model, features)
-        if config.train.sync_batchnorm:
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.model.to(world.device)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.cursor = Cursor()
-        self._resume()
-        inputs = Inputs(self.architecture, config.seed, world.device)
+        self.state = RunState(config, features, run, world)
+        self.model, self.tested = self.state.model, self.state.tested
+        inputs = Inputs(self.state.architecture, config.seed, world.device)
         strategy = strategy_of(config)
-        self.train_step = strategy(self.model, self._wrap(), inputs, self.optimizer, config, world)
+        weights = class_weights(config, features)
+        self.train_step = strategy(
+            self.model,
+            self._wrap(),
+            inputs,
+            self.state.optimizer,
+            config,
+            world,
+            None if weights is None else weights.to(world.device),
+        )
         amp = config.train.amp == "bf16"
-        self.predictor = Predictor(self.model, inputs, features, world.device, amp)
+        self.predictor = Predictor(self.tested, inputs, features, world.device, amp)
         self.diagnostics = (
-            Diagnostics(self.model, inputs, self.predictor, features, config, world)
+            Diagnostics(self.tested, inputs, self.predictor, features, config, world)
             if config.train.diagnostics
             else None
         )
@@ -77,6 +90,11 @@ class Trainer:
         self.recorder = Recorder(
             run, features, world, self.cursor.epoch, self.cursor.step, masks=self.train_step.masks
         )
+
+    @property
+    def cursor(self) -> Cursor:
+        """Position of the run."""
+        return self.state.cursor
 
     def _wrap(self) -> nn.Module:
         if self.config.train.compile:
@@ -89,32 +107,59 @@ class Trainer:
         """Train the remaining epochs, test, and return the result stored in run.json."""
         if self.cursor.epoch:
             self._complete_epoch()
-        self._advance()
+        is_early = self._advance()
         self.recorder.close()
-        return self._test()
+        self.world.broadcast(None)  # barrier: rank 0 may still be writing the checkpoint
+        result, predictions = test(
+            self.config,
+            self.run,
+            self.features,
+            self.world,
+            self.predictor,
+            self.cursor,
+            self.diagnostics,
+        )
+        if is_early:
+            result["stopped_epoch"] = self.cursor.epoch - 1
+        if predictions is not None:
+            write_test(self.run, self.features, predictions)
+            self.run.update(status="finished", result=result)
+        return result
 
-    def _advance(self, until: int | None = None) -> None:
-        """Train until an epoch, or until the run's epochs or budget are spent."""
-        for epoch in count(self.cursor.epoch):
-            self.cursor.epoch = epoch
-            if epoch == until:
-                break
+    def _advance(self, until: int | None = None) -> bool:
+        """Train until an epoch, or until the run's epochs or budget are spent.
+
+        Returns whether `train.patience` ended it before.
+        """
+        while (epoch := self.cursor.epoch) != until:
             self._finish_race(epoch)
             history = race.charged_history(self.run, epoch) if self.world.is_rank_zero else []
             names, schedule = self.model.modalities, schedule_of(self.config, history)
-            phase, share, is_due = self.world.broadcast(
+            phase, share, is_due, converged = self.world.broadcast(
                 (
                     phase_of(self.config, names, history, schedule),
                     self.budget.share(history),
                     race_is_due(self.config, names, history),
+                    until is None and is_converged(self.config, names, history, schedule),
                 )
             )
             if not share:
-                break
+                return False
+            if converged and not is_due and not self._races(epoch):
+                return True
             if is_due:
                 self._race(epoch)
-            self._restore(phase)
+            if not self.cursor.step:
+                self.state.restore_parts(phase.restored)
             self._epoch(epoch, phase, share, schedule, history)
+            self.cursor.epoch += 1
+        return False
+
+    def _races(self, epoch: int) -> bool:
+        """Whether a race that started before an epoch is not decided yet."""
+        starts = range(epoch - RACE_EPOCHS + 1, epoch)
+        races = [race.race_of(self.run, start).path / "run.json" for start in starts]
+        return self.world.broadcast(any(path.exists() for path in races))
 
     def _race(self, epoch: int) -> None:
         """Train the challenger of method `auto` from the state at the start of an epoch."""
@@ -152,7 +197,7 @@ class Trainer:
             if world.is_rank_zero:
                 race.take_over(self.run, start)
             world.broadcast(None)  # barrier: the state is replaced
-            self._resume()
+            self.state.resume()
 
     def _epoch(
         self, epoch: int, phase: Phase, share: float, schedule: str, history: list[Row]
@@ -160,35 +205,37 @@ class Trainer:
         """Train an epoch; `history` are the rows of epochs.arrow before, on rank 0."""
         start = time.perf_counter()
         config, features, world = self.config, self.features, self.world
-        rate = phase.rate * config.optimizer.learning_rate(epoch)
         refits = config.train.refit_fusion and phase.kind == "remix" and not self.cursor.step
         collector = Collector(config, self.run, features, world) if refits else None
         plan, times = epoch_plan(
             config, features, self.run, world, self.predictor, epoch, phase, share, collector
         )
+        scored = phase.kind == "remix" and self.run.scores(epoch).exists()
+        rates = self._rates(epoch, phase, plan, share, history, scored=scored)
         if collector and self.run.scores(epoch).exists():
-            self._refit(collector, epoch, share, rate)
+            self._refit(collector, epoch, share, rates(0))
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, "
                 f"but epoch {epoch} has plan {plan.fingerprint[:12]}",
                 "restore the plan, or start a new run",
             )
-        self._train(epoch, plan, rate)
+        self._train(epoch, plan, rates)
         validation_start = time.perf_counter()
-        evaluation = self._evaluate("validation", self.predictor)
+        evaluation = evaluate(
+            self.predictor, features, "validation", config.train.score_batch, world
+        )
         times["validate_seconds"] = time.perf_counter() - validation_start
         diagnostics = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - start
         columns: dict[str, Any] = {"epoch": epoch, "schedule": schedule, **evaluation.columns}
-        improved = update_best(self.cursor, columns, config, self.model)
+        improved = update_best(self.cursor, columns, config, self.tested)
         columns |= {
             "best_epoch": self.cursor.best_epoch if self.cursor.best_epoch >= 0 else None,
             **{f"best_epoch_{name}": part.epoch for name, part in self.cursor.best_parts.items()},
-            "learning_rate": rate,
+            "learning_rate": rates(len(plan) - 1),
         }
         if world.is_rank_zero:
-            scored = phase.kind == "remix" and self.run.scores(epoch).exists()
             seconds = times["epoch_seconds"]
             progress = self.budget.progress(history, plan, scored=scored, seconds=seconds)
             columns["progress"] = progress if share == 1 else 1.0
@@ -198,28 +245,36 @@ class Trainer:
             self._save(name, epoch + 1, 0, "")
         self.progress({"event": "epoch", "num_epochs": config.train.epochs, **row})
 
+    def _rates(
+        self,
+        epoch: int,
+        phase: Phase,
+        plan: BatchPlan,
+        share: float,
+        history: list[Row],
+        *,
+        scored: bool,
+    ) -> Rates:
+        """The learning rate of each step of an epoch."""
+        span = (0.0, 1.0)
+        if self.world.is_rank_zero:  # it has the history
+            span = self.budget.span(history, plan, scored=scored, share=share)
+        span, optimizer = self.world.broadcast(span), self.config.optimizer
+        return lambda step: phase.rate * optimizer.learning_rate(epoch, step, len(plan), span)
+
     def _refit(self, collector: Collector, epoch: int, share: float, rate: float) -> None:
         """Train the fusion on the outputs of the epoch's scoring."""
         rows = rows_of_epoch(self.config, self.features, epoch, share)
         rows = collector.sample(rows, self.model)
         outputs, labels = collector.joined(rows, self.model), self.features.labels[rows]
-        refit_fusion(self.model, outputs, rows, labels, self.config, epoch, rate, self.world)
+        loss = self.train_step.cross_entropy
+        refit_fusion(self.model, outputs, rows, labels, self.config, epoch, rate, self.world, loss)
+        self.tested.fusion.load_state_dict(self.model.fusion.state_dict())
 
-    def _restore(self, phase: Phase) -> None:
-        """Return modalities to their best state, if the epoch starts with that."""
-        for name in phase.restored if not self.cursor.step else ():
-            part = checkpoints.load(self.run.checkpoint(f"best.{name}"))["model"]
-            self.model.load_state_dict(part, strict=False)
-            for key, weights in self.model.named_parameters():
-                if key in part:
-                    self.optimizer.state.pop(weights, None)
-
-    def _train(self, epoch: int, plan: BatchPlan, rate: float) -> None:
+    def _train(self, epoch: int, plan: BatchPlan, rates: Rates) -> None:
         """Train on the steps of a plan, starting at the cursor."""
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        resources = self.config.resources
+        resources, accumulate = self.config.resources, self.config.train.accumulate
         skip = self.config.model.mask == "skip" and self.train_step.masks
         loader = PlanLoader(
             self.features,
@@ -228,15 +283,22 @@ class Trainer:
             world=self.world,
             skip_masked=skip,
             prefetch=resources.prefetch,
+            accumulate=accumulate,
         )
         wait_start = time.perf_counter()
         for batch in loader:
             step_start, step, num_steps = time.perf_counter(), batch.step.step, len(plan)
             # a model with dropout resumes exactly too, since its draws depend only on the step
             torch.manual_seed(step_seed(self.config.seed, epoch, step, self.world.rank))
+            for group in self.state.optimizer.param_groups:
+                group["lr"] = rates(step)
             output = self.train_step(batch, epoch)
+            if batch.ends_update:
+                self.state.updated()
             is_last = step + 1 == num_steps
-            checkpoint_due = is_last or (step + 1) % resources.checkpoint_every == 0
+            # gradients are not saved, so a checkpoint waits for the end of an update
+            interval_ended = (step + 1) % resources.checkpoint_every < accumulate
+            checkpoint_due = is_last or (batch.ends_update and interval_ended)
             if checkpoint_due and self.world.device.type == "cuda":
                 torch.cuda.synchronize()  # count queued kernels as step time
             step_end = time.perf_counter()
@@ -251,7 +313,7 @@ class Trainer:
             if checkpoint_due and not is_last:
                 self._save("last", epoch, step + 1, plan.fingerprint)
             wait_start = time.perf_counter()
-        self.world.broadcast_buffers(self.model)
+        self.state.broadcast_buffers()
         self.cursor.step = 0
 
     def _save(self, name: str, epoch: int, step: int, plan_fingerprint: str) -> None:
@@ -260,44 +322,7 @@ class Trainer:
         The steps are written first, so that no checkpoint is ahead of the log.
         """
         self.recorder.flush()
-        if not self.world.is_rank_zero:
-            return
-        cursor = replace(self.cursor, epoch=epoch, step=step, plan_fingerprint=plan_fingerprint)
-        is_part = name in self.model.modalities
-        checkpoint = {
-            "model": self.model.part(name) if is_part else self.model.state_dict(),
-            "cursor": asdict(cursor),
-            "architecture": self.architecture,
-            "features": self.features.fingerprint,
-            "digest": self.run.digest,
-            "seed": self.config.seed,
-            "amp": self.config.train.amp,
-        }
-        if name == "last":
-            checkpoint["optimizer"] = self.optimizer.state_dict()
-        checkpoints.save(self.run.checkpoint(f"best.{name}" if is_part else name), checkpoint)
-
-    def _resume(self) -> None:
-        """Restore the last checkpoint, if one exists. Raises MismatchError."""
-        path = self.run.checkpoint("last")
-        if not self.world.broadcast(path.exists()):
-            return
-        checkpoint = checkpoints.load(path)
-        checkpoints.check_architecture(path, checkpoint["architecture"], self.architecture)
-        if checkpoint["features"] != self.features.fingerprint:
-            raise MismatchError(
-                f"{path} was trained on features {checkpoint['features'][:12]}, "
-                f"not {self.features.fingerprint[:12]}",
-                "restore the features that it was trained on",
-            )
-        if checkpoint["digest"] != self.run.digest:
-            raise MismatchError(
-                f"{path} was trained with another configuration",
-                "restore it or choose another run name; only source and resources may change",
-            )
-        checkpoints.load_weights(path, self.model, checkpoint["model"])
-        checkpoints.load_optimizer(path, self.optimizer, checkpoint.get("optimizer"))
-        self.cursor = Cursor.of(checkpoint)
+        self.state.save(name, epoch, step, plan_fingerprint)
 
     def _complete_epoch(self) -> None:
         """Write the best checkpoints of the last epoch, in case a process was killed before."""
@@ -306,47 +331,6 @@ class Trainer:
         for name, best_epoch in {**best, "best": self.cursor.best_epoch}.items():
             if best_epoch + 1 == epoch and not self.cursor.step:
                 self._save(name, epoch, 0, "")
-
-    def _test(self) -> dict[str, Any]:
-        """Test the model of the best validation epoch, and the assembled one."""
-        self.world.broadcast(None)  # barrier: rank 0 may still be writing the checkpoint
-        best = self.run.checkpoint("best")
-        checkpoints.load_weights(best, self.model, checkpoints.load(best)["model"])
-        outcomes: list[pa.Table] = []
-        evaluation = self._evaluate("test", self.predictor, outcomes)
-        result: dict[str, Any] = {
-            "best_epoch": self.cursor.best_epoch,
-            "test_accuracy": evaluation.accuracy,
-            "test_loss": evaluation.loss,
-        }
-        if self.diagnostics:
-            result["zero_mask_accuracy"] = self.diagnostics.zero_mask_accuracy("test")
-        if self.config.train.assemble:
-            predictor, description = assemble(
-                self.config, self.run, self.features, self.world, self.predictor, self.cursor
-            )
-            assembled: list[pa.Table] = []
-            evaluation = self._evaluate("test", predictor, assembled)
-            outcomes = [
-                with_assembled(own, other, self.model.modalities)
-                for own, other in zip(outcomes, assembled, strict=True)
-            ]
-            result["assembled"] = {
-                **description,
-                "test_accuracy": evaluation.accuracy,
-                "test_loss": evaluation.loss,
-            }
-        joined = self.world.join_rows(self.run.parts("test"), outcomes)
-        if joined is not None:
-            write_test(self.run, self.features, joined)
-            self.run.update(status="finished", result=result)
-        return result
-
-    def _evaluate(
-        self, split: str, predictor: PredictAll, outcomes: list[pa.Table] | None = None
-    ) -> Evaluation:
-        batch_size = self.config.train.score_batch
-        return evaluate(predictor, self.features, split, batch_size, self.world, outcomes)
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

@@ -4,12 +4,11 @@ In modality-pure batches the fusion never sees two modalities together. The feat
 computes anyway train it for a pass over the rows, with all modalities; no encoder runs again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from pipeline.arrays import Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
@@ -43,6 +42,7 @@ def refit_fusion(
     epoch: int,
     rate: float,
     world: World,
+    cross_entropy: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> None:
     """Train the fusion for one pass over rows (n,), in random order; the same on all ranks.
 
@@ -50,6 +50,7 @@ def refit_fusion(
         outputs: On rank 0, the outputs of the rows in evaluation mode.
         labels: (n,) their labels.
         rate: Learning rate.
+        cross_entropy: Losses (B,) of logits and labels.
     """
     if outputs is not None:
         optimizer = build_optimizer(config.optimizer.model_copy(update={"lr": rate}), model.fusion)
@@ -60,7 +61,7 @@ def refit_fusion(
             logits = _fused(model, outputs.take(batch), world.device)
             target = torch.from_numpy(labels).long()[batch].to(world.device)
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(logits, target).backward()
+            cross_entropy(logits, target).mean().backward()
             optimizer.step()
     if world.size > 1:
         for weights in model.fusion.parameters():

@@ -87,6 +87,26 @@ def race_is_due(config: RunConfig, modalities: Sequence[str], history: Sequence[
     return bool(done + (2 * RACE_EPOCHS + 1) * (done - before) < 1)
 
 
+def is_converged(
+    config: RunConfig, modalities: Sequence[str], history: Sequence[Row], schedule: str
+) -> bool:
+    """Whether `train.patience` epochs have passed without a better epoch.
+
+    The fusion is not trained while `handover` trains modalities in batches of their own, so those
+    epochs neither count nor end a run.
+    """
+    patience = config.train.patience
+    if patience is None or not history or history[-1]["best_epoch"] is None:
+        return False
+    start = history[-1]["best_epoch"] + 1
+    if schedule == "handover":
+        if phase_of(config, modalities, history, schedule).kind == "pure":
+            return False
+        pure = (row["epoch"] for row in history if row["policy"] == "pure")
+        start = max([start, *(epoch + 1 for epoch in pure)])
+    return bool(len(history) - start >= patience)
+
+
 def _handover(config: RunConfig, modalities: Sequence[str], history: Sequence[Row]) -> Phase:
     active, is_final = _state(config, modalities, history)
     active_before, was_final = _state(config, modalities, history[:-1])

@@ -1,7 +1,7 @@
 """Normalisation and augmentation of a batch of stored rows, on the batch's device.
 
 Random draws for a row are a hash of (seed, epoch, row), independent of batch, rank and world size.
-torchvision's v2 transforms cannot do that: they draw once per batch, from a global generator.
+The transforms of torchvision and torchaudio cannot do that: they draw from a global generator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,8 @@ def prepare(
 ) -> Tensor:
     """Normalise stored rows (B, ...) to float32 and, in training, augment them.
 
-    Frames (B, T, C, H, W) become (B, config.frames, C, H, W). Modalities share a row's draws, so
+    Images are cropped and flipped, spectrograms (B, C, F, T) are shifted and masked. Frames
+    (B, T, C, H, W) become (B, config.frames, C, H, W). Modalities share a row's draws, so
     that two cameras are cropped alike.
 
     Args:
@@ -54,7 +55,10 @@ def prepare(
     elif training and is_image and config.flip:
         flipped = torch.from_numpy(_flips(config, rows, seed, epoch)).to(x.device)
         x = torch.where(flipped.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
-    return _normalize(x, moments, config, scale=255.0 if batch.dtype == torch.uint8 else 1.0)
+    x = _normalize(x, moments, config, scale=255.0 if batch.dtype == torch.uint8 else 1.0)
+    if training and x.ndim == 4 and not is_image:
+        x = _augment_spectrogram(x, config, rows, seed, epoch)
+    return x
 
 
 def frame_indices(
@@ -103,6 +107,33 @@ def _crop(x: Tensor, config: EncoderConfig, rows: Int64Array, seed: int, epoch: 
         padding_mode="border",
         align_corners=False,
     ).reshape(x.shape)
+
+
+def _augment_spectrogram(
+    x: Tensor, config: EncoderConfig, rows: Int64Array, seed: int, epoch: int
+) -> Tensor:
+    """Shift in time, with wrap-around, then mask a band of frequencies and one of windows with 0.
+
+    0 is the mean of the training rows, unless config.normalize is none.
+    """
+    if config.time_shift:
+        share = (2 * _draws(Purpose.TIME_SHIFT, 1, rows, seed, epoch) - 1) * config.time_shift
+        shift = np.rint(share * x.shape[-1]).astype(np.int64)  # (B, 1)
+        source = torch.from_numpy((np.arange(x.shape[-1]) - shift) % x.shape[-1]).to(x.device)
+        x = x.gather(-1, source[:, None, None].expand_as(x))
+    for purpose, largest, dim in (
+        (Purpose.FREQUENCY_MASK, config.frequency_mask, -2),
+        (Purpose.TIME_MASK, config.time_mask, -1),
+    ):
+        if largest:
+            length, place = _draws(purpose, 2, rows, seed, epoch).T
+            length = np.floor(length * (largest * x.shape[dim] + 1))
+            start = np.floor(place * (x.shape[dim] - length + 1))
+            at = np.arange(x.shape[dim])
+            masked = (at >= start[:, None]) & (at < (start + length)[:, None])
+            shape = (-1, 1, x.shape[-2], 1) if dim == -2 else (-1, 1, 1, x.shape[-1])
+            x = x.masked_fill(torch.from_numpy(masked).to(x.device).view(shape), 0)
+    return x
 
 
 def _axis(x: Tensor, dim: int, scale: Float64Array, centre: Float64Array) -> Tensor:

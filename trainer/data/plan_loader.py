@@ -1,18 +1,21 @@
 """Loads the batches of a plan: this rank's rows, read ahead of the step by a thread."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 
+from pipeline.arrays import Int64Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.storage.schemas import ALL
 from trainer.data.inputs import by_modality
 from trainer.data.part_prefetcher import Prefetcher, Reads
+from trainer.models.model import FUSED
 from trainer.process_group import World
 
 
@@ -30,11 +33,19 @@ class Batch:
     unmasked: dict[str, torch.Tensor] | None
     # modality -> number of rows of the *global* batch that have it unmasked
     num_valid: dict[str, int]
+    # head ("fused" or modality) -> divisor of the sum of its losses over the global batch; with
+    # `accumulate` it counts the rows of all steps that update the weights together
+    divisors: dict[str, float]
+    starts_update: bool  # whether it is the first step of an update of the weights
+    ends_update: bool  # whether it is the last one
 
 
 @dataclass(frozen=True, slots=True)
 class PlanLoader:
-    """Iterates over the batches of a plan from step `start`; loads `prefetch` batches ahead."""
+    """Iterates over the batches of a plan from step `start`; loads `prefetch` batches ahead.
+
+    `accumulate` steps update the weights together; `start` is the first of such steps.
+    """
 
     features: FeatureSet
     plan: BatchPlan
@@ -43,15 +54,16 @@ class PlanLoader:
     world: World
     skip_masked: bool
     prefetch: int
+    accumulate: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = enumerate(self.plan.steps(self.start))
+        steps = enumerate(self._grouped())
         reads = map(self._reads, self.plan.steps(self.start))
         with Prefetcher(self.features, reads, self.world.node_size) as fetcher:
 
-            def load(number: int, step: Step) -> Batch:
+            def load(number: int, grouped: tuple[Step, list[Step]]) -> Batch:
                 fetcher.advance(number)
-                return self.load(step)
+                return self.load(*grouped)
 
             pool = ThreadPoolExecutor(1, "plan-loader")
             try:
@@ -63,14 +75,18 @@ class PlanLoader:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def load(self, step: Step) -> Batch:
-        """Load one batch."""
+    def _grouped(self) -> Iterator[tuple[Step, list[Step]]]:
+        """Each step, and the steps that update the weights together with it."""
+        steps = self.plan.steps(self.start)
+        while group := list(islice(steps, self.accumulate)):
+            yield from ((step, group) for step in group)
+
+    def load(self, step: Step, group: Sequence[Step] = ()) -> Batch:
+        """Load one batch. `group`: the steps of its update; by default, only this one."""
+        group = group or [step]
         own = step.slice_of(self.world.rank, self.world.size)
         rows, names = step.rows[own], self.features.modalities
-        valid, unmasked = self.features.has[step.rows], None
-        if step.assigned is not None:
-            mask = step.trained(names)
-            valid, unmasked = valid & mask, by_modality(names, mask[own])
+        masks = None if step.assigned is None else step.trained(names)
         return Batch(
             step=step,
             num_steps=len(self.plan),
@@ -81,9 +97,38 @@ class PlanLoader:
                 for name, rows in self._reads(step)
             },
             present=by_modality(names, self.features.has[rows]),
-            unmasked=unmasked,
-            num_valid=dict(zip(names, valid.sum(axis=0).tolist(), strict=True)),
+            unmasked=None if masks is None else by_modality(names, masks[own]),
+            num_valid=dict(zip(names, self._num_valid(step).tolist(), strict=True)),
+            divisors=self._divisors(step, group),
+            starts_update=step.step == group[0].step,
+            ends_update=step.step == group[-1].step,
         )
+
+    def _num_valid(self, step: Step) -> Int64Array:
+        """Number of rows (K,) of the global batch that have each modality unmasked."""
+        valid = self.features.has[step.rows]
+        if step.assigned is not None:
+            valid = valid & step.trained(self.features.modalities)
+        num_valid: Int64Array = valid.sum(axis=0)
+        return num_valid
+
+    def _divisors(self, step: Step, group: Sequence[Step]) -> dict[str, float]:
+        """Divisors of a step's losses by head.
+
+        Steps that train the same are averaged as one batch; different ones by their numbers of
+        rows.
+        """
+        alike = [
+            other
+            for other in group
+            if other.modality == step.modality
+            and (other.assigned is None) == (step.assigned is None)
+        ]
+        num_rows = sum(len(other.rows) for other in group)
+        scale = num_rows / sum(len(other.rows) for other in alike)
+        num_valid = scale * np.sum([self._num_valid(other) for other in alike], axis=0)
+        names = self.features.modalities
+        return {FUSED: num_rows, **dict(zip(names, num_valid.tolist(), strict=True))}
 
     def _reads(self, step: Step) -> Reads:
         rows = step.for_rank(self.world.rank, self.world.size)

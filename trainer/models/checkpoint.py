@@ -123,6 +123,8 @@ class _State(_Plain):
     seed: int
     amp: str
     readout: _Readout | None = None
+    trained: dict[str, torch.Tensor] | None = None
+    """With `train.ema`, the weights that `model` is an average of; in `last` only."""
 
 
 def load_weights(path: StorePath, model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

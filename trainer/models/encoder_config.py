@@ -39,6 +39,14 @@ class EncoderConfig(StrictModel):
     """Minimum share of the image's area that a crop keeps."""
     flip: bool = False
     """Random horizontal flip in training. Applies to uint8 images and frames only."""
+    frequency_mask: float = Field(default=0, ge=0, le=1)
+    """Largest share of the frequencies that a random band masks in training (SpecAugment, arXiv
+    1904.08779); 0: none. Applies to spectrograms (channels, frequencies, windows) only."""
+    time_mask: float = Field(default=0, ge=0, le=1)
+    """As frequency_mask, of the windows."""
+    time_shift: float = Field(default=0, ge=0, le=1)
+    """Largest share of the duration by which a spectrogram is shifted in training, forward or back,
+    with wrap-around; 0: none."""
     normalize: Literal["dataset", "imagenet", "none"] = "dataset"
     """dataset: mean and SD of the training rows; imagenet: ImageNet's mean and SD for uint8 images
     with three channels, dataset for other modalities; none: only scale uint8 to [0, 1]."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from trainer.scoring.calibration import (
     log_probabilities,
     losses,
 )
+
+if TYPE_CHECKING:
+    from trainer.scoring.metrics import ClassMetrics  # torchmetrics takes a second to import
 
 T = TypeVar("T")
 PredictAll = Callable[[Array], dict[str, Array]]
@@ -123,6 +126,7 @@ def evaluate(
     batch_size: int,
     world: World,
     outcomes: list[pa.Table] | None = None,
+    metrics: "ClassMetrics | None" = None,
 ) -> Evaluation:
     """Evaluate a split; each rank predicts every `world.size`-th batch.
 
@@ -130,11 +134,14 @@ def evaluate(
         outcomes: If given, receives a table for each batch of this rank: `row`, and per head (the
             modalities and "fused") `predicted_<head>` int32 and `p_label_<head>` float32, the
             probability of the label.
+        metrics: If given, counts the predictions of this rank.
     """
     tally = _Tally(features, world)
     for _, batch in prefetched_rows(features, features.rows_of(split), batch_size, world):
         by_head, labels = predictor(batch), features.labels[batch]
         tally.add(batch, by_head)
+        if metrics:
+            metrics.add(batch, by_head)
         if outcomes is not None:
             columns = {"row": batch}
             columns |= {

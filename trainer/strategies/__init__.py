@@ -20,7 +20,8 @@ STRATEGIES: dict[str, type[TrainStep]] = {
 
 
 def strategy_of(config: RunConfig) -> type[TrainStep]:
-    """Class of a run's training step. Raises ConfigError if an own one cannot be used."""
+    """Class of a run's training step. Raises ConfigError if it cannot be used."""
+    step: type[TrainStep]
     if path := config.train.strategy:
         own = load_extension(path)
         if not isinstance(own, type) or not issubclass(own, TrainStep):
@@ -28,5 +29,13 @@ def strategy_of(config: RunConfig) -> type[TrainStep]:
                 f"train.strategy {path} is not a subclass of TrainStep",
                 "derive it from trainer.strategies.base.TrainStep",
             )
-        return own
-    return STRATEGIES[METHODS[config.method].step]
+        step = own
+    else:
+        step = STRATEGIES[METHODS[config.method].step]
+    if config.train.accumulate > 1 and not step.accumulates:
+        raise ConfigError(
+            f"train.accumulate is {config.train.accumulate}, but {step.__name__} updates the "
+            "weights after every batch",
+            "set it to 1",
+        )
+    return step

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.storage.schemas import ALL
-from trainer.config import OptimizerConfig, RunConfig
+from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
 from trainer.models.model import FUSED, MultimodalModel, Outputs
+from trainer.optimizer_config import OptimizerConfig
 from trainer.process_group import World
 
 
@@ -49,6 +50,8 @@ class TrainStep:
 
     masks = True
     """Whether a modality-pure batch masks the other modalities."""
+    accumulates = True
+    """Whether the gradients of several batches may be added up before an update."""
 
     model: MultimodalModel
     wrapped: nn.Module
@@ -56,6 +59,8 @@ class TrainStep:
     optimizer: torch.optim.Optimizer
     config: RunConfig
     world: World
+    class_weights: Tensor | None = None
+    """(C,) weights of rows in the losses by class, on the device; None: all 1."""
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
@@ -65,13 +70,17 @@ class TrainStep:
         """Train on one batch."""
         outputs, labels, trained = self.forward(batch, epoch)
         loss = self.loss(outputs, labels, trained, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        if batch.starts_update:
+            self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over ranks; the loss is already divided by the
         # global count, so it needs the sum
         (loss * self.world.size).backward()
-        self.after_backward(outputs, labels, trained)
-        self.update()
-        return StepOutput(loss=loss.detach(), num_correct=self.count(outputs, labels, trained))
+        if batch.ends_update:
+            self.after_backward(outputs, labels, trained)
+            self.update()
+        # logged as the loss of this batch alone
+        loss = loss.detach() * (batch.divisors[FUSED] / len(batch.step.rows))
+        return StepOutput(loss=loss, num_correct=self.count(outputs, labels, trained))
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
         """Prepare a batch and run the model on it.
@@ -134,10 +143,20 @@ class TrainStep:
         Each term is divided by its number of valid rows in the global batch (arXiv 2506.11550,
         section 3).
         """
-        fused = F.cross_entropy(outputs.fused.float(), labels, reduction="sum")
+        fused = self.cross_entropy(outputs.fused, labels, reduction="sum")
         return sum(
             self.unimodal_losses(outputs, labels, trained, batch),
-            start=fused / len(batch.step.rows),
+            start=fused / batch.divisors[FUSED],
+        )
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+        """Cross-entropy of rows (B,), with class weights and label smoothing."""
+        return F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=self.class_weights,
+            reduction=reduction,
+            label_smoothing=self.config.train.label_smoothing,
         )
 
     def unimodal_losses(
@@ -151,19 +170,22 @@ class TrainStep:
         for name, logits in outputs.unimodal.items():
             if name not in loss_outputs:
                 continue
-            losses = F.cross_entropy(logits.float(), labels, reduction="none") * trained[name]
+            losses = self.cross_entropy(logits, labels) * trained[name]
             if step.assigned is None:
-                yield self.weight(batch) * losses.sum() / batch.num_valid[name]
+                yield self.weight(batch) * losses.sum() / batch.divisors[name]
                 continue
             own = step.assigned[step.slice_of(self.world.rank, self.world.size)]
             joint = torch.tensor(own < 0, device=labels.device)
             weights = torch.where(joint, train.warmup_weight, train.remix_weight)
-            yield (weights * losses).sum() / len(step.rows)
+            yield (weights * losses).sum() / batch.divisors[FUSED]
 
     def after_backward(
         self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]
     ) -> None:
-        """Hook to modify the gradients, already reduced over ranks, before the update."""
+        """Hook to modify the gradients, already reduced over ranks, before the update.
+
+        The arguments are those of the update's last batch.
+        """
 
     def update(self) -> None:
         """Clip the gradients, if configured, and update the weights."""

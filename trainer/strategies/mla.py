@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import ConfigError
@@ -23,6 +22,8 @@ from trainer.strategies.base import StepOutput, TrainStep
 
 class Mla(TrainStep):
     """One optimizer step per modality of the batch, in order; a modality-pure batch has one."""
+
+    accumulates = False
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
@@ -65,7 +66,7 @@ class Mla(TrainStep):
 
         Returns this rank's share of CE(unimodal) over the global batch.
         """
-        losses = F.cross_entropy(outputs.unimodal[name].float(), labels, reduction="none")
+        losses = self.cross_entropy(outputs.unimodal[name], labels)
         loss = (losses * trained).sum() / batch.num_valid[name]
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.world.size).backward()

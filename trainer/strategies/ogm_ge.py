@@ -23,6 +23,8 @@ from trainer.strategies.base import StepOutput, TrainStep
 class OgmGe(TrainStep):
     """Joint training with modulated gradients (equations 8 to 12)."""
 
+    accumulates = False  # each batch has its own modulation
+
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
         """Check that the fused logits are a sum over modalities. Raises ConfigError."""

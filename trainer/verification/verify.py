@@ -121,8 +121,9 @@ class _Check:
             name: self._read_cursor(f"best.{name}") for name in self._features.modalities
         }
         self._num_epochs = config.train.epochs
-        if config.train.budget.is_set and self._finished and self._last:
-            self._num_epochs = self._last.epoch  # the budget may have ended the run before
+        may_end = config.train.budget.is_set or config.train.patience is not None
+        if may_end and self._finished and self._last:
+            self._num_epochs = self._last.epoch  # it may have ended before
         self._rows = self._read_epochs()
         self._planned = run.planned()
         self._logs = self._list_logs()
