@@ -98,6 +98,8 @@ def summary(result: dict[str, Any], config: "RunConfig") -> str:
     if assembled:
         accuracy = assembled["test_accuracy"]["fused"]
         text += f", assembled {accuracy:.4f} ({assembled['readout']})"
+    if (stopped := result.get("stopped_epoch")) is not None:
+        text += f"; ended after epoch {stopped} (patience {config.train.patience})"
     return text
 
 

@@ -81,6 +81,7 @@ const run = (() => {
       onSearch: (id) => setQuery({ sample: id }),
     });
     const rejected = lists.rejected(detail.features.name, signal);
+    const predictions = h("div", { class: "predictions" });
     const rejectedPart = h("div", {}, rejected.element);
     const config = h("pre", { tabindex: 0, role: "region", "aria-label": "Configuration" });
     const part = (title, ...children) =>
@@ -110,6 +111,7 @@ const run = (() => {
         ),
         diagnostics,
       ),
+      part("Test predictions", predictions),
       onePlan.element,
       sampleHistory.element,
       part("Rejected samples", rejectedPart),
@@ -129,7 +131,7 @@ const run = (() => {
           ...link,
           [
             "epochs",
-            `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})`,
+            `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})${detail.stopped_epoch === null ? "" : ", stopped early"}`,
           ],
           ["policy", planConfig?.policy ?? format.NONE],
           ["batch size", format.integer(train?.batch_size)],
@@ -152,6 +154,9 @@ const run = (() => {
       );
       config.textContent = JSON.stringify(detail.config, null, 1);
     }
+
+    const drawPredictions = () =>
+      predictions.replaceChildren(...result.predictions(detail, classes));
 
     function drawEpochs() {
       if (!epochs) return;
@@ -316,6 +321,7 @@ const run = (() => {
       [detail, epochs] = [newDetail, newEpochs];
       drawHead(comparison);
       dom.patch(tiles, result.tiles(detail, epochs, style));
+      drawPredictions();
       await onePlan.update(detail.plans, wanted);
       drawEpochs();
       if (!first) await sampleHistory.refresh();
@@ -323,10 +329,14 @@ const run = (() => {
 
     const comparison = await comparisonOf(name, signal);
     let wanted = epochOf(query);
+    let classes = null;
     await refresh(true);
     if (query.get("sample")) await sampleHistory.open(query.get("sample"));
     try {
-      await rejected.show(await api.get(`v1/features/${api.part(detail.features.name)}`, signal));
+      const features = await api.get(`v1/features/${api.part(detail.features.name)}`, signal);
+      classes = features.classes;
+      drawPredictions();
+      await rejected.show(features);
     } catch (error) {
       if (error.status === 401 || error.name === "AbortError") throw error;
       rejectedPart.replaceChildren(dom.problem(error)); // the features may have been deleted

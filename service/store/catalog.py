@@ -114,8 +114,7 @@ class Catalog:
             "planned_epochs": train.epochs,
             "warmup_epochs": train.warmup_epochs,
             "best": best and files.best_of(best, train),
-            "test_accuracy": run.result and run.result.test_accuracy,
-            "assembled": run.result and run.result.assembled,
+            **(dict(run.result) if run.result else {}),
             "plans": self._epochs_of(name, "plans"),
             "scores": self._epochs_of(name, "scores"),
         }

@@ -1,5 +1,6 @@
 """Configurations of runs by strategy, and a helper to run single steps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class Harness:
         self.step: TrainStep = kind(self.model, self.model, inputs, self.optimizer, config, World())
         self._skip_masked = skip_masked and config.model.mask == "skip"
 
-    def load(self, step: Step) -> Batch:
+    def load(self, step: Step, group: Sequence[Step] = ()) -> Batch:
         plan: Any = range(4)  # for single steps a loader only needs the plan's length
         return PlanLoader(
             self.features, plan, start=0, world=World(), skip_masked=self._skip_masked, prefetch=1
-        ).load(step)
+        ).load(step, group)

@@ -125,6 +125,31 @@ def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
         assert histogram_colours == [colours[name] for name in MODALITIES]
 
 
+def test_a_run_shows_its_test_metrics_and_confusion_matrices(browser: Browser, url: str) -> None:
+    run = get_json(url, f"v1/runs/{REMIX}")
+    features = get_json(url, "v1/features/made")
+    with visit(browser, f"{url}#/runs/{REMIX}") as page:
+        assert cells(page.get_by_role("region", name="Test metrics")) == [
+            [head, *(percent(own[key]) for key in ("accuracy", "balanced_accuracy", "macro_f1"))]
+            for head, own in run["metrics"].items()
+        ]
+        assert [*run["confusion"]] == ["fused", *MODALITIES]
+        for head, matrix in run["confusion"].items():
+            heat = page.get_by_role("region", name=f"Confusion matrix, {head}")
+            expect(heat.locator("thead th").nth(1)).to_have_text(features["classes"][0])
+            assert heat.locator("thead th").all_inner_texts()[1:] == features["classes"]
+            assert cells(heat) == [
+                [name, *map(str, counts)]
+                for name, counts in zip(features["classes"], matrix, strict=True)
+            ]
+        shades = page.evaluate(
+            "[...document.querySelectorAll('[data-confusion=fused] td')]"
+            ".map(cell => getComputedStyle(cell).backgroundColor)"
+        )
+        counts = [count / sum(row) for row in run["confusion"]["fused"] for count in row]
+        assert len(set(shades)) == len(set(counts)) > 1
+
+
 def test_the_legend_hides_a_line(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
         button = figure(page, "accuracy").get_by_role("button", name="sight")

@@ -71,9 +71,9 @@ class ClassMetrics:
         metrics: dict[str, dict[str, float | None]] = {}
         confusion: dict[str, list[list[int]]] = {}
         for head, own in self._heads.items():
-            for metric in own.values():
-                self._sum(metric)
-            correct, wrong, _, missed, labels = own["counts"].compute().double().T
+            states = [self._summed(metric) for metric in own.values()]
+            correct, wrong, missed = (states[0][key].double() for key in ("tp", "fp", "fn"))
+            labels = correct + missed
             if not labels.sum():
                 continue
             is_label, occurs = labels > 0, labels + wrong > 0
@@ -90,7 +90,9 @@ class ClassMetrics:
                 confusion[head] = own["confusion"].compute().tolist()
         return {"metrics": metrics} | ({"confusion": confusion} if confusion else {})
 
-    def _sum(self, metric: Metric) -> None:
+    def _summed(self, metric: Metric) -> dict[str, torch.Tensor]:
+        """Sum a metric's state over the ranks, in place, and return it."""
         for name, value in metric.metric_state.items():
             total = self._world.sum(torch.as_tensor(value).to(self._world.device))
             setattr(metric, name, total.cpu())
+        return {name: torch.as_tensor(value) for name, value in metric.metric_state.items()}
