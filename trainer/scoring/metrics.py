@@ -3,21 +3,18 @@
 They are those of torchmetrics; their states are summed over the ranks.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torchmetrics import Metric
-from torchmetrics.classification import (
-    MulticlassAUROC,
-    MulticlassConfusionMatrix,
-    MulticlassStatScores,
-)
 
 from pipeline.arrays import Array
 from pipeline.features.feature_set import FeatureSet
 from trainer.models.model import FUSED
 from trainer.process_group import World
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 MAX_CONFUSION_CLASSES = 64
 """With more classes, no confusion matrix is made, so that run.json stays small."""
@@ -31,16 +28,20 @@ class ClassMetrics:
 
     def __init__(self, features: FeatureSet, world: World, *, auroc: bool) -> None:
         self._features, self._world = features, world
+        from torchmetrics import classification  # takes seconds to import
+
         num = len(features.classes)
-        # the ranks have different numbers of batches, so the metrics must not synchronise
+        # `result` sums over the ranks, whose numbers of batches differ
         common: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
 
-        def metrics() -> dict[str, Metric]:
-            own: dict[str, Metric] = {"counts": MulticlassStatScores(num, average=None, **common)}
+        def metrics() -> dict[str, "Metric"]:
+            own: dict[str, Metric] = {
+                "counts": classification.MulticlassStatScores(num, average=None, **common)
+            }
             if num <= MAX_CONFUSION_CLASSES:
-                own["confusion"] = MulticlassConfusionMatrix(num, **common)
+                own["confusion"] = classification.MulticlassConfusionMatrix(num, **common)
             if auroc:
-                own["auroc"] = MulticlassAUROC(
+                own["auroc"] = classification.MulticlassAUROC(
                     num, average=None, thresholds=THRESHOLDS.clone(), **common
                 )
             return own
@@ -90,7 +91,7 @@ class ClassMetrics:
                 confusion[head] = own["confusion"].compute().tolist()
         return {"metrics": metrics} | ({"confusion": confusion} if confusion else {})
 
-    def _summed(self, metric: Metric) -> dict[str, torch.Tensor]:
+    def _summed(self, metric: "Metric") -> dict[str, torch.Tensor]:
         """Sum a metric's state over the ranks, in place, and return it."""
         for name, value in metric.metric_state.items():
             total = self._world.sum(torch.as_tensor(value).to(self._world.device))

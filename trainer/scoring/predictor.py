@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ from trainer.scoring.calibration import (
     log_probabilities,
     losses,
 )
-
-if TYPE_CHECKING:
-    from trainer.scoring.metrics import ClassMetrics  # torchmetrics takes a second to import
+from trainer.scoring.metrics import ClassMetrics
 
 T = TypeVar("T")
 PredictAll = Callable[[Array], dict[str, Array]]
@@ -126,7 +124,7 @@ def evaluate(
     batch_size: int,
     world: World,
     outcomes: list[pa.Table] | None = None,
-    metrics: "ClassMetrics | None" = None,
+    metrics: ClassMetrics | None = None,
 ) -> Evaluation:
     """Evaluate a split; each rank predicts every `world.size`-th batch.
 

@@ -21,6 +21,7 @@ from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Checkpoint, Cursor
 from trainer.models.model import FUSED
 from trainer.run_directory import Run
+from trainer.scoring.metrics import MAX_CONFUSION_CLASSES
 from trainer.verification.problems import Problems
 
 Weights = Mapping[str, Tensor | None]
@@ -73,22 +74,30 @@ class ResultCheck:
                     f"{path}: rows, ids or labels differ from those of the split 'test'",
                     "restore the file",
                 )
-            result: dict[str, Any] = {"test_accuracy": self._accuracy(table, own)}
+            result: dict[str, Any] = self._counts(table, own)
             if assembled:
-                result["assembled"] = {"test_accuracy": self._accuracy(table, others)}
+                result["assembled"] = self._counts(table, others)
             return result
         return {}
 
-    def _accuracy(self, table: pa.Table, columns: Mapping[str, str]) -> dict[str, float | None]:
-        """Accuracy by head over the rows that have its modality; None if there are none."""
-        has = self.features.has[table["row"].to_numpy()]
-        result = {}
+    def _counts(self, table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
+        """Accuracy and confusion matrix by head over the rows that have its modality.
+
+        Without rows, the accuracy is None.
+        """
+        has, num = self.features.has[table["row"].to_numpy()], len(self.features.classes)
+        accuracy: dict[str, float | None] = {}
+        confusion: dict[str, list[list[int]]] = {}
         for head, column in columns.items():
-            correct = table[column].to_numpy() == table["label"].to_numpy()
+            predicted, labels = table[column].to_numpy(), table["label"].to_numpy()
             if head != FUSED:
-                correct = correct[has[:, self.features.modalities.index(head)]]
-            result[head] = float(np.mean(correct)) if len(correct) else None
-        return result
+                present = has[:, self.features.modalities.index(head)]
+                predicted, labels = predicted[present], labels[present]
+            accuracy[head] = float(np.mean(predicted == labels)) if len(labels) else None
+            if len(labels) and num <= MAX_CONFUSION_CLASSES:
+                counts = np.bincount(labels * num + predicted, minlength=num * num)
+                confusion[head] = counts.reshape(num, num).tolist()
+        return {"test_accuracy": accuracy} | ({"confusion": confusion} if confusion else {})
 
     def _assembled(self, last: Cursor | None) -> dict[str, Any]:
         """Check the assembled model; return its description for run.json."""

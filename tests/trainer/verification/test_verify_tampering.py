@@ -186,6 +186,13 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         "run.json",
         "result.test_accuracy.sight; 2",
     ),
+    "run: a confusion matrix": (
+        with_json(
+            "run.json", lambda run_json: run_json["result"]["confusion"]["sight"][0].reverse()
+        ),
+        "run.json",
+        "result.confusion.sight",
+    ),
     "run: an accuracy of the assembled model": (
         assembled(lambda entry: entry["test_accuracy"].update(fused=0.5)),
         "run.json",
