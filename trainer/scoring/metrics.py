@@ -1,6 +1,7 @@
 """Metrics of the heads' predictions by class, from counts that are exact for any number of ranks.
 
-They are those of torchmetrics; their states are summed over the ranks.
+AUROC is that of torchmetrics. The others are quotients of the counts: importing torchmetrics takes
+seconds, which every run would pay.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, Int64Array
 from pipeline.features.feature_set import FeatureSet
 from trainer.models.model import FUSED
 from trainer.process_group import World
 
 if TYPE_CHECKING:
-    from torchmetrics import Metric
+    from torchmetrics.classification import MulticlassAUROC
 
 MAX_CONFUSION_CLASSES = 64
 """With more classes, no confusion matrix is made, so that run.json stays small."""
@@ -28,37 +29,27 @@ class ClassMetrics:
 
     def __init__(self, features: FeatureSet, world: World, *, auroc: bool) -> None:
         self._features, self._world = features, world
-        from torchmetrics import classification  # takes seconds to import
-
+        self._heads = [FUSED, *features.modalities]
         num = len(features.classes)
-        # `result` sums over the ranks, whose numbers of batches differ
-        common: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
-
-        def metrics() -> dict[str, "Metric"]:
-            own: dict[str, Metric] = {
-                "counts": classification.MulticlassStatScores(num, average=None, **common)
-            }
-            if num <= MAX_CONFUSION_CLASSES:
-                own["confusion"] = classification.MulticlassConfusionMatrix(num, **common)
-            if auroc:
-                own["auroc"] = classification.MulticlassAUROC(
-                    num, average=None, thresholds=THRESHOLDS.clone(), **common
-                )
-            return own
-
-        self._heads = {head: metrics() for head in (FUSED, *features.modalities)}
+        # per head and class: labels, predictions, and correct predictions
+        self._counts = np.zeros((len(self._heads), 3, num), np.int64)
+        small = num if num <= MAX_CONFUSION_CLASSES else 0
+        self._confusion = np.zeros((len(self._heads), small * small), np.int64)
+        self._auroc = [_auroc(num) for _ in self._heads] if auroc else []
 
     def add(self, rows: Array, by_head: dict[str, Array]) -> None:
         """Add the probabilities (B, C) of rows (B,) by head."""
-        for h, (head, metrics) in enumerate(self._heads.items()):
+        num = self._counts.shape[2]
+        for h, head in enumerate(self._heads):
             present = self._features.has[rows, h - 1] if h else np.full(len(rows), True)
-            if present.any():
-                p = by_head[head][present]
-                # as everywhere, the first of equal probabilities is the prediction
-                predicted = torch.from_numpy(p.argmax(axis=1))
-                labels = torch.from_numpy(self._features.labels[rows][present]).long()
-                for name, metric in metrics.items():
-                    metric.update(torch.from_numpy(p) if name == "auroc" else predicted, labels)
+            p, labels = by_head[head][present], self._features.labels[rows][present]
+            predicted = p.argmax(axis=1)
+            for k, classes in enumerate((labels, predicted, labels[predicted == labels])):
+                self._counts[h, k] += np.bincount(classes, minlength=num)
+            if size := self._confusion.shape[1]:
+                self._confusion[h] += np.bincount(labels * num + predicted, minlength=size)
+            if self._auroc and len(p):
+                self._auroc[h].update(torch.from_numpy(p), torch.from_numpy(labels).long())
 
     def result(self) -> dict[str, Any]:
         """Entries of run.json, without heads whose modality no row has. All ranks call this.
@@ -71,29 +62,49 @@ class ClassMetrics:
         """
         metrics: dict[str, dict[str, float | None]] = {}
         confusion: dict[str, list[list[int]]] = {}
-        for head, own in self._heads.items():
-            states = [self._summed(metric) for metric in own.values()]
-            correct, wrong, missed = (states[0][key].double() for key in ("tp", "fp", "fn"))
-            labels = correct + missed
+        counts, matrices = self._summed(self._counts), self._summed(self._confusion)
+        for h, head in enumerate(self._heads):
+            labels, predicted, correct = counts[h]
+            areas = self._areas(h)
             if not labels.sum():
                 continue
-            is_label, occurs = labels > 0, labels + wrong > 0
-            f1 = 2 * correct / (2 * correct + wrong + missed)
+            is_label, occurs = labels > 0, labels + predicted > 0
             metrics[head] = {
                 "accuracy": float(correct.sum() / labels.sum()),
-                "macro_f1": float(f1[occurs].mean()),
-                "balanced_accuracy": float((correct / labels)[is_label].mean()),
+                "macro_f1": float((2 * correct[occurs] / (labels + predicted)[occurs]).mean()),
+                "balanced_accuracy": float((correct[is_label] / labels[is_label]).mean()),
             }
-            if "auroc" in own:
-                areas = own["auroc"].compute()[is_label & (labels < labels.sum())]
+            if areas is not None:
+                areas = areas[is_label & (labels < labels.sum())]
                 metrics[head]["auroc"] = float(areas.mean()) if len(areas) else None
-            if "confusion" in own:
-                confusion[head] = own["confusion"].compute().tolist()
+            if len(matrices[h]):
+                confusion[head] = matrices[h].reshape(len(labels), -1).tolist()
         return {"metrics": metrics} | ({"confusion": confusion} if confusion else {})
 
-    def _summed(self, metric: "Metric") -> dict[str, torch.Tensor]:
-        """Sum a metric's state over the ranks, in place, and return it."""
+    def _summed(self, counts: Int64Array) -> Int64Array:
+        total = self._world.sum(torch.from_numpy(counts).to(self._world.device))
+        result: Int64Array = total.cpu().numpy()
+        return result
+
+    def _areas(self, h: int) -> Array | None:
+        """AUROC (C,) of a head, from the states of all ranks; None if it is not asked for."""
+        if not self._auroc:
+            return None
+        metric = self._auroc[h]
         for name, value in metric.metric_state.items():
             total = self._world.sum(torch.as_tensor(value).to(self._world.device))
             setattr(metric, name, total.cpu())
-        return {name: torch.as_tensor(value) for name, value in metric.metric_state.items()}
+        return np.asarray(metric.compute())
+
+
+def _auroc(num_classes: int) -> "MulticlassAUROC":
+    from torchmetrics.classification import MulticlassAUROC
+
+    # `result` sums over the ranks, whose numbers of batches differ
+    return MulticlassAUROC(
+        num_classes,
+        average=None,
+        thresholds=THRESHOLDS.clone(),
+        validate_args=False,
+        sync_on_compute=False,
+    )
