@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from hashlib import sha256
 from importlib import import_module, metadata
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from pipeline.errors import ConfigError, MismatchError
 
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+EXTRAS = {"timm": "timm", "transformers": "hf"}
+"""Optional packages that a configuration can name, and the extra that installs each."""
 
 Identity = dict[str, str | None]
 """Of a module: `package`, the name and version of its distribution, None if it has none; `sha256`
@@ -36,9 +40,12 @@ def load_extension(path: str) -> Any:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
+        extra = EXTRAS.get(str(error.name))
         raise ConfigError(
             f"{path}: module {error.name!r} is not installed or not on the path of Python",
-            "install its package on every node, or add its folder to PYTHONPATH",
+            f"run on every node: pip install 'data-remixing[{extra}]'"
+            if extra
+            else "install its package on every node, or add its folder to PYTHONPATH",
         ) from error
     except Exception as error:  # whatever the user's module raises
         raise ConfigError(
@@ -62,7 +69,7 @@ def identities(paths: Iterable[str]) -> dict[str, Identity]:
 def _identity(path: str) -> Identity:
     load_extension(path)
     module = path.split(":")[0]
-    owners = metadata.packages_distributions().get(module.split(".")[0], [])
+    owners = _distributions().get(module.split(".")[0], [])
     file = getattr(sys.modules[module], "__file__", None)
     return {
         "package": f"{owners[0]} {metadata.version(owners[0])}" if owners else None,
@@ -70,18 +77,28 @@ def _identity(path: str) -> Identity:
     }
 
 
-def check_identities(what: str, recorded: dict[str, Identity]) -> None:
-    """Check that the modules which `what` recorded are the ones that are installed.
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()  # reads the files of every installed package
 
+
+def check_identities(
+    what: str, recorded: dict[str, Identity], own: Mapping[str, Identity] | None = None
+) -> None:
+    """Check that the modules and weights which `what` recorded are the ones in use.
+
+    Args:
+        own: identities of what is not a module, by the same keys.
     Raises:
         ConfigError: a module is missing.
         MismatchError: a module is another one.
     """
     for path, identity in recorded.items():
-        if (own := _identity(path)) != identity:
+        current = own[path] if own and path in own else _identity(path)
+        if current != identity:
             raise MismatchError(
-                f"{path}: {what} was made with {_text(identity)}, but this module is {_text(own)}",
-                "restore that module, or start a run of another name",
+                f"{path}: {what} was made with {_text(identity)}, but this is {_text(current)}",
+                "restore it, or start a run of another name",
             )
 
 

@@ -289,23 +289,48 @@ class RunConfig(StrictModel):
         """Hash of the fields that decide the result.
 
         Fields at their defaults are left out, so that adding a field changes no digest. The modules
-        of import paths are part of it. Raises ConfigError if one is missing.
+        of import paths and the content of pretrained weights are part of it. Raises ConfigError if
+        one is missing.
         """
-        fields = self.model_dump(mode="json", exclude=NOT_IN_DIGEST, exclude_defaults=True)
-        extensions = self.extensions
+        return self.digest_with(self.model.weights)
+
+    def digest_with(self, weights: Mapping[str, Identity]) -> str:
+        """As `digest`, with given identities of the pretrained weights."""
+        config = self._without_paths()
+        fields = config.model_dump(mode="json", exclude=NOT_IN_DIGEST, exclude_defaults=True)
+        extensions = {**self._modules, **weights}
         return fingerprint_of({**fields, "extensions": extensions} if extensions else fields)
 
     @property
     def extensions(self) -> dict[str, Identity]:
-        """The identities of the modules of all import paths. Raises ConfigError."""
+        """The identities of all modules of import paths and all pretrained weights.
+
+        Raises ConfigError.
+        """
+        return {**self._modules, **self.model.weights}
+
+    @property
+    def _modules(self) -> dict[str, Identity]:
         others = (self.plan.policy, self.train.strategy)
         own = [path for path in others if path is not None and is_import_path(path)]
         return identities([*self.model.import_paths, *own])
 
+    def _without_paths(self) -> "RunConfig":
+        """This configuration without the paths of pretrained weights, which may be moved."""
+        model = self.model.map_encoders(
+            lambda each: (
+                each.model_copy(update={"pretrained": bool(each.pretrained)})
+                if each.pretrained
+                else each
+            )
+        )
+        return self.model_copy(update={"model": model})
+
     def differences(self, other: "RunConfig") -> list[str]:
         """Paths of the fields that decide the result and differ in `other`."""
         own, others = (
-            config.model_dump(mode="json", exclude=NOT_IN_DIGEST) for config in (self, other)
+            config._without_paths().model_dump(mode="json", exclude=NOT_IN_DIGEST)
+            for config in (self, other)
         )
         return list(_differing(own, others))
 

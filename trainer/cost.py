@@ -116,7 +116,7 @@ class Meter:
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
         """The rate of a training step, in which every second row lacks the modality `lacking`."""
         config = self.config
-        model = model_for(config.model, self.features, config.seed).train()
+        model = model_for(config.model, self.features, config.seed, pretrained=False).train()
         optimizer = build_optimizer(config.optimizer, model)
         step = strategy_of(config)(model, model, self.inputs, optimizer, config, World())
 
@@ -140,7 +140,8 @@ class Meter:
 
     def _forward(self, lacking: str | None = None) -> Rate:
         """The rate of a prediction, in which every second row lacks the modality `lacking`."""
-        model = model_for(self.config.model, self.features, self.config.seed).eval()
+        config = self.config
+        model = model_for(config.model, self.features, config.seed, pretrained=False).eval()
 
         @torch.no_grad()
         def predict(rows: Int64Array, raw: Tensors, has: Tensors) -> None:

@@ -16,6 +16,7 @@ from trainer import loop
 from trainer.config import RunConfig, check_world
 from trainer.data.part_prefetcher import check_cache, open_features
 from trainer.epoch_plan import check_policy
+from trainer.models.encoder_config import SOURCES
 from trainer.models.model import model_for
 from trainer.process_group import World
 from trainer.refit_fusion import check_refit
@@ -133,6 +134,11 @@ def check(config: RunConfig, features: FeatureSet) -> None:
                 f"split {split!r} of features {config.features!r} is empty",
                 "import again, e.g. with --split-by or --validation-share",
             )
+    if config.train.sync_batchnorm and SOURCES["timm"] in config.model.import_paths:
+        raise ConfigError(
+            "train.sync_batchnorm is set, but BatchNorm layers of timm cannot be synchronised",
+            "unset it, or use kind: torchvision",
+        )
     model = model_for(config.model, features, config.seed)
     strategy_of(config).check(config, model)
     check_refit(config, model)
@@ -163,4 +169,5 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
             f"run {config.name!r} exists with other values of {', '.join(changed)}",
             "restore them or choose another name; only source and resources may change",
         )
-    check_identities(f"run {config.name!r}", metadata.get("extensions", {}))
+    recorded = metadata.get("extensions", {})
+    check_identities(f"run {config.name!r}", recorded, config.model.weights)

@@ -229,7 +229,7 @@ class Trainer:
         diagnostics = self.diagnostics.epoch() if self.diagnostics else {}
         times["epoch_seconds"] = time.perf_counter() - start
         columns: dict[str, Any] = {"epoch": epoch, "schedule": schedule, **evaluation.columns}
-        improved = update_best(self.cursor, columns, config, self.tested)
+        improved = update_best(self.cursor, columns, config, self.model.modalities)
         columns |= {
             "best_epoch": self.cursor.best_epoch if self.cursor.best_epoch >= 0 else None,
             **{f"best_epoch_{name}": part.epoch for name, part in self.cursor.best_parts.items()},
@@ -291,7 +291,7 @@ class Trainer:
             # a model with dropout resumes exactly too, since its draws depend only on the step
             torch.manual_seed(step_seed(self.config.seed, epoch, step, self.world.rank))
             for group in self.state.optimizer.param_groups:
-                group["lr"] = rates(step)
+                group["lr"] = rates(step) * group["lr_scale"]
             output = self.train_step(batch, epoch)
             if batch.ends_update:
                 self.state.updated()

@@ -1,16 +1,15 @@
 """Choice of epochs by validation: of the tested model, and of each modality's encoder and head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.storage.schemas import METRICS
 from trainer.config import RunConfig
 from trainer.models.checkpoint import BestPart, Cursor
-from trainer.models.model import MultimodalModel
 
 
 def update_best(
-    cursor: Cursor, row: Mapping[str, Any], config: RunConfig, model: MultimodalModel
+    cursor: Cursor, row: Mapping[str, Any], config: RunConfig, modalities: Sequence[str]
 ) -> list[str]:
     """Record in the cursor what is better in an epoch than in all epochs before.
 
@@ -32,11 +31,11 @@ def update_best(
     if is_best:
         cursor.best_epoch, cursor.best_value = epoch, value
     improved = []
-    for name in model.modalities:
+    for name in modalities:
         loss, previous = row[f"calibrated_loss_{name}"], cursor.best_parts.get(name)
         if previous is None or (
             is_best
-            if model.gates or loss is None or previous.loss is None
+            if config.model.gates or loss is None or previous.loss is None
             else loss < previous.loss
         ):
             part = BestPart(epoch=epoch, loss=loss, temperature=row[f"temperature_{name}"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.decode.media.shapes import BYTES
 from trainer.models.encoder import Encoder, Stages, finish
 from trainer.models.midfusion import MIDFUSIONS
 from trainer.models.model import ModelConfig, MultimodalModel, build_model
@@ -38,7 +39,7 @@ def make(
         {name: SHAPES[name] for name in names},
         CLASSES,
         seed,
-        ids=[name for name in names if name == "note"],
+        ids={name: BYTES for name in names if name == "note"},
     )
 
 

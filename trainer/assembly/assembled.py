@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.arrays import Array, BoolArray, Float32Array
-from pipeline.decode.media.shapes import is_ids
+from pipeline.decode.media.shapes import vocabularies
 from pipeline.errors import DataError, InputError
 from pipeline.extensions import check_identities
 from pipeline.storage.store_path import StorePath
@@ -73,10 +73,12 @@ class AssembledModel:
         self.classes: list[str] = architecture["classes"]
         self._shapes = {name: tuple(shape) for name, shape in architecture["shapes"].items()}
         self._dtypes = {name: entry["dtype"] for name, entry in architecture["facts"].items()}
-        ids = [name for name, shape in self._shapes.items() if is_ids(shape, self._dtypes[name])]
+        ids = vocabularies(self._shapes, architecture["facts"])
         config = ModelConfig.model_validate(architecture["model"])
         check_identities(str(path), architecture.get("extensions", {}))
-        self._model = build_model(config, self._shapes, len(self.classes), seed=0, ids=ids).eval()
+        self._model = build_model(
+            config, self._shapes, len(self.classes), seed=0, ids=ids, pretrained=False
+        ).eval()
         checkpoints.load_weights(path, self._model, state["model"])
         self._inputs = Inputs(architecture, 0, torch.device("cpu"))
         self._readout = Readout.of(state["readout"])

@@ -40,8 +40,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
             f"{run.path} does not exist on node {platform.node()}",
             "use a store that all nodes of the cluster share",
         )
-    # a node may have another version of a user's package
-    check_identities(f"run {config.name!r}", run.metadata.get("extensions", {}))
+    # a node may have another version of a user's package, or other weights
+    recorded = run.metadata.get("extensions", {})
+    check_identities(f"run {config.name!r}", recorded, config.model.weights)
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
     def report(event: dict[str, Any]) -> None:

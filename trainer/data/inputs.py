@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from pipeline.arrays import BoolArray, Int64Array
-from pipeline.decode.media.shapes import is_ids
+from pipeline.decode.media.shapes import Vocabulary, vocabularies
 from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
 from trainer.data.augment import prepare
 from trainer.models.model import ModelConfig
-from trainer.models.small_encoders import NUM_IDS
 
 
 def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:
@@ -30,11 +29,7 @@ class Inputs:
             for name, shape in architecture["shapes"].items()
         }
         self._metadata = architecture["facts"]
-        self._ids = {
-            name
-            for name, shape in architecture["shapes"].items()
-            if is_ids(tuple(shape), self._metadata[name]["dtype"])
-        }
+        self._ids = vocabularies(architecture["shapes"], self._metadata)
         self._seed = seed
         self._device = device
 
@@ -53,7 +48,7 @@ class Inputs:
         prepared = {}
         for name, batch in raw.items():
             if name in self._ids:
-                _check_ids(name, batch)
+                _check_ids(name, batch, self._ids[name])
             x = batch.to(self._device, non_blocking=True)
             prepared[name] = (
                 x.long()
@@ -79,10 +74,10 @@ class Inputs:
         return self(raw, rows, training=False), by_modality(names, features.has[rows])
 
 
-def _check_ids(name: str, batch: Tensor) -> None:
+def _check_ids(name: str, batch: Tensor, vocabulary: Vocabulary) -> None:
     # checked here because an embedding on a GPU fails without a usable message
-    if ((batch < 0) | (batch >= NUM_IDS)).any():
+    if ((batch < 0) | (batch >= vocabulary.size)).any():
         raise DataError(
-            f"modality {name!r} has a token id outside 0..{NUM_IDS - 1}",
+            f"modality {name!r} has a token id outside 0..{vocabulary.size - 1}",
             "decode the shards again",
         )

@@ -18,6 +18,7 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import check_model
 from trainer.models.model import ModelConfig, MultimodalModel, model_for
+from trainer.models.weights import without_weights
 
 Checkpoint = dict[str, Any]
 CURE = "pass a checkpoint that `remix train` wrote"
@@ -73,6 +74,7 @@ class _ModalityMetadata(_Plain):
     dtype: str
     mean: list[float]
     std: list[float]
+    tokenizer: dict[str, Any] | None = None
 
 
 class _Architecture(_Plain):
@@ -165,12 +167,13 @@ def load_optimizer(path: StorePath, optimizer: torch.optim.Optimizer, state: obj
 def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
     """Describe a run's model as plain data, enough to build it again."""
     shapes = {name: list(features.shape(name)) for name in features.modalities}
+    keys = ("dtype", "mean", "std", "tokenizer")
     metadata = {
-        name: {key: features.manifest["modalities"][name][key] for key in ("dtype", "mean", "std")}
-        for name in features.modalities
+        name: {key: value for key, value in entry.items() if key in keys}
+        for name, entry in features.manifest["modalities"].items()
     }
     return {
-        "model": config.model_dump(mode="json"),
+        "model": config.map_encoders(without_weights).model_dump(mode="json"),
         "shapes": shapes,
         "facts": metadata,
         "classes": features.classes,
@@ -199,7 +202,7 @@ def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Ch
     recorded = checkpoint["architecture"]
     config = ModelConfig.model_validate(recorded["model"])
     check_architecture(path, recorded, architecture(config, features))
-    model = model_for(config, features, seed=0)
+    model = model_for(config, features, seed=0, pretrained=False)
     load_weights(path, model, checkpoint["model"])
     return model, checkpoint
 
@@ -207,7 +210,7 @@ def model_of(path: StorePath, features: FeatureSet) -> tuple[MultimodalModel, Ch
 def built(checkpoint: Checkpoint, features: FeatureSet) -> MultimodalModel:
     """Build the model of a checkpoint of this run."""
     config = ModelConfig.model_validate(checkpoint["architecture"]["model"])
-    model = model_for(config, features, seed=0)
+    model = model_for(config, features, seed=0, pretrained=False)
     model.load_state_dict(checkpoint["model"])
     return model
 

@@ -1,24 +1,28 @@
 """What all encoders have in common: stages, gates, normalisation."""
 
 from collections.abc import Callable, Generator
-from typing import cast
+from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d that accepts a single value per channel in training.
+class OneValue(nn.Module):
+    """Base class of BatchNorm layers that accept a single value per channel in training.
 
     Such a batch has no variance, so the running statistics are used and not updated.
     """
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        if self.training and x.numel() == x.shape[1]:
-            mean, variance = self.running_mean, self.running_var
-            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, ...)
+        was_training = self.training
+        self.training = was_training and x.numel() > x.shape[1]
+        output: Tensor = super().forward(x)
+        self.training = was_training
+        return output
+
+
+class BatchNorm(OneValue, nn.BatchNorm2d):
+    """BatchNorm2d that accepts a single value per channel in training."""
 
 
 def group_norm(channels: int) -> nn.Module:
@@ -51,6 +55,18 @@ class Encoder(nn.Module):
 
     channels: tuple[int, ...]
     """Output channels of each stage; the last is the length of the feature."""
+    lr_scale: float = 1
+    """Factor of the learning rate."""
+    frozen = False
+    """Whether it stays in evaluation mode, without gradients."""
+
+    def freeze(self) -> None:
+        """Keep the weights and buffers as they are."""
+        self.requires_grad_(False)
+        self.frozen = True
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     def stage(self, number: int, x: Tensor) -> Tensor:
         """Run one stage on the previous stage's output, or on the input: (B, C, ...)."""

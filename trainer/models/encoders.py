@@ -8,23 +8,15 @@ from collections.abc import Callable
 from math import prod
 
 import torch
-from torch import nn
 
+from pipeline.decode.media.shapes import BYTES, Vocabulary
 from pipeline.errors import ConfigError
 from pipeline.extensions import is_import_path
-from trainer.models.encoder import BatchNorm, Encoder, PerFrame
-from trainer.models.encoder_config import EncoderConfig, Shape
+from trainer.models.encoder import Encoder, PerFrame
+from trainer.models.encoder_config import SOURCES, EncoderConfig, Shape
 from trainer.models.own_encoder import OwnEncoder
 from trainer.models.small_encoders import Cnn, Mlp, Text
-
-
-def _torchvision(config: EncoderConfig, shape: Shape) -> OwnEncoder:
-    """A model of torchvision whose BatchNorm layers accept a single row."""
-    encoder = OwnEncoder(config, shape, ids=False)
-    for module in encoder.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = BatchNorm  # the same layer but for such a batch
-    return encoder
+from trainer.models.weights import weights_path
 
 
 def _resnet18(config: EncoderConfig, shape: Shape) -> Encoder:
@@ -37,32 +29,39 @@ ENCODERS: dict[str, Callable[[EncoderConfig, Shape], Encoder]] = {
     "resnet18": _resnet18,
     "cnn": lambda config, shape: Cnn(config, shape[-3]),
     "mlp": lambda config, shape: Mlp(config, prod(shape)),
-    "text": lambda config, shape: Text(config),
-    "torchvision": lambda config, shape: _torchvision(config, shape[-3:]),
 }
 
 
-def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> tuple[Encoder, int]:
+def build_encoder(
+    config: EncoderConfig,
+    shape: Shape,
+    vocabulary: Vocabulary | None = None,
+    *,
+    pretrained: bool = True,
+) -> tuple[Encoder, int]:
     """Build the encoder of a modality.
 
     Args:
+        config: the modality's.
         shape: of a row: (T, C, H, W), (C, H, W), (L,) for token ids, or any other.
-        ids: whether the rows are token ids of text.
+        vocabulary: if the rows are token ids of text.
+        pretrained: load the configured weights; false if others replace them.
     Returns:
         The encoder and the length of its feature.
     Raises:
         ConfigError: the configured kind does not fit the rows.
     """
     is_image = len(shape) in (3, 4)
-    kind = config.kind or ("text" if ids else "cnn" if is_image else "mlp")
+    kind = config.kind or ("text" if vocabulary else "cnn" if is_image else "mlp")
     own = is_import_path(kind)
-    if (kind == "text") != ids and not own:
-        rows = "token ids of text" if ids else f"numbers of shape {shape}"
+    any_rows = own or kind == "transformers"
+    if (kind == "text") != bool(vocabulary) and not any_rows:
+        rows = "token ids of text" if vocabulary else f"numbers of shape {shape}"
         raise ConfigError(
             f"encoder kind {kind!r} does not fit the rows: {rows}",
             "remove kind from this modality's encoder",
         )
-    if kind not in ("mlp", "text") and not is_image and not own:
+    if kind not in ("mlp", "text") and not is_image and not any_rows:
         raise ConfigError(
             f"encoder kind {kind!r} needs rows of shape (C, H, W) or (T, C, H, W), not {shape}",
             "use kind: mlp for this modality",
@@ -75,9 +74,19 @@ def build_encoder(config: EncoderConfig, shape: Shape, *, ids: bool = False) -> 
             )
         shape = (config.frames, *shape[1:])
     if own:
-        own_encoder = OwnEncoder(config, shape, ids=ids)
-        return own_encoder, own_encoder.channels[-1]
-    encoder = ENCODERS[kind](config, shape)
-    module = PerFrame(encoder) if len(shape) == 4 and kind != "mlp" else encoder
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return module, encoder.channels[-1]
+        encoder: Encoder = OwnEncoder(config, shape, vocabulary)
+    elif kind in SOURCES:
+        weights = weights_path(config) if pretrained else None
+        encoder = OwnEncoder(config, shape[-3:], vocabulary, weights)
+    elif kind == "text":
+        encoder = Text(config, vocabulary or BYTES)
+    else:
+        encoder = ENCODERS[kind](config, shape)
+    if len(shape) == 4 and kind != "mlp" and not own:
+        encoder = PerFrame(encoder)
+    if not own:
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.lr_scale = config.lr_scale
+    if config.freeze:
+        encoder.freeze()
+    return encoder, encoder.channels[-1]

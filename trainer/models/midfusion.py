@@ -6,7 +6,7 @@ missing modality contributes zeros and receives no gate.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -173,7 +173,7 @@ class CentralNet(MidFusion):
         return cast(Tensor, self.output(state))
 
 
-MIDFUSIONS: dict[str, Callable[[Sequence[Sequence[int]], int, int], MidFusion]] = {
+MIDFUSIONS: dict[str, type[Mmtm | CentralNet]] = {
     "mmtm": Mmtm,
     "centralnet": CentralNet,
 }

@@ -12,7 +12,7 @@ Words for the rows of a batch, each a (B,) bool per modality:
 - visible: the fusion sees the modality: present and unmasked, or present with mask `input`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, cast
@@ -23,22 +23,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.config import Name, StrictModel
-from pipeline.decode.media.shapes import is_ids
+from pipeline.decode.media.shapes import Vocabulary, vocabularies
 from pipeline.errors import ConfigError
-from pipeline.extensions import is_import_path
+from pipeline.extensions import Identity, is_import_path
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.schemas import ALL
 from trainer.models.encoder import Encoder, Stages, finish
-from trainer.models.encoder_config import EncoderConfig, Shape
+from trainer.models.encoder_config import SOURCES, EncoderConfig, Shape
 from trainer.models.encoders import build_encoder
 from trainer.models.fusion import FUSIONS, Entropy
 from trainer.models.midfusion import MIDFUSIONS, MidFusion
 from trainer.models.shared_head import shared_heads
+from trainer.models.weights import weights_hash, weights_path
 
 Mask = Literal["skip", "feature", "input"]
 FUSED = "fused"
-TORCHVISION_SOURCE = "torchvision.models:get_model"
-"""What a run records, with the version of torchvision."""
 
 
 class ModelConfig(StrictModel):
@@ -69,8 +68,29 @@ class ModelConfig(StrictModel):
     def import_paths(self) -> list[str]:
         """The import paths of encoders that are not of Remix."""
         kinds = [each.kind for each in (self.encoder, *self.encoders.values())]
-        paths = [TORCHVISION_SOURCE if kind == "torchvision" else kind for kind in kinds]
+        paths = [SOURCES.get(kind, kind) if kind else None for kind in kinds]
         return [path for path in paths if path and is_import_path(path)]
+
+    @property
+    def gates(self) -> bool:
+        """Whether the fusion changes what the encoders compute."""
+        return self.fusion in MIDFUSIONS and MIDFUSIONS[self.fusion].gates
+
+    @property
+    def weights(self) -> dict[str, Identity]:
+        """The pretrained weights by the field that names them. Raises ConfigError."""
+        configs = {"model.encoder": self.encoder}
+        configs |= {f"model.encoders.{name}": each for name, each in self.encoders.items()}
+        return {
+            f"{field}.pretrained": {"package": None, "sha256": weights_hash(path)}
+            for field, each in configs.items()
+            if (path := weights_path(each))
+        }
+
+    def map_encoders(self, function: Callable[[EncoderConfig], EncoderConfig]) -> "ModelConfig":
+        """This configuration with `function` applied to each encoder's."""
+        encoders = {name: function(each) for name, each in self.encoders.items()}
+        return self.model_copy(update={"encoder": function(self.encoder), "encoders": encoders})
 
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:
         """Encoder configuration of a modality, from the shape of its rows.
@@ -82,7 +102,10 @@ class ModelConfig(StrictModel):
         return (
             self.encoder
             if len(shape) in (3, 4) or is_import_path(self.encoder.kind)
-            else self.encoder.model_copy(update={"kind": "text" if ids else "mlp"})
+            else self.encoder.model_copy(
+                # the rest belongs to the encoder that these rows do not have
+                update={"kind": "text" if ids else "mlp", "pretrained": False, "freeze": False}
+            )
         )
 
 
@@ -342,7 +365,8 @@ def build_model(
     num_classes: int,
     seed: int,
     *,
-    ids: Collection[str] = (),
+    ids: Mapping[str, Vocabulary] | None = None,
+    pretrained: bool = True,
 ) -> MultimodalModel:
     """Build a model on the CPU.
 
@@ -350,7 +374,8 @@ def build_model(
 
     Args:
         shapes: shape of a row by modality.
-        ids: modalities whose rows are token ids of text.
+        ids: vocabularies of the modalities whose rows are token ids of text.
+        pretrained: load the configured weights; false if others replace them.
     Raises:
         ConfigError: the configuration does not fit the modalities.
     """
@@ -365,9 +390,12 @@ def build_model(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for name, shape in shapes.items():
             _seed(seed, "modality", name)
-            own = config.encoder_of(name, shape, ids=name in ids)
+            vocabulary = (ids or {}).get(name)
+            own = config.encoder_of(name, shape, ids=vocabulary is not None)
             try:
-                encoders[name], dims[name] = build_encoder(own, shape, ids=name in ids)
+                encoders[name], dims[name] = build_encoder(
+                    own, shape, vocabulary, pretrained=pretrained
+                )
             except ConfigError as error:
                 raise ConfigError(f"modality {name!r}: {error}") from error
             heads[name] = nn.Linear(dims[name], num_classes)
@@ -384,11 +412,14 @@ def build_model(
     return MultimodalModel(encoders, heads, fusion, config.mask)
 
 
-def model_for(config: ModelConfig, features: FeatureSet, seed: int) -> MultimodalModel:
-    """Build a model on the CPU for a feature set. Raises ConfigError."""
+def model_for(
+    config: ModelConfig, features: FeatureSet, seed: int, *, pretrained: bool = True
+) -> MultimodalModel:
+    """Build a model on the CPU for a feature set, as `build_model` does. Raises ConfigError."""
     shapes = {name: features.shape(name) for name in features.modalities}
-    ids = [name for name, shape in shapes.items() if is_ids(shape, str(features.dtype(name)))]
-    return build_model(config, shapes, len(features.classes), seed, ids=ids)
+    ids = vocabularies(shapes, features.manifest["modalities"])
+    num_classes = len(features.classes)
+    return build_model(config, shapes, num_classes, seed, ids=ids, pretrained=pretrained)
 
 
 def _seed(*parts: object) -> None:

@@ -1,36 +1,49 @@
-"""A user's module as an encoder."""
+"""A user's module, or a model of a library, as an encoder."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.decode.media.shapes import Vocabulary
 from pipeline.errors import ConfigError
-from pipeline.extensions import is_import_path, load_extension
-from trainer.models.encoder import Encoder
-from trainer.models.encoder_config import EncoderConfig, Shape
-
-TORCHVISION_ENCODER = "trainer.models.torchvision_models:torchvision_encoder"
+from pipeline.extensions import load_extension
+from trainer.models.encoder import Encoder, OneValue
+from trainer.models.encoder_config import SOURCES, EncoderConfig, Shape
 
 
 class OwnEncoder(Encoder):
     """A user's module, as an encoder of one stage: (B, *shape) -> (B, out_dim).
 
+    Args:
+        config: names the module.
+        shape: of a row.
+        vocabulary: of token ids, else None.
+        weights: pretrained weights of a library's model.
     Raises:
         ConfigError: the module cannot be built, or does not map rows of the shape to features.
     """
 
-    def __init__(self, config: EncoderConfig, shape: Shape, *, ids: bool) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        shape: Shape,
+        vocabulary: Vocabulary | None = None,
+        weights: Path | None = None,
+    ) -> None:
         super().__init__()
         kind = str(config.kind)
-        factory: Any = load_extension(kind if is_import_path(kind) else TORCHVISION_ENCODER)
+        load_extension(SOURCES.get(kind, kind))
         try:
-            module: Any = factory(shape, **config.args)
+            module = _module(config, shape, vocabulary, weights)
         except Exception as error:  # whatever the user's function raises
+            name = f"{kind}, {config.name}," if config.name else kind
             raise ConfigError(
-                f"{kind} failed for rows of shape {shape}, args {config.args} "
+                f"{name} failed for rows of shape {shape}, args {config.args} "
                 f"({type(error).__name__}: {error})",
-                "correct model.encoder.args or the function",
+                "correct the encoder's configuration or the function",
             ) from error
         out_dim = getattr(module, "out_dim", None)
         if not isinstance(module, nn.Module) or not isinstance(out_dim, int) or out_dim < 1:
@@ -40,7 +53,7 @@ class OwnEncoder(Encoder):
             )
         self.module = module
         self.channels = (out_dim,)
-        rows = torch.zeros(2, *shape, dtype=torch.long if ids else torch.float32)
+        rows = torch.zeros(2, *shape, dtype=torch.long if vocabulary else torch.float32)
         try:
             with torch.no_grad():
                 output: Any = module.eval()(rows)
@@ -64,3 +77,33 @@ class OwnEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stage(0, x)
+
+
+def _module(
+    config: EncoderConfig, shape: Shape, vocabulary: Vocabulary | None, weights: Path | None
+) -> Any:
+    """Build the module that a configuration names."""
+    args: dict[str, Any] = config.args
+    model: nn.Module
+    if config.kind == "torchvision":
+        from trainer.models.torchvision_models import torchvision_encoder
+
+        model = torchvision_encoder(shape, str(config.name), weights, **args)
+    elif config.kind == "timm":
+        from trainer.models.timm_models import timm_encoder
+
+        model = timm_encoder(shape, str(config.name), weights, **args)
+    elif config.kind == "transformers":
+        from trainer.models.transformers_models import TransformersEncoder
+
+        fit = not config.pretrained
+        model = TransformersEncoder(
+            shape, vocabulary, config.name, weights, args, with_defaults=fit
+        )
+    else:
+        return load_extension(str(config.kind))(shape, **args)
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):  # the same layer, but for a batch of one value
+            kind = type(layer)
+            layer.__class__ = type(kind.__name__, (OneValue, kind), {})
+    return model

@@ -5,11 +5,9 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.decode.media.shapes import Vocabulary
 from trainer.models.encoder import NORMS, Encoder, Stages, gated
 from trainer.models.encoder_config import EncoderConfig
-
-NUM_IDS = 257
-"""Number of token ids of a text: padding (0) and the 256 bytes."""
 
 
 class Blocks(Encoder, nn.Sequential):
@@ -65,16 +63,17 @@ class Mlp(Blocks):
 
 
 class Text(Encoder):
-    """Byte embedding, two blocks of convolution, LayerNorm and ReLU, then average pooling.
+    """Token embedding, two blocks of convolution, LayerNorm and ReLU, then average pooling.
 
-    Token ids (B, L) -> (B, 8 * width). Padding (id 0) is zero in every convolution and is left out
+    Token ids (B, L) -> (B, 8 * width). Padding is zero in every convolution and is left out
     of the mean, so that a feature depends neither on L nor on other rows.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, vocabulary: Vocabulary) -> None:
         super().__init__()
+        self.pad = vocabulary.pad
         widths = [config.width, 4 * config.width, 8 * config.width]
-        self.embedding = nn.Embedding(NUM_IDS, config.width, padding_idx=0)
+        self.embedding = nn.Embedding(vocabulary.size, config.width, self.pad)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(before, after, 5, padding=2) for before, after in pairwise(widths)
         )
@@ -103,4 +102,4 @@ class Text(Encoder):
 
     def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding (B, C, L), and which positions are not padding, (B, 1, L)."""
-        return self.embedding(ids).transpose(1, 2), (ids != 0).unsqueeze(1)
+        return self.embedding(ids).transpose(1, 2), (ids != self.pad).unsqueeze(1)

@@ -74,6 +74,8 @@ def _gradient_sums(
 
     def add(loss: str, name: str, value: Tensor, parameters: list[nn.Parameter]) -> None:
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        if not trainable:  # a frozen encoder
+            return
         grads = torch.autograd.grad(value, trainable, retain_graph=True, materialize_grads=True)
         sums[loss, name] = sums.get((loss, name), 0) + torch.cat([g.flatten() for g in grads])
 

@@ -16,6 +16,7 @@ from pipeline.storage.schemas import ALL
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
+from trainer.models.encoder import Encoder
 from trainer.models.model import FUSED, MultimodalModel, Outputs
 from trainer.optimizer_config import OptimizerConfig
 from trainer.process_group import World
@@ -31,17 +32,38 @@ class StepOutput:
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build a run's optimizer. Parameters without a gradient, and their moments, do not change."""
-    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    """Build a run's optimizer. Parameters without a gradient, and their moments, do not change.
+
+    Parameters with the same factor of the learning rate, `lr_scale`, form a group.
+    """
+    common: dict[str, Any] = {"weight_decay": config.weight_decay}
+    groups = _groups(config, model)
     # one kernel for all parameters: small models spend much of a step in the optimizer; that of SGD
     # fails if parameters get their first gradients in different steps
     adam: dict[str, Any] = {"betas": config.betas, "fused": True, **common}
     builders: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adam": lambda: torch.optim.Adam(model.parameters(), **adam),
-        "adamw": lambda: torch.optim.AdamW(model.parameters(), **adam),
-        "sgd": lambda: torch.optim.SGD(model.parameters(), momentum=config.momentum, **common),
+        "adam": lambda: torch.optim.Adam(groups, **adam),
+        "adamw": lambda: torch.optim.AdamW(groups, **adam),
+        "sgd": lambda: torch.optim.SGD(groups, momentum=config.momentum, **common),
     }
     return builders[config.kind]()
+
+
+def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
+    scales = {
+        weights: module.lr_scale
+        for module in model.modules()
+        if isinstance(module, Encoder) and module.lr_scale != 1
+        for weights in module.parameters()
+    }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for weights in model.parameters():
+        if weights.requires_grad:
+            groups.setdefault(scales.get(weights, 1), []).append(weights)
+    return [
+        {"params": group, "lr": config.lr * scale, "lr_scale": scale}
+        for scale, group in groups.items()
+    ]
 
 
 @dataclass

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import parse
 from pipeline.errors import DataError
+from pipeline.extensions import is_import_path
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.manifest import check_samples, features_fingerprint
 from pipeline.plans.plan import BatchPlan
@@ -29,7 +30,6 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 from trainer.config import RunConfig
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Cursor
-from trainer.models.model import model_for
 from trainer.run_directory import Run
 from trainer.selection import update_best
 from trainer.strategies import strategy_of
@@ -77,9 +77,12 @@ def _read_run(run: Run, problems: Problems) -> tuple[dict[str, Any], RunConfig] 
     with problems.reading(path):
         run_json = run.metadata
         config = parse(RunConfig, run_json["config"], str(path))
+        recorded = run_json.get("extensions", {})
+        weights = {key: value for key, value in recorded.items() if not is_import_path(key)}
         expected = {
             "name": run.path.name,
-            "digest": config.digest,
+            # the weights may be elsewhere by now: all of them are in the checkpoints
+            "digest": config.digest_with(weights),
             "features": {"name": config.features},
         }
         problems.expect(path, "run", run_json, expected)
@@ -249,17 +252,15 @@ class _Check:
     def _check_selection(self) -> None:
         """Choose the best epochs again, and compare them with epochs.arrow and the checkpoint."""
         path, cursor = self._run.path / "epochs.arrow", Cursor()
-        with self._problems.reading(self._run.path / "run.json"):
-            model = model_for(self._config.model, self._features, self._config.seed)
-            with self._problems.reading(path):
-                for row in self._rows:
-                    update_best(cursor, row, self._config, model)
-                    best = {"": cursor.best_epoch if cursor.best_epoch >= 0 else None}
-                    best |= {f"_{name}": part.epoch for name, part in cursor.best_parts.items()}
-                    chosen = {f"best_epoch{name}": epoch for name, epoch in best.items()}
-                    self._problems.expect(path, f"epoch {row['epoch']}", row, chosen)
-                    if self._last and self._last.epoch == row["epoch"] + 1:
-                        self._expect_best(asdict(self._last), asdict(cursor))
+        with self._problems.reading(path):
+            for row in self._rows:
+                update_best(cursor, row, self._config, self._features.modalities)
+                best = {"": cursor.best_epoch if cursor.best_epoch >= 0 else None}
+                best |= {f"_{name}": part.epoch for name, part in cursor.best_parts.items()}
+                chosen = {f"best_epoch{name}": epoch for name, epoch in best.items()}
+                self._problems.expect(path, f"epoch {row['epoch']}", row, chosen)
+                if self._last and self._last.epoch == row["epoch"] + 1:
+                    self._expect_best(asdict(self._last), asdict(cursor))
 
     def _expect_best(self, last: dict[str, Any], cursor: dict[str, Any]) -> None:
         known = {name: cursor[name] for name in ("best_epoch", "best_value", "best_parts")}

@@ -1,12 +1,28 @@
 """Shape and dtype of each modality's rows, without importing a media library."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 from pipeline.decode.config import AudioSpec, ImageSpec, TensorSpec, TextSpec, VideoSpec
 from pipeline.errors import ConfigError
 
 AnySpec = VideoSpec | AudioSpec | ImageSpec | TensorSpec | TextSpec
 ID_DTYPE = "int16"
-"""Dtype of token ids, which text is decoded to: rows of shape (length,), padded with 0. No other
-kind of modality has one-dimensional rows of this dtype."""
+"""Dtype of the token ids that text is decoded to, its bytes: rows of shape (length,)."""
+TOKEN_DTYPE = "int64"
+"""As `ID_DTYPE`, for the token ids of a tokenizer. No other kind of modality has one-dimensional
+rows of either."""
+
+
+class Vocabulary(NamedTuple):
+    """Token ids are in [0, size), and rows are padded with `pad`."""
+
+    size: int
+    pad: int
+
+
+BYTES = Vocabulary(257, 0)
+"""Padding (0) and the 256 bytes."""
 
 
 def num_samples(spec: AudioSpec) -> int:
@@ -48,4 +64,20 @@ def channel_axis(shape: tuple[int, ...]) -> int:
 
 def is_ids(shape: tuple[int, ...], dtype: str) -> bool:
     """Return whether rows of this shape and dtype are token ids."""
-    return dtype == ID_DTYPE and len(shape) == 1
+    return dtype in (ID_DTYPE, TOKEN_DTYPE) and len(shape) == 1
+
+
+def vocabularies(
+    shapes: Mapping[str, Sequence[int]], entries: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Vocabulary]:
+    """The vocabularies of the modalities of token ids.
+
+    `entries`: by modality, its `dtype` and, if it has one, its `tokenizer`.
+    """
+    return {
+        name: Vocabulary(entry["tokenizer"]["size"], entry["tokenizer"]["pad"])
+        if entry.get("tokenizer")
+        else BYTES
+        for name, entry in entries.items()
+        if is_ids(tuple(shapes[name]), entry["dtype"])
+    }

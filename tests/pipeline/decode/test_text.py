@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config import load, parse
 from pipeline.decode.config import DecodeConfig, TensorSpec, TextSpec
 from pipeline.decode.media.sample import decode_sample
+from pipeline.decode.media.shapes import BYTES
 from pipeline.errors import ConfigError, DataError, SampleError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.limits import Limits
@@ -130,7 +131,7 @@ def test_length_out_of_range_is_rejected(length: int) -> None:
 
 def test_feature_depends_only_on_the_text() -> None:
     torch.manual_seed(0)
-    encoder, feature_dim = build_encoder(EncoderConfig(width=8), (40,), ids=True)
+    encoder, feature_dim = build_encoder(EncoderConfig(width=8), (40,), BYTES)
     texts = ["a", "naïve", "one two three", "eerht owt eno", "x" * 40]
     features = encoder(ids_of(*texts, length=40))
     assert features.shape == (5, feature_dim) == (5, 64)
@@ -142,7 +143,7 @@ def test_feature_depends_only_on_the_text() -> None:
 
 
 def test_training_leaves_padding_zero() -> None:
-    encoder, _ = build_encoder(EncoderConfig(width=4), (20,), ids=True)
+    encoder, _ = build_encoder(EncoderConfig(width=4), (20,), BYTES)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     for _ in range(3):
@@ -157,14 +158,18 @@ def test_training_leaves_padding_zero() -> None:
 def test_text_encoder_is_used_for_text_only() -> None:
     shapes = {"picture": (3, 16, 16), "trace": (12,), "note": (12,)}
     model = build_model(
-        ModelConfig(encoder=EncoderConfig(kind="cnn", width=8)), shapes, 2, 0, ids=["note"]
+        ModelConfig(encoder=EncoderConfig(kind="cnn", width=8)), shapes, 2, 0, ids={"note": BYTES}
     )
     assert [type(model.encoder(name)).__name__ for name in shapes] == ["Cnn", "Mlp", "Text"]
     assert model.head("note").in_features == model.head("picture").in_features
     for name, kind in (("note", "mlp"), ("note", "cnn"), ("trace", "text"), ("picture", "text")):
         with pytest.raises(ConfigError, match=rf"(?s)(?=.*\b{name}\b)(?=.*\b{kind}\b)"):
             build_model(
-                ModelConfig(encoders={name: EncoderConfig(kind=kind)}), shapes, 2, 0, ids=["note"]
+                ModelConfig(encoders={name: EncoderConfig(kind=kind)}),
+                shapes,
+                2,
+                0,
+                ids={"note": BYTES},
             )  # type: ignore[arg-type]
 
 
@@ -175,7 +180,7 @@ def test_text_is_masked_like_other_modalities(mask: str) -> None:
         {"picture": (1, 8, 8), "note": (9,)},
         2,
         0,
-        ids=["note"],
+        ids={"note": BYTES},
     )  # type: ignore[arg-type]
     inputs = {"picture": torch.rand(3, 1, 8, 8), "note": ids_of("a", "b", "c", length=9)}
     other = {**inputs, "note": ids_of("d", "e", "f", length=9)}

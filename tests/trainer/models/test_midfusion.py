@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from pipeline.decode.media.shapes import BYTES
 from pipeline.features.feature_set import FeatureSet
 from tests.support.midfusion import alone, batch, make, over_fusions
 from tests.support.stores import make_features, run_config
@@ -26,7 +27,7 @@ from trainer.scoring.predictor import Predictor
 def test_an_encoder_stage_by_stage_is_the_encoder(kind: str) -> None:
     shapes = {"resnet18": (2, 3, 32, 32), "cnn": (1, 20, 24), "mlp": (5, 2), "text": (9,)}
     encoder, dim = build_encoder(
-        EncoderConfig(kind=kind, width=4, hidden=8), shapes[kind], ids=kind == "text"
+        EncoderConfig(kind=kind, width=4, hidden=8), shapes[kind], BYTES if kind == "text" else None
     )
     encoder.eval()
     x = torch.randint(257, (3, 9)) if kind == "text" else torch.randn(3, *shapes[kind])

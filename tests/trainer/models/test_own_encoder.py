@@ -108,7 +108,14 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_work(
 
 
 @pytest.mark.parametrize(
-    "encoder", [{"kind": "cmm"}, {"kind": "own_models"}, {"kind": "cnn", "args": {"size": 4}}]
+    "encoder",
+    [
+        {"kind": "cmm"},
+        {"kind": "own_models"},
+        {"kind": "cnn", "args": {"size": 4}},
+        {"kind": "cnn", "name": "resnet18"},
+        {"kind": "timm"},
+    ],
 )
 def test_a_wrong_name_or_needless_arguments_are_refused(
     tmp_path: Path, encoder: dict[str, Any]
@@ -132,7 +139,7 @@ def test_mid_fusion_takes_an_own_encoder_as_one_stage(tmp_path: Path) -> None:
 def test_models_of_torchvision_encode_images_and_frames(tmp_path: Path) -> None:
     shapes = {"sound": ((1, 32, 32), "float16"), "sight": ((2, 3, 32, 32), "uint8")}
     make_features(tmp_path / "features" / "made", shapes, num_rows=60)
-    kind = {"kind": "torchvision", "args": {"name": "shufflenet_v2_x0_5"}}
+    kind = {"kind": "torchvision", "name": "shufflenet_v2_x0_5"}
     train = {"epochs": 1, "warmup_epochs": 0}
     model = {"encoders": {"sound": kind, "sight": kind}}
     config = run_config(tmp_path, train=train).model_copy(
@@ -144,12 +151,12 @@ def test_models_of_torchvision_encode_images_and_frames(tmp_path: Path) -> None:
     assert verify(run)["ok"]
 
 
-@pytest.mark.parametrize("args", [{}, {"name": "resnet0"}, {"name": "resnet18", "weights": "x"}])
-def test_a_model_that_torchvision_lacks_or_its_weights_are_refused(args: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"name": "resnet0"}, {"name": "resnet18", "args": {"weights": "x"}}]
+)
+def test_a_model_that_torchvision_lacks_or_its_weights_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="torchvision"):
-        build_encoder(
-            EncoderConfig.model_validate({"kind": "torchvision", "args": args}), (3, 8, 8)
-        )
+        build_encoder(EncoderConfig.model_validate({"kind": "torchvision", **fields}), (3, 8, 8))
 
 
 def test_channels_of_torchvision_sum_to_the_same_response() -> None:
@@ -164,6 +171,6 @@ def test_channels_of_torchvision_sum_to_the_same_response() -> None:
 
 
 def test_a_model_of_torchvision_trains_on_a_single_row() -> None:
-    config = EncoderConfig(kind="torchvision", args={"name": "resnet18"})
+    config = EncoderConfig(kind="torchvision", name="resnet18")
     encoder, dim = build_encoder(config, (3, 32, 32))
     assert encoder.train()(torch.zeros(1, 3, 32, 32)).shape == (1, dim)
