@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.scores.table import Scores
     from remix.api import compare, decode, load_model, plan, serve, train
     from trainer.sampler.plan_batch_sampler import PlanBatchSampler
+    from trainer.strategies.base import TrainStep
 
 __version__ = version("data-remixing")
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureSet",
     "PlanBatchSampler",
     "Scores",
+    "TrainStep",
     "__version__",
     "compare",
     "decode",
@@ -43,6 +45,7 @@ _MODULES = {
     "FeatureSet": "pipeline.features.feature_set",
     "PlanBatchSampler": "trainer.sampler.plan_batch_sampler",
     "Scores": "pipeline.scores.table",
+    "TrainStep": "trainer.strategies.base",
     "scores_from_logits": "pipeline.scores.logits",
     **dict.fromkeys(("compare", "decode", "load_model", "plan", "serve", "train"), "remix.api"),
 }

@@ -93,13 +93,17 @@ class TensorSpec(Spec):
 class TextSpec(Spec):
     """UTF-8 text as byte values + 1, padded with zeros, (length,) int16.
 
-    Text longer than `length` bytes is cut at a character boundary.
+    Text longer than `length` bytes is cut at a character boundary. With a tokenizer: token ids,
+    padded with its padding token, (length,) int64; text of more tokens is cut.
     """
 
     kind: Literal["text"]
     """Must be `text`."""
     length: int = Field(default=256, ge=4, le=65_536)
-    """Maximum length in bytes. The minimum of 4 fits any UTF-8 character."""
+    """Maximum length in bytes, or in tokens. The minimum of 4 fits any UTF-8 character."""
+    tokenizer: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """Fast tokenizer of transformers: a folder of save_pretrained, or an id of the Hugging Face
+    hub. It needs the extra [hf]. null: bytes."""
 
 
 ModalitySpec = Annotated[

@@ -19,6 +19,7 @@ from pipeline.decode.preflight import check
 from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
 from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, decode_shard, scan_shard
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
+from pipeline.decode.tokenizer import TextTokenizer, resolve_tokenizers, tokenizer_paths
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.gaps import gaps
@@ -61,17 +62,20 @@ def decode(
     connect(address, num_cpus)
     require_resources("decode tasks", 1, 0, resources)
     report = progress or (lambda _: None)
+    config, tokenizers = resolve_tokenizers(config)
     options = {"concurrency": concurrency, "resources": dict(resources or {})}
     scans = _scan(shards, shard_names(shards), config, report, options)
     parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
     classes = check(scans, config)
-    specs = _manifest_specs(config)
+    specs = _manifest_specs(config, tokenizers)
     existing = _complete_manifest(out, scans, parents, config, classes)
     if existing:
         notes = [*inferred, *gaps(FeatureSet.open(out))]
         return summary_of(existing, num_reused=len(shards), unchanged=True, notes=notes)
     with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead_owner:
         _prepare(out, specs)
+        for path, tokenizer in zip(tokenizer_paths(out, config), tokenizers.values(), strict=True):
+            path.write_bytes(tokenizer.text.encode())
         jobs = [
             ShardJob(
                 shard=shard,
@@ -101,14 +105,17 @@ def _prepare(out: StorePath, specs: Mapping[str, Any]) -> None:
     _marker(out).write_bytes(b"")
 
 
-def _manifest_specs(config: DecodeConfig) -> dict[str, Any]:
-    """Shape, dtype, kind and spec of each modality, for the manifest."""
+def _manifest_specs(
+    config: DecodeConfig, tokenizers: Mapping[str, TextTokenizer]
+) -> dict[str, Any]:
+    """Shape, dtype, kind, spec and tokenizer of each modality, for the manifest."""
     return {
         name: {
             "shape": list(shape_of(name, spec)[0]),
             "dtype": shape_of(name, spec)[1],
             "kind": spec.kind,
             "spec": spec.model_dump(mode="json"),
+            **({"tokenizer": tokenizers[name].entry} if name in tokenizers else {}),
         }
         for name, spec in config.modalities.items()
     }

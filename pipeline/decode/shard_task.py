@@ -19,6 +19,7 @@ from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.moments import Moments
 from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
 from pipeline.decode.sandbox.sandbox import Sandbox, sandbox_for
+from pipeline.decode.tokenizer import tokenizer_paths
 from pipeline.errors import REASONS, BudgetError, SampleError, StoreError
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.shards.discover import ShardFile
@@ -196,7 +197,8 @@ def decode_shard(job: ShardJob) -> dict[str, Any]:
         return {**existing, "reused": True}
     # An old record must not describe parts that are being rewritten.
     job.record_path.delete()
-    rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits))
+    tokenizers = [path.read_bytes().decode() for path in tokenizer_paths(job.out, job.config)]
+    rows = _Rows(job, sandbox_for(job.config.modalities, job.config.limits, tokenizers))
     needed = job.config.reading.loaded
     with ShardFile(job.shard) as file, rows.open_parts():
         reader = ShardReader(

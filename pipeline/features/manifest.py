@@ -49,6 +49,20 @@ class Part(_Strict):
     files: dict[str, ManifestFile] = {}
 
 
+class TokenizerEntry(_Strict):
+    """The tokenizer of a text modality; its JSON is <modality>/tokenizer.json."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=1, le=2**31)]
+    pad: Count
+
+    @model_validator(mode="after")
+    def _pads(self) -> Self:
+        if self.pad >= self.size:
+            raise ValueError(f"pad is {self.pad}, but the vocabulary has {self.size} ids")
+        return self
+
+
 class FeatureTable(_Strict):
     """One modality: shape and dtype of a row, and statistics for normalisation."""
 
@@ -58,6 +72,7 @@ class FeatureTable(_Strict):
     num_rows: Count
     mean: Numbers
     std: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    tokenizer: TokenizerEntry | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

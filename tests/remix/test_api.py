@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.sources.synthetic.generate import generate
 from tests.support.stores import make_features, run_config
 
-NAMES = {"BatchPlan", "FeatureSet", "PlanBatchSampler", "Scores", "__version__"}
+NAMES = {"BatchPlan", "FeatureSet", "PlanBatchSampler", "Scores", "TrainStep", "__version__"}
 NAMES |= {"compare", "decode", "load_model", "plan", "scores_from_logits", "serve", "train"}
 
 

@@ -1,13 +1,14 @@
 """A policy and a strategy as a user writes them; tests import this file, and copies of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from trainer.data.plan_loader import Batch
 from trainer.models.model import Outputs
-from trainer.strategies.base import TrainStep
+from trainer.strategies.base import StepOutput, TrainStep
 
 
 def cost(columns: dict[str, np.ndarray], modalities: list[str]) -> np.ndarray:
@@ -24,6 +25,16 @@ def centred(columns: dict[str, np.ndarray], modalities: list[str]) -> np.ndarray
 def one_cost(columns: dict[str, np.ndarray], modalities: list[str]) -> np.ndarray:
     """Of a wrong shape."""
     return columns["kl_sound"]
+
+
+class StopsOnce(TrainStep):
+    """Fails in the second epoch, unless the store has a file `go`."""
+
+    def __call__(self, batch: Batch, epoch: int) -> StepOutput:
+        """A step of Remix."""
+        if epoch == 1 and batch.step.step == 1 and not (Path(self.config.store) / "go").exists():
+            raise OSError("a node is lost")
+        return super().__call__(batch, epoch)
 
 
 class HalfStep(TrainStep):

@@ -68,7 +68,15 @@ def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
 
 @dataclass
 class TrainStep:
-    """Runs training steps. `wrapped` is the model, in DistributedDataParallel if distributed."""
+    """Runs training steps; `train.strategy` names a subclass by its import path.
+
+    `wrapped` is the model, in DistributedDataParallel if distributed.
+
+    Example:
+        class HalfStep(remix.TrainStep):
+            def loss(self, outputs, labels, trained, batch):
+                return super().loss(outputs, labels, trained, batch) / 2
+    """
 
     masks = True
     """Whether a modality-pure batch masks the other modalities."""

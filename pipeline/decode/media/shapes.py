@@ -43,7 +43,7 @@ def shape_of(name: str, spec: AnySpec) -> tuple[tuple[int, ...], str]:
         case TensorSpec():
             return spec.shape, "float32"
         case TextSpec():
-            return (spec.length,), ID_DTYPE
+            return (spec.length,), TOKEN_DTYPE if spec.tokenizer else ID_DTYPE
     num, bins = (
         num_samples(spec),
         spec.num_mels if spec.features == "log_mel" else spec.n_fft // 2 + 1,

@@ -28,6 +28,7 @@ from pipeline.arrays import Array
 from pipeline.decode.config import ModalitySpec
 from pipeline.decode.media.probe import probe
 from pipeline.decode.media.shapes import AnySpec, shape_of
+from pipeline.decode.media.text import add_tokenizer
 from pipeline.decode.sandbox.messages import NO_MEMORY, STATUS, receive, send
 from pipeline.errors import SampleError
 from pipeline.shards.limits import Limits
@@ -56,6 +57,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options = json.load(sys.stdin)
     module, _, function = options["entry"].partition(":")
+    for text in options["tokenizers"]:
+        add_tokenizer(text)
     request = DecodeRequest(
         decode=getattr(import_module(module), function),
         specs=TypeAdapter(dict[str, ModalitySpec]).validate_python(options["modalities"]),

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Sandbox:
     Args:
         specs: spec of each modality.
         limits: limits per sample, including time and memory.
+        tokenizers: the tokenizers that the specs name, as JSON.
         entry: "module:function" of the decoder.
     """
 
@@ -59,15 +60,15 @@ class Sandbox:
         self,
         specs: Mapping[str, AnySpec],
         limits: Limits,
+        tokenizers: Sequence[str] = (),
         *,
         entry: str = "pipeline.decode.media.sample:decode_sample",
     ) -> None:
         self._shapes = {name: shape_of(name, spec) for name, spec in specs.items()}
         self._limits = limits
         modalities = {name: spec.model_dump(mode="json") for name, spec in specs.items()}
-        self._config = json.dumps(
-            {"entry": entry, "modalities": modalities, "limits": limits.model_dump(mode="json")}
-        ).encode()
+        options = {"entry": entry, "modalities": modalities, "tokenizers": [*tokenizers]}
+        self._config = json.dumps({**options, "limits": limits.model_dump(mode="json")}).encode()
         self._lock = threading.RLock()
         self._processes: _Processes | None = None
 
@@ -280,7 +281,9 @@ _current: dict[object, Sandbox] = {}
 _current_lock = threading.Lock()
 
 
-def sandbox_for(specs: Mapping[str, AnySpec], limits: Limits) -> Sandbox:
+def sandbox_for(
+    specs: Mapping[str, AnySpec], limits: Limits, tokenizers: Sequence[str] = ()
+) -> Sandbox:
     """Return this process's sandbox; one for another configuration is closed first."""
     key = (os.getpid(), tuple(specs.items()), limits)
     with _current_lock:
@@ -288,5 +291,5 @@ def sandbox_for(specs: Mapping[str, AnySpec], limits: Limits) -> Sandbox:
             for sandbox in _current.values():
                 sandbox.close()
             _current.clear()
-            _current[key] = Sandbox(specs, limits)
+            _current[key] = Sandbox(specs, limits, tokenizers)
         return _current[key]
