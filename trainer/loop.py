@@ -25,6 +25,7 @@ from trainer import race
 from trainer.assembly.assemble import late_losses
 from trainer.budget import Budget, rows_of_epoch
 from trainer.config import RunConfig
+from trainer.data.encoded import encode_frozen
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
 from trainer.epoch_plan import epoch_plan
@@ -63,11 +64,16 @@ class Trainer:
     def __init__(
         self, config: RunConfig, features: FeatureSet, run: Run, world: World, progress: Progress
     ) -> None:
-        self.config, self.features, self.run = config, features, run
+        self.config, self.run = config, run
         self.world, self.progress = world, progress
         self.state = RunState(config, features, run, world)
         self.model, self.tested = self.state.model, self.state.tested
-        inputs = Inputs(self.state.architecture, config.seed, world.device)
+        self.budget = Budget(config, features)
+        architecture = self.state.architecture
+        features = encode_frozen(self.model, architecture, config, features, world)
+        self.features = features
+        self.model.encoded = self.tested.encoded = features.encoded
+        inputs = Inputs(architecture, config.seed, world.device, features.encoded)
         strategy = strategy_of(config)
         weights = class_weights(config, features)
         self.train_step = strategy(
@@ -86,7 +92,6 @@ class Trainer:
             if config.train.diagnostics
             else None
         )
-        self.budget = Budget(config, features)
         self.recorder = Recorder(
             run, features, world, self.cursor.epoch, self.cursor.step, masks=self.train_step.masks
         )

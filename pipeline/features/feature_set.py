@@ -41,6 +41,9 @@ class FeatureSet:
         frames = features.read("video", features.rows_of("train")[:8])  # (8, T, 3, H, W) uint8
     """
 
+    encoded: frozenset[str] = frozenset()
+    """Modalities whose rows are read as features of their encoders."""
+
     def __init__(
         self, path: StorePath, manifest: dict[str, Any], cache: NodeCache | None = None
     ) -> None:

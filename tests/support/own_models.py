@@ -25,3 +25,14 @@ class WrongSize(Small):
 
 def nothing(shape: tuple[int, ...]) -> None:
     """Return no module."""
+
+
+class Counted(Small):
+    """Counts the rows that it encodes."""
+
+    num_rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The feature of `Small`."""
+        Counted.num_rows += len(x)
+        return super().forward(x)

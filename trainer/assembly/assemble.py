@@ -121,7 +121,7 @@ def _folds(config: RunConfig, rows: Int64Array) -> Int64Array:
 def _predictor(checkpoint: Checkpoint, features: FeatureSet, like: Predictor) -> Predictor:
     """A predictor of a checkpoint's model, on the device of another one."""
     model = checkpoints.built(checkpoint, features).to(like.device)
-    inputs = Inputs(checkpoint["architecture"], 0, like.device)
+    inputs = Inputs(checkpoint["architecture"], 0, like.device, features.encoded)
     return replace(like, model=model, inputs=inputs)
 
 

@@ -61,6 +61,13 @@ def prepare(
     return x
 
 
+def is_augmented(config: EncoderConfig, shape: Sequence[int], dtype: str) -> bool:
+    """Whether rows of a shape and dtype may differ between epochs of training."""
+    is_image = dtype == "uint8" and len(shape) >= 3
+    some_frames = len(shape) == 4 and config.frames is not None and config.frames < shape[0]
+    return some_frames or (is_image and (config.crop or config.flip))
+
+
 def frame_indices(
     num_stored: int, num: int, rows: Int64Array, seed: int, epoch: int, *, training: bool
 ) -> Int64Array:

@@ -1,6 +1,6 @@
 """Converts raw rows of a batch to model inputs on the device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,13 @@ def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:
 class Inputs:
     """Normalises and augments each modality as a model's architecture requires."""
 
-    def __init__(self, architecture: Mapping[str, Any], seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        architecture: Mapping[str, Any],
+        seed: int,
+        device: torch.device,
+        encoded: Collection[str] = (),
+    ) -> None:
         config = ModelConfig.model_validate(architecture["model"])
         self._encoders = {
             name: config.encoder_of(name, tuple(shape))
@@ -30,6 +36,7 @@ class Inputs:
         }
         self._metadata = architecture["facts"]
         self._ids = vocabularies(architecture["shapes"], self._metadata)
+        self._encoded = encoded  # modalities whose rows are features of their encoders
         self._seed = seed
         self._device = device
 
@@ -47,6 +54,9 @@ class Inputs:
         """
         prepared = {}
         for name, batch in raw.items():
+            if name in self._encoded:
+                prepared[name] = batch.to(self._device, non_blocking=True)
+                continue
             if name in self._ids:
                 _check_ids(name, batch, self._ids[name])
             x = batch.to(self._device, non_blocking=True)

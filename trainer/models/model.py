@@ -155,6 +155,8 @@ class MultimodalModel(nn.Module):
         self.heads = nn.ModuleDict({_key(name): head for name, head in heads.items()})
         self.fusion = fusion
         self.mask = mask
+        self.encoded: frozenset[str] = frozenset()
+        """Modalities whose inputs are features of their encoders, (B, D)."""
 
     def encoder(self, name: str) -> Encoder:
         """Encoder of a modality."""
@@ -298,7 +300,9 @@ class MultimodalModel(nn.Module):
                 name: x for name, x in zip(zeros, features, strict=True) if x is not None
             }, state
         return zeros | {
-            name: value.scatter(self.encoder(name)(value.x), zeros[name])
+            name: value.scatter(
+                value.x if name in self.encoded else self.encoder(name)(value.x), zeros[name]
+            )
             for name, value in running.items()
         }, None
 
@@ -419,7 +423,9 @@ def model_for(
     shapes = {name: features.shape(name) for name in features.modalities}
     ids = vocabularies(shapes, features.manifest["modalities"])
     num_classes = len(features.classes)
-    return build_model(config, shapes, num_classes, seed, ids=ids, pretrained=pretrained)
+    model = build_model(config, shapes, num_classes, seed, ids=ids, pretrained=pretrained)
+    model.encoded = features.encoded
+    return model
 
 
 def _seed(*parts: object) -> None:
