@@ -10,12 +10,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property, partial
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays import Array
+from pipeline.config import path_of
 from pipeline.errors import MissingError
 from pipeline.features.manifest import check_manifest, check_samples
 from pipeline.features.part_reader import Expected, PartReader
@@ -23,6 +24,11 @@ from pipeline.features.part_writer import part_name
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import MANIFEST, StorePath
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pipeline.features.dataset import FeatureDataset
 
 _TRUSTED: set[tuple[object, ...]] = set()
 """Versions of samples.arrow that this process has validated."""
@@ -39,6 +45,7 @@ class FeatureSet:
     Example:
         features = remix.FeatureSet.open("store/features/clips")
         frames = features.read("video", features.rows_of("train")[:8])  # (8, T, 3, H, W) uint8
+        loader = DataLoader(features.as_dataset(), batch_size=64, num_workers=4)
     """
 
     encoded: frozenset[str] = frozenset()
@@ -67,10 +74,14 @@ class FeatureSet:
     ) -> "FeatureSet":
         """Open STORE/features/NAME and validate its manifest.
 
+        Args:
+            path: its folder, a path or URI; or its name in the store, REMIX_STORE or ./store.
+            cache: caches the parts of a remote feature set on this node.
+
         Samples and parts are validated when they are first read.
         Raises MissingError, DataError, StoreError.
         """
-        store_path = StorePath.at(path)
+        store_path = path_of(path, "features")
         if not (store_path / MANIFEST).exists():
             raise MissingError(
                 f"No finished feature set in {store_path}",
@@ -125,7 +136,7 @@ class FeatureSet:
         dtype: np.dtype[Any] = np.dtype(self.manifest["modalities"][modality]["dtype"])
         return dtype
 
-    def read(self, modality: str, rows: Array, out: Array | None = None) -> Array:
+    def read(self, modality: str, rows: Array | Sequence[int], out: Array | None = None) -> Array:
         """Gather rows of one modality.
 
         Args:
@@ -140,11 +151,28 @@ class FeatureSet:
         if out is None:
             out = np.empty((len(rows), *self.shape(modality)), self.dtype(modality))
         batch_rows = self.manifest["batch_rows"]
-        for i, row in enumerate(rows.tolist()):
+        for i, row in enumerate(np.asarray(rows).tolist()):
             part = bisect_right(self._ends, row)
             local = row - (self._ends[part - 1] if part else 0)
             out[i] = self._parts.batch(modality, part, local // batch_rows)[local % batch_rows]
         return out
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The samples as a data frame: row, sample_id, label, split and has_<modality>."""
+        return self.samples.to_pandas()
+
+    def as_dataset(self) -> "FeatureDataset":
+        """A map-style dataset of PyTorch, whose item i is row i, a dictionary.
+
+        It has a tensor per modality, as stored (zeros if the sample lacks it), `label`, `row` and
+        `sample_id`. An item (row, modality), as PlanBatchSampler yields with `with_modality`, also
+        has `modality`; unless that is "all", other modalities are zeros and are not read.
+
+        Raises InputError if a modality has the name of another entry.
+        """
+        from pipeline.features.dataset import FeatureDataset
+
+        return FeatureDataset(self)
 
     def file_of(self, modality: str, part: int) -> RemoteFile:
         """The file of a part; `part` is its position in the manifest."""

@@ -77,6 +77,30 @@ def hold(path: Path, command: str) -> Iterator[Owner | None]:
         os.close(file)
 
 
+def dead_owner(path: Path) -> Owner | None:
+    """The owner recorded in a lock file, if it was a process of this machine that has ended.
+
+    Does not touch the lock.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        owner = _owner(file)
+    finally:
+        os.close(file)
+    if owner is None or owner.host != platform.node():
+        return None
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return owner
+    except (OSError, OverflowError):  # it runs, as another user's
+        pass
+    return None
+
+
 def _owner(file: int) -> Owner | None:
     """The owner recorded in a lock file, None if the file is empty or unreadable."""
     try:

@@ -1,15 +1,16 @@
-"""Download a plan from the service to a local temporary file, with retries.
+"""Requests to the service, with retries: a plan, as a local temporary file, or a run.
 
-One record batch is in memory at a time.
+One record batch of a plan is in memory at a time.
 """
 
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import SystemRandom
-from typing import IO
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +29,7 @@ from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.schemas import PLAN, check_columns
 from pipeline.storage.store_path import StorePath
 
+T = TypeVar("T")
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """The last bytes of every Arrow IPC stream."""
@@ -58,6 +60,11 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
+def is_run_url(url: str) -> bool:
+    """Whether a URL of the service is that of a run, not of a plan."""
+    return re.search(r"/v1/runs/[^/?#]+/?([?#]|$)", url) is not None
+
+
 def fingerprint_in(url: str) -> str | None:
     """The plan's fingerprint in a URL of the service, None if the URL has none."""
     match = re.search(r"/v1/plans/([0-9a-f]{64})(/steps)?/?([?#]|$)", url)
@@ -69,19 +76,42 @@ def public(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])
 
 
-def download(url: str, *, token: str | None, retries: int, timeout: float) -> BatchFile:
-    """Download a plan.
+def download(url: str, **options: Any) -> BatchFile:
+    """Download a plan; the options and errors are those of `request`.
+
+    Raises DataError if the response is not a valid plan.
+    """
+    return request(url, ARROW_STREAM, _fetch_plan, **options)
+
+
+def run_at(url: str, **options: Any) -> dict[str, Any]:
+    """The service's description of a run; the options and errors are those of `request`."""
+    return request(url, "application/json", _fetch_json, **options)
+
+
+def request(
+    url: str,
+    content_type: str,
+    fetch: Callable[[httpx.Client, str], T],
+    *,
+    token: str | None,
+    retries: int,
+    timeout: float,
+) -> T:
+    """Request something from the service.
 
     Args:
-        url: URL of the plan at the service.
+        url: URL of a plan or run at the service.
+        content_type: media type of the response.
+        fetch: makes one attempt.
         token: Bearer token, if the service requires one.
         retries: Further attempts after a network failure.
         timeout: Seconds to wait for the network at a time.
     Raises:
         ConfigError: an argument is invalid, or the service refuses the token.
-        MissingError: the service has no such plan.
+        MissingError: the service has no such plan or run.
         MismatchError: the service's files do not belong together.
-        DataError: the response is not a valid plan.
+        DataError: the response is of another type.
         StoreError: the service cannot be reached, or the local disk is full.
     """
     if retries < 0 or timeout <= 0:
@@ -95,7 +125,7 @@ def download(url: str, *, token: str | None, retries: int, timeout: float) -> Ba
             "the token has characters that are not allowed in an HTTP header",
             "pass the same token as the service was started with",
         )
-    headers = {"Accept": ARROW_STREAM, **({"Authorization": f"Bearer {token}"} if token else {})}
+    headers = {"Accept": content_type, **({"Authorization": f"Bearer {token}"} if token else {})}
     attempts = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
         stop=stop_after_attempt(retries + 1),
@@ -103,9 +133,10 @@ def download(url: str, *, token: str | None, retries: int, timeout: float) -> Ba
         reraise=True,
     )
     try:
-        url = _steps_url(url)
+        if content_type == ARROW_STREAM:
+            url = _steps_url(url)
         with httpx.Client(headers=headers, timeout=timeout, follow_redirects=True) as client:
-            return attempts(_fetch, client, url)
+            return attempts(fetch, client, url)
     except TRANSIENT as error:
         raise StoreError(
             f"{public(url)}: {str(error) or type(error).__name__} ({retries + 1} attempts)",
@@ -152,22 +183,32 @@ def _retry_after(response: httpx.Response) -> float | None:
         return None
 
 
-def _fetch(client: httpx.Client, url: str) -> BatchFile:
+def _fetch_json(client: httpx.Client, url: str) -> dict[str, Any]:
+    with client.stream("GET", url) as response:
+        _check(response, url, "application/json")
+        value: dict[str, Any] = json.loads(response.read())
+        return value
+
+
+def _check(response: httpx.Response, url: str, content_type: str) -> None:
+    """Raise the error of a status, or of another content type."""
+    status = response.status_code
+    if status in RETRIED:
+        raise httpx.HTTPStatusError(_problem(response), request=response.request, response=response)
+    if not response.is_success:
+        kind, cure = REFUSALS.get(status, (StoreError, "check the URL and the service's log"))
+        raise kind(f"{public(url)}: {_problem(response)}", cure)
+    content = response.headers.get("content-type", "nothing")
+    if not content.startswith(content_type):
+        raise DataError(
+            f"{public(url)}: the response is {content}, not {content_type}",
+            "use a URL such as http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
+        )
+
+
+def _fetch_plan(client: httpx.Client, url: str) -> BatchFile:
     with client.stream("GET", url) as response, tempfile.TemporaryFile() as stream:
-        status = response.status_code
-        if status in RETRIED:
-            raise httpx.HTTPStatusError(
-                _problem(response), request=response.request, response=response
-            )
-        if not response.is_success:
-            kind, cure = REFUSALS.get(status, (StoreError, "check the URL and the service's log"))
-            raise kind(f"{public(url)}: {_problem(response)}", cure)
-        content = response.headers.get("content-type", "nothing")
-        if not content.startswith(ARROW_STREAM):
-            raise DataError(
-                f"{public(url)}: the response is {content}, not {ARROW_STREAM}",
-                "use the URL of a plan: http://HOST:PORT/v1/runs/RUN/plans/EPOCH",
-            )
+        _check(response, url, ARROW_STREAM)
         tail = b""
         for chunk in response.iter_bytes(2**20):
             stream.write(chunk)

@@ -1,31 +1,24 @@
 """PlanBatchSampler: train your own PyTorch loop by a plan, without Ray or a run of Remix."""
 
-import os
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
-import pyarrow as pa
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler
 
-from pipeline.errors import ConfigError, DataError, MismatchError
-from pipeline.plans.plan import BatchPlan, Step
-from pipeline.plans.validation import check_plan
-from pipeline.storage.ipc_reader import BatchFile
-from pipeline.storage.schemas import PLAN
-from pipeline.storage.store_path import StorePath
-from trainer.sampler.download import download, fingerprint_in, is_url, public
-
-Batch = list[int] | list[tuple[int, str]]
+from pipeline.errors import ConfigError
+from pipeline.plans.plan import Step
+from trainer.sampler.plan_steps import Batch, PlanSteps
 
 
-class PlanBatchSampler(Sampler[Batch]):
-    """Batch sampler whose batches are the steps of a plan, for one rank.
+# PlanSteps has the constructor: Lightning records the arguments of constructors of BatchSampler's
+# subclasses, and would report that `sampler` is missing, not what `batch_size` reports
+class PlanBatchSampler(PlanSteps, BatchSampler):
+    """Batch sampler whose batches are the steps of a plan, or of each epoch of a run, for one rank.
 
     A batch is a list of row numbers or, with `with_modality`, of pairs (row, modality to train).
     Every pass begins at the first step, except the first one after `load_state_dict`. A pickled
-    sampler reads its source again.
+    sampler reads its source again. It has no batch size, and cannot be divided among processes by
+    a framework, since it does that itself: reading `batch_size` is an error.
 
     One record batch of the plan is in memory at a time and, while the plan is checked, one byte per
     row of the data, at most 128 MiB.
@@ -33,12 +26,17 @@ class PlanBatchSampler(Sampler[Batch]):
     Args:
         source: A plan file (a path, a pyarrow.fs URI or a StorePath), or a URL of the service:
             http://HOST:PORT/v1/plans/FINGERPRINT or http://HOST:PORT/v1/runs/RUN/plans/EPOCH.
-            A URL is downloaded to a temporary file.
-        rank: Rank of this process; it gets a contiguous part of each global batch.
-        world_size: Number of ranks.
+            A URL is downloaded to a temporary file. Or a run, whose epochs `set_epoch` selects: its
+            folder, its name in the store (REMIX_STORE or ./store), or
+            http://HOST:PORT/v1/runs/RUN.
+        rank: Rank of this process, by default that of torch.distributed if it is initialised, else
+            0; it gets a contiguous part of each global batch.
+        world_size: Number of ranks, by default that of torch.distributed, else 1.
         fingerprint: Fingerprint that the plan must have.
         num_rows: Number of rows of the data; a plan with other rows is an error.
         with_modality: Yield pairs (row, modality), with "all" for rows that train all modalities.
+        wait: Wait for a plan that a run has not yet made: True, as long as the run goes on; a
+            number, so many seconds at most.
         token: Bearer token for a URL; by default the environment variable REMIX_TOKEN.
         retries: Further attempts to download after a network failure.
         timeout: Seconds to wait for the network at a time.
@@ -50,147 +48,39 @@ class PlanBatchSampler(Sampler[Batch]):
         StoreError: the store or the service cannot be reached.
 
     Example:
-        sampler = remix.PlanBatchSampler("plans/epoch-0011.arrow", rank=0, world_size=1)
+        sampler = remix.PlanBatchSampler("plans/epoch-0011.arrow")
         loader = DataLoader(dataset, batch_sampler=sampler, num_workers=4)
     """
 
-    def __init__(
-        self,
-        source: "str | os.PathLike[str] | StorePath",
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        fingerprint: str | None = None,
-        num_rows: int | None = None,
-        with_modality: bool = False,
-        token: str | None = None,
-        retries: int = 5,
-        timeout: float = 60.0,
-    ) -> None:
-        if not (isinstance(rank, int) and isinstance(world_size, int) and 0 <= rank < world_size):
-            raise ConfigError(
-                f"rank is {rank!r}, world_size is {world_size!r}",
-                "pass integers with 0 <= rank < world_size",
-            )
-        self.rank = rank
-        self.world_size = world_size
-        self.with_modality = with_modality
-        self._download_options = {"token": token, "retries": retries, "timeout": timeout}
-        if is_url(source):
-            self._source: str | StorePath = str(source)
-            self._name = public(self._source)
-            fingerprint = fingerprint or fingerprint_in(self._source)
-            self._file = download(
-                self._source,
-                token=token or os.environ.get("REMIX_TOKEN"),
-                retries=retries,
-                timeout=timeout,
-            )
-        else:
-            self._source = StorePath.at(source)
-            self._name = str(self._source)
-            self._file = BatchFile(self._source, PLAN)
-        self._num_rows = num_rows
-        self._ends = _check_steps(self._file, self._name, world_size, num_rows)
-        self.fingerprint = str(self._file.metadata["fingerprint"])
-        if fingerprint not in (None, self.fingerprint):
-            raise MismatchError(
-                f"{self._name} has fingerprint {self.fingerprint}, expected {fingerprint}",
-                "check that the source is the intended plan",
-            )
-        self._start = 0
-        self._step = 0
+    drop_last = False
 
     @property
-    def num_steps(self) -> int:
-        """Number of steps of the plan."""
-        return self._ends[-1] if self._ends else 0
+    def sampler(self) -> "PlanBatchSampler":  # type: ignore[override]
+        """The sampler itself: Lightning calls `set_epoch` of this attribute."""
+        return self
+
+    @property
+    def batch_size(self) -> NoReturn:  # type: ignore[override]
+        """Raises ConfigError: a framework reads it to divide the batches among processes."""
+        raise ConfigError(
+            "PlanBatchSampler has no batch_size: it divides each step of the plan among the "
+            "processes itself, and must not be divided again",
+            "in Lightning, set Trainer(use_distributed_sampler=False). With Accelerate, use "
+            "prepare_data_loader(loader, num_processes=1, process_index=0): see docs/recipes.md",
+        )
 
     def __len__(self) -> int:
-        """Number of steps of the next pass."""
+        """Number of steps of the next pass.
+
+        Raises TypeError for a run, since its epochs have different numbers of steps: a framework
+        would apply the first epoch's number to all of them. Use `num_steps`.
+        """
+        if self.is_run:
+            raise TypeError("the epochs of a run have different numbers of steps: use num_steps")
         return self.num_steps - self._start
 
-    def __iter__(self) -> "Iterator[Batch]":
+    def __iter__(self) -> "Iterator[Batch]":  # type: ignore[override]
         return _Pass(self)
-
-    @property
-    def modalities(self) -> Iterator[str]:
-        """Modality of each step of the next pass, "all" in warm-up. Read before the pass begins."""
-        return (step.modality for step in self._steps(self._start))
-
-    def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """State from which `load_state_dict` resumes.
-
-        Args:
-            step: The step that training takes next. Pass it if the loader prefetches
-                (`num_workers` > 0), since the sampler is then ahead of training.
-        """
-        return {
-            "fingerprint": self.fingerprint,
-            "step": self._step if step is None else self._checked(step),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin the next pass at the step of a state.
-
-        The pass is empty if the step is `num_steps`, since the epoch is then complete.
-
-        Raises:
-            ConfigError: the state is not one of `state_dict`.
-            MismatchError: the state is of another plan.
-        """
-        if not {"fingerprint", "step"} <= state.keys():
-            raise ConfigError(
-                f"the state has the keys {sorted(state)}, not 'fingerprint' and 'step'",
-                "pass a result of state_dict()",
-            )
-        if state["fingerprint"] != self.fingerprint:
-            raise MismatchError(
-                f"the state belongs to plan {state['fingerprint']}, "
-                f"but {self._name} is plan {self.fingerprint}",
-                "use the plan that the state was saved with",
-            )
-        self._start = self._step = self._checked(state["step"])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        arguments: dict[str, Any] = {
-            "rank": self.rank,
-            "world_size": self.world_size,
-            "with_modality": self.with_modality,
-            "fingerprint": self.fingerprint,
-            "num_rows": self._num_rows,
-            **self._download_options,
-        }
-        state = {"_start": self._start, "_step": self._step}
-        return partial(PlanBatchSampler, self._source, **arguments), (), state
-
-    def _checked(self, step: object) -> int:
-        if not (isinstance(step, int) and 0 <= step <= self.num_steps):
-            raise ConfigError(
-                f"step is {step!r}, but {self._name} has {self.num_steps} steps",
-                f"pass an integer from 0 to {self.num_steps}",
-            )
-        return step
-
-    def _steps(self, start: int) -> Iterator[Step]:
-        for batch in self._file.slices(self._ends, start, self.num_steps - start):
-            yield from BatchPlan(pa.Table.from_batches([batch])).steps()
-
-    def _begin(self) -> Iterator[Step]:
-        self._step, self._start = self._start, 0
-        return self._steps(self._step)
-
-    def _batch(self, step: Step) -> Batch:
-        self._step = step.step + 1
-        rows: list[int] = step.for_rank(self.rank, self.world_size).tolist()
-        if not self.with_modality:
-            return rows
-        if step.assigned is None:
-            return [(row, step.modality) for row in rows]
-        # the last name is "all", so that index -1 selects it
-        names = [*self._file.metadata["modalities"], step.modality]
-        assignment = step.assigned[step.slice_of(self.rank, self.world_size)].tolist()
-        return [(row, names[index]) for row, index in zip(rows, assignment, strict=True)]
 
 
 class _Pass(Iterator[Batch]):
@@ -217,33 +107,3 @@ class _Pass(Iterator[Batch]):
         """Resume this pass from the state, so that the next pass is a complete one."""
         self._sampler.load_state_dict(state)
         self._steps = self._sampler._begin()
-
-
-def _check_steps(file: BatchFile, name: str, world_size: int, num_rows: int | None) -> list[int]:
-    """Check a plan, and that every step has at least one row per rank.
-
-    Returns the number of steps up to the end of each record batch.
-    """
-    if not isinstance(file.metadata.get("fingerprint"), str):
-        raise DataError(
-            f"{name}: metadata 'remix.fingerprint' is missing", "use a plan that Remix wrote"
-        )
-    too_small: list[tuple[int, int]] = []
-
-    def read() -> Iterator[pa.RecordBatch]:
-        for batch in file.batches():
-            sizes = np.diff(batch.column("rows").offsets.to_numpy())
-            small = np.flatnonzero(sizes < world_size)
-            if len(small) and not too_small:
-                number = batch.column("step")[int(small[0])].as_py()
-                too_small.append((number, int(sizes[small[0]])))
-            yield batch
-
-    ends = check_plan(read, file.schema, file.metadata, name, num_rows)
-    if too_small:
-        step, num_rows_of_step = too_small[0]
-        raise ConfigError(
-            f"step {step} of {name} has {num_rows_of_step} rows for {world_size} ranks",
-            "use fewer ranks, or a plan with a larger batch size",
-        )
-    return ends
