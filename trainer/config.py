@@ -228,7 +228,7 @@ def _known_method(name: str) -> str:
 
 
 # a preset's values are in the other fields by the time the digest is computed
-NOT_IN_DIGEST = {"name", "preset", "store", "source", "resources"}
+NOT_IN_DIGEST = {"name", "preset", "store", "source", "resources", "loggers"}
 """Fields of a run that do not change its result."""
 
 
@@ -261,6 +261,9 @@ class RunConfig(StrictModel):
     """What to decode if the features do not exist yet; null: they must exist."""
     resources: ResourcesConfig = ResourcesConfig()
     """Workers, checkpoints and cache; free to change when a run is resumed."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Loggers of hyperparameters, metrics and test results. wandb and mlflow write to the run's
+    folder unless WANDB_MODE or MLFLOW_TRACKING_URI is set."""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from trainer import loop
 from trainer.config import RunConfig, check_world
 from trainer.data.part_prefetcher import check_cache, open_features
 from trainer.epoch_plan import check_policy
+from trainer.loggers import check_loggers
 from trainer.models.encoder_config import SOURCES
 from trainer.models.model import model_for
 from trainer.process_group import World
@@ -34,6 +35,7 @@ def launch(
     Raises InputError before anything of the run is written.
     """
     check_world(config)
+    check_loggers(config)
     use_gpu = _reserve(config)
     features = _open(config, progress)
     check(config, features)

@@ -93,7 +93,13 @@ class Trainer:
             else None
         )
         self.recorder = Recorder(
-            run, features, world, self.cursor.epoch, self.cursor.step, masks=self.train_step.masks
+            run,
+            config,
+            features,
+            world,
+            self.cursor.epoch,
+            self.cursor.step,
+            masks=self.train_step.masks,
         )
 
     @property
@@ -110,10 +116,18 @@ class Trainer:
 
     def train(self) -> dict[str, Any]:
         """Train the remaining epochs, test, and return the result stored in run.json."""
-        if self.cursor.epoch:
-            self._complete_epoch()
-        is_early = self._advance()
-        self.recorder.close()
+        result = None
+        try:
+            if self.cursor.epoch:
+                self._complete_epoch()
+            is_early = self._advance()
+            result = self._test(is_early)
+        finally:
+            self.recorder.close(result)
+        return result
+
+    def _test(self, is_early: bool) -> dict[str, Any]:
+        """Test, and write the result to run.json."""
         self.world.broadcast(None)  # barrier: rank 0 may still be writing the checkpoint
         result, predictions = test(
             self.config,

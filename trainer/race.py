@@ -25,8 +25,9 @@ def race_of(run: Run, epoch: int) -> Run:
 
 
 def challenger_of(config: RunConfig) -> RunConfig:
-    """The configuration of a race."""
-    return config.model_copy(update={"method": CHALLENGER})
+    """The configuration of a race; other loggers than TensorBoard would show it as another run."""
+    loggers = tuple(name for name in config.loggers if name == "tensorboard")
+    return config.model_copy(update={"method": CHALLENGER, "loggers": loggers})
 
 
 def prepare(run: Run, config: RunConfig, epoch: int) -> None:

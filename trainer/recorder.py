@@ -1,6 +1,6 @@
-"""Logs of a run: steps, epochs, test predictions, and TensorBoard event files."""
+"""Logs of a run: steps, epochs, test predictions, and what its loggers get."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +9,13 @@ import torch
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.schemas import ALL
+from trainer.config import RunConfig
 from trainer.data.plan_loader import Batch
+from trainer.loggers import Loggers
 from trainer.models.model import FUSED
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.strategies.base import StepOutput
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class Recorder:
@@ -25,6 +24,7 @@ class Recorder:
     def __init__(
         self,
         run: Run,
+        config: RunConfig,
         features: FeatureSet,
         world: World,
         epoch: int,
@@ -36,15 +36,10 @@ class Recorder:
         self._masks = masks
         self._steps: list[dict[str, Any]] = []
         self._outputs: list[StepOutput] = []
-        self._board: SummaryWriter | None = None
+        self._loggers: Loggers | None = None
         if world.is_rank_zero:
             run.rewind(epoch, step)
-            if run.path.local:
-                from torch.utils import tensorboard  # takes half a second to import
-
-                self._board = tensorboard.SummaryWriter(
-                    str(run.path.local / "tensorboard"), purge_step=epoch
-                )
+            self._loggers = Loggers(run, config, epoch)
 
     def step(
         self,
@@ -128,17 +123,14 @@ class Recorder:
             "samples_per_second": sums["num_rows"] / max(seconds, 1e-9),
         }
         self._run.write_epoch(row, self._features.modalities)
-        if self._board:
-            for key, value in row.items():
-                if isinstance(value, int | float) and key != "epoch":
-                    self._board.add_scalar(key, value, epoch)
-            self._board.flush()
+        if self._loggers:
+            self._loggers.epoch(epoch, row)
         return row
 
-    def close(self) -> None:
-        """Close the TensorBoard writer."""
-        if self._board:
-            self._board.close()
+    def close(self, result: dict[str, Any] | None = None) -> None:
+        """Close the loggers, with the result of the run if there is one."""
+        if self._loggers:
+            self._loggers.finish(result)
 
 
 def with_assembled(outcomes: pa.Table, assembled: pa.Table, modalities: list[str]) -> pa.Table:

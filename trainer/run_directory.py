@@ -4,7 +4,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +18,9 @@ from pipeline.storage.locks import Owner
 from pipeline.storage.schemas import epochs_schema, steps_schema
 from pipeline.storage.store_path import StorePath, encode_json, without_secrets
 from trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    import pandas
 
 PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
 
@@ -167,6 +170,10 @@ class Run:
     def epochs(self) -> pa.Table:
         """epochs.arrow, one row per epoch. Raises MissingError before the first epoch ends."""
         return read_table(self.path / "epochs.arrow")
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The epochs as a data frame. Raises MissingError before the first epoch ends."""
+        return self.epochs().to_pandas()
 
     def planned(self) -> list[int]:
         """The epochs that have a plan."""

@@ -4,18 +4,22 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.arrays import BoolArray, Int8Array, Int64Array
 from pipeline.errors import DataError
 from pipeline.plans.validation import check_plan
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.metadata import read_metadata
-from pipeline.storage.schemas import PLAN, check_columns
+from pipeline.storage.schemas import ALL, PLAN, PLANNED_ROWS, check_columns
 from pipeline.storage.store_path import StorePath
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +112,15 @@ class BatchPlan:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The planned rows as a data frame: step, modality, row.
+
+        The modality is what the row trains, "all" in warm-up.
+        """
+        modalities = self.metadata.get("modalities", [])
+        batches = [planned_rows(batch, modalities) for batch in self.table.to_batches()]
+        return pa.Table.from_batches(batches, PLANNED_ROWS).to_pandas()
+
     def steps(self, start: int = 0) -> Iterator[Step]:
         """Yield the steps from `start` on, reading one record batch at a time."""
         for batch in self.table.slice(start).to_batches():
@@ -129,3 +142,16 @@ class BatchPlan:
                     rows=values[offsets[i] : offsets[i + 1]],
                     assigned=assigned,
                 )
+
+
+def planned_rows(batch: pa.RecordBatch, modalities: Sequence[str]) -> pa.RecordBatch:
+    """The steps of a record batch of a plan as PLANNED_ROWS."""
+    steps = pc.list_parent_indices(batch.column("rows"))
+    trained = batch.column("modality").take(steps)
+    if "assigned" in batch.schema.names:
+        assigned = pc.list_flatten(batch.column("assigned")).to_numpy()
+        # -1, for all of them, is the last name
+        names = pa.array([*modalities, ALL])
+        trained = names.take(pa.array(np.where(assigned < 0, len(modalities), assigned)))
+    columns = [batch.column("step").take(steps), trained, pc.list_flatten(batch.column("rows"))]
+    return pa.RecordBatch.from_arrays(columns, schema=PLANNED_ROWS)

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from pipeline.storage.table_checks import (
     check_metadata,
     check_parent,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 MISSING = -1
 """Predicted class of a sample that lacks the modality."""
@@ -110,6 +113,10 @@ class Scores:
     def kl(self, modality: str) -> Array:
         """(N,) float32 abilities (KL from uniform, bits), NaN if the sample lacks the modality."""
         return column(self.table, f"kl_{modality}")
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The scores as a data frame."""
+        return self.table.to_pandas()
 
     def blocks(self, num_rows: int = TABLE_ROWS) -> Iterator[pa.Table]:
         """Yield the table in slices of at most `num_rows` rows."""

@@ -29,6 +29,8 @@ REJECTED = pa.schema(
     ]
 )
 PLAN = pa.schema([("step", pa.int32()), ("modality", pa.string()), ("rows", pa.list_(pa.int64()))])
+PLANNED_ROWS = pa.schema([("step", pa.int32()), ("modality", pa.string()), ("row", pa.int64())])
+"""A plan with one line per planned row, as it is exported."""
 MIXED_PLAN = PLAN.append(pa.field("assigned", pa.list_(pa.int8())))
 """A plan whose batches mix modalities: `assigned` is the index of the modality trained by each row,
 -1 for all."""

@@ -66,6 +66,10 @@ PANELS: dict[str, dict[Callable[..., None], tuple[str, ...]]] = {
     },
     "Results": {
         serve.serve: ("remix serve --store store", "remix serve --host 0.0.0.0 --port 9000"),
+        data.export: (
+            "remix export demo-remix-seed0 --out epochs.csv",
+            f"remix export {RUN}/plans/epoch-0011.arrow --out plan.parquet",
+        ),
         serve.report: ("remix report demo-remix-seed0 --out run.html",),
     },
 }

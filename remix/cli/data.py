@@ -193,6 +193,22 @@ def inspect(
         show(result, json_)
 
 
+def export(
+    table: Annotated[
+        str, Argument(help="Scores file, plan file, or path or name of a run: its epochs.")
+    ],
+    out: Annotated[str, Option(help="File to write, .parquet or .csv.")],
+    store: NameStore = None,
+    json_: Json = False,
+) -> None:
+    """Write scores, a plan or the epochs of a run as Parquet or CSV."""
+    from pipeline.export import export as run
+    from pipeline.storage.store_path import without_secrets
+
+    num_rows, shown = run(path_of(table, store, "runs"), out), without_secrets(out)
+    say({"rows": num_rows, "out": shown}, f"{num_rows} rows: {shown}", json_)
+
+
 def lint_text(report: dict[str, Any]) -> str:
     """Format a lint report: one line per problem, then the totals."""
     from pipeline.shards.member_formats import mislabelled_text

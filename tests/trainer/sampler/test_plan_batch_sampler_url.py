@@ -259,6 +259,7 @@ def test_the_example_of_the_readme_runs(
     (tmp_path / "store" / "features" / "demo").symlink_to(trained_store / "features" / "made")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REMIX_TOKEN", raising=False)
+    monkeypatch.delenv("REMIX_STORE", raising=False)
     names: dict[str, Any] = {"__name__": "readme"}
     with serving(trained_store) as url:
         exec(
@@ -270,7 +271,7 @@ def test_the_example_of_the_readme_runs(
     plan = BatchPlan.open(StorePath.at(trained_store / REMIXED / "epoch-0003.arrow"))
     assert names["sampler"].state_dict() == {"fingerprint": plan.fingerprint, "step": len(plan)}
     assert (
-        names["batch"].tolist()
+        names["batch"]["label"].tolist()
         == FeatureSet.open(StorePath.at(trained_store / "features" / "made"))
         .labels[list(plan.steps())[-1].rows]
         .tolist()
