@@ -28,7 +28,8 @@ from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.schemas import samples_schema
 from pipeline.storage.store_path import MANIFEST, StorePath
-from trainer.config import RunConfig, merge
+from trainer.config import RunConfig
+from trainer.config_values import merge
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import PlanLoader
 from trainer.epoch_plan import epoch_plan

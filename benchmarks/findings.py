@@ -38,7 +38,8 @@ from trainer.comparison.compare import compare
 from trainer.comparison.parallel import train_at_once
 from trainer.comparison.tables import markdown
 from trainer.comparison.tuning import tuning_of
-from trainer.config import GenerateConfig, RunConfig, merge
+from trainer.config import GenerateConfig, RunConfig
+from trainer.config_values import merge
 from trainer.prepare_features import ensure_features
 
 METHODS = (

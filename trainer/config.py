@@ -1,6 +1,6 @@
 """Configuration of a run (one YAML file)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,9 @@ from pipeline.extensions import Identity, check_name, identities, is_import_path
 from pipeline.plans.config import PlanConfig
 from pipeline.storage.metadata import fingerprint_of
 from pipeline.storage.store_path import StorePath
+from trainer.config_values import differing, merge, nested
 from trainer.methods import METHODS
-from trainer.models.model import ModelConfig
+from trainer.models.model_config import ModelConfig
 from trainer.optimizer_config import OptimizerConfig
 
 
@@ -335,7 +336,7 @@ class RunConfig(StrictModel):
             config._without_paths().model_dump(mode="json", exclude=NOT_IN_DIGEST)
             for config in (self, other)
         )
-        return list(_differing(own, others))
+        return list(differing(own, others))
 
     @property
     def features_path(self) -> StorePath:
@@ -356,39 +357,6 @@ def check_world(config: RunConfig) -> None:
             f"train.batch_size is {config.train.batch_size}, less than the {workers} workers",
             f"set train.batch_size to {workers} or more",
         )
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; values of `over` win."""
-    merged = dict(base)
-    for key, value in over.items():
-        merged[key] = (
-            merge(merged[key], value)
-            if isinstance(value, dict) and isinstance(merged.get(key), dict)
-            else value
-        )
-    return merged
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"train": {"epochs": 1}} for {"train.epochs": 1}."""
-    result: dict[str, Any] = {}
-    for path, value in values.items():
-        *parents, last = path.split(".")
-        tree: dict[str, Any] = {last: value}
-        for name in reversed(parents):
-            tree = {name: tree}
-        result = merge(result, tree)
-    return result
-
-
-def _differing(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    for key in {**first, **second}:
-        a, b = first.get(key), second.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from (f"{key}.{path}" for path in _differing(a, b))
-        elif a != b:
-            yield key
 
 
 def load_run(path: str | Path, values: Mapping[str, Any] | None = None) -> RunConfig:

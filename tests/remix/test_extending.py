@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from pipeline.storage.store_path import StorePath
 from tests.support.documentation import PAGES, blocks, section
 from tests.support.stores import Command, make_features, run_config
-from trainer.config import merge
+from trainer.config_values import merge
 from trainer.run_directory import Run
 
 PAGE = PAGES["extending.md"]

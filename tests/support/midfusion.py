@@ -7,7 +7,8 @@ from torch import Tensor
 from pipeline.decode.media.shapes import BYTES
 from trainer.models.encoder import Encoder, Stages, finish
 from trainer.models.midfusion import MIDFUSIONS
-from trainer.models.model import ModelConfig, MultimodalModel, build_model
+from trainer.models.model import MultimodalModel, build_model
+from trainer.models.model_config import ModelConfig
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "frames": (2, 3, 16, 16),

@@ -27,7 +27,8 @@ from pipeline.storage.arrow_files import write_table
 from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import samples_schema
 from pipeline.storage.store_path import MANIFEST, StorePath
-from trainer.config import RunConfig, merge
+from trainer.config import RunConfig
+from trainer.config_values import merge
 from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.run_directory import Run

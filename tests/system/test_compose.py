@@ -16,7 +16,7 @@ import yaml
 
 from service.http.responses import ARROW
 from tests.support.compose import ROOT, WORKERS, Cluster, ended, no_engine
-from trainer.config import merge
+from trainer.config_values import merge
 from trainer.sampler.plan_batch_sampler import PlanBatchSampler
 
 pytestmark = [

@@ -18,7 +18,7 @@ from tests.support.documentation import PAGES, README, ROOT, blocks, console_lin
 from tests.support.media_files import encode_clip, tone
 from tests.support.serving import serve_command
 from tests.support.stores import Command, make_features, run_config
-from trainer.config import merge
+from trainer.config_values import merge
 from trainer.launch import launch
 
 SMALL = {

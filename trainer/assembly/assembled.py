@@ -15,7 +15,8 @@ from trainer.assembly.readout import Readout
 from trainer.data.inputs import Inputs
 from trainer.models import checkpoint as checkpoints
 from trainer.models.checkpoint import Checkpoint
-from trainer.models.model import FUSED, ModelConfig, build_model
+from trainer.models.model import FUSED, build_model
+from trainer.models.model_config import ModelConfig
 from trainer.scoring.outputs import HeadOutputs, head_outputs
 from trainer.scoring.predictor import Predictor
 

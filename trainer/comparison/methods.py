@@ -6,7 +6,8 @@ from typing import Any
 
 from pipeline.config import parse
 from pipeline.errors import ConfigError
-from trainer.config import RunConfig, merge
+from trainer.config import RunConfig
+from trainer.config_values import merge
 from trainer.methods import METHODS, Changes
 
 POLICIES: Mapping[str, Changes] = {

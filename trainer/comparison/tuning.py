@@ -15,7 +15,8 @@ from pipeline.config import parse
 from pipeline.errors import ConfigError
 from pipeline.storage.schemas import METRICS
 from trainer.comparison.methods import slug, with_method
-from trainer.config import NOT_IN_DIGEST, RunConfig, merge, nested
+from trainer.config import NOT_IN_DIGEST, RunConfig
+from trainer.config_values import merge, nested
 from trainer.run_directory import Run
 
 Values = dict[str, Any]

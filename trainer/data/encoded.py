@@ -4,7 +4,7 @@ They are in <store>/encoded/<key>, in parts like those of the feature set. The k
 decides them, so that runs share them. Deleting them costs only time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -38,7 +38,7 @@ class EncodedFeatures(FeatureSet):
     def __reduce__(self) -> tuple[Any, ...]:
         return EncodedFeatures, (self.source, self._tables)
 
-    def read(self, modality: str, rows: Array, out: Array | None = None) -> Array:
+    def read(self, modality: str, rows: Array | Sequence[int], out: Array | None = None) -> Array:
         return self._table(modality).read(modality, rows, out)
 
     def file_of(self, modality: str, part: int) -> RemoteFile:

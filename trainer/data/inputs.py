@@ -11,7 +11,7 @@ from pipeline.decode.media.shapes import Vocabulary, vocabularies
 from pipeline.errors import DataError
 from pipeline.features.feature_set import FeatureSet
 from trainer.data.augment import prepare
-from trainer.models.model import ModelConfig
+from trainer.models.model_config import ModelConfig
 
 
 def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from pipeline.extensions import check_identities, identities
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import StorePath
 from pipeline.storage.table_checks import check_model
-from trainer.models.model import ModelConfig, MultimodalModel, model_for
+from trainer.models.model import MultimodalModel, model_for
+from trainer.models.model_config import ModelConfig
 from trainer.models.weights import without_weights
 
 Checkpoint = dict[str, Any]

@@ -28,7 +28,8 @@ from trainer.launch import launch
 from trainer.models import checkpoint as checkpoints
 from trainer.models.encoder_config import EncoderConfig
 from trainer.models.encoders import build_encoder
-from trainer.models.model import ModelConfig, build_model
+from trainer.models.model import build_model
+from trainer.models.model_config import ModelConfig
 
 BOM = b"\xef\xbb\xbf"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"

@@ -10,7 +10,8 @@ from trainer.models.encoder_config import EncoderConfig
 from trainer.models.encoders import build_encoder
 from trainer.models.fusion import FUSIONS
 from trainer.models.midfusion import MIDFUSIONS
-from trainer.models.model import ModelConfig, MultimodalModel, build_model
+from trainer.models.model import MultimodalModel, build_model
+from trainer.models.model_config import ModelConfig
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "values": (2, 3, 16, 16),

@@ -18,7 +18,7 @@ from trainer.launch import launch
 from trainer.models.checkpoint import model_of
 from trainer.models.encoder_config import EncoderConfig
 from trainer.models.encoders import build_encoder
-from trainer.models.model import ModelConfig
+from trainer.models.model_config import ModelConfig
 from trainer.models.torchvision_models import torchvision_encoder
 from trainer.run_directory import Run
 from trainer.verification.verify import verify

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from trainer.loop import step_seed
-from trainer.models.model import ModelConfig, MultimodalModel, build_model
+from trainer.models.model import MultimodalModel, build_model
+from trainer.models.model_config import ModelConfig
 
 
 def model_whose_first_features_are_zeros() -> MultimodalModel:

@@ -18,7 +18,8 @@ from trainer.launch import launch
 from trainer.models.checkpoint import model_of
 from trainer.models.encoder_config import EncoderConfig
 from trainer.models.encoders import build_encoder
-from trainer.models.model import ModelConfig, model_for
+from trainer.models.model import model_for
+from trainer.models.model_config import ModelConfig
 from trainer.strategies.base import build_optimizer
 from trainer.verification.verify import verify
 
