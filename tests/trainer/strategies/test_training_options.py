@@ -106,10 +106,13 @@ def test_balanced_weights_make_classes_equal(store: Path) -> None:
     np.testing.assert_allclose(weights, counts.sum() / (3 * counts), rtol=1e-6)
 
 
+TWICE = {"accumulate": 2}
+
+
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("accumulate", {"method": "mla", "train": {"accumulate": 2}}),
+        ("accumulate", {"method": "ogm_ge", "model": {"fusion": "sum"}, "train": TWICE}),
         ("class_weights", {"train": {"class_weights": {"c9": 1.0}}}),
     ],
 )
