@@ -169,7 +169,7 @@ def check_same(run: Run, config: RunConfig, features: FeatureSet) -> None:
     if changed := recorded.differences(config):
         raise MismatchError(
             f"run {config.name!r} exists with other values of {', '.join(changed)}",
-            "restore them or choose another name; only source and resources may change",
+            "restore them or choose another name; only source, resources and loggers may change",
         )
     recorded = metadata.get("extensions", {})
     check_identities(f"run {config.name!r}", recorded, config.model.weights)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from pipeline.errors import ConfigError
+from pipeline.storage.store_path import without_secrets
 from trainer.config import NOT_IN_DIGEST, RunConfig
 from trainer.run_directory import Run
 
@@ -143,7 +144,7 @@ class Loggers:
     def __init__(self, run: Run, config: RunConfig, epoch: int) -> None:
         self._run, self._open = run, dict[str, RunLogger]()
         parameters = dict(_flat(config.model_dump(mode="json", exclude=NOT_IN_DIGEST)))
-        for name in config.loggers:
+        for name in dict.fromkeys(config.loggers):
             if name != "tensorboard" or run.path.local:
                 with self._ending(name):
                     self._open[name] = KINDS[name](run, parameters, epoch)
@@ -169,6 +170,8 @@ class Loggers:
         except Exception as error:
             self._open.pop(name, None)
             text = f"{type(error).__name__}: {error}"
+            if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+                text = text.replace(uri, without_secrets(uri))
             errors = self._run.metadata.get("logger_errors", {})
             self._run.update(logger_errors={**errors, name: text})
             LOG.warning("%s: logger %s has ended (%s)", self._run.path, name, text)

@@ -101,7 +101,8 @@ class RunState:
         if checkpoint["digest"] != self._run.digest:
             raise MismatchError(
                 f"{path} was trained with another configuration",
-                "restore it or choose another run name; only source and resources may change",
+                "restore it or choose another run name; only source, resources and loggers may "
+                "change",
             )
         checkpoints.load_weights(path, self.tested, checkpoint["model"])
         if self._average:

@@ -34,6 +34,11 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is not one of the {len(self)} rows")
         features = self.features
+        if trained not in (ALL, *features.modalities):
+            raise InputError(
+                f"the features have no modality {trained!r}: {', '.join(features.modalities)}",
+                "use a plan that was made from these features",
+            )
         tensors = {
             name: torch.from_numpy(features.read(name, [row])[0])
             if trained in (name, ALL)

@@ -1,6 +1,6 @@
 """TensorBoard, Weights & Biases and MLflow: offline, through a resume, and when they fail."""
 
-import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from tests.support.stores import interrupt, make_features, run_config
 from trainer.config import RunConfig
 from trainer.launch import launch
-from trainer.loggers import check_loggers
+from trainer.loggers import KINDS, check_loggers
 from trainer.run_directory import Run
 
 ALL = ["tensorboard", "wandb", "mlflow"]
@@ -68,7 +68,7 @@ class FailingLogger:
 
     def epoch(self, epoch: int, values: dict[str, float]) -> None:
         if epoch == 1:
-            raise ConnectionError("server is gone")
+            raise ConnectionError(f"server is gone: {os.environ['MLFLOW_TRACKING_URI']}/api")
         assert epoch == 0, "it was ended"
 
     def finish(self, results: dict[str, float] | None) -> None:
@@ -78,19 +78,16 @@ class FailingLogger:
 def test_a_failing_logger_ends_alone(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(loggers_module().KINDS, "wandb", FailingLogger)
+    monkeypatch.setitem(KINDS, "wandb", FailingLogger)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host")
     run = launch(config.model_copy(update={"loggers": ("wandb", "tensorboard")}))
     assert run.metadata["status"] == "finished"
     assert list(run.metadata["logger_errors"]) == ["wandb"]
-    assert "server is gone" in run.metadata["logger_errors"]["wandb"]
+    assert "gone: http://host/api" in run.metadata["logger_errors"]["wandb"]
     assert len([record for record in caplog.records if "server is gone" in record.message]) == 1
     board = EventAccumulator(str(Path(run.path.path) / "tensorboard"))
     board.Reload()
     assert len(board.Scalars("train_loss")) == 3
-
-
-def loggers_module() -> Any:
-    return importlib.import_module("trainer.loggers")
 
 
 def test_without_loggers_nothing_is_imported_or_written(config: RunConfig) -> None:

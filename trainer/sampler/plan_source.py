@@ -110,7 +110,7 @@ class PlanSource:
             has_plan = (self.at / "plans" / f"epoch-{epoch:04d}.arrow").exists()
             dead = self.at.local and dead_owner(self.at.local / ".lock")
             if dead and not has_plan:
-                return f"dead with {dead}", False, False
+                return f"dead, as {dead} has ended", False, False
         return run["status"], run["status"] in ("created", "running"), has_plan
 
 

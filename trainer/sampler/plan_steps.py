@@ -37,22 +37,25 @@ class PlanSteps:
         retries: int = 5,
         timeout: float = 60.0,
     ) -> None:
-        self._ranks = (rank, world_size)
-        self.with_modality = with_modality
-        access = {"wait": wait, "token": token, "retries": retries, "timeout": timeout}
-        options: dict[str, Any] = {"num_rows": num_rows, "with_modality": with_modality, **access}
-        self._options = options
-        self._source = PlanSource.of(
-            source, wait=wait, token=token, retries=retries, timeout=timeout
-        )
-        self._num_rows = num_rows
-        self.epoch = 0
-        """The selected epoch of a run."""
-        if not (self._ranks == (None, None) or self._are_ranks(rank, world_size)):
+        if (rank, world_size) != (None, None) and not (
+            isinstance(rank, int) and isinstance(world_size, int) and 0 <= rank < world_size
+        ):
             raise ConfigError(
                 f"rank is {rank!r}, world_size is {world_size!r}",
                 "pass integers with 0 <= rank < world_size, or neither",
             )
+        self._ranks = (rank, world_size)
+        self.with_modality = with_modality
+        access: dict[str, Any] = {
+            "wait": wait,
+            "token": token,
+            "retries": retries,
+            "timeout": timeout,
+        }
+        self._options = {"num_rows": num_rows, "with_modality": with_modality, **access}
+        self._source = PlanSource.of(source, **access)
+        self.epoch = 0
+        """The selected epoch of a run."""
         self._open(0)
         if isinstance(self._source.at, str):
             fingerprint = fingerprint or fingerprint_in(self._source.at)
@@ -95,16 +98,12 @@ class PlanSteps:
 
     def _open(self, epoch: int) -> None:
         name, file = name_of(self._source.plan(epoch)), self._source.open(epoch)
-        ends, smallest = _check_steps(file, name, self._num_rows)
+        ends, smallest = _check_steps(file, name, self._options["num_rows"])
         self._name, self._file, self._ends, self._smallest = name, file, ends, smallest
         self.fingerprint = str(file.metadata["fingerprint"])
         """Fingerprint of the plan."""
         self._start = self._step = 0
         self._check_ranks()
-
-    @staticmethod
-    def _are_ranks(rank: object, world_size: object) -> bool:
-        return isinstance(rank, int) and isinstance(world_size, int) and 0 <= rank < world_size
 
     @property
     def _world(self) -> tuple[int, int]:

@@ -53,6 +53,8 @@ def test_a_pair_reads_only_its_modality(store: Path) -> None:
     assert item["sight"].dtype == torch.uint8 and item["sight"].shape == (2, 3, 16, 16)
     assert not item["sight"].any()
     assert features.as_dataset()[(4, "all")]["sight"].any()
+    with pytest.raises(InputError, match="'smell'"):
+        features.as_dataset()[(4, "smell")]
 
 
 def test_workers_load_it(store: Path) -> None:
