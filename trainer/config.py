@@ -320,15 +320,7 @@ class RunConfig(StrictModel):
         return identities([*self.model.import_paths, *own])
 
     def _without_paths(self) -> "RunConfig":
-        """This configuration without the paths of pretrained weights, which may be moved."""
-        model = self.model.map_encoders(
-            lambda each: (
-                each.model_copy(update={"pretrained": bool(each.pretrained)})
-                if each.pretrained
-                else each
-            )
-        )
-        return self.model_copy(update={"model": model})
+        return self.model_copy(update={"model": self.model.without_paths})
 
     def differences(self, other: "RunConfig") -> list[str]:
         """Paths of the fields that decide the result and differ in `other`."""

@@ -73,6 +73,13 @@ class ModelConfig(StrictModel):
         encoders = {name: function(each) for name, each in self.encoders.items()}
         return self.model_copy(update={"encoder": function(self.encoder), "encoders": encoders})
 
+    @property
+    def without_paths(self) -> "ModelConfig":
+        """This configuration without the paths of pretrained weights, which may be moved."""
+        return self.map_encoders(
+            lambda each: each.model_copy(update={"pretrained": True}) if each.pretrained else each
+        )
+
     def encoder_of(self, name: str, shape: Shape, *, ids: bool = False) -> EncoderConfig:
         """Encoder configuration of a modality, from the shape of its rows.
 

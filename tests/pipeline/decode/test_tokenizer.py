@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 import remix
 from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.features.manifest import check_manifest
 from tests.support.media_files import write_shard
+from tests.support.tokenizers import save_tokenizer
 
-WORDS = ["[UNK]", "[CLS]", "[PAD]", "red", "green"]
 TEXTS = ["\ufeffred  green\n", "green blue green red red"]
 TINY = {
     "hidden_size": 8,
@@ -24,19 +23,6 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 8,
 }
-
-
-def save_tokenizer(folder: Path, words: list[str], pad: str | None = "[PAD]") -> Path:
-    """Save a tokenizer of words that begins a text with [CLS]."""
-    vocabulary = {word: number for number, word in enumerate(words)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    first = ("[CLS]", vocabulary["[CLS]"])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A", special_tokens=[first]
-    )
-    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad).save_pretrained(folder)
-    return folder
 
 
 def decode_config(tokenizer: Path, length: int = 4) -> dict[str, Any]:
@@ -69,7 +55,7 @@ def shards(tmp_path: Path) -> Path:
 def test_text_becomes_the_ids_of_a_tokenizer(
     tmp_path: Path, shards: Path, ray_cluster: None
 ) -> None:
-    folder = save_tokenizer(tmp_path / "words", WORDS)
+    folder = save_tokenizer(tmp_path / "words")
     out = tmp_path / "features" / "made"
     summary = remix.decode([shards], out, decode_config(folder))
     features = remix.FeatureSet.open(out)
@@ -85,7 +71,7 @@ def test_text_becomes_the_ids_of_a_tokenizer(
     again = remix.decode([shards], tmp_path / "again", decode_config(moved))
     assert again.fingerprint == summary.fingerprint
     assert remix.decode([shards], out, decode_config(moved)).unchanged
-    other = save_tokenizer(tmp_path / "other", [*WORDS, "word"])
+    other = save_tokenizer(tmp_path / "other", "blue")
     with pytest.raises(MismatchError, match="text"):
         remix.decode([shards], out, decode_config(other))
 
@@ -107,7 +93,7 @@ def test_text_becomes_the_ids_of_a_tokenizer(
 def test_a_tokenizer_that_cannot_be_used_is_refused_before_work(
     tmp_path: Path, shards: Path, pad: str | None, named: str, ray_cluster: None
 ) -> None:
-    save_tokenizer(tmp_path / "padding", WORDS, pad)
+    save_tokenizer(tmp_path / "padding", pad=pad)
     with pytest.raises(ConfigError, match=rf"modalities\.text\.tokenizer.*{named}"):
         remix.decode([shards], tmp_path / "made", decode_config(tmp_path / named))
     assert not (tmp_path / "made").exists()
