@@ -195,13 +195,19 @@ def load_model(path: PathLike) -> "AssembledModel":
     return AssembledModel(StorePath.at(path))
 
 
-def serve(store: PathLike | None = None, host: str | None = None, port: int | None = None) -> None:
+def serve(
+    store: PathLike | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    root_path: str | None = None,
+) -> None:
     """Serve a store over HTTP, with a web page, until the process is interrupted.
 
     Args:
         store: a folder or a URI; by default REMIX_STORE or ./store.
         host: by default REMIX_HOST or 127.0.0.1.
         port: by default REMIX_PORT or 8000.
+        root_path: path under which a proxy offers the service; by default REMIX_ROOT_PATH.
 
     Example:
         remix.serve("store", port=8000)
@@ -209,7 +215,8 @@ def serve(store: PathLike | None = None, host: str | None = None, port: int | No
     from service.serve import serve as run
     from service.settings import settings_of
 
-    run(settings_of(store=None if store is None else os.fspath(store), host=host, port=port))
+    path = None if store is None else os.fspath(store)
+    run(settings_of(store=path, host=host, port=port, root_path=root_path))
 
 
 def _run_config(config: "RunConfig | Mapping[str, Any] | PathLike") -> "RunConfig":

@@ -6,12 +6,13 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from service.http import problems
 from service.http.auth import guards
-from service.http.middleware import RequestObserver
+from service.http.middleware import ProxyPrefix, RequestObserver
 from service.routes import comparisons, features, plans, process, runs
 from service.schemas import ProblemDetails
 from service.settings import Settings
@@ -43,11 +44,19 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         docs_url="/docs",
-        redirect_slashes=False,
     )
     app.state.settings, app.state.store_reader = settings, store_reader
     app.state.registry = CollectorRegistry()
     app.state.registry.register(StoreCollector(store_reader))
+    app.add_middleware(ProxyPrefix, root_path=settings.root_path)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD"],
+            allow_headers=["Authorization", "If-None-Match"],
+            expose_headers=["ETag", "Link", "X-Request-ID"],
+        )
     app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
     dependencies = guards(settings)

@@ -209,6 +209,10 @@ class RunSummary(Schema):
     """The name of the run."""
     status: Literal["created", "running", "finished", "interrupted", "failed"]
     """The state of the run."""
+    method: str
+    """How the run trains, `method` of its configuration."""
+    seed: int
+    """The seed of the run."""
     error: str | None = None
     """Why the run failed; null otherwise."""
     updated: datetime

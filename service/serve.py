@@ -3,11 +3,13 @@
 import ipaddress
 import logging
 import signal
+import socket
 import sys
 
 import uvicorn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StoreError
+from pipeline.storage.store_path import without_secrets
 from service.app import create_app
 from service.http.middleware import JsonFormatter
 from service.settings import Settings
@@ -21,7 +23,14 @@ def serve(settings: Settings) -> None:
     Raises StoreError if the store cannot be read, ConfigError if the address is not available.
     """
     app = create_app(settings)
-    app.state.store_reader.check()
+    try:
+        app.state.store_reader.check()
+    except StoreError as error:
+        raise StoreError(
+            f"Store not found: {without_secrets(settings.store)}",
+            "Pass the folder or URI of a store as --store or REMIX_STORE",
+        ) from error
+    _check_free(settings.host, settings.port)
     _log_as_json()
     logger = logging.getLogger("remix.service")
     if settings.token is None:
@@ -45,15 +54,18 @@ def serve(settings: Settings) -> None:
         # uvicorn handles the signals while it runs and raises them again after its shutdown;
         # without a handler they would end the process with an error
         signal.signal(number, lambda *_: None)
-    server = uvicorn.Server(config)
+    uvicorn.Server(config).run()
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise ConfigError if the address is in use or not one of this machine."""
     try:
-        server.run()
-    except SystemExit as error:
-        if server.started:
-            raise
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
         raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port}",
-            "See the log for the cause, or pass another --host or --port",
+            f"Cannot listen on {host}:{port} ({error.strerror})",
+            "Stop what listens there, or pass another --host or --port",
         ) from error
 
 

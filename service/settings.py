@@ -2,10 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import ConfigError
 
@@ -30,12 +30,21 @@ class Settings(BaseSettings):
     """The address to listen on; 0.0.0.0 accepts connections from other machines."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port to listen on; 0 chooses a free one."""
+    root_path: str | None = Field(default=None, pattern=r"^(/[\w.~-]+)+$")
+    """The path under which a proxy that removes it offers the service, such as /remix."""
+    cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Origins whose pages may read the service, comma-separated, such as https://lab.example."""
     token: SecretStr | None = None
     """The token that clients of /v1 and /metrics must send; null allows access without a token."""
     cache_dir: Path | None = None
     """Folder for cached tables of a remote store; null creates a temporary one."""
     cache_size: ByteSize = ByteSize(2 * 2**30)
     """Maximum size of the cached tables, e.g. 500MB or 2GiB."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @field_validator("token")
     @classmethod

@@ -19,11 +19,18 @@ def serve(
     port: Annotated[
         int | None, Option(help="Port to listen on.", show_default="$REMIX_PORT or 8000")
     ] = None,
+    root_path: Annotated[
+        str | None,
+        Option(
+            help="Path under which a proxy offers the service, such as /remix.",
+            show_default="$REMIX_ROOT_PATH",
+        ),
+    ] = None,
 ) -> None:
     """Serve a store over HTTP, with a web page. Never writes to the store."""
     from remix.api import serve as run
 
-    run(store, host, port)
+    run(store, host, port, root_path)
 
 
 def report(

@@ -1,4 +1,4 @@
-"""ASGI middleware: request ids, one JSON log line per request, Prometheus metrics, and HEAD."""
+"""ASGI middleware: request ids, JSON log lines, Prometheus metrics, HEAD, and a proxy's prefix."""
 
 import json
 import logging
@@ -17,6 +17,7 @@ from service.http.problems import problem
 ACCESS = logging.getLogger("remix.access")
 ERRORS = logging.getLogger("remix.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -36,6 +37,20 @@ class JsonFormatter(logging.Formatter):
             entry["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         # ASCII only: many log readers treat U+0085 and U+2028, legal in a path, as line breaks
         return json.dumps(entry)
+
+
+class ProxyPrefix:
+    """Middleware that adds the prefix which a proxy removed: X-Forwarded-Prefix, or `root_path`."""
+
+    def __init__(self, app: ASGIApp, root_path: str | None) -> None:
+        self._app, self._root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers", [])).get(b"x-forwarded-prefix", b"").decode("latin-1")
+        prefix = given.rstrip("/") if PREFIX.fullmatch(given.rstrip("/")) else self._root_path
+        if prefix and scope["type"] == "http":
+            scope = {**scope, "root_path": prefix, "path": prefix + scope["path"]}
+        await self._app(scope, receive, send)
 
 
 class RequestObserver:

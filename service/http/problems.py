@@ -17,6 +17,7 @@ MEDIA_TYPE = "application/problem+json"
 DESCRIPTIONS = {
     401: "Token missing or wrong.",
     404: "Not found.",
+    406: "The client accepts none of the formats of this route.",
     422: "Invalid parameter.",
     500: "A damaged artifact, or an internal error.",
     503: "The store cannot be read at the moment; try again later.",

@@ -1,8 +1,7 @@
-"""Responses with strong ETags, 304 and gzip; Arrow IPC streamed one record batch at a time."""
+"""Responses with strong ETags, 304 and gzip; tables streamed one record batch at a time."""
 
 import gzip
 import hashlib
-import io
 from collections.abc import Generator, Iterator
 from functools import cached_property
 from itertools import chain
@@ -14,44 +13,12 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-ARROW = "application/vnd.apache.arrow.stream"
+from service.http.formats import MEDIA_TYPES, chosen_format, encode, list_header, quality
+
 MIN_GZIP_BYTES = 1024
-CHUNK_BYTES = 2**18
-"""Approximate size of an encoded chunk. Bounds the memory that a slow client occupies."""
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "Not modified: `If-None-Match` contains the current ETag."}
 }
-
-
-def quality(header: str, wanted: str) -> float:
-    """Quality that an Accept or Accept-Encoding header gives to a value, 0 if it is absent.
-
-    Wildcards are not considered.
-    """
-    for part in header.split(","):
-        value, *parameters = (text.strip() for text in part.split(";"))
-        if value.lower() == wanted:
-            weight = next(
-                (parameter[2:] for parameter in parameters if parameter.lower().startswith("q=")),
-                "1",
-            )
-            try:
-                return float(weight)
-            except ValueError:
-                return 0.0
-    return 0.0
-
-
-def _list_header(request: Request, name: str) -> str:
-    """Value of a list header, joined if it is sent as several lines (RFC 9110, 5.3)."""
-    return ",".join(request.headers.getlist(name))
-
-
-def wants_arrow(request: Request) -> bool:
-    """Whether the client accepts an Arrow stream and does not prefer JSON."""
-    accept = _list_header(request, "accept")
-    wanted = quality(accept, ARROW)
-    return wanted > 0 and wanted >= quality(accept, "application/json")
 
 
 class Body:
@@ -74,7 +41,8 @@ class Body:
 def json_response(
     request: Request, model: BaseModel, *, headers: dict[str, str] | None = None
 ) -> Response:
-    """Respond with a model as JSON."""
+    """Respond with a model as JSON. Raises HTTPException (406) if the client accepts no JSON."""
+    chosen_format(request, ["json"])
     body = Body(model.model_dump_json(by_alias=True).encode())
     return bytes_response(request, body, "application/json", headers=headers)
 
@@ -89,7 +57,7 @@ def bytes_response(
     """Respond with bytes and their ETag, or 304; compressed if accepted and large enough."""
     compress = (
         len(body.data) >= MIN_GZIP_BYTES
-        and quality(_list_header(request, "accept-encoding"), "gzip") > 0
+        and quality(list_header(request, "accept-encoding"), "gzip") > 0
     )
     etag = f'"{body.digest}-gzip"' if compress else f'"{body.digest}"'
     all_headers = _headers(request, etag, headers)
@@ -101,51 +69,38 @@ def bytes_response(
     return Response(body.data, headers=all_headers, media_type=media_type)
 
 
-def arrow_response(
-    request: Request, schema: pa.Schema, batches: Iterator[pa.RecordBatch], digest: str
+def table_response(
+    request: Request,
+    name: str,
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    digest: str,
 ) -> Response:
-    """Respond with an Arrow IPC stream, one record batch in memory at a time.
+    """Respond with a table in the format `name`, one record batch in memory at a time.
 
-    `digest` identifies the content and determines the ETag.
+    `digest` identifies the content and determines the ETag, together with the format.
     """
-    etag = hashlib.sha256(digest.encode(errors="replace")).hexdigest()[:32]
-    headers = _headers(request, f'"{etag}"', None)
+    etag = hashlib.sha256(f"{name} {digest}".encode(errors="replace")).hexdigest()[:32]
+    headers, media_type = _headers(request, f'"{etag}"', None), MEDIA_TYPES[name]
     if _is_current(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.state.head:
-        response = Response(headers=headers, media_type=ARROW)
+        response = Response(headers=headers, media_type=media_type)
         del response.headers["Content-Length"]
         return response
-    chunks = _encode(schema, batches)
+    chunks = encode(name, schema, batches)
     # encode the first chunk before the headers are sent: if it is damaged, the client gets an error
     first = next(chunks)
-    return _ArrowStream(first, chunks, headers)
+    return _TableStream(first, chunks, headers, media_type)
 
 
-def _encode(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Generator[bytes]:
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            num = max(CHUNK_BYTES * batch.num_rows // max(batch.get_total_buffer_size(), 1), 1)
-            for start in range(0, batch.num_rows, num):
-                writer.write_batch(batch.slice(start, num))
-                yield _drain(sink)
-    yield _drain(sink)
-
-
-def _drain(sink: io.BytesIO) -> bytes:
-    """Return what was written since the last call."""
-    data = sink.getvalue()
-    sink.seek(0)
-    sink.truncate()
-    return data
-
-
-class _ArrowStream(StreamingResponse):
+class _TableStream(StreamingResponse):
     """Close the file as soon as the client disconnects, rather than at garbage collection."""
 
-    def __init__(self, first: bytes, chunks: Generator[bytes], headers: dict[str, str]) -> None:
-        super().__init__(chain([first], chunks), headers=headers, media_type=ARROW)
+    def __init__(
+        self, first: bytes, chunks: Generator[bytes], headers: dict[str, str], media_type: str
+    ) -> None:
+        super().__init__(chain([first], chunks), headers=headers, media_type=media_type)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,6 +127,6 @@ def _is_current(request: Request, etag: str) -> bool:
     """Whether If-None-Match contains the ETag, by weak comparison (RFC 9110, 13.1.2)."""
     client_etags = [
         value.strip().removeprefix("W/")
-        for value in _list_header(request, "if-none-match").split(",")
+        for value in list_header(request, "if-none-match").split(",")
     ]
     return etag in client_etags or "*" in client_etags

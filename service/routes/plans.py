@@ -1,6 +1,6 @@
 """Routes of plans, their statistics and their steps."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
@@ -8,10 +8,11 @@ from fastapi.responses import Response
 from pipeline.errors import InputError, MissingError
 from service import plan_schemas as plan_api
 from service import schemas as api
-from service.http.responses import ARROW, arrow_response, json_response, wants_arrow
+from service.http.formats import NESTED, NestedFormat, chosen_format, described
+from service.http.responses import json_response, table_response
 from service.routes import (
     ERRORS,
-    Epoch,
+    LatestEpoch,
     Limit,
     Name,
     Start,
@@ -31,7 +32,7 @@ StepLimit = Annotated[
     Query(
         ge=1,
         le=1000,
-        description=f"The maximum number of steps. Default: {NUM_STEPS} as JSON, all as Arrow.",
+        description=f"The maximum number of steps. Default: {NUM_STEPS} as JSON, else all.",
     ),
 ]
 Modality = Annotated[
@@ -42,9 +43,6 @@ Modality = Annotated[
         description="Only steps that train this modality; `all` for steps that train every one.",
     ),
 ]
-AS_ARROW: dict[int | str, dict[str, Any]] = {
-    200: {"content": {ARROW: {"schema": {"type": "string", "format": "binary"}}}}
-}
 
 
 @router.get(
@@ -70,9 +68,9 @@ def list_plans(
 @router.get(
     "/{epoch}", operation_id="getPlan", summary="Get a plan", response_model=plan_api.PlanDetail
 )
-def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
+def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: LatestEpoch) -> Response:
     """The fingerprint of a plan, its settings, and the artifacts that it was made from."""
-    return json_response(request, catalog.plan(run, epoch))
+    return json_response(request, catalog.plan(run, catalog.epoch(run, epoch)))
 
 
 @router.get(
@@ -81,9 +79,11 @@ def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -
     summary="Get the statistics of a plan",
     response_model=plan_api.PlanStats,
 )
-def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
+def get_plan_stats(
+    request: Request, catalog: StoreCatalog, run: Name, epoch: LatestEpoch
+) -> Response:
     """Balance, batch sizes, order, transitions, churn, difficulty and read amplification."""
-    return json_response(request, catalog.stats(run, epoch))
+    return json_response(request, catalog.stats(run, catalog.epoch(run, epoch)))
 
 
 @router.get(
@@ -91,23 +91,23 @@ def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Ep
     operation_id="listSteps",
     summary="List the steps of a plan",
     response_model=api.Page[plan_api.PlanStep],
-    responses=AS_ARROW,
+    responses=described(NESTED),
 )
 def list_steps(
     request: Request,
     catalog: StoreCatalog,
     run: Name,
-    epoch: Epoch,
+    epoch: LatestEpoch,
     start: Start = 0,
     limit: StepLimit = None,
     modality: Modality = None,
+    format_: NestedFormat = None,
 ) -> Response:
     """The global steps, in order.
 
-    A page of JSON; with `Accept: application/vnd.apache.arrow.stream` an Arrow IPC stream, whose
-    schema metadata is that of the plan.
+    A page of JSON, or an Arrow IPC stream or Parquet, whose schema metadata is that of the plan.
     """
-    return _steps(request, catalog, run, epoch, start, limit, modality)
+    return _steps(request, catalog, run, catalog.epoch(run, epoch), start, limit, modality)
 
 
 @by_fingerprint.get(
@@ -128,7 +128,7 @@ def get_stats_of_plan(
     operation_id="listStepsOfPlan",
     summary="List the steps of a plan by fingerprint",
     response_model=api.Page[plan_api.PlanStep],
-    responses=AS_ARROW,
+    responses=described(NESTED),
 )
 def list_steps_of_plan(
     request: Request,
@@ -137,10 +137,11 @@ def list_steps_of_plan(
     start: Start = 0,
     limit: StepLimit = None,
     modality: Modality = None,
+    format_: NestedFormat = None,
 ) -> Response:
     """The global steps, in order, at a permanent URL that may be cached forever.
 
-    A page of JSON, or with `Accept: application/vnd.apache.arrow.stream` an Arrow IPC stream.
+    A page of JSON, or an Arrow IPC stream or Parquet.
     """
     return _steps(request, catalog, *catalog.plan_of(fingerprint), start, limit, modality)
 
@@ -161,10 +162,11 @@ def _steps(
             f"Modality not in plan {epoch} of run {run!r}: {modality!r}",
             f"Choose from {', '.join(known)}",
         )
-    if wants_arrow(request):
+    name = chosen_format(request, NESTED)
+    if name != "json":
         digest = f"{steps.header.metadata['fingerprint']}-{start}-{limit}-{modality}"
         batches = steps.batches(start, modality, limit)
-        return arrow_response(request, steps.header.schema, batches, digest)
+        return table_response(request, name, steps.header.schema, batches, digest)
     limit = limit or NUM_STEPS
     # one step more than the page: where the next page starts, as a filter skips steps
     rows = [row for batch in steps.batches(start, modality, limit + 1) for row in batch.to_pylist()]

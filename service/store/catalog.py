@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import DataError, InputError, MissingError, StoreError
 from pipeline.features.manifest import Manifest
@@ -102,10 +102,13 @@ class Catalog:
             num_epochs, best = self.reader.cached(
                 table, f"best of {run.modalities}", partial(self._best, table, run.modalities)
             )
-        train = as_model(files.RunConfigPart, run.config, f"{artifact.path}: config").train
+        config = as_model(files.RunConfigPart, run.config, f"{artifact.path}: config")
+        train = config.train
         fields = {
             **run.model_dump(),
             "name": name,
+            "method": config.method,
+            "seed": config.seed,
             "error": run.error and self.reader.public(run.error),
             # the store is a local path or a URI that may have credentials
             "config": {key: value for key, value in run.config.items() if key != "store"},
@@ -135,6 +138,14 @@ class Catalog:
             )
         ]
 
+    def epoch_table(self, name: str) -> Rows:
+        """The table of the completed epochs. Raises MissingError, DataError."""
+        modalities = self.reader.json(self._run_artifact(name), files.RunFile).modalities
+        tables = self._epoch_tables(name)
+        if not tables:
+            raise MissingError(f"No completed epoch in run {name!r}", "Wait for its first epoch")
+        return Rows(self.reader, tables[0], epochs_schema(modalities, diagnostics=False))
+
     def _run_artifact(self, name: str) -> Artifact:
         if not self._has("runs", name, "run.json"):
             raise MissingError(f"Run not found: {name!r}", "GET /v1/runs lists runs")
@@ -161,6 +172,19 @@ class Catalog:
             ]
 
     # plans
+
+    def epoch(self, name: str, epoch: int | Literal["latest"], kind: str = "plans") -> int:
+        """The number of an epoch; `latest` is the last with a file of this kind.
+
+        Raises MissingError.
+        """
+        if epoch != "latest":
+            return epoch
+        self._run_artifact(name)
+        epochs = self._epochs_of(name, kind)
+        if not epochs:
+            raise MissingError(f"Run {name!r} has no {kind} yet", "Wait for its first ones")
+        return epochs[-1]
 
     def plans(self, name: str) -> list[int]:
         """Epochs of a run that have a plan, ascending."""
@@ -284,6 +308,12 @@ class Catalog:
         )
 
     # scores
+
+    def score_table(self, name: str, epoch: int) -> Rows:
+        """The scores of an epoch. Raises MissingError, DataError."""
+        run = self.reader.json(self._run_artifact(name), files.RunFile)
+        artifact = self._epoch_file(name, "scores", epoch, "scores")
+        return Rows(self.reader, artifact, scores_schema(run.modalities))
 
     def histograms(self, name: str, epoch: int, num_bins: int) -> plan_api.ScoreHistograms:
         """Ability and difficulty of the samples in an epoch. Raises MissingError, DataError."""

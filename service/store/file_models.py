@@ -35,6 +35,8 @@ class TrainPart(BaseModel):
 class RunConfigPart(BaseModel):
     """A run's configuration."""
 
+    method: str
+    seed: int
     train: TrainPart
 
 

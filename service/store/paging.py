@@ -1,13 +1,13 @@
 """Random access to the rows of Arrow files, reading only the record batches needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, MissingError
 from pipeline.storage.ipc_reader import locate
 from pipeline.storage.schemas import PLAN
 from service.store.reader import Artifact, StoreReader, reading
@@ -22,6 +22,30 @@ class Rows:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def version(self) -> str:
+        """Identifies the content of the file."""
+        return repr(self._artifact.version)
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """The schema of these columns, in their order; by default of all. Raises MissingError."""
+        schema = self._file.schema
+        for name in columns or ():
+            if name not in schema.names:
+                raise MissingError(
+                    f"Column not in {self._artifact.path.name}: {name!r}",
+                    f"Choose from {', '.join(schema.names)}",
+                )
+        if columns:
+            schema = pa.schema([schema.field(name) for name in columns], schema.metadata)
+        return schema
+
+    def batches(self, schema: pa.Schema, start: int, num: int) -> Iterator[pa.RecordBatch]:
+        """At most `num` rows from `start` on, of the columns of a schema. Raises DataError."""
+        with reading(self._artifact):
+            for batch in self._file.slices(self._ends, start, num):
+                yield batch.select(schema.names)
 
     def items(self, start: int, num: int) -> list[dict[str, Any]]:
         """At most `num` rows, beginning with row `start`."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from tests.support.http_client import PLAN, RUN
 from tests.support.serving import serving
 from tests.support.stores import make_features
@@ -108,7 +108,7 @@ def test_a_replaced_feature_set_gets_a_new_etag(tmp_path: Path) -> None:
 
 
 def test_every_error_is_a_problem(client: httpx.Client, trained_store: Path) -> None:
-    missing = f"/nowhere /v1/runs/ /v1/runs/nobody {RUN}/plans/99 /assets/app.py"
+    missing = f"/nowhere /v1/runs/nobody {RUN}/plans/99 /assets/app.py"
     wrong = f"""{RUN}/plans/x {RUN}/plans/-1 {PLAN}/steps?limit=0 {PLAN}/steps?limit=1001
         {PLAN}/steps?modalty=touch /v1/runs?start=x&start=0 /v1/runs?x=1
         {RUN}/scores/3/histogram?bins=0"""

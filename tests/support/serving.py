@@ -26,20 +26,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(store: Any, *, root_path: str = "", **settings: Any) -> Iterator[str]:
+def serving(store: Any, **settings: Any) -> Iterator[str]:
     """Serve a store from a thread; yield the URL."""
     app = create_app(Settings(store=str(store), **settings))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            "127.0.0.1",
-            0,
-            root_path=root_path,
-            access_log=False,
-            log_config=None,
-            lifespan="on",
-        )
-    )
+    with running(
+        uvicorn.Config(app, "127.0.0.1", 0, access_log=False, log_config=None, lifespan="on")
+    ) as url:
+        yield url
+
+
+@contextmanager
+def running(config: uvicorn.Config) -> Iterator[str]:
+    """Run an application in a thread; yield the URL."""
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
