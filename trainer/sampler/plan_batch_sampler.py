@@ -50,6 +50,9 @@ class PlanBatchSampler(PlanSteps, BatchSampler):
     Example:
         sampler = remix.PlanBatchSampler("plans/epoch-0011.arrow")
         loader = DataLoader(dataset, batch_sampler=sampler, num_workers=4)
+
+        sampler = remix.PlanBatchSampler("demo-remix-seed0", wait=True)  # a run
+        sampler.set_epoch(11)
     """
 
     drop_last = False
