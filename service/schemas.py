@@ -188,20 +188,6 @@ class Assembled(Schema):
     """Test accuracy in [0, 1], of `fused` and of each modality's unimodal head."""
 
 
-class HeadMetrics(Schema):
-    """Metrics of a head on the test split, in [0, 1]."""
-
-    accuracy: float
-    """The share of the samples that are predicted correctly."""
-    balanced_accuracy: float
-    """The mean recall of the classes that have samples."""
-    macro_f1: float
-    """The mean F1 score of the classes that are labels or predictions."""
-    auroc: float | None = None
-    """The mean area under the ROC curve of the classes, each versus the rest; null without
-    `train.auroc`."""
-
-
 class RunSummary(Schema):
     """A run in a list."""
 
@@ -253,8 +239,9 @@ class RunDetail(RunSummary):
     """The epochs that have scores."""
     stopped_epoch: int | None = None
     """The last epoch, if `train.patience` ended the run; null otherwise."""
-    metrics: dict[str, HeadMetrics] | None = None
-    """Test metrics at the best epoch, of `fused` and of each modality's unimodal head.
+    metrics: dict[str, dict[str, float | None]] | None = None
+    """Test metrics in [0, 1] at the best epoch, of `fused` and of each modality's unimodal head:
+    `accuracy`, `macro_f1`, `balanced_accuracy`, and with `train.auroc` `auroc`.
 
     Null until the run is finished; without heads whose modality no test sample has.
     """

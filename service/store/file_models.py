@@ -46,7 +46,7 @@ class ResultPart(BaseModel):
     test_accuracy: dict[str, float | None]
     assembled: api.Assembled | None = None
     stopped_epoch: int | None = None
-    metrics: dict[str, api.HeadMetrics] | None = None
+    metrics: dict[str, dict[str, float | None]] | None = None
     confusion: dict[str, list[list[int]]] | None = None
 
 

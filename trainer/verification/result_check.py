@@ -95,7 +95,9 @@ class ResultCheck:
                 predicted, labels = predicted[present], labels[present]
             accuracy[head] = float(np.mean(predicted == labels)) if len(labels) else None
             if len(labels) and num <= MAX_CONFUSION_CLASSES:
-                counts = np.bincount(labels * num + predicted, minlength=num * num)
+                # the accuracy reports a prediction that is no class
+                within = predicted.clip(0, num - 1)
+                counts = np.bincount(labels * num + within, minlength=num * num)
                 confusion[head] = counts.reshape(num, num).tolist()
         return {"test_accuracy": accuracy} | ({"confusion": confusion} if confusion else {})
 
