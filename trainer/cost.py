@@ -23,6 +23,7 @@ from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
 from trainer.models.checkpoint import architecture
 from trainer.models.model import FUSED, model_for
+from trainer.models.model_config import ModelConfig
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.strategies import strategy_of
@@ -47,7 +48,10 @@ class Meter:
 
     def __init__(self, config: RunConfig, features: FeatureSet) -> None:
         self.config, self.features = config, features
-        self.inputs = Inputs(architecture(config.model, features), config.seed, torch.device("cpu"))
+        described = architecture(config.model, features)
+        # built from it without pretrained weights
+        self.model = ModelConfig.model_validate(described["model"])
+        self.inputs = Inputs(described, config.seed, torch.device("cpu"))
         self.step = cache(self._step)
         self.forward = cache(self._forward)
 
@@ -116,7 +120,7 @@ class Meter:
     def _step(self, modality: str, lacking: str | None = None) -> Rate:
         """The rate of a training step, in which every second row lacks the modality `lacking`."""
         config = self.config
-        model = model_for(config.model, self.features, config.seed, pretrained=False).train()
+        model = model_for(self.model, self.features, config.seed, pretrained=False).train()
         optimizer = build_optimizer(config.optimizer, model)
         step = strategy_of(config)(model, model, self.inputs, optimizer, config, World())
 
@@ -140,8 +144,8 @@ class Meter:
 
     def _forward(self, lacking: str | None = None) -> Rate:
         """The rate of a prediction, in which every second row lacks the modality `lacking`."""
-        config = self.config
-        model = model_for(config.model, self.features, config.seed, pretrained=False).eval()
+        seed = self.config.seed
+        model = model_for(self.model, self.features, seed, pretrained=False).eval()
 
         @torch.no_grad()
         def predict(rows: Int64Array, raw: Tensors, has: Tensors) -> None:

@@ -24,6 +24,7 @@ from trainer.data.inputs import Inputs
 from trainer.models.encoder import Encoder
 from trainer.models.midfusion import MidFusion
 from trainer.models.model import MultimodalModel
+from trainer.models.model_config import ModelConfig
 from trainer.process_group import World
 
 
@@ -45,7 +46,8 @@ class EncodedFeatures(FeatureSet):
         return self._table(modality).file_of(modality, part)
 
     def fetch(self, modality: str, part: int) -> bool:
-        return self._table(modality).fetch(modality, part)
+        # features are small, and read from the store in ranges
+        return modality in self._tables or self.source.fetch(modality, part)
 
     def _table(self, modality: str) -> FeatureSet:
         return self._tables.get(modality, self.source)
@@ -108,7 +110,8 @@ class _Encoding:
     def table(self, folder: StorePath, architecture: Mapping[str, Any]) -> FeatureSet:
         """The table of the encoder's features, whose parts may not exist yet."""
         config, manifest = self.config, self.features.manifest
-        own = config.model.encoder_of(self.name, self.features.shape(self.name))
+        model = ModelConfig.model_validate(architecture["model"])
+        own = model.encoder_of(self.name, self.features.shape(self.name))
         content = sha256()
         for key, weights in self.encoder.state_dict().items():
             content.update(f"{key} {weights.dtype} {tuple(weights.shape)}".encode())
@@ -126,7 +129,7 @@ class _Encoding:
         described = {"shape": [self.encoder.channels[-1]], "dtype": "float32"}
         parts = [{"index": part["index"], "rows": part["rows"]} for part in manifest["parts"]]
         changes = {"modalities": {self.name: described}, "parts": parts, "fingerprint": key}
-        return FeatureSet(folder / key[:32], {**manifest, **changes}, self.features.cache)
+        return FeatureSet(folder / key[:32], {**manifest, **changes})
 
     @torch.inference_mode()
     def write(self, table: FeatureSet, part: int) -> None:

@@ -184,7 +184,11 @@ def architecture(config: ModelConfig, features: FeatureSet) -> dict[str, Any]:
 def check_architecture(path: StorePath, recorded: dict[str, Any], expected: dict[str, Any]) -> None:
     """Check that a checkpoint belongs to this model. Raises MismatchError."""
     check_identities(str(path), recorded.get("extensions", {}))
-    for key in ("shapes", "classes", "model"):
+    recorded, expected = (
+        {**each, "tokenizers": {name: x.get("tokenizer") for name, x in each["facts"].items()}}
+        for each in (recorded, expected)
+    )
+    for key in ("shapes", "classes", "model", "tokenizers"):
         # compared as text because the order of modalities matters
         if json.dumps(recorded.get(key)) != json.dumps(expected[key]):
             raise MismatchError(

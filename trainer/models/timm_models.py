@@ -42,8 +42,8 @@ def timm_encoder(
 
 def _check_loaded(model: nn.Module, initial: nn.Module, path: Path) -> None:
     """Check that no random weights are left, since timm skips what a file lacks."""
-    before = initial.state_dict()
-    for key, weights in model.state_dict().items():
-        is_random = weights.numel() > 1 and weights.min() < weights.max()
-        if is_random and key in dict(model.named_parameters()) and weights.equal(before[key]):
+    before = dict(initial.named_parameters())
+    for key, weights in model.named_parameters():
+        is_random = weights.min() < weights.max()
+        if is_random and weights.equal(before[key]):
             raise ValueError(f"{path} has no weights {key!r}")

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.features.manifest import check_manifest
 from tests.support.media_files import write_shard
 from tests.support.tokenizers import save_tokenizer
+from trainer.models.checkpoint import model_of
 
 TEXTS = ["\ufeffred  green\n", "green blue green red red"]
 TINY = {
@@ -87,6 +88,9 @@ def test_text_becomes_the_ids_of_a_tokenizer(
         )
         model = remix.load_model(str(run.path / "checkpoints" / "model.pt"))
         assert model.predict({"text": ids[:3]}).shape == (3, 2)
+    remix.decode([shards], tmp_path / "blue", decode_config(other))
+    with pytest.raises(MismatchError, match="tokenizers"):
+        model_of(run.checkpoint("last"), remix.FeatureSet.open(tmp_path / "blue"))
 
 
 @pytest.mark.parametrize(("pad", "named"), [(None, "padding"), ("[PAD]", "absent")])

@@ -125,7 +125,8 @@ def test_a_run_needs_its_weights_only_to_begin(
 ) -> None:
     features = make_features(tmp_path / "features" / "made", SHAPES, num_rows=60)
     path = save(tmp_path)
-    config = run_of(tmp_path, {**encoder, "pretrained": str(path)}, assemble=True)
+    budget = {"budget": {"flops": 1e15}}  # FLOPs are counted without the weights
+    config = run_of(tmp_path, {**encoder, "pretrained": str(path)}, assemble=True, **budget)
     run = launch(config)
     sha256 = run.metadata["extensions"]["model.encoders.sight.pretrained"]["sha256"]
     assert len(sha256) == 64
@@ -135,7 +136,7 @@ def test_a_run_needs_its_weights_only_to_begin(
     remix.load_model(str(run.path / "checkpoints" / "model.pt"))
     with pytest.raises(ConfigError, match=path.name):
         launch(config, resume=True)
-    elsewhere = run_of(tmp_path, {**encoder, "pretrained": str(moved)}, assemble=True)
+    elsewhere = run_of(tmp_path, {**encoder, "pretrained": str(moved)}, assemble=True, **budget)
     assert elsewhere.digest == run.digest
     assert launch(elsewhere, resume=True).metadata == run.metadata
 
