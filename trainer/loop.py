@@ -68,7 +68,7 @@ class Trainer:
         self.world, self.progress = world, progress
         self.state = RunState(config, features, run, world)
         self.model, self.tested = self.state.model, self.state.tested
-        self.budget = Budget(config, features)
+        self.budget, self.source = Budget(config, features), features
         architecture = self.state.architecture
         features = encode_frozen(self.model, architecture, config, features, world)
         self.features = features
@@ -186,7 +186,7 @@ class Trainer:
             race.prepare(self.run, self.config, epoch)
         self.world.broadcast(None)  # barrier: the state is copied
         rival, config = race.race_of(self.run, epoch), race.challenger_of(self.config)
-        challenger = Trainer(config, self.features, rival, self.world, lambda event: None)
+        challenger = Trainer(config, self.source, rival, self.world, lambda event: None)
         challenger._advance(epoch + RACE_EPOCHS)
         challenger.recorder.close()
 

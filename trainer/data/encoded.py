@@ -70,8 +70,6 @@ def encode_frozen(
         model: on the device of the world.
         architecture: of the model.
     """
-    if isinstance(features, EncodedFeatures):  # those of a race's challenger
-        features = features.source
     frozen = [
         name
         for name in features.modalities
