@@ -63,9 +63,12 @@ def prepare(
 
 def is_augmented(config: EncoderConfig, shape: Sequence[int], dtype: str) -> bool:
     """Whether rows of a shape and dtype may differ between epochs of training."""
-    is_image = dtype == "uint8" and len(shape) >= 3
-    some_frames = len(shape) == 4 and config.frames is not None and config.frames < shape[0]
-    return some_frames or (is_image and (config.crop or config.flip))
+    if len(shape) == 4 and config.frames is not None and config.frames < shape[0]:
+        return True
+    if dtype == "uint8" and len(shape) >= 3:
+        return config.crop or config.flip
+    masks = (config.frequency_mask, config.time_mask, config.time_shift)
+    return len(shape) == 3 and any(masks)
 
 
 def frame_indices(

@@ -108,6 +108,9 @@ def test_two_ranks_write_the_features_of_one(store: Path) -> None:
         ({"flip": True}, (1, 8, 8), "float16", False),
         ({"frames": 2}, (2, 3, 8, 8), "uint8", False),
         ({"frames": 1}, (2, 3, 8, 8), "uint8", True),
+        ({"time_shift": 0.1}, (1, 8, 8), "float16", True),
+        ({"time_mask": 0.1}, (3, 8, 8), "uint8", False),
+        ({"frequency_mask": 0.1}, (8,), "float32", False),
     ],
 )
 def test_what_may_differ_between_epochs(
