@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 ConfigDict = dict
 ValidationInfo = SimpleNamespace
 ByteSize = int
+JsonValue = Any
 
 
 class ValidationError(ValueError):

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.plans.plan import BatchPlan
 from pipeline.storage.store_path import StorePath
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from service.store.catalog import Catalog
 from service.store.reader import MEMORY_BYTES, StoreReader
 from tests.support.serving import serving

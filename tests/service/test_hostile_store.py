@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from pipeline.storage.store_path import StorePath
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from service.store.metrics import StoreCollector
 from service.store.reader import StoreReader
 from tests.support.serving import serving

@@ -15,7 +15,7 @@ from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.metadata import fingerprint
 from pipeline.storage.schemas import REJECTED
 from pipeline.storage.store_path import StorePath
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from tests.support.http_client import PLAN, RUN, get, walk
 from tests.support.serving import serving
 from tests.support.stores import make_features

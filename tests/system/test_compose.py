@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from tests.support.compose import ROOT, WORKERS, Cluster, ended, no_engine
 from trainer.config_values import merge
 from trainer.sampler.plan_batch_sampler import PlanBatchSampler

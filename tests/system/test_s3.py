@@ -20,7 +20,7 @@ from pipeline.plans.plan import BatchPlan
 from pipeline.plans.stats import plan_statistics
 from pipeline.scores.table import Scores
 from pipeline.storage.store_path import StorePath
-from service.http.responses import ARROW
+from service.http.formats import ARROW
 from tests.support.object_store import S3Server
 from tests.support.serving import serving
 from tests.support.stores import check_coverage, make_features, run_config

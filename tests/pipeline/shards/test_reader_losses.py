@@ -3,7 +3,7 @@
 import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.shards.limits import Limits
@@ -179,6 +179,7 @@ def test_a_flipped_bit_in_gzip_is_reported() -> None:
     ),
     st.integers(0, len(TAR)),
 )
+@example([(0, b"\x1f\x8b")], 0)
 def test_no_mutation_raises_or_changes_what_it_did_not_touch(
     changes: list[tuple[int, bytes]], cut: int
 ) -> None:
@@ -192,4 +193,6 @@ def test_no_mutation_raises_or_changes_what_it_did_not_touch(
     result = read(data)
     for key in untouched & result.samples.keys():
         assert result.samples[key] == ORIGINAL[key]
-    assert untouched <= result.samples.keys() | {lost.key for lost in result.lost}
+    # the first bytes may have become those of a compressed shard, which is lost as one
+    unreadable = [lost.reason for lost in result.lost] == ["undecodable"]
+    assert unreadable or untouched <= result.samples.keys() | {lost.key for lost in result.lost}
