@@ -1,6 +1,5 @@
 """Strict configuration models, read from YAML files, with errors that name the field."""
 
-import os
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -29,16 +28,6 @@ _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
 def is_name(text: str) -> bool:
     """Whether a text can be a Name."""
     return re.fullmatch(_NAME_PATTERN, text) is not None
-
-
-def path_of(name: str | os.PathLike[str] | StorePath, folder: str) -> StorePath:
-    """The path that a user named: a path or URI, or a name in a folder of the store.
-
-    A name is looked up in the store, REMIX_STORE or ./store, if no such path exists.
-    """
-    if not isinstance(name, str) or not is_name(name) or Path(name).exists():
-        return StorePath.at(name)
-    return StorePath.at(os.environ.get("REMIX_STORE", "store")) / folder / name
 
 
 class StrictModel(BaseModel):

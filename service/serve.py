@@ -27,8 +27,8 @@ def serve(settings: Settings) -> None:
         app.state.store_reader.check()
     except StoreError as error:
         raise StoreError(
-            f"Store not found: {without_secrets(settings.store)}",
-            "Pass the folder or URI of a store as --store or REMIX_STORE",
+            f"{without_secrets(settings.store)}: {error}",
+            "The store is --store, REMIX_STORE or ./store",
         ) from error
     _check_free(settings.host, settings.port)
     _log_as_json()

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays import Array
-from pipeline.config import path_of
 from pipeline.errors import MissingError
 from pipeline.features.manifest import check_manifest, check_samples
 from pipeline.features.part_reader import Expected, PartReader
@@ -24,6 +23,7 @@ from pipeline.features.part_writer import part_name
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.node_cache import NodeCache, RemoteFile
 from pipeline.storage.store_path import MANIFEST, StorePath
+from pipeline.store_names import path_of
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +81,7 @@ class FeatureSet:
         Samples and parts are validated when they are first read.
         Raises MissingError, DataError, StoreError.
         """
-        store_path = path_of(path, "features")
+        store_path = StorePath.at(path_of(path, "features"))
         if not (store_path / MANIFEST).exists():
             raise MissingError(
                 f"No finished feature set in {store_path}",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer import Argument, Option
 
-from remix.cli.names import NameStore, path_of
+from remix.cli.names import NameStore
 from remix.cli.output import Json, progress, say, say_markdown, show
 
 Shards = Annotated[list[str], Argument(help="Shards (.tar), folders of shards, or globs.")]
@@ -183,8 +183,9 @@ def inspect(
 ) -> None:
     """Show the content of shards, features, a scores or plan file, a run or a comparison."""
     from pipeline.inspect import inspect as run
+    from pipeline.store_names import path_of
 
-    result = run(path_of(path, store, "features", "comparisons", "runs"))
+    result = run(path_of(path, "features", "comparisons", "runs", store=store))
     if result["kind"] == "comparison":
         from trainer.comparison.tables import summary
 
@@ -204,8 +205,10 @@ def export(
     """Write scores, a plan or the epochs of a run as Parquet or CSV."""
     from pipeline.export import export as run
     from pipeline.storage.store_path import without_secrets
+    from pipeline.store_names import path_of
 
-    num_rows, shown = run(path_of(table, store, "runs"), out), without_secrets(out)
+    num_rows = run(path_of(table, "runs", store=store), out)
+    shown = without_secrets(out)
     say({"rows": num_rows, "out": shown}, f"{num_rows} rows: {shown}", json_)
 
 

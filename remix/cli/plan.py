@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from pipeline.errors import DataError, InputError
-from remix.cli.names import NameStore, path_of
+from remix.cli.names import NameStore
 from remix.cli.output import Json, pairs, progress, say, show
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def score(
     from pipeline.features.feature_set import FeatureSet
     from pipeline.storage.arrow_files import write_table
     from pipeline.storage.store_path import StorePath, without_secrets
+    from pipeline.store_names import path_of
 
-    feature_set = FeatureSet.open(StorePath.at(path_of(features, store, "features")))
+    feature_set = FeatureSet.open(path_of(features, "features", store=store))
     path = StorePath.at(checkpoint)
     StorePath.at(out).check_writable()
     from trainer.scoring.offline import score_checkpoint

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from remix.cli.names import NameStore, path_of
+from remix.cli.names import NameStore
 from remix.cli.output import Json, say
 
 
@@ -41,9 +41,10 @@ def report(
 ) -> None:
     """Write the page of a run as a single HTML file that works offline."""
     from pipeline.storage.store_path import StorePath, without_secrets
+    from pipeline.store_names import path_of
     from service.report import write_report
 
-    path = path_of(run, store, "runs")
+    path = path_of(run, "runs", store=store)
     result, shown = write_report(path, StorePath.at(out)), without_secrets(out)
     say(
         {"out": shown, **result},

@@ -15,7 +15,7 @@ from pipeline.config import read_yaml
 from pipeline.errors import ConfigError
 from pipeline.storage.store_path import without_secrets
 from remix.cli.data import decode, generate
-from remix.cli.names import NameStore, path_of
+from remix.cli.names import NameStore
 from remix.cli.output import (
     Json,
     Terminated,
@@ -234,10 +234,11 @@ def verify(
     Exits 1 if a check fails.
     """
     from pipeline.storage.store_path import StorePath
+    from pipeline.store_names import path_of
     from trainer.run_directory import Run
     from trainer.verification.verify import verify as check
 
-    opened = Run.open(StorePath.at(path_of(run, store, "runs")))
+    opened = Run.open(StorePath.at(path_of(run, "runs", store=store)))
     with progress("verify") as update:
         result = check(opened, parts=parts, progress=update)
     say(result, verify_text(result), json_)

@@ -21,8 +21,7 @@ T = TypeVar("T")
 Name = Annotated[
     str, Path(pattern=NAME, description="A name, as in the corresponding list.", examples=["demo"])
 ]
-Epoch = Annotated[int, Path(ge=0, lt=10**9, description="The epoch, from 0.", examples=[10])]
-LatestEpoch = Annotated[
+Epoch = Annotated[
     Annotated[int, Field(ge=0, lt=10**9)] | Literal["latest"],
     Path(description="The epoch, from 0, or `latest`.", examples=[10]),
 ]

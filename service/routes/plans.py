@@ -12,7 +12,7 @@ from service.http.formats import NESTED, NestedFormat, chosen_format, described
 from service.http.responses import json_response, table_response
 from service.routes import (
     ERRORS,
-    LatestEpoch,
+    Epoch,
     Limit,
     Name,
     Start,
@@ -68,7 +68,7 @@ def list_plans(
 @router.get(
     "/{epoch}", operation_id="getPlan", summary="Get a plan", response_model=plan_api.PlanDetail
 )
-def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: LatestEpoch) -> Response:
+def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
     """The fingerprint of a plan, its settings, and the artifacts that it was made from."""
     return json_response(request, catalog.plan(run, catalog.epoch(run, epoch)))
 
@@ -79,9 +79,7 @@ def get_plan(request: Request, catalog: StoreCatalog, run: Name, epoch: LatestEp
     summary="Get the statistics of a plan",
     response_model=plan_api.PlanStats,
 )
-def get_plan_stats(
-    request: Request, catalog: StoreCatalog, run: Name, epoch: LatestEpoch
-) -> Response:
+def get_plan_stats(request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch) -> Response:
     """Balance, batch sizes, order, transitions, churn, difficulty and read amplification."""
     return json_response(request, catalog.stats(run, catalog.epoch(run, epoch)))
 
@@ -97,7 +95,7 @@ def list_steps(
     request: Request,
     catalog: StoreCatalog,
     run: Name,
-    epoch: LatestEpoch,
+    epoch: Epoch,
     start: Start = 0,
     limit: StepLimit = None,
     modality: Modality = None,

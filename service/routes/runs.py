@@ -16,7 +16,6 @@ from service.routes import (
     NUM_TABLE_ROWS,
     Epoch,
     Fields,
-    LatestEpoch,
     Limit,
     Name,
     Start,
@@ -176,7 +175,7 @@ def list_scores(
     request: Request,
     catalog: StoreCatalog,
     run: Name,
-    epoch: LatestEpoch,
+    epoch: Epoch,
     start: Start = 0,
     limit: TableLimit = None,
     fields: Fields = None,
@@ -198,7 +197,8 @@ def get_histogram(
     request: Request, catalog: StoreCatalog, run: Name, epoch: Epoch, bins: Bins = 20
 ) -> Response:
     """How many training samples have which ability and difficulty in each modality."""
-    return json_response(request, catalog.histograms(run, epoch, bins))
+    number = catalog.epoch(run, epoch, "scores")
+    return json_response(request, catalog.histograms(run, number, bins))
 
 
 @router.get(

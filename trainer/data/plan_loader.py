@@ -87,6 +87,7 @@ class PlanLoader:
         own = step.slice_of(self.world.rank, self.world.size)
         rows, names = step.rows[own], self.features.modalities
         masks = None if step.assigned is None else step.trained(names)
+        num_valid = self._num_valid(step)
         return Batch(
             step=step,
             num_steps=len(self.plan),
@@ -98,8 +99,8 @@ class PlanLoader:
             },
             present=by_modality(names, self.features.has[rows]),
             unmasked=None if masks is None else by_modality(names, masks[own]),
-            num_valid=dict(zip(names, self._num_valid(step).tolist(), strict=True)),
-            divisors=self._divisors(step, group),
+            num_valid=dict(zip(names, num_valid.tolist(), strict=True)),
+            divisors=self._divisors(step, num_valid, group),
             starts_update=step.step == group[0].step,
             ends_update=step.step == group[-1].step,
         )
@@ -112,7 +113,9 @@ class PlanLoader:
         num_valid: Int64Array = valid.sum(axis=0)
         return num_valid
 
-    def _divisors(self, step: Step, group: Sequence[Step]) -> dict[str, float]:
+    def _divisors(
+        self, step: Step, num_valid: Int64Array, group: Sequence[Step]
+    ) -> dict[str, float]:
         """Divisors of a step's losses by head.
 
         Steps that train the same are averaged as one batch; different ones by their numbers of
@@ -126,9 +129,10 @@ class PlanLoader:
         ]
         num_rows = sum(len(other.rows) for other in group)
         scale = num_rows / sum(len(other.rows) for other in alike)
-        num_valid = scale * np.sum([self._num_valid(other) for other in alike], axis=0)
+        others = [self._num_valid(other) for other in alike if other.step != step.step]
+        divisors = scale * np.sum([num_valid, *others], axis=0)
         names = self.features.modalities
-        return {FUSED: num_rows, **dict(zip(names, num_valid.tolist(), strict=True))}
+        return {FUSED: num_rows, **dict(zip(names, divisors.tolist(), strict=True))}
 
     def _reads(self, step: Step) -> Reads:
         rows = step.for_rank(self.world.rank, self.world.size)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.config import path_of
 from pipeline.errors import ConfigError, MissingError
 from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.locks import dead_owner
 from pipeline.storage.schemas import PLAN
 from pipeline.storage.store_path import StorePath
+from pipeline.store_names import path_of
 from trainer.sampler.download import download, is_run_url, is_url, public, run_at
 
 POLL_SECONDS = 1.0
@@ -49,7 +49,7 @@ class PlanSource:
             at: str | StorePath = str(source)
             is_run = is_run_url(str(source))
         else:
-            at = path_of(source, "runs")
+            at = StorePath.at(path_of(source, "runs"))
             is_run = (at / "run.json").exists()
         return cls(at=at, is_run=is_run, wait=wait, token=token, retries=retries, timeout=timeout)
 

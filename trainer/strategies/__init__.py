@@ -27,7 +27,7 @@ def strategy_of(config: RunConfig) -> type[TrainStep]:
         if not isinstance(own, type) or not issubclass(own, TrainStep):
             raise ConfigError(
                 f"train.strategy {path} is not a subclass of TrainStep",
-                "derive it from trainer.strategies.base.TrainStep",
+                "derive it from remix.TrainStep",
             )
         step = own
     else:
