@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     STEPS = 5
     JOINT_SHARE = 6
     BUDGET = 7
+    RESCORE = 8
     FOLDS = 17
     DIAGNOSTICS = 24
     ASSEMBLY = 25

@@ -44,18 +44,18 @@ class Budget:
         return min(1.0, max(0.0, share))
 
     def progress(
-        self, history: Sequence[Row], plan: BatchPlan, *, scored: bool, seconds: float
+        self, history: Sequence[Row], plan: BatchPlan, *, scored: Int64Array, seconds: float
     ) -> float:
         """The progress after an epoch.
 
         Args:
             history: Without the epoch.
-            scored: Whether the rows of the plan were scored for it.
+            scored: (n,) rows that were scored for it.
             seconds: Duration of the epoch.
         """
         before = history[-1]["progress"] if history else 0.0
         if self._limits.flops:
-            steps = self._meter.train(plan) + scored * self._meter.score(planned_rows(plan))
+            steps = self._meter.train(plan) + self._meter.score(scored)
             after = before + steps / self._limits.flops + self._validation()
             return 1.0 if after > 1 - TOLERANCE else float(after)
         if self._limits.seconds:
@@ -63,7 +63,7 @@ class Budget:
         return (len(history) + 1) / self._config.train.epochs
 
     def span(
-        self, history: Sequence[Row], plan: BatchPlan, *, scored: bool, share: float
+        self, history: Sequence[Row], plan: BatchPlan, *, scored: Int64Array, share: float
     ) -> tuple[float, float]:
         """The progress at the start and at the end of the next epoch.
 
@@ -85,11 +85,6 @@ class Budget:
             return 0.0
         rows = self._meter.features.rows_of("validation")
         return self._meter.predict(rows) / self._limits.flops
-
-
-def planned_rows(plan: BatchPlan) -> Int64Array:
-    """The different rows of a plan, ascending."""
-    return np.unique(plan.table["rows"].combine_chunks().flatten().to_numpy())
 
 
 def rows_of_epoch(config: RunConfig, features: FeatureSet, epoch: int, share: float) -> Int64Array:

@@ -69,6 +69,9 @@ class TrainConfig(StrictModel):
     train as one of n * b rows. The last update of an epoch may have fewer."""
     rescore_every: int = Field(default=1, ge=1)
     """Score the training rows every this many epochs. Raise it if scoring takes too long."""
+    rescore_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the training rows that such an epoch scores; the others keep their last scores. With
+    1/3, each row is scored once in three such epochs, at a random one. The first one scores all."""
     score_batch: int = Field(default=64, ge=1)
     """Rows per forward pass of scoring and validation. Lower it if memory runs out.
 

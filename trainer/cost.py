@@ -26,6 +26,7 @@ from trainer.models.model import FUSED, model_for
 from trainer.models.model_config import ModelConfig
 from trainer.process_group import World
 from trainer.run_directory import Run
+from trainer.scoring.epoch_scores import due_rows
 from trainer.strategies import strategy_of
 from trainer.strategies.base import build_optimizer
 
@@ -102,10 +103,10 @@ class Meter:
         """
         planned = run.planned()
         steps = sum(self.train(run.open_plan(epoch)) for epoch in planned)
-        scores = sum(
-            self.score(Scores.open(path, hashed=False).rows)
-            for path in (run.path / "scores").list()
-        )
+        scores = 0
+        for path in (run.path / "scores").list():
+            table = Scores.open(path, hashed=False)
+            scores += self.score(due_rows(self.config, run, table.metadata["epoch"], table.rows))
         validation = self.predict(self.features.rows_of("validation"))
         races = 0
         for race in run.races():
@@ -122,7 +123,7 @@ class Meter:
         config = self.config
         model = model_for(self.model, self.features, config.seed, pretrained=False).train()
         optimizer = build_optimizer(config.optimizer, model)
-        step = strategy_of(config)(model, model, self.inputs, optimizer, config, World())
+        step = strategy_of(config)(model, self.inputs, optimizer, config, World())
 
         def take(rows: Int64Array, raw: Tensors, has: Tensors) -> None:
             batch = Batch(

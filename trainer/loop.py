@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
+from pipeline.arrays import Int64Array
 from pipeline.counter_rng import key_of
 from pipeline.errors import MismatchError
 from pipeline.features.feature_set import FeatureSet
@@ -47,6 +47,7 @@ from trainer.schedule import (
     schedule_of,
 )
 from trainer.scoring.diagnostics import Diagnostics
+from trainer.scoring.epoch_scores import due_rows
 from trainer.scoring.outputs import Collector
 from trainer.scoring.predictor import Predictor, evaluate
 from trainer.selection import update_best
@@ -74,11 +75,12 @@ class Trainer:
         self.features = features
         self.model.encoded = self.tested.encoded = features.encoded
         inputs = Inputs(architecture, config.seed, world.device, features.encoded)
+        if config.train.compile:
+            self.model.compile_encoders()
         strategy = strategy_of(config)
         weights = class_weights(config, features)
         self.train_step = strategy(
             self.model,
-            self._wrap(),
             inputs,
             self.state.optimizer,
             config,
@@ -106,13 +108,6 @@ class Trainer:
     def cursor(self) -> Cursor:
         """Position of the run."""
         return self.state.cursor
-
-    def _wrap(self) -> nn.Module:
-        if self.config.train.compile:
-            self.model.compile_encoders()
-        if self.world.size == 1:
-            return self.model
-        return nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
 
     def train(self) -> dict[str, Any]:
         """Train the remaining epochs, test, and return the result stored in run.json."""
@@ -229,10 +224,12 @@ class Trainer:
         plan, times = epoch_plan(
             config, features, self.run, world, self.predictor, epoch, phase, share, collector
         )
-        scored = phase.kind == "remix" and self.run.scores(epoch).exists()
-        rates = self._rates(epoch, phase, plan, share, history, scored=scored)
-        if collector and self.run.scores(epoch).exists():
-            self._refit(collector, epoch, share, rates(0))
+        scored = rows_of_epoch(config, features, epoch, share)
+        is_scored = phase.kind == "remix" and self.run.scores(epoch).exists()
+        scored = due_rows(config, self.run, epoch, scored) if is_scored else scored[:0]
+        rates = self._rates(epoch, phase, plan, share, history, scored)
+        if collector and is_scored:
+            self._refit(collector, epoch, scored, rates(0))
         if self.cursor.step and self.cursor.plan_fingerprint != plan.fingerprint:
             raise MismatchError(
                 f"the checkpoint is in the middle of plan {self.cursor.plan_fingerprint[:12]}, "
@@ -271,8 +268,7 @@ class Trainer:
         plan: BatchPlan,
         share: float,
         history: list[Row],
-        *,
-        scored: bool,
+        scored: Int64Array,
     ) -> Rates:
         """The learning rate of each step of an epoch."""
         span = (0.0, 1.0)
@@ -281,10 +277,9 @@ class Trainer:
         span, optimizer = self.world.broadcast(span), self.config.optimizer
         return lambda step: phase.rate * optimizer.learning_rate(epoch, step, len(plan), span)
 
-    def _refit(self, collector: Collector, epoch: int, share: float, rate: float) -> None:
-        """Train the fusion on the outputs of the epoch's scoring."""
-        rows = rows_of_epoch(self.config, self.features, epoch, share)
-        rows = collector.sample(rows, self.model)
+    def _refit(self, collector: Collector, epoch: int, scored: Int64Array, rate: float) -> None:
+        """Train the fusion on the outputs of the rows (n,) that the epoch scored."""
+        rows = collector.sample(scored, self.model)
         outputs, labels = collector.joined(rows, self.model), self.features.labels[rows]
         loss = self.train_step.cross_entropy
         refit_fusion(self.model, outputs, rows, labels, self.config, epoch, rate, self.world, loss)

@@ -1,12 +1,12 @@
 """The group of training processes and its collective operations."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from pipeline.storage.arrow_files import read_table, write_table
 from pipeline.storage.store_path import StorePath
@@ -67,14 +67,11 @@ class World:
         folder.delete()
         return joined
 
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Copy rank 0's buffers to all ranks.
-
-        BatchNorm's running statistics differ between ranks, which train on different rows.
-        """
+    def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Copy rank 0's values of weights or buffers to all ranks."""
         if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor.data, src=0)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum elementwise over ranks."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from pipeline.arrays import Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
@@ -63,9 +62,7 @@ def refit_fusion(
             optimizer.zero_grad(set_to_none=True)
             cross_entropy(logits, target).mean().backward()
             optimizer.step()
-    if world.size > 1:
-        for weights in model.fusion.parameters():
-            dist.broadcast(weights.data, src=0)
+    world.broadcast_tensors(model.fusion.parameters())
 
 
 def _fused(model: MultimodalModel, outputs: HeadOutputs, device: torch.device) -> torch.Tensor:

@@ -49,10 +49,13 @@ class RunState:
             self._average.update_parameters(self.model)
 
     def broadcast_buffers(self) -> None:
-        """Copy rank 0's buffers to all ranks."""
-        self._world.broadcast_buffers(self.model)
+        """Copy rank 0's buffers to all ranks.
+
+        BatchNorm's running statistics differ between ranks, which train on different rows.
+        """
+        self._world.broadcast_tensors(self.model.buffers())
         if self._average:
-            self._world.broadcast_buffers(self.tested)
+            self._world.broadcast_tensors(self.tested.buffers())
 
     def restore_parts(self, names: Collection[str]) -> None:
         """Return encoders and heads of modalities to their best state."""

@@ -40,7 +40,7 @@ class Harness:
         inputs = Inputs(facts, 0, torch.device("cpu"))
         kind = strategy_of(config)
         kind.check(config, self.model)
-        self.step: TrainStep = kind(self.model, self.model, inputs, self.optimizer, config, World())
+        self.step: TrainStep = kind(self.model, inputs, self.optimizer, config, World())
         self._skip_masked = skip_masked and config.model.mask == "skip"
 
     def load(self, step: Step, group: Sequence[Step] = ()) -> Batch:

@@ -28,12 +28,14 @@ from pipeline.storage.schemas import ALL
 from trainer.models.encoder import Encoder, Stages, finish
 from trainer.models.encoder_config import Shape
 from trainer.models.encoders import build_encoder
-from trainer.models.fusion import FUSIONS, Entropy
-from trainer.models.midfusion import MIDFUSIONS, MidFusion
+from trainer.models.fusion import FUSIONS, Decision, Entropy
+from trainer.models.midfusion import MIDFUSIONS, MidFusion, Mmtm
 from trainer.models.model_config import Mask, ModelConfig
 from trainer.models.shared_head import shared_heads
 
 FUSED = "fused"
+USE_LOGITS = (Decision, Entropy, Mmtm)
+"""Fusions of the unimodal heads' logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,22 @@ class MultimodalModel(nn.Module):
         prefixes = (f"encoders.{_key(name)}.", f"heads.{_key(name)}.")
         return {key: x for key, x in self.state_dict().items() if key.startswith(prefixes)}
 
+    def trained_by(self, active: str, loss_outputs: Collection[str]) -> list[nn.Parameter]:
+        """Parameters that may get a gradient in a step, as for `forward`; in its order.
+
+        All that can get one on some rank: a modality may have no rows on another.
+        """
+        names = self.modalities if active == ALL else [active]
+        encoders = names if self.mask == "skip" else self.modalities
+        heads = [name for name in names if name in loss_outputs]
+        modules: list[nn.Module] = [self.encoder(name) for name in encoders]
+        if FUSED in loss_outputs:
+            heads = self.modalities if isinstance(self.fusion, USE_LOGITS) else heads
+            modules.append(self.fusion)
+        modules += [self.head(name) for name in heads]
+        weights = dict.fromkeys(x for module in modules for x in module.parameters())
+        return [x for x in weights if x.requires_grad]
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],
@@ -114,7 +132,7 @@ class MultimodalModel(nn.Module):
             active: the modality that is not masked, or "all".
             unmasked: modality -> (B,) bool, if rows of the batch differ in their masks.
             loss_outputs: outputs used by the loss, "fused" or modalities; the others are detached
-                so that DistributedDataParallel does not wait for their gradients.
+                so that the parameters which only they use get no gradient.
         """
         names = self.modalities
         assert active == ALL or active in names, f"{active!r} is not one of {names}"

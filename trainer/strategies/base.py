@@ -5,7 +5,7 @@ trainer/strategies/.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pipeline.storage.schemas import ALL
 from trainer.config import RunConfig
 from trainer.data.inputs import Inputs
 from trainer.data.plan_loader import Batch
+from trainer.gradient_reducer import GradientReducer
 from trainer.models.encoder import Encoder
 from trainer.models.model import FUSED, MultimodalModel, Outputs
 from trainer.optimizer_config import OptimizerConfig
@@ -70,8 +71,6 @@ def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
 class TrainStep:
     """Runs training steps; `train.strategy` names a subclass by its import path.
 
-    `wrapped` is the model, in DistributedDataParallel if distributed.
-
     Example:
         class HalfStep(remix.TrainStep):
             def loss(self, outputs, labels, trained, batch):
@@ -84,13 +83,16 @@ class TrainStep:
     """Whether the gradients of several batches may be added up before an update."""
 
     model: MultimodalModel
-    wrapped: nn.Module
     inputs: Inputs
     optimizer: torch.optim.Optimizer
     config: RunConfig
     world: World
     class_weights: Tensor | None = None
     """(C,) weights of rows in the losses by class, on the device; None: all 1."""
+    reducer: GradientReducer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reducer = GradientReducer(self.model, self.world)
 
     @classmethod
     def check(cls, config: RunConfig, model: MultimodalModel) -> None:
@@ -102,9 +104,7 @@ class TrainStep:
         loss = self.loss(outputs, labels, trained, batch)
         if batch.starts_update:
             self.optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel averages gradients over ranks; the loss is already divided by the
-        # global count, so it needs the sum
-        (loss * self.world.size).backward()
+        self.backward(loss, batch)
         if batch.ends_update:
             self.after_backward(outputs, labels, trained)
             self.update()
@@ -119,8 +119,11 @@ class TrainStep:
             The outputs, the labels (B,), and by modality the rows that train it, (B,) bool.
         """
         inputs, labels, trained = self.prepare(batch, epoch)
-        active = batch.step.modality if self.masks else ALL
-        return self.run(inputs, batch, active), labels, trained
+        return self.run(inputs, batch, self.active(batch)), labels, trained
+
+    def active(self, batch: Batch) -> str:
+        """The modality that a batch does not mask, or "all"."""
+        return batch.step.modality if self.masks else ALL
 
     def prepare(
         self, batch: Batch, epoch: int
@@ -142,7 +145,7 @@ class TrainStep:
         with torch.autocast(
             self.world.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
         ):
-            outputs: Outputs = self.wrapped(
+            outputs: Outputs = self.model(
                 inputs,
                 batch.present,
                 active=active,
@@ -208,6 +211,15 @@ class TrainStep:
             joint = torch.tensor(own < 0, device=labels.device)
             weights = torch.where(joint, train.warmup_weight, train.remix_weight)
             yield (weights * losses).sum() / batch.divisors[FUSED]
+
+    def backward(self, loss: Tensor, batch: Batch) -> None:
+        """Compute the gradients of a batch, and sum them over ranks if it ends an update."""
+        self.reducer.backward(
+            loss,
+            self.model.trained_by(self.active(batch), self.loss_outputs(batch)),
+            starts_update=batch.starts_update,
+            ends_update=batch.ends_update,
+        )
 
     def after_backward(
         self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]

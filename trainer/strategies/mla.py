@@ -69,7 +69,7 @@ class Mla(TrainStep):
         losses = self.cross_entropy(outputs.unimodal[name], labels)
         loss = (losses * trained).sum() / batch.num_valid[name]
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world.size).backward()
+        self.reducer.backward(loss, self.model.trained_by(name, [name]))
         total = self.world.sum(outputs.features[name][trained].sum(0, dtype=torch.float32))
         # schedule of the paper's public code: 0.1 at the start of an epoch to 0.01 at its end
         damping = 0.1 ** (1 + batch.step.step / batch.num_steps)

@@ -14,13 +14,14 @@ from pipeline.plans.stats import plan_statistics
 from pipeline.plans.step_index import STEPS_SCHEMA, UNPLANNED
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import read_table
-from pipeline.storage.metadata import fingerprint_of, read_metadata
+from pipeline.storage.metadata import fingerprint, fingerprint_of, read_metadata
 from pipeline.storage.store_path import StorePath
 from trainer.budget import rows_of_epoch
 from trainer.config import RunConfig
 from trainer.epoch_plan import plan_builder_of
 from trainer.run_directory import Run
 from trainer.schedule import phase_of, schedule_of
+from trainer.scoring.epoch_scores import due_rows, previous_epoch, scored_epoch
 from trainer.verification.problems import Problems
 
 
@@ -65,7 +66,7 @@ class EpochCheck:
         phase = phase_of(config, features.modalities, rows[:epoch], schedule)
         if phase.kind != "remix":
             return plan_builder_of(config, features, epoch, phase, None, self._digest, share)
-        scored = epoch - (epoch - config.joint_epochs) % config.train.rescore_every
+        scored = scored_epoch(config, epoch)
         path = self._run.scores(scored)
         with self._problems.reading(path):
             scores = Scores.open(path)
@@ -77,10 +78,23 @@ class EpochCheck:
                 "parents": {"features": features.fingerprint, "config": self._digest},
             }
             self._problems.expect(path, "metadata", scores.metadata, expected)
+            self._check_kept(path, scores, scored)
             own = rows_of_epoch(config, features, epoch, share)
             scores = scores.take(own) if len(own) < len(scores) else scores
             return plan_builder_of(config, features, epoch, phase, scores, self._digest, share)
         return None
+
+    def _check_kept(self, path: StorePath, scores: Scores, scored: int) -> None:
+        """Compare the rows that an epoch did not score with the scores before (rescore_share)."""
+        due = due_rows(self._config, self._run, scored, scores.rows)
+        kept = np.setdiff1d(scores.rows, due)
+        previous = self._run.scores(previous_epoch(self._config, scored))
+        if not len(kept):
+            return
+        with self._problems.reading(previous):
+            last = Scores.open(previous).take(kept).table
+            if fingerprint(last, {}) != fingerprint(scores.take(kept).table, {}):
+                self._problems.add(path, "rows that the epoch did not score have other scores")
 
     def _check_origin(self, path: StorePath, plan: BatchPlan, builder: PlanBuilder) -> None:
         """Compare metadata and fingerprint; if they differ, report the first step that does."""
