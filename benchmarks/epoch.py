@@ -1,6 +1,7 @@
 """Time of a remix epoch, including scoring and planning, relative to a joint epoch.
 
-    python benchmarks/epoch.py [--rows 256] [--pixels 112] [--repeats 3] [--amp bf16]
+    python benchmarks/epoch.py [--device cuda] [--rows 256] [--pixels 112] [--repeats 3]
+                               [--amp bf16] [--rescore-share 0.333]
 
 Needs only torch, torchvision, numpy and pyarrow. Trains a ResNet-18 per modality with the preset
 `paper` and batch size 64; a sample has two frames of 3x112x112 pixels (uint8) and a 128x128
@@ -106,14 +107,12 @@ class Epochs:
 
     def __init__(self, config: RunConfig, features: FeatureSet, device: torch.device) -> None:
         self.config, self.features, self.world = config, features, World(device=device)
-        (config.run_path / "run.json").write_json(
-            {"digest": ""}
-        )  # other artifacts refer to the digest
         shapes = {name: features.shape(name) for name in features.modalities}
         self.model = build_model(config.model, shapes, NUM_CLASSES, config.seed).to(device)
         inputs = Inputs(architecture(config.model, features), config.seed, device)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
         self.step = TrainStep(
-            self.model,
             self.model,
             inputs,
             build_optimizer(config.optimizer, self.model),
@@ -123,14 +122,16 @@ class Epochs:
         self.predictor = Predictor(
             self.model, inputs, features, device, amp=config.train.amp == "bf16"
         )
-        self.number = 0
+        self.numbers = {"joint": 0, "remix": 0}
 
     def run(self, method: str) -> dict[str, float]:
         """Train an epoch; return its seconds by stage and the share of rows of each modality."""
-        epoch, self.number = self.number, self.number + 1
-        config = parse(
-            RunConfig, merge(self.config.model_dump(), {"train": {"warmup_epochs": 0}}), method
-        )
+        epoch = self.numbers[method]
+        self.numbers[method] += 1
+        changes = {"name": method, "train": {"warmup_epochs": 0}}
+        config = parse(RunConfig, merge(self.config.model_dump(), changes), method)
+        # other artifacts refer to the digest
+        (config.run_path / "run.json").write_json({"digest": ""})
         phase = Phase(kind="joint" if method == "joint" else "remix")
         self.synchronize()
         start, busy = time.perf_counter(), time.process_time()
@@ -175,10 +176,13 @@ class Epochs:
             torch.cuda.synchronize()
 
 
-def parse_arguments(cuda: bool) -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+    cuda = parser.parse_known_args()[0].device == "cuda"
     parser.add_argument("--rows", type=int, default=8192 if cuda else 256)
     parser.add_argument("--pixels", type=int, default=112, help="height and width of a frame")
     parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
@@ -189,16 +193,19 @@ def parse_arguments(cuda: bool) -> argparse.Namespace:
         default="natural",
         help="equal: assign half of the rows to each modality",
     )
+    parser.add_argument(
+        "--rescore-share", type=float, default=1.0, help="share of the rows that an epoch scores"
+    )
     parser.add_argument("--score-batch", type=int, default=256 if cuda else 64)
     return parser.parse_args()
 
 
 def main() -> None:
-    cuda = torch.cuda.is_available()
-    arguments = parse_arguments(cuda)
-    device = torch.device("cuda" if cuda else "cpu")
+    arguments = parse_arguments()
+    device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         train = {"batch_size": 64, "amp": arguments.amp, "score_batch": arguments.score_batch}
+        train["rescore_share"] = arguments.rescore_share
         config = parse(
             RunConfig,
             {
@@ -234,9 +241,10 @@ def main() -> None:
         "rows": arguments.rows,
         "pixels": arguments.pixels,
         "shares": arguments.shares,
+        "rescore_share": arguments.rescore_share,
         "batch": 64,
         "amp": arguments.amp,
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "stand_ins": STAND_INS,
     }

@@ -76,7 +76,8 @@ class Trainer:
         self.model.encoded = self.tested.encoded = features.encoded
         inputs = Inputs(architecture, config.seed, world.device, features.encoded)
         if config.train.compile:
-            self.model.compile_encoders()
+            for model in {self.model, self.tested}:
+                model.compile_encoders()
         strategy = strategy_of(config)
         weights = class_weights(config, features)
         self.train_step = strategy(

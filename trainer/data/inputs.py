@@ -19,6 +19,11 @@ def by_modality(names: Sequence[str], columns: BoolArray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(columns[:, k].copy()) for k, name in enumerate(names)}
 
 
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor in page-locked memory, from which copies to a GPU do not block."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 class Inputs:
     """Normalises and augments each modality as a model's architecture requires."""
 
@@ -80,7 +85,10 @@ class Inputs:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Read rows for evaluation: inputs and, by modality, which rows have it (B,)."""
         names = features.modalities
-        raw = {name: torch.from_numpy(features.read(name, rows)) for name in names}
+        raw = {
+            name: pinned(torch.from_numpy(features.read(name, rows)), self._device)
+            for name in names
+        }
         return self(raw, rows, training=False), by_modality(names, features.has[rows])
 
 

@@ -13,7 +13,7 @@ from pipeline.arrays import Int64Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.storage.schemas import ALL
-from trainer.data.inputs import by_modality
+from trainer.data.inputs import by_modality, pinned
 from trainer.data.part_prefetcher import Prefetcher, Reads
 from trainer.models.model import FUSED
 from trainer.process_group import World
@@ -94,7 +94,7 @@ class PlanLoader:
             rows=torch.from_numpy(rows.copy()),
             labels=torch.from_numpy(self.features.labels[rows]).long(),
             inputs={
-                name: self._pinned(torch.from_numpy(self.features.read(name, rows)))
+                name: pinned(torch.from_numpy(self.features.read(name, rows)), self.world.device)
                 for name, rows in self._reads(step)
             },
             present=by_modality(names, self.features.has[rows]),
@@ -141,6 +141,3 @@ class PlanLoader:
             for name in self.features.modalities
             if step.modality in (ALL, name) or not self.skip_masked
         ]
-
-    def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory() if self.world.device.type == "cuda" else tensor
