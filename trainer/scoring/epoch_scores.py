@@ -10,7 +10,6 @@ from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.build import join_scores, score_rows
 from pipeline.storage.arrow_files import column
 from trainer.config import RunConfig
-from trainer.data.part_prefetcher import prefetched_rows
 from trainer.process_group import World
 from trainer.run_directory import Run
 from trainer.scoring.outputs import Collector
@@ -46,8 +45,7 @@ def score_epoch(
         due = due_rows(config, run, scored, rows)
         sample = collector.sample(due, predictor.model) if collector else due
         tables: list[pa.Table] = []
-        for _, batch in prefetched_rows(features, due, config.train.score_batch, world):
-            outputs, present = predictor.outputs(batch)
+        for batch, outputs, present in predictor.outputs_of(due, config.train.score_batch, world):
             if collector:
                 collector.add(batch, outputs, present, keep=np.isin(batch, sample))
             table = score_rows(features, batch, predictor.probabilities(outputs))

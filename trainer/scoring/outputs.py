@@ -13,7 +13,6 @@ from pipeline.arrays import BoolArray, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.features.feature_set import FeatureSet
 from trainer.config import RunConfig
-from trainer.data.part_prefetcher import prefetched_rows
 from trainer.models.model import FUSED, MultimodalModel, Outputs
 from trainer.process_group import World
 from trainer.run_directory import Run
@@ -77,8 +76,8 @@ class Collector:
         """Rows (n,) of a split, ascending, and their outputs, None on other ranks than 0."""
         rows = self.sample(self._features.rows_of(split), predictor.model)
         size = self._config.train.score_batch
-        for _, batch in prefetched_rows(self._features, rows, size, self._world):
-            self.add(batch, *predictor.outputs(batch), temperatures)
+        for batch, outputs, present in predictor.outputs_of(rows, size, self._world):
+            self.add(batch, outputs, present, temperatures)
         return rows, self.joined(rows, predictor.model)
 
     def sample(self, rows: Int64Array, model: MultimodalModel) -> Int64Array:

@@ -1,6 +1,6 @@
 """Predictions of a model for rows of a feature set, used by scoring, validation and test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -50,6 +50,23 @@ class Predictor:
         return self.evaluate(
             lambda inputs, present: (self.model.predict(inputs, present), present), rows
         )
+
+    def outputs_of(
+        self, rows: Array, batch_size: int, world: World
+    ) -> Iterator[tuple[Array, Outputs, dict[str, torch.Tensor]]]:
+        """Yield this rank's batches of rows (n,) with their outputs and presence.
+
+        A batch is yielded when the next one has been given to the device, so that a GPU computes
+        while a batch is read and another one is used.
+        """
+        before = None
+        for _, batch in prefetched_rows(self.feature_set, rows, batch_size, world):
+            started = (batch, *self.outputs(batch))
+            if before:
+                yield before
+            before = started
+        if before:
+            yield before
 
     def probabilities(self, outputs: Outputs) -> dict[str, Array]:
         """Class probabilities by head, (B, C) float32."""
