@@ -202,7 +202,7 @@ class RunSummary(Schema):
     error: str | None = None
     """Why the run failed; null otherwise."""
     updated: datetime
-    """When the run last wrote its status or an epoch."""
+    """When the run last wrote its status or an epoch, by the clock of its node."""
     features: Parent
     """The feature set that the run trains on."""
     modalities: list[str]
@@ -233,6 +233,8 @@ class RunDetail(RunSummary):
     """A hash of everything in the configuration that affects the result."""
     code_version: str
     """The version of Remix that trained the run."""
+    comparisons: list[str]
+    """The comparisons that used the run."""
     plans: list[int]
     """The epochs that have a plan."""
     scores: list[int]
@@ -308,8 +310,12 @@ class EpochRow(Schema):
     """The learning rate."""
     train_loss: float | None
     """Mean training loss, weighted by the samples of each step."""
+    train_fused_loss: float | None
+    """Mean cross-entropy of the fused head on the training batches, the part of `train_loss` that a
+    method trains unless it is `unimodal` or `mla`."""
     train_accuracy: float | None
-    """Accuracy of the fused head on the training batches."""
+    """Accuracy of the fused head on the training batches, which have one modality after warm-up if
+    the method masks the others."""
     validation_loss: float | None
     """Mean cross-entropy of the fused head on the validation split."""
     validation_accuracy: float | None

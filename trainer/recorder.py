@@ -72,11 +72,15 @@ class Recorder:
         """Sum losses and counts over the ranks and write the steps. All ranks must call this."""
         if not self._steps:
             return
-        losses = self._world.sum(torch.stack([output.loss.double() for output in self._outputs]))
+        losses = self._world.sum(
+            torch.stack([torch.stack([x.loss, x.fused_loss]).double() for x in self._outputs])
+        )
         correct = self._world.sum(torch.stack([output.num_correct for output in self._outputs]))
         heads = ["num_correct", *(f"num_correct_{name}" for name in self._features.modalities)]
-        for step, loss, counts in zip(self._steps, losses.tolist(), correct.tolist(), strict=True):
-            step |= {"loss": loss, **dict(zip(heads, counts, strict=True))}
+        for step, (loss, fused), counts in zip(
+            self._steps, losses.tolist(), correct.tolist(), strict=True
+        ):
+            step |= {"loss": loss, "fused_loss": fused, **dict(zip(heads, counts, strict=True))}
         if self._world.is_rank_zero:
             self._run.write_steps(self._steps, self._features.modalities)
         self._steps, self._outputs = [], []
@@ -97,15 +101,17 @@ class Recorder:
         steps = self._run.steps(epoch)
         numbers = steps.drop_columns(["modality", "rows_hash"])
         sums = {name: numbers[name].to_numpy().sum().item() for name in numbers.column_names}
+        weights = steps["num_rows"].to_numpy()
         stats = self._run.plan_stats(epoch).read_json()
         row: dict[str, Any] = {
             "epoch": epoch,
             "policy": plan.metadata["policy"],
             "num_steps": steps.num_rows,
             "num_rows": sums["num_rows"],
-            "train_loss": float(
-                np.average(steps["loss"].to_numpy(), weights=steps["num_rows"].to_numpy())
-            ),
+            **{
+                f"train_{name}": float(np.average(steps[name].to_numpy(), weights=weights))
+                for name in ("loss", "fused_loss")
+            },
             "train_accuracy": sums["num_correct"] / sums["num_rows"],
         }
         for name in self._features.modalities:
@@ -123,6 +129,7 @@ class Recorder:
             "samples_per_second": sums["num_rows"] / max(seconds, 1e-9),
         }
         self._run.write_epoch(row, self._features.modalities)
+        self._run.update()  # the time
         if self._loggers:
             self._loggers.epoch(epoch, row)
         return row

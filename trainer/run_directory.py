@@ -3,6 +3,7 @@
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     import pandas
 
 PLAN_NAME = re.compile(r"epoch-(\d{4,})\.arrow")
+
+
+def now() -> str:
+    """The time in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Run:
             "modalities": features.modalities,
             "code_version": version("data-remixing"),
             "status": "created",
+            "updated": now(),
         }
         if not (run.path / "run.json").claim(encode_json(metadata)):
             raise InputError(
@@ -96,9 +103,10 @@ class Run:
         return str(self.metadata["digest"])
 
     def update(self, **changes: Any) -> None:
-        """Rewrite run.json with these entries changed; None removes an entry."""
+        """Rewrite run.json with the time and these entries changed; None removes an entry."""
+        changed = {**self.metadata, "updated": now(), **changes}
         (self.path / "run.json").write_json(
-            {key: value for key, value in {**self.metadata, **changes}.items() if value is not None}
+            {key: value for key, value in changed.items() if value is not None}
         )
 
     def plan(self, epoch: int) -> StorePath:

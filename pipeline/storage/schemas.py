@@ -80,6 +80,7 @@ def steps_schema(modalities: Sequence[str]) -> pa.Schema:
         ("num_rows", pa.int32()),
         ("rows_hash", pa.string()),
         ("loss", pa.float64()),
+        ("fused_loss", pa.float64()),
         ("num_correct", pa.int32()),
     ]
     for name in modalities:
@@ -103,6 +104,7 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
         "progress",
         "learning_rate",
         "train_loss",
+        "train_fused_loss",
         "train_accuracy",
         "validation_loss",
         "validation_accuracy",

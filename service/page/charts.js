@@ -74,7 +74,7 @@ const charts = (() => {
       showlegend: false,
       hovermode: "x unified",
       bargap: 0.25,
-      margin: { l: 44, r: 12, t: 10, b: 36 },
+      margin: { l: 44, r: 12, t: 18, b: 36 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: {
@@ -113,9 +113,12 @@ const charts = (() => {
     return { ...percentAxis, range: [Math.max(-0.02, low - pad), Math.min(1.02, high + pad)] };
   }
 
-  // Marks on an epoch axis: warm-up as a shaded area, the selected epoch as a line.
-  function marks(warmup, epoch) {
+  // Marks on an epoch axis: warm-up as a shaded area, the tested and the selected epoch as lines.
+  function marks({ warmup = 0, tested = null, epoch = null }) {
     const shapes = [];
+    const annotations = [];
+    const vertical = (x, line) =>
+      shapes.push({ type: "line", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, layer: "below", line });
     const shade = {
       type: "rect",
       yref: "paper",
@@ -128,18 +131,20 @@ const charts = (() => {
       fillcolor: rgb("var(--neutral)", 0.1),
     };
     if (warmup) shapes.push(shade);
-    if (epoch !== null)
-      shapes.push({
-        type: "line",
+    if (epoch !== null) vertical(epoch, { width: 1, dash: "dot", color: rgb("var(--accent)") });
+    if (tested !== null) {
+      vertical(tested, { width: 1, color: rgb("var(--soft)") });
+      annotations.push({
+        x: tested,
+        y: 1,
         yref: "paper",
-        x0: epoch,
-        x1: epoch,
-        y0: 0,
-        y1: 1,
-        layer: "below",
-        line: { width: 1, dash: "dot", color: rgb("var(--accent)") },
+        yanchor: "bottom",
+        text: "tested",
+        showarrow: false,
+        font: { size: 11, color: rgb("var(--soft)") },
       });
-    return shapes;
+    }
+    return { shapes, annotations };
   }
 
   function line(name, x, y, style, more = {}) {
@@ -168,6 +173,24 @@ const charts = (() => {
       marker: { color: rgb(style.colour), line: { width: 0 } },
       legend: style,
       ...more,
+    };
+  }
+
+  // Rings around points of lines.
+  function rings(name, x, y) {
+    return {
+      type: "scatter",
+      mode: "markers",
+      name,
+      x,
+      y,
+      hoverinfo: "skip",
+      marker: {
+        symbol: "circle-open",
+        size: 12,
+        color: rgb("var(--ink)"),
+        line: { width: 1.5 },
+      },
     };
   }
 
@@ -326,5 +349,6 @@ const charts = (() => {
     palette,
     percentAxis,
     rgb,
+    rings,
   };
 })();

@@ -36,22 +36,28 @@ const comparison = (() => {
         ]),
         h("p", {}, detail.verdict),
       );
-    const curves = [
-      ["fused", "Fused head", (point) => point.validation_accuracy],
+    const curves = panels("accuracy", [
+      ["accuracy-fused", "Fused head", (point) => point.validation_accuracy],
       ...modalities.map((modality) => [
-        modality,
+        `accuracy-${modality}`,
         `Unimodal head: ${modality}`,
         (point) => point.modalities[modality]?.validation_accuracy,
       ]),
-    ].map(([id, title, value]) => curve(`accuracy-${id}`, title, value));
-    const shares = modalities.map((modality) =>
-      curve(
+    ]);
+    const shares = panels("share of samples", [
+      ...modalities.map((modality) => [
         `share-${modality}`,
         `Share of samples: ${modality}`,
         (point) => point.modalities[modality]?.share,
         "No method assigns samples to this modality alone.",
-      ),
-    );
+      ]),
+      [
+        "churn",
+        "Samples that changed modality, %",
+        (point) => point.churn,
+        "No method assigns samples to single modalities.",
+      ],
+    ]);
     const part = (title, note, ...children) =>
       h(
         "section",
@@ -61,16 +67,42 @@ const comparison = (() => {
         ...children,
       );
 
-    // A chart of value(point) over epochs: a line and a band for each method.
-    function curve(id, title, value, empty = "No data yet.") {
+    // Charts of value(point) over epochs, with one range of values: [id, title, value, empty].
+    function panels(axis, list) {
+      const all = list.map(([, , value]) =>
+        methods.map((method) => ({
+          method,
+          ...overSeeds(
+            points.filter((point) => point.method === method),
+            value,
+          ),
+        })),
+      );
+      const ends = all.flat().flatMap(({ mean, sd }) =>
+        mean.flatMap((m, i) => [m - (sd[i] ?? 0), m + (sd[i] ?? 0)]),
+      );
+      const y = { ...charts.closeUp(ends), title: { text: axis } };
+      return list.map(([id, title, , empty], i) => curve(id, title, all[i], y, empty));
+    }
+
+    // The tested epochs of the methods on their lines, as rings.
+    function tested(own) {
+      const at = own.map(({ method, x, mean }) => {
+        const epoch = Math.round(
+          detail.methods.find((result) => result.method === method).tested_epoch.median,
+        );
+        return [epoch, mean[x.indexOf(epoch)] ?? null];
+      });
+      return charts.rings(
+        "tested",
+        at.map(([x]) => x),
+        at.map(([, y]) => y),
+      );
+    }
+
+    // A line and a band for each method.
+    function curve(id, title, own, y, empty = "No data yet.") {
       const chart = charts.figure(id, title);
-      const own = methods.map((method) => ({
-        method,
-        ...overSeeds(
-          points.filter((point) => point.method === method),
-          value,
-        ),
-      }));
       chart.draw(() => ({
         traces: own.flatMap(({ method, x, mean, sd }) => [
           ...(sd.some(format.known)
@@ -85,7 +117,7 @@ const comparison = (() => {
               ]
             : []),
           charts.line(method, x, mean, style(method)),
-        ]),
+        ]).concat(id.startsWith("accuracy") ? tested(own) : []),
         summary: own
           .filter(({ x }) => x.length)
           .map(
@@ -94,14 +126,7 @@ const comparison = (() => {
           )
           .join(", "),
         empty: own.some(({ x }) => x.length) ? null : empty,
-        layout: {
-          x: charts.epochAxis(0, lastEpoch),
-          y: charts.closeUp(
-            own.flatMap(({ mean, sd }) =>
-              mean.flatMap((m, i) => [m - (sd[i] ?? 0), m + (sd[i] ?? 0)]),
-            ),
-          ),
-        },
+        layout: { x: charts.epochAxis(0, lastEpoch), y },
         columns: [
           { name: "epoch", num: true, head: true },
           ...methods.map((method) => ({ name: method, num: true })),
@@ -240,23 +265,13 @@ const comparison = (() => {
         : []),
       part(
         "Validation accuracy",
-        "Mean over seeds; the band is ± one standard deviation.",
+        "Mean over seeds; the band is ± one standard deviation. A ring marks the tested epoch, the median over seeds.",
         h("div", { class: "grid small" }, curves),
       ),
       part(
         "Assignment of samples to modalities",
         "Share of samples assigned to each modality, and samples whose modality differs from the previous epoch.",
-        h(
-          "div",
-          { class: "grid small" },
-          shares,
-          curve(
-            "churn",
-            "Samples that changed modality, %",
-            (point) => point.churn,
-            "No method assigns samples to single modalities.",
-          ),
-        ),
+        h("div", { class: "grid small" }, shares),
       ),
       part("Runs", "Test accuracy of the fused head. Select a number to open its run.", runs()),
     );

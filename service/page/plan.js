@@ -5,10 +5,7 @@ const plan = (() => {
   const { chip, h, paged, quiet, table } = dom;
   const NUM_STEPS = 25;
   const ROWS_SHOWN = 12;
-  const MEASURES = {
-    difficulty: { word: "difficulty", label: "Difficulty", axis: "difficulty, 0 to 1" },
-    kl: { word: "ability", label: "Ability, bits", axis: "ability, bits" },
-  };
+  const AXIS = "difficulty, 0 to 1";
 
   // onEpoch(epoch, isLast): called if the user selects another epoch.
   function section(run, modalities, { signal, onEpoch }) {
@@ -20,7 +17,6 @@ const plan = (() => {
     let epochs = [];
     let epoch = null;
     let stats = null;
-    let measure = "difficulty";
     let loading = new AbortController();
 
     const slider = h("input", {
@@ -63,7 +59,6 @@ const plan = (() => {
       { name: "samples", num: true },
       { name: "steps", num: true },
       { name: "mean difficulty", num: true },
-      { name: "mean ability, bits", num: true, wide: true },
       { name: "samples without it", num: true, wide: true },
     ]);
     const histograms = new Map(
@@ -74,23 +69,6 @@ const plan = (() => {
       { class: "quiet", id: "no-scores" },
       "This epoch was not scored. In warm-up, every sample trains all modalities.",
     );
-    const radios = Object.keys(MEASURES).map((key) =>
-      h(
-        "label",
-        {},
-        h("input", {
-          type: "radio",
-          name: "measure",
-          value: key,
-          checked: key === measure,
-          onchange: () => {
-            measure = key;
-            drawHistograms();
-          },
-        }),
-        MEASURES[key].label,
-      ),
-    );
     const graphs = h(
       "div",
       { class: "grid small" },
@@ -99,17 +77,12 @@ const plan = (() => {
     const explanation = h(
       "p",
       { class: "note" },
-      "Difficulty: the entropy of the unimodal head's prediction, from 0 (certain) to 1 (uniform). Ability: its KL divergence from a uniform prediction.",
+      "Difficulty: the entropy of the unimodal head's prediction, from 0 (certain) to 1 (uniform).",
     );
     const histogramPart = h(
       "div",
       { class: "part" },
-      h(
-        "div",
-        { class: "bar" },
-        h("h3", {}, "Difficulty of the samples"),
-        h("fieldset", { class: "seg" }, h("legend", { class: "hidden" }, "Quantity"), radios),
-      ),
+      h("h3", {}, "Difficulty of the samples"),
       noScores,
       explanation,
       graphs,
@@ -186,7 +159,7 @@ const plan = (() => {
       slider.max = String(Math.max(0, epochs.length - 1));
       slider.value = String(epochs.indexOf(epoch));
       slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
-      output.textContent = `${epoch} of ${epochs.at(-1)}`;
+      output.textContent = `${epoch} (0 to ${epochs.at(-1)})`;
       bar.hidden = body.hidden = !epochs.length;
       none.hidden = epochs.length > 0;
     }
@@ -242,7 +215,6 @@ const plan = (() => {
           format.integer(stats.modalities[name].num_rows),
           format.integer(stats.modalities[name].num_steps),
           format.fixed(scores?.[name]?.difficulty?.mean),
-          format.fixed(scores?.[name]?.kl.mean),
           format.integer(scores?.[name]?.num_missing),
         ]),
       );
@@ -295,21 +267,14 @@ const plan = (() => {
       if (!scores) return;
       const top = Math.max(
         1,
-        ...modalities.map((name) => Math.max(0, ...(scores[name]?.[measure]?.counts ?? []))),
+        ...modalities.map((name) => Math.max(0, ...(scores[name]?.difficulty?.counts ?? []))),
       );
       for (const [name, chart] of histograms)
-        chart.draw(() => histogram(name, scores[name]?.[measure], top));
+        chart.draw(() => histogram(name, scores[name]?.difficulty, top));
     }
 
     function histogram(name, bins, top) {
-      if (!bins)
-        return {
-          traces: [],
-          empty:
-            measure === "difficulty"
-              ? "Difficulty needs the number of classes, which is unknown. Choose ability."
-              : "No scores.",
-        };
+      if (!bins) return { traces: [], empty: "No scores." };
       const { edges, counts, assigned } = bins;
       const middles = counts.map((_, i) => (edges[i] + edges[i + 1]) / 2);
       const width = counts.map((_, i) => edges[i + 1] - edges[i]);
@@ -320,19 +285,19 @@ const plan = (() => {
       });
       return {
         traces: assigned ? [all, own] : [all],
-        summary: `Epoch ${epoch}: ${format.integer(sum(counts))} samples, mean ${MEASURES[measure].word} ${format.fixed(bins.mean)}; ${format.integer(sum(assigned))} assigned to ${name}.`,
+        summary: `Epoch ${epoch}: ${format.integer(sum(counts))} samples, mean difficulty ${format.fixed(bins.mean)}; ${format.integer(sum(assigned))} assigned to ${name}.`,
         layout: {
           barmode: "overlay",
           bargap: 0,
           x: {
-            title: { text: MEASURES[measure].axis, standoff: 4 },
+            title: { text: AXIS, standoff: 4 },
             range: [edges[0], edges.at(-1)],
             hoverformat: ".2f",
           },
-          y: { range: [0, top * 1.05] },
+          y: { title: { text: "samples" }, range: [0, top * 1.05] },
         },
         columns: [
-          { name: MEASURES[measure].axis, head: true },
+          { name: AXIS, head: true },
           { name: "all samples", num: true },
           { name: `assigned to ${name}`, num: true },
         ],

@@ -18,7 +18,7 @@ const run = (() => {
     };
     const figures = {
       accuracy: charts.figure("accuracy", "Validation accuracy", {
-        note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded.",
+        note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded. If training masks modalities after warm-up, the line of the training batches breaks there: its two parts do not compare.",
         height: 260,
         onPick: pick,
       }),
@@ -42,7 +42,7 @@ const run = (() => {
         onPick: pick,
       }),
       loss: charts.figure("loss", "Loss", {
-        note: "Validation: cross-entropy of the fused head. Training: all loss terms, mean over samples.",
+        note: "Cross-entropy of the fused head. All terms: with the weighted losses of the unimodal heads.",
         onPick: pick,
       }),
       rho: charts.figure("rho", "Confidence ratio, strongest to weakest modality", {
@@ -77,6 +77,7 @@ const run = (() => {
     });
     const sampleHistory = sample.section(name, detail.features.name, names, {
       signal,
+      tested: () => detail.best?.epoch ?? null,
       onPick: pick,
       onSearch: (id) => setQuery({ sample: id }),
     });
@@ -118,24 +119,30 @@ const run = (() => {
       h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
     );
 
-    function drawHead(comparison) {
-      const { train = {}, seed, plan: planConfig = {} } = detail.config;
+    function drawHead() {
+      const { train = {}, plan: planConfig = {} } = detail.config;
       status.replaceChildren(badge(detail.status));
-      const link = comparison ? [["comparison", lists.link("comparisons", comparison)]] : [];
+      const comparisons = detail.comparisons.map((each) =>
+        api.report ? each : lists.link("comparisons", each),
+      );
+      const assigns = epochs.some((row) => row.policy !== "joint");
       about.replaceChildren(
         properties([
           [
             "features",
             api.report ? detail.features.name : lists.link("features", detail.features.name),
           ],
-          ...link,
+          ["method", detail.method],
+          ...(comparisons.length
+            ? [[comparisons.length > 1 ? "comparisons" : "comparison", comparisons]]
+            : []),
+          ["seed", String(detail.seed)],
           [
             "epochs",
             `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})${detail.stopped_epoch === null ? "" : ", stopped early"}`,
           ],
-          ["policy", planConfig?.policy ?? format.NONE],
+          ...(assigns ? [["policy", planConfig?.policy ?? format.NONE]] : []),
           ["batch size", format.integer(train?.batch_size)],
-          ["seed", String(seed ?? format.NONE)],
           ["updated", format.when(detail.updated)],
           ["code version", detail.code_version],
         ]),
@@ -164,7 +171,11 @@ const run = (() => {
       const base = (y) => ({
         x: charts.epochAxis(0, Math.max(detail.planned_epochs - 1, ...x)),
         y,
-        shapes: charts.marks(detail.warmup_epochs, onePlan.epoch()),
+        ...charts.marks({
+          warmup: detail.warmup_epochs,
+          tested: detail.best?.epoch ?? null,
+          epoch: onePlan.epoch(),
+        }),
       });
       const lastOf = (values, text) =>
         values
@@ -198,16 +209,33 @@ const run = (() => {
         lined("fused head", charts.FUSED, (row) => row[key]),
         ...names.map((name) => lined(name, style(name), (row) => row.modalities[name]?.[key])),
       ];
-      const training = lined(
-        "fused head, training set",
-        { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" },
-        (row) => row.train_accuracy,
+      const masks = epochs.map((row) =>
+        names.some((name) => format.known(row.modalities[name]?.share)),
       );
+      const batches = { ...charts.FUSED, dash: "dot", width: 1, colour: "var(--neutral)" };
+      // a line that breaks between epochs of joint and of modality-pure batches
+      const broken = (label, own, value) => ({
+        name: label,
+        value,
+        trace: (at, y) => {
+          const breaks = (values, between) =>
+            values.flatMap((each, i) =>
+              i && masks[i] !== masks[i - 1] ? [between(i), each] : [each],
+            );
+          return charts.line(
+            label,
+            breaks(at, (i) => at[i] - 0.5),
+            breaks(y, () => null),
+            own,
+          );
+        },
+      });
+      const training = broken("fused head, training batches", batches, (row) => row.train_accuracy);
       draw(figures.accuracy, [...heads("validation_accuracy"), training], format.percent, () => ({
-        layout: base({ ...charts.percentAxis, range: [0, 1.02] }),
+        layout: base({ ...charts.percentAxis, title: { text: "accuracy" }, range: [0, 1.02] }),
       }));
       draw(figures.calibrated, heads("calibrated_loss"), format.fixed, () => ({
-        layout: base({ hoverformat: ".3f" }),
+        layout: base({ title: { text: "cross-entropy" }, hoverformat: ".3f" }),
       }));
       draw(
         figures.share,
@@ -215,7 +243,7 @@ const run = (() => {
         format.percent,
         () => ({
           layout: {
-            ...base({ ...charts.percentAxis, range: [0, 1] }),
+            ...base({ ...charts.percentAxis, title: { text: "samples" }, range: [0, 1] }),
             barmode: "stack",
             bargap: 0.15,
           },
@@ -237,7 +265,7 @@ const run = (() => {
         ],
         format.percent,
         () => ({
-          layout: base({ ...charts.percentAxis, range: [0, 1] }),
+          layout: base({ ...charts.percentAxis, title: { text: "samples" }, range: [0, 1] }),
           empty: epochs.some((row) => format.known(row.churn))
             ? undefined
             : "Available from the second epoch after warm-up.",
@@ -259,20 +287,21 @@ const run = (() => {
           barred("other", { colour: "var(--s5)" }, rest),
         ],
         format.seconds,
-        () => ({ layout: { ...base({ hoverformat: ".2f" }), barmode: "stack" } }),
+        () => ({ layout: { ...base({ title: { text: "seconds" }, hoverformat: ".2f" }), barmode: "stack" } }),
       );
       draw(
         figures.loss,
         [
           lined("validation", charts.FUSED, (row) => row.validation_loss),
-          lined(
-            "training",
-            { ...charts.FUSED, dash: "dot", colour: "var(--neutral)" },
+          broken("training batches", batches, (row) => row.train_fused_loss),
+          broken(
+            "training batches, all terms",
+            { ...batches, colour: "var(--s2)", dash: "dash" },
             (row) => row.train_loss,
           ),
         ],
         format.fixed,
-        () => ({ layout: base({ hoverformat: ".3f" }) }),
+        () => ({ layout: base({ title: { text: "cross-entropy" }, hoverformat: ".3f" }) }),
       );
       draw(
         figures.rho,
@@ -284,7 +313,7 @@ const run = (() => {
           ),
         ],
         format.fixed,
-        () => ({ layout: base({ hoverformat: ".2f" }) }),
+        () => ({ layout: base({ title: { text: "ratio" }, hoverformat: ".2f" }) }),
       );
       diagnostics.hidden = !epochs.some((row) =>
         names.some((m) => format.known(row.modalities[m]?.zero_mask_accuracy)),
@@ -299,10 +328,10 @@ const run = (() => {
           lined("shared", charts.FUSED, (row) => row.head_gradient_cosine),
         ],
         format.fixed,
-        () => ({ layout: base({ range: [-1.02, 1.02], hoverformat: ".2f" }) }),
+        () => ({ layout: base({ title: { text: "cosine" }, range: [-1.02, 1.02], hoverformat: ".2f" }) }),
       );
       draw(figures.alone, own("zero_mask_accuracy"), format.percent, () => ({
-        layout: base({ ...charts.percentAxis, range: [0, 1.02] }),
+        layout: base({ ...charts.percentAxis, title: { text: "accuracy" }, range: [0, 1.02] }),
       }));
     }
 
@@ -319,7 +348,7 @@ const run = (() => {
         );
       if (!first && newDetail.status !== detail.status) announce(`The run is ${newDetail.status}.`);
       [detail, epochs] = [newDetail, newEpochs];
-      drawHead(comparison);
+      drawHead();
       dom.patch(tiles, result.tiles(detail, epochs, style));
       drawPredictions();
       await onePlan.update(detail.plans, wanted);
@@ -327,7 +356,6 @@ const run = (() => {
       if (!first) await sampleHistory.refresh();
     }
 
-    const comparison = await comparisonOf(name, signal);
     let wanted = epochOf(query);
     let classes = null;
     await refresh(true);
@@ -352,19 +380,6 @@ const run = (() => {
   }
 
   const epochOf = (query) => (query.has("epoch") ? Number(query.get("epoch")) : null);
-
-  // Name of the comparison that a run NAME-METHOD-seedN belongs to, or null.
-  async function comparisonOf(name, signal) {
-    if (!/-seed\d+$/.test(name) || api.report) return null;
-    const all = await api.all("v1/comparisons", signal);
-    const isOf = (comparison, method) =>
-      name.replace(/\d+$/, "") === `${comparison.name}-${method.replaceAll(/[+:]/g, "-")}-seed`;
-    return (
-      all.find(
-        (item) => item.status !== "damaged" && item.methods.some((method) => isOf(item, method)),
-      )?.name ?? null
-    );
-  }
 
   return { view };
 })();

@@ -4,9 +4,10 @@ const sample = (() => {
   const { chip, h, quiet, table } = dom;
   const MAX_SUGGESTIONS = 200;
 
-  // run, features: names; modalities: their names; signal: aborted when the view closes;
+  // run, features: names; modalities: their names; signal: aborted when the view closes; tested():
+  // the tested epoch, or null;
   // onPick(epoch): called on a click on an epoch; onSearch(id): called when a search starts.
-  function section(run, features, modalities, { signal, onPick, onSearch }) {
+  function section(run, features, modalities, { signal, tested, onPick, onSearch }) {
     const style = charts.palette(modalities);
     const embedded = embeddedIds(run);
     const input = h("input", {
@@ -57,7 +58,6 @@ const sample = (() => {
       { name: "step", num: true },
       ...modalities.flatMap((name) => [
         { name: `${name}: difficulty`, num: true },
-        { name: "ability, bits", num: true },
         { name: "p(correct class)", num: true },
       ]),
     ]);
@@ -130,20 +130,11 @@ const sample = (() => {
         ),
       );
       const own = scored.filter((epoch) => epoch.modalities[epoch.assigned]);
-      const ring = {
-        type: "scatter",
-        mode: "markers",
-        name: "assigned",
-        x: own.map((epoch) => epoch.epoch),
-        y: own.map((epoch) => epoch.modalities[epoch.assigned][field]),
-        hoverinfo: "skip",
-        marker: {
-          symbol: "circle-open",
-          size: 12,
-          color: charts.rgb("var(--ink)"),
-          line: { width: 1.5 },
-        },
-      };
+      const ring = charts.rings(
+        "assigned",
+        own.map((epoch) => epoch.epoch),
+        own.map((epoch) => epoch.modalities[epoch.assigned][field]),
+      );
       const last = scored.at(-1);
       const summary = last
         ? `Epoch ${last.epoch}: ${modalities.map((name) => `${name} ${format.fixed(last.modalities[name]?.[field])}`).join(", ")}.`
@@ -154,7 +145,11 @@ const sample = (() => {
         empty: scored.length ? null : "This sample was not scored in any epoch.",
         layout: {
           x: charts.epochAxis(history.epochs[0].epoch, history.epochs.at(-1).epoch),
-          y: { range: [-0.03, 1.05] },
+          y: {
+            title: { text: field === "difficulty" ? "difficulty" : "probability" },
+            range: [-0.03, 1.05],
+          },
+          ...charts.marks({ tested: tested() }),
         },
         columns: [{ name: "epoch", num: true }, ...modalities.map((name) => ({ name, num: true }))],
         rows: scored.map((epoch) => [
@@ -173,7 +168,7 @@ const sample = (() => {
             : epoch.assigned;
       const scores = modalities.flatMap((name) => {
         const own = epoch.modalities?.[name];
-        return [format.fixed(own?.difficulty), format.fixed(own?.kl), format.fixed(own?.p_label)];
+        return [format.fixed(own?.difficulty), format.fixed(own?.p_label)];
       });
       return [
         String(epoch.epoch),

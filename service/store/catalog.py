@@ -112,7 +112,6 @@ class Catalog:
             "error": run.error and self.reader.public(run.error),
             # the store is a local path or a URI that may have credentials
             "config": {key: value for key, value in run.config.items() if key != "store"},
-            "updated": max(file.written for file in (artifact, *tables)),
             "num_epochs": num_epochs,
             "planned_epochs": train.epochs,
             "warmup_epochs": train.warmup_epochs,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -54,6 +55,8 @@ class RunFile(BaseModel):
     """run.json of a run."""
 
     status: str
+    updated: datetime
+    comparisons: list[str] = []
     error: str | None = None
     features: api.Parent
     modalities: list[str]

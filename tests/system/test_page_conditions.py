@@ -101,16 +101,16 @@ def test_a_new_epoch_appears_while_a_run_trains(
     write_table(run.path / "epochs.arrow", complete.epochs().slice(0, 3).combine_chunks())
     run.plan(3).delete()
     with serving(store) as url, visit(browser, f"{url}/#/runs/live") as page:
-        expect(page.locator("output[for=epoch]")).to_have_text("2 of 2")
+        expect(page.locator("output[for=epoch]")).to_have_text("2 (0 to 2)")
         page.get_by_role("slider", name="Epoch").press("ArrowLeft")
-        expect(page.locator("output[for=epoch]")).to_have_text("1 of 2")
+        expect(page.locator("output[for=epoch]")).to_have_text("1 (0 to 2)")
         assert len(numbers(page, "accuracy")) == 3
         page.get_by_role("slider", name="Epoch").focus()
         run.plan(3).write_bytes(complete.plan(3).read_bytes())
         write_table(run.path / "epochs.arrow", complete.epochs().combine_chunks())
         run.update(status="finished", result=complete.metadata["result"])
         expect(page.locator(".badge").first).to_have_text("finished", timeout=20_000)
-        expect(page.locator("output[for=epoch]")).to_have_text("1 of 3")
+        expect(page.locator("output[for=epoch]")).to_have_text("1 (0 to 3)")
         expect(page.get_by_role("slider", name="Epoch")).to_be_focused()
         assert len(numbers(page, "accuracy")) == 4
         expect(page.locator("#live")).to_have_text(re.compile("finished|4 epochs"))

@@ -48,7 +48,7 @@ def test_a_report_is_the_page_in_one_file(browser: Browser, url: str, report: Pa
             cells(page.get_by_role("region", name="Steps")),
         ]
         page.get_by_role("button", name="Previous epoch").click()
-        expect(page.locator("output[for=epoch]")).to_have_text("2 of 3")
+        expect(page.locator("output[for=epoch]")).to_have_text("2 (0 to 3)")
         return shown + [numbers(page, name) for name in ["order", *histograms]]
 
     with visit(browser, f"{url}#/runs/fine") as page:

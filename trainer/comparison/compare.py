@@ -105,6 +105,9 @@ def _train(
         train_ahead([*configs.values()])
         for (seed, method), run_config in configs.items():
             run = train_run(run_config)
+            known = run.metadata.get("comparisons", [])
+            if config.name not in known:
+                run.update(comparisons=sorted([*known, config.name]))
             if method not in meters:
                 meters[method] = Meter(run_config, FeatureSet.open(config.features_path))
             results[seed, method] = run_result_of(

@@ -28,6 +28,7 @@ class StepOutput:
     """A step's loss and counts on this rank, on the device."""
 
     loss: Tensor  # (), this rank's share of the global loss
+    fused_loss: Tensor  # (), the part of the fused head in it, or what it would be
     # (1 + K,) correct rows per head: fused, then the modalities; 0 for a modality not trained
     num_correct: Tensor
 
@@ -110,7 +111,7 @@ class TrainStep:
             self.update()
         # logged as the loss of this batch alone
         loss = loss.detach() * (batch.divisors[FUSED] / len(batch.step.rows))
-        return StepOutput(loss=loss, num_correct=self.count(outputs, labels, trained))
+        return self.output(loss, outputs, batch, labels, trained)
 
     def forward(self, batch: Batch, epoch: int) -> tuple[Outputs, Tensor, dict[str, Tensor]]:
         """Prepare a batch and run the model on it.
@@ -234,6 +235,22 @@ class TrainStep:
         if self.config.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
+
+    def output(
+        self,
+        loss: Tensor,
+        outputs: Outputs,
+        batch: Batch,
+        labels: Tensor,
+        trained: Mapping[str, Tensor],
+    ) -> StepOutput:
+        """What is logged of a step, whose loss () is this rank's share of the global loss."""
+        fused = self.cross_entropy(outputs.fused.detach(), labels, reduction="sum")
+        return StepOutput(
+            loss=loss,
+            fused_loss=fused / len(batch.step.rows),
+            num_correct=self.count(outputs, labels, trained),
+        )
 
     def count(self, outputs: Outputs, labels: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
         """Count the correct rows of each head, (1 + K,)."""

@@ -53,7 +53,7 @@ class Mla(TrainStep):
                 outputs[name] = self.run(inputs, batch, name)
                 total = total + self.adapt(name, outputs[name], labels, trained[name], batch)
         merged = self.merge(outputs, trained)
-        return StepOutput(loss=total, num_correct=self.count(merged, labels, trained))
+        return self.output(total, merged, batch, labels, trained)
 
     def loss_outputs(self, batch: Batch) -> set[str]:
         """The unimodal heads only."""
