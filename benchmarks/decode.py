@@ -1,9 +1,9 @@
 """Throughput of `remix decode` on avwords relative to a plain loop of PyAV and torchaudio.
 
 Needs REMIX_TEST_DATA. Both sides use the same number of processes and alternate. `ratio` compares
-clips/s of decoding after the scan, on a warmed-up Ray, with those of the loop, which decodes and
-transforms but writes nothing. Ray runs its workers at niceness 15, the loop runs at 0: on a busy
-machine this favours the loop. With REMIX_BEFORE, the path of another checkout, the time of a
+clips/s of decoding after the preflight, on a warmed-up Ray, with those of the loop, which decodes
+and transforms but writes nothing. Ray runs its workers at niceness 15, the loop runs at 0: on a
+busy machine this favours the loop. With REMIX_BEFORE, the path of another checkout, the time of a
 complete job is also compared with that checkout, in alternating processes (goal: at most 1.05).
 """
 
@@ -103,18 +103,18 @@ def bare(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def remix(shards: list[StorePath], out: Path) -> tuple[float, float]:
-    """Seconds of a complete decode job, and of the part after the scan."""
-    scanned = start = time.perf_counter()
+    """Seconds of a complete decode job, and of the part after the preflight."""
+    checked = start = time.perf_counter()
 
     def watch(progress: Progress) -> None:
-        nonlocal scanned
-        if progress.stage == "scan":
-            scanned = time.perf_counter()
+        nonlocal checked
+        if not progress.num_done:
+            checked = time.perf_counter()
 
     summary = decode(shards, StorePath.at(out), CONFIG, progress=watch)
     assert summary.num_rejected == 0, summary
     end = time.perf_counter()
-    return end - start, end - scanned
+    return end - start, end - checked
 
 
 MODALITIES = CONFIG.model_dump(mode="json", include={"modalities"})
@@ -201,7 +201,7 @@ def main() -> None:
             "rounds": [round(x, 1) for x in loop],
         },
         whole_job={
-            "what": "with the scan, clips/s",
+            "what": "with the preflight, clips/s",
             "rounds": [round(x, 1) for x in complete],
             "ratio": round(median(complete) / median(loop), 4),
         },

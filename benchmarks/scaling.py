@@ -5,9 +5,9 @@
 Decoding needs REMIX_TEST_DATA; without it only training is measured. Each worker is pinned to its
 own core. `ratio` is the median over repeats of clips/s with the most workers divided by clips/s
 with one; `train.ratio` is the same for training samples. Both sides of a pair use the same Ray
-cluster, in alternating order. Decoding is timed after the scan. Training uses the preset `paper` (a
-ResNet-18 per modality, global batch size 64) in joint epochs; the time of a step is that of rank 0,
-including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet and
+cluster, in alternating order. Decoding is timed after the preflight. Training uses the preset
+`paper` (a ResNet-18 per modality, global batch size 64) in joint epochs; the time of a step is that
+of rank 0, including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet and
 controller are not pinned: if there are no more cores than workers, they compete with the workers.
 """
 
@@ -73,16 +73,16 @@ def _is_busy(process: psutil.Process) -> bool:
 
 
 def decoding(shards: list[StorePath], out: Path, workers: int) -> float:
-    """Clips/s after the scan."""
-    scanned = time.perf_counter()
+    """Clips/s after the preflight."""
+    checked = time.perf_counter()
 
     def watch(progress: Progress) -> None:
-        nonlocal scanned
-        if progress.stage == "scan":
-            scanned = time.perf_counter()
+        nonlocal checked
+        if not progress.num_done:
+            checked = time.perf_counter()
 
     summary = decode(shards, StorePath.at(out), CONFIG, progress=watch, concurrency=workers)
-    return summary.num_rows / (time.perf_counter() - scanned)
+    return summary.num_rows / (time.perf_counter() - checked)
 
 
 def training(store: Path, name: str, workers: int) -> float:

@@ -26,6 +26,7 @@ def decode(
     out: PathLike,
     config: "DecodeConfig | Mapping[str, Any] | PathLike | None" = None,
     *,
+    verify: bool = False,
     address: str | None = None,
     progress: "Callable[[Progress], None] | None" = None,
 ) -> "DecodeSummary":
@@ -36,12 +37,14 @@ def decode(
         out: STORE/features/NAME.
         config: modalities and limits, as a mapping or a YAML file; by default decode.yaml next to
             the shards, else inferred from samples of many shards.
+        verify: hash shards that were decoded before, rather than trust their sizes and versions.
         address: address of a Ray cluster; by default this machine.
         progress: called after each shard.
     Returns:
         Numbers of rows and of rejected samples, and the fingerprint.
     Raises:
-        InputError: a shard, the configuration or a sample is invalid; nothing was written.
+        InputError: a shard, the configuration or a sample is invalid. What the first samples do
+            not show is raised at the end; decoded parts are kept.
         BudgetError: too many samples were rejected.
 
     Example:
@@ -67,6 +70,7 @@ def decode(
         StorePath.at(out),
         found.config,
         inferred=found.lines,
+        verify=verify,
         address=address,
         progress=progress,
     )

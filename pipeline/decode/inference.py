@@ -4,32 +4,34 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from pipeline.config import load
 from pipeline.decode.config import CONFIG, DecodeConfig
 from pipeline.decode.inferred_modalities import Modalities
 from pipeline.decode.media.shapes import AnySpec
+from pipeline.decode.preflight import MAX_SAMPLES, MAX_SHARDS
 from pipeline.errors import DataError, SampleError
 from pipeline.shards.discover import ShardFile, shard_names
+from pipeline.shards.first_samples import FirstSample, FirstSamples, first_samples
 from pipeline.shards.member_suffixes import MEDIA, TEXT
-from pipeline.shards.reader import ShardReader
+from pipeline.shards.reader import everything
 from pipeline.shards.reading import Reading
 from pipeline.shards.sample_metadata import value_at
 from pipeline.shards.sample_rules import SPLIT_WORDS, SampleRules, SplitRule, split_of_path
 from pipeline.shards.samples import Sample
+from pipeline.storage.prefetch import prefetched
 from pipeline.storage.schemas import SPLITS
 from pipeline.storage.store_path import StorePath
 
-MAX_SHARDS, MAX_SAMPLES = 64, 4096
-"""Maximum number of shards to read, spread evenly, and of samples of all of them together."""
 NUM_PROBED, MAX_PROBED_BYTES = 64, 2**26
 """Maximum number of members to probe per suffix, and of bytes of all of these in memory."""
 MIN_DOTTED = 8
 """With as many suffixes of several parts, and as many as half of the samples, keys have dots."""
 GUESSED_SHARE = 0.1
 """Share of the train samples that a split gets that no sample has."""
+LOADED = TEXT | {"txt"}
+"""Suffixes of members that may hold metadata."""
 LABELS = (("json.label", "cls"), ("json.class",), ("json.category",), ("json.target",))
 """Places of labels, most usual first; then a word in .txt, and the folder."""
 _PLACES = (*(place for places in LABELS for place in places), "txt", "folder")
@@ -113,12 +115,20 @@ class _Survey:
         self._shard_of: dict[str, str] = {}
         self._repeats = False
         step = -(-len(shards) // MAX_SHARDS)
-        chosen = list(zip(shards, self._names, strict=True))[::step]
-        for shard, name in chosen:
-            for sample in islice(_samples(shard, key_end), MAX_SAMPLES // len(chosen)):
-                self._add(sample, name)
+        chosen, names = shards[::step], self._names[::step]
+        num = MAX_SAMPLES // len(chosen)
 
-    def _add(self, sample: Sample, shard: str) -> None:
+        def read(shard: StorePath) -> FirstSamples:
+            return first_samples(
+                shard, num, metadata=LOADED, load=everything, known=TEXT, key_end=key_end
+            )
+
+        for path, name, first in zip(chosen, names, prefetched(read, chosen), strict=True):
+            for sample in first.items:
+                if isinstance(sample, Sample):
+                    self._add(sample, name, path)
+
+    def _add(self, sample: Sample, shard: str, path: StorePath) -> None:
         media = {suffix for suffix in sample.suffixes if suffix.rpartition(".")[2] in MEDIA}
         if not media:
             return
@@ -126,7 +136,7 @@ class _Survey:
         self._suffixes.update(media)
         self._together[frozenset(media)] += 1
         for suffix in sorted(media):
-            self._kept.add(suffix, sample.members[suffix])
+            self._kept.add(suffix, _Member.of(sample, suffix, path))
         found = {place: _value(sample, shard, "label", place) for place in _PLACES}
         for place, value in found.items():
             if value is not None:
@@ -225,36 +235,55 @@ class _Survey:
         return found.specs(self._suffixes), found.texts(self._suffixes)
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A member of a sample; `data` is None if it has not been read from its place in the shard."""
+
+    size: int
+    data: bytes | None
+    shard: StorePath
+    offset: int
+
+    @classmethod
+    def of(cls, sample: Sample, suffix: str, shard: StorePath) -> "_Member":
+        data = sample.members.get(suffix)
+        if data is None and isinstance(sample, FirstSample):
+            offset, size = sample.places[suffix]
+            return cls(size, None, shard, offset)
+        return cls(len(data or b""), data, shard, 0)
+
+    def read(self) -> bytes:
+        """The content of the member. Raises MissingError, StoreError."""
+        if self.data is not None:
+            return self.data
+        with ShardFile(self.shard, seeks=True) as file:
+            return file.read_at(self.offset, self.size)
+
+
 class _Reservoirs:
     """A few members of each suffix, drawn from all; the same members give the same draw."""
 
     def __init__(self) -> None:
-        self._members: dict[str, list[bytes]] = defaultdict(list)
+        self._members: dict[str, list[_Member]] = defaultdict(list)
         self._num_seen = Counter[str]()
         self._random = random.Random(0)
 
-    def add(self, suffix: str, data: bytes) -> None:
+    def add(self, suffix: str, member: _Member) -> None:
         """Keep a member, perhaps in place of another one."""
         kept = self._members[suffix]
         self._num_seen[suffix] += 1
-        largest = max(map(len, (*kept, data)))
+        largest = max(each.size for each in (*kept, member))
         room = min(NUM_PROBED, max(1, MAX_PROBED_BYTES // max(largest, 1)))
         if len(kept) < room:
-            kept.append(data)
+            kept.append(member)
             return
         place = self._random.randrange(self._num_seen[suffix])
         if place < len(kept):
-            kept[place] = data
+            kept[place] = member
 
-    def of(self, suffix: str) -> Sequence[bytes]:
+    def of(self, suffix: str) -> Iterator[bytes]:
         """The members of a suffix that were kept."""
-        return self._members[suffix]
-
-
-def _samples(shard: StorePath, key_end: str) -> Iterator[Sample]:
-    with ShardFile(shard) as file:
-        known = frozenset(TEXT)
-        yield from ShardReader(file, hashed=False, known=known, key_end=key_end).samples()
+        return (member.read() for member in self._members[suffix])
 
 
 def _value(sample: Sample, shard: str, role: str, place: str) -> str | None:

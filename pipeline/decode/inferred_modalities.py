@@ -1,7 +1,7 @@
 """The modalities that members make up, and settings that fit them, inferred from their headers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.decode.config import (
@@ -35,7 +35,7 @@ class Modalities:
         self._facts: dict[str, list[list[Any]]] = defaultdict(list)
         self._num_with: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def probe(self, suffix: str, members: Sequence[bytes]) -> None:
+    def probe(self, suffix: str, members: Iterable[bytes]) -> None:
         """Add what members of a suffix contain; those that cannot be read are skipped."""
         facts = []
         for data in members:

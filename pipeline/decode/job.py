@@ -3,31 +3,31 @@
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.fs as pafs
 import ray
 import ray.data
 
 from pipeline import errors
+from pipeline.decode.account import FOLDER
 from pipeline.decode.config import DecodeConfig
-from pipeline.decode.finish import finish, rejected_rows
+from pipeline.decode.finish import finish, write_rejected
 from pipeline.decode.media.shapes import shape_of
-from pipeline.decode.preflight import check
+from pipeline.decode.preflight import check_first_samples
+from pipeline.decode.problems import check_num_classes, class_names, sorted_labels
 from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
-from pipeline.decode.shard_task import VERSION, ShardJob, ShardScan, decode_shard, scan_shard
+from pipeline.decode.shard_task import VERSION, ShardJob, decode_shard, shard_digest, source_entry
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
 from pipeline.decode.tokenizer import TextTokenizer, resolve_tokenizers, tokenizer_paths
 from pipeline.errors import BudgetError, MismatchError, RemixError, StoreError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.gaps import gaps
 from pipeline.ray_cluster import connect, require_resources
-from pipeline.shards.discover import shard_names
-from pipeline.storage.arrow_files import write_table
-from pipeline.storage.metadata import fingerprint_of
-from pipeline.storage.schemas import REJECTED
+from pipeline.shards.source import ShardSource, shard_sources, size_warning
 from pipeline.storage.store_path import MANIFEST, StorePath
 
 
@@ -37,6 +37,7 @@ def decode(
     config: DecodeConfig,
     *,
     inferred: Sequence[str] = (),
+    verify: bool = False,
     progress: Callable[[Progress], None] | None = None,
     address: str | None = None,
     num_cpus: int | None = None,
@@ -50,55 +51,47 @@ def decode(
         out: folder of the feature set.
         config: modalities, classes and limits.
         inferred: what was inferred of the configuration, for the notes.
-        progress: called after each shard that was scanned or decoded.
+        verify: hash the shards whose parts exist, rather than trust their sizes and versions.
+        progress: called before the first shard and after each that was decoded or verified.
         address: address of the Ray cluster; by default Ray is started locally.
         num_cpus: number of CPUs of a local Ray.
         concurrency: maximum number of concurrent tasks; each uses one CPU.
         resources: Ray custom resources per task, which restrict decoding to nodes that have them.
     Raises:
-        InputError: the shards or the configuration are invalid; nothing was written.
+        InputError: the shards or the configuration are invalid. Parts that were decoded before
+            the error are kept.
         BudgetError: more samples were rejected than the configuration allows.
     """
     connect(address, num_cpus)
     require_resources("decode tasks", 1, 0, resources)
     report = progress or (lambda _: None)
     config, tokenizers = resolve_tokenizers(config)
-    options = {"concurrency": concurrency, "resources": dict(resources or {})}
-    scans = _scan(shards, shard_names(shards), config, report, options)
-    parents = {"shards": fingerprint_of([[scan.name, scan.digest] for scan in scans])}
-    classes = check(scans, config)
-    specs = _manifest_specs(config, tokenizers)
-    existing = _complete_manifest(out, scans, parents, config, classes)
+    sources = shard_sources(shards)
+    warning = size_warning([source.num_bytes for source in sources])
+    notes = [*inferred, *([warning] if warning else [])]
+    cluster = _Cluster(sources, report, concurrency, resources)
+    existing = _complete_manifest(out, sources, config, verify, cluster)
     if existing:
-        notes = [*inferred, *gaps(FeatureSet.open(out))]
+        notes += gaps(FeatureSet.open(out))
         return summary_of(existing, num_reused=len(shards), unchanged=True, notes=notes)
-    with (out / ".parts" / ".lock").held(f"{out} is being decoded") as dead_owner:
+    check_first_samples(sources, config)
+    specs = _manifest_specs(config, tokenizers)
+    with (out / FOLDER / ".lock").held(f"{out} is being decoded") as dead_owner:
         _prepare(out, specs)
         for path, tokenizer in zip(tokenizer_paths(out, config), tokenizers.values(), strict=True):
             path.write_bytes(tokenizer.text.encode())
-        jobs = [
-            ShardJob(
-                shard=shard,
-                name=scan.name,
-                digest=scan.digest,
-                non_contiguous=scan.non_contiguous,
-                index=i,
-                out=out,
-                config=config,
-            )
-            for i, (shard, scan) in enumerate(zip(shards, scans, strict=True))
-        ]
-        num_reused = _decode_shards(jobs, scans, config, report, options)
-        manifest = finish(out, jobs, config, classes, specs, parents)
-    notes = [*inferred, *gaps(FeatureSet.open(out))]
+        decoded = _decode_shards(out, sources, config, verify, cluster)
+        classes = class_names(config, decoded.labels)
+        manifest, missing = finish(out, sources, config, classes, specs, decoded.num_samples)
+    notes += missing
     if dead_owner:
         notes.append(f"took over from {dead_owner}, which ended unexpectedly")
-    return summary_of(manifest, num_reused=num_reused, unchanged=False, notes=notes)
+    return summary_of(manifest, num_reused=decoded.num_reused, unchanged=False, notes=notes)
 
 
 def _prepare(out: StorePath, specs: Mapping[str, Any]) -> None:
     """Remove unfinished files and the manifest, and write the marker."""
-    for folder in (out, out / ".parts", *(out / name for name in specs)):
+    for folder in (out, out / FOLDER, *(out / name for name in specs)):
         folder.sweep()
     # Without a manifest, nobody reads the feature set while its parts are rewritten.
     (out / MANIFEST).delete()
@@ -121,140 +114,195 @@ def _manifest_specs(
     }
 
 
-def _scan(
-    shards: Sequence[StorePath],
-    names: Sequence[str],
-    config: DecodeConfig,
-    report: Callable[[Progress], None],
-    options: dict[str, Any],
-) -> list[ShardScan]:
-    scans: dict[int, ShardScan] = {}
-    num_rows = num_lost = 0
-    for i, fields in _map_on_ray(
-        lambda i: asdict(scan_shard(shards[i], names[i], config)), len(shards), options
-    ):
-        scan = scans[i] = ShardScan(**fields)
-        num_rows, num_lost = num_rows + scan.samples.num_rows, num_lost + scan.num_lost
-        report(
-            Progress(
-                stage="scan",
-                num_done=len(scans),
-                num_shards=len(shards),
-                num_rows=num_rows,
-                num_rejected=num_lost,
-            )
-        )
-    return [scans[i] for i in range(len(shards))]
+@dataclass(kw_only=True, slots=True)
+class _Decoded:
+    """What the tasks have reported so far.
+
+    Attributes:
+        num_bytes: size of the shards that are done.
+        labels: the labels that occur.
+    """
+
+    num_rows: int = 0
+    num_reused: int = 0
+    num_bytes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    labels: set[str] = field(default_factory=set)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of decoded and rejected samples."""
+        return self.num_rows + self.reasons.total()
+
+    def add(self, source: ShardSource, result: dict[str, Any]) -> None:
+        """Add the result of a task. Raises InputError if there are too many labels."""
+        self.num_rows += result["rows"]
+        self.num_reused += result["reused"]
+        self.num_bytes += source.num_bytes
+        self.reasons.update(result["rejected"])
+        self.labels.update(result["labels"])
+        check_num_classes(len(self.labels))
 
 
 def _decode_shards(
-    jobs: Sequence[ShardJob],
-    scans: Sequence[ShardScan],
+    out: StorePath,
+    sources: Sequence[ShardSource],
     config: DecodeConfig,
-    report: Callable[[Progress], None],
-    options: dict[str, Any],
-) -> int:
-    """Run the jobs and return how many reused existing parts.
+    verify: bool,
+    cluster: "_Cluster",
+) -> _Decoded:
+    """Decode the shards into parts and accounts.
 
-    Raises BudgetError as soon as more samples are rejected than the configuration allows.
+    Raises BudgetError if more samples are rejected than the configuration allows: at the end, or
+    earlier if four times as many are as the shards seem to allow, by their sizes.
     """
-    budget = config.max_rejected_share * sum(
-        scan.samples.num_rows + scan.num_lost for scan in scans
-    )
-    num_done = num_rows = num_reused = 0
-    reasons: Counter[str] = Counter()
-    for _, (rows, reused, rejected) in _map_on_ray(lambda i: _run_job(jobs[i]), len(jobs), options):
-        num_done, num_rows, num_reused = num_done + 1, num_rows + rows, num_reused + reused
-        reasons.update(rejected)
-        report(
-            Progress(
-                stage="decode",
-                num_done=num_done,
-                num_shards=len(jobs),
-                num_rows=num_rows,
-                num_rejected=reasons.total(),
-            )
+
+    def run(index: int, source: ShardSource) -> dict[str, Any]:
+        return _run_job(ShardJob(source=source, index=index, out=out, config=config, verify=verify))
+
+    decoded, num_done, share = _Decoded(), 0, config.max_rejected_share
+    total_bytes = sum(source.num_bytes for source in sources)
+    cluster.report("decode", 0, len(sources))
+    for index, result in cluster.map(run, range(len(sources))):
+        decoded.add(sources[index], result)
+        num_done += 1
+        num_rejected = decoded.reasons.total()
+        cluster.report("decode", num_done, len(sources), decoded.num_rows, num_rejected)
+        expected = decoded.num_samples * total_bytes / max(decoded.num_bytes, 1)
+        if num_rejected > 4 * share * expected:
+            break
+    if decoded.reasons.total() > share * decoded.num_samples:
+        counts = ", ".join(f"{reason} {num}" for reason, num in decoded.reasons.most_common())
+        path = write_rejected(out, sources)
+        raise BudgetError(
+            f"Too many samples rejected: {decoded.reasons.total()}, with {decoded.num_rows}"
+            f" decoded, after {num_done} of {len(sources)} shards ({counts})."
+            f" max_rejected_share is {share}",
+            f"Fix the shards ({path} lists the rejected samples) or raise max_rejected_share."
+            " Decoded parts are reused.",
         )
-        if reasons.total() > budget:
-            counts = ", ".join(f"{reason} {num}" for reason, num in reasons.most_common())
-            path = jobs[0].out / "rejected.arrow"
-            write_table(
-                path,
-                pa.Table.from_pylist(
-                    [
-                        row
-                        for job in jobs
-                        if job.record_path.exists()
-                        for row in rejected_rows(job, job.record_path.read_json())
-                    ],
-                    REJECTED,
-                ),
-            )
-            raise BudgetError(
-                f"Too many samples rejected: {reasons.total()}, with {num_rows} decoded, after"
-                f" {num_done} of {len(jobs)} shards ({counts})."
-                f" max_rejected_share is {config.max_rejected_share}",
-                f"Fix the shards ({path} lists the rejected samples) or raise max_rejected_share."
-                " Decoded parts are reused.",
-            )
-    return num_reused
+    return decoded
 
 
-def _run_job(job: ShardJob) -> tuple[int, bool, list[str]]:
-    """Return number of rows, whether the parts were reused, and the reasons of the rejections."""
+def _run_job(job: ShardJob) -> dict[str, Any]:
+    """Decode a shard; returns what the driver needs of its record."""
     if not _marker(job.out).exists():
         raise StoreError(
             f"Node {platform.node()} cannot see the output folder {job.out}",
             "Decode into storage that all nodes of the cluster share.",
         )
     record = decode_shard(job)
-    return record["rows"], record["reused"], [row["reason"] for row in record["rejected"]]
+    return {name: record[name] for name in ("rows", "reused", "rejected", "labels")}
 
 
 def _marker(out: StorePath) -> StorePath:
     """File that shows a task whether its node shares the storage of the output folder."""
-    return out / ".parts" / "started"
+    return out / FOLDER / "started"
 
 
-def _map_on_ray(
-    function: Callable[[int], Any], num: int, options: dict[str, Any]
-) -> Iterator[tuple[int, Any]]:
-    """Call a function for 0..num-1 in Ray Data tasks, one call per task.
+class _Cluster:
+    """Runs functions of shards as Ray Data tasks, one per shard, each on one CPU.
+
+    A node has at most as many shards in flight as CPUs, a task starts where one is free, and its
+    result is used when it ends. A task receives its shard as a row: what all tasks share does not
+    grow with the number of shards.
 
     Args:
-        function: returns a JSON value. A RemixError that it raises is raised here again, with the
-            same class.
-        num: number of calls.
-        options: arguments of `ray.data.Dataset.map`.
-    Yields:
-        (number, result) in the order of completion.
+        sources: the shards.
+        progress: called with the progress of the job.
+        concurrency: maximum number of concurrent tasks.
+        resources: Ray custom resources per task.
     """
 
-    def task(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            result, error_name = json.dumps(function(row["number"])), ""
-        except RemixError as error:
-            result, error_name = str(error), type(error).__name__
-        return {"number": row["number"], "result": result, "error": error_name}
+    def __init__(
+        self,
+        sources: Sequence[ShardSource],
+        progress: Callable[[Progress], None],
+        concurrency: int | None,
+        resources: Mapping[str, float] | None,
+    ) -> None:
+        self._sources = sources
+        self._file_systems: list[pafs.FileSystem] = []
+        for source in sources:
+            if source.path.fs not in self._file_systems:
+                self._file_systems.append(source.path.fs)
+        self._progress = progress
+        self._options = {
+            "num_cpus": 1,
+            "concurrency": concurrency,
+            "resources": dict(resources or {}),
+        }
 
-    dataset = ray.data.from_items([{"number": i} for i in range(num)], override_num_blocks=num).map(
-        task, **options
-    )
-    for row in dataset.iter_rows():
-        if row["error"]:
-            raise getattr(errors, row["error"])(row["result"])
-        yield row["number"], json.loads(row["result"])
+    def report(
+        self, stage: str, num_done: int, num_shards: int, num_rows: int = 0, num_rejected: int = 0
+    ) -> None:
+        """Report progress."""
+        self._progress(
+            Progress(
+                stage=stage,
+                num_done=num_done,
+                num_shards=num_shards,
+                num_rows=num_rows,
+                num_rejected=num_rejected,
+            )
+        )
+
+    def map(
+        self, function: Callable[[int, ShardSource], Any], indexes: Iterable[int]
+    ) -> Iterator[tuple[int, Any]]:
+        """Call a function of number and shard for some shards.
+
+        Args:
+            function: returns a JSON value. A RemixError that it raises is raised here again, with
+                the same class.
+            indexes: numbers of the shards.
+        Yields:
+            (number, result) in the order of completion.
+        """
+        file_systems = self._file_systems
+
+        def task(row: dict[str, Any]) -> dict[str, Any]:
+            index = row.pop("index")
+            path = StorePath(file_systems[row.pop("file_system")], row.pop("path"))
+            try:
+                result, error_name = json.dumps(function(index, ShardSource(path=path, **row))), ""
+            except RemixError as error:
+                result, error_name = str(error), type(error).__name__
+            return {"index": index, "result": result, "error": error_name}
+
+        rows = [self._row(index) for index in indexes]
+        if not rows:
+            return
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            task, **self._options
+        )
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise getattr(errors, row["error"])(row["result"])
+            yield row["index"], json.loads(row["result"])
+
+    def _row(self, index: int) -> dict[str, Any]:
+        source = self._sources[index]
+        return {
+            "index": index,
+            "file_system": self._file_systems.index(source.path.fs),
+            "path": source.path.path,
+            "name": source.name,
+            "num_bytes": source.num_bytes,
+            "version": source.version,
+        }
 
 
 def _complete_manifest(
     out: StorePath,
-    scans: Sequence[ShardScan],
-    parents: dict[str, str],
+    sources: Sequence[ShardSource],
     config: DecodeConfig,
-    classes: Sequence[str],
+    verify: bool,
+    cluster: _Cluster,
 ) -> dict[str, Any] | None:
     """Return the manifest if the feature set is already complete, else None.
 
+    Shards with another size or version than recorded are hashed, with `verify` all of them.
     Raises MismatchError if it was decoded with a different version, configuration or shards.
     """
     if not (out / MANIFEST).exists():
@@ -267,26 +315,43 @@ def _complete_manifest(
             f" this is version {VERSION}",
             cure,
         )
-    _check_settings(out, manifest, config, classes, cure)
-    outdated = outdated_reasons(config.limits, manifest["limits"])
-    retries_rejected = not outdated.isdisjoint(manifest["reasons"])
+    _check_settings(out, manifest, config, cure)
+    names = [part["shard"] for part in manifest["parts"]]
+    for index, (given, name) in enumerate(zip_longest((each.name for each in sources), names)):
+        if given != name:
+            raise MismatchError(
+                f"{out} was decoded from {len(names)} shards, of which number {index} is {name};"
+                f" of the {len(sources)} given ones it is {given}",
+                cure,
+            )
     # The content of a member above a limit is not part of its shard's digest, so raising a limit
     # may change the digest: the shards are then compared by name.
-    names = [part["shard"] for part in manifest["parts"]] if retries_rejected else None
-    if manifest["parents"]["shards"] != parents["shards"] and names != [s.name for s in scans]:
-        raise MismatchError(
-            f"{out} was decoded from shards with fingerprint {manifest['parents']['shards'][:12]};"
-            f" the given ones have {parents['shards'][:12]}",
-            cure,
-        )
-    return None if retries_rejected else manifest
+    if not outdated_reasons(config.limits, manifest["limits"]).isdisjoint(manifest["reasons"]):
+        return None
+    recorded = [part.get("source", {}) for part in manifest["parts"]]
+    unknown = [
+        index
+        for index, source in enumerate(sources)
+        if verify or not source_entry(source).items() <= recorded[index].items()
+    ]
+    digests = [source.get("digest", "") for source in recorded]
+    for num_done, (index, digest) in enumerate(
+        cluster.map(lambda _, source: shard_digest(source, config), unknown), 1
+    ):
+        if digest != digests[index]:
+            raise MismatchError(
+                f"{out} was decoded from another version of {sources[index].name}, with digest"
+                f" {digests[index][:12]}; the present one has {digest[:12]}",
+                cure,
+            )
+        cluster.report("verify", num_done, len(unknown))
+    return manifest
 
 
 def _check_settings(
     out: StorePath,
     manifest: Mapping[str, Any],
     config: DecodeConfig,
-    classes: Sequence[str],
     cure: str,
 ) -> None:
     """Raise MismatchError if a feature set was decoded with another configuration."""
@@ -315,9 +380,10 @@ def _check_settings(
             f" the configuration has {rules}",
             cure,
         )
-    if list(recorded) != list(specs) or manifest["classes"] != list(classes):
+    expected = list(config.classes or sorted_labels(manifest["classes"]))
+    if list(recorded) != list(specs) or manifest["classes"] != expected:
         raise MismatchError(
             f"{out} has modalities {list(recorded)} and classes {manifest['classes']};"
-            f" the configuration has {list(specs)} and {list(classes)}",
+            f" the configuration has {list(specs)} and {expected}",
             cure,
         )

@@ -1,144 +1,123 @@
-"""Checks of the scanned shards before decoding starts."""
+"""Checks of the first samples of some shards before decoding starts.
 
+Media are skipped. What these samples cannot show is checked at the end of the job.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipeline.decode.config import DecodeConfig
-from pipeline.decode.media.shapes import shape_of
-from pipeline.decode.shard_task import ShardScan
-from pipeline.errors import ConfigError, DataError, InputError
-from pipeline.shards.reading import summed
-from pipeline.storage.schemas import SPLITS
+from pipeline.decode.problems import (
+    check_config,
+    check_members,
+    check_metadata,
+    check_unread,
+    class_names,
+    duplicate_id,
+    location,
+    no_samples,
+    no_training_samples,
+)
+from pipeline.errors import SampleError
+from pipeline.shards.first_samples import FirstSamples, first_samples
+from pipeline.shards.sample_metadata import SampleMetadata, parse_metadata
+from pipeline.shards.sample_rules import split_of_path
+from pipeline.shards.samples import RejectedSample, Sample
+from pipeline.shards.source import ShardSource
+from pipeline.storage.prefetch import prefetched
+
+MAX_SHARDS, MAX_SAMPLES = 64, 4096
+"""Maximum number of shards to read, spread evenly, and of samples of all of them together."""
 
 
-def check(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
-    """Check the samples of all shards against the configuration, and return the class names.
+def check_first_samples(sources: Sequence[ShardSource], config: DecodeConfig) -> None:
+    """Check configuration and first samples of shards. Raises InputError, StoreError."""
+    check_config(config)
+    chosen = sources[:: -(-len(sources) // MAX_SHARDS)]
+    num, metadata = MAX_SAMPLES // len(chosen), config.sample.metadata
 
-    Raises InputError.
+    def read(source: ShardSource) -> FirstSamples:
+        return first_samples(
+            source.path,
+            num,
+            metadata=metadata,
+            load=lambda suffix: suffix in metadata,
+            **config.reading.options,
+        )
+
+    seen = _Seen(config)
+    for source, first in zip(chosen, prefetched(read, chosen), strict=True):
+        seen.add(source.name, first)
+    seen.complete &= len(chosen) == len(sources)
+    seen.check(sources)
+
+
+class _Seen:
+    """What the samples read so far have.
+
+    Attributes:
+        complete: they are all samples of the shards.
     """
-    if not any(scan.samples.num_rows for scan in scans):
-        losses = (
-            "; ".join([f"{scan.name}: {loss}" for scan in scans for loss in scan.losses][:3])
-            or "the shards are empty"
-        )
-        raise DataError(
-            f"No readable sample in {len(scans)} shards ({losses})",
-            "Pass WebDataset shards with members such as KEY.json and KEY.mp4.",
-        )
-    for name, spec in config.modalities.items():
-        shape_of(name, spec)
-    _check_ids(scans)
-    _check_splits(scans)
-    _check_members(scans, config)
-    _check_unread(scans, config)
-    return _classes(scans, config)
 
+    def __init__(self, config: DecodeConfig) -> None:
+        self.complete = True
+        self._config = config
+        self._classes = None if config.classes is None else frozenset(config.classes)
+        self._places: dict[str, str] = {}
+        self._labels: set[str] = set()
+        self._splits: set[str | None] = set()
+        self._suffixes = Counter[str]()
+        self._losses: list[str] = []
 
-def _check_ids(scans: Sequence[ShardScan]) -> None:
-    counts = _column(scans, "sample_id").value_counts()
-    duplicates = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    if len(duplicates):
-        first, second = _locations(scans, "sample_id", duplicates[0].as_py())[:2]
-        raise DataError(
-            f"Duplicate sample id {duplicates[0].as_py()!r}: {first} and {second}",
-            "Remove one of the samples or change its sample_id.",
-        )
+    def add(self, shard: str, first: FirstSamples) -> None:
+        """Add samples of a shard. Raises DataError."""
+        self.complete &= first.complete
+        for item in first.items:
+            if isinstance(item, RejectedSample):
+                self._losses.append(f"{shard}: {item.reason}: {item.error}")
+            elif first.joined or self._has_all(item):
+                self._add(shard, item)
 
+    def _has_all(self, sample: Sample) -> bool:
+        """Whether a sample seems to have all of its members: one may follow that was not read."""
+        rules = self._config.sample
+        is_medium = [rules.is_medium(suffix) for suffix in sample.suffixes]
+        in_names = {"key", "shard/key", "folder", "shard"}.issuperset(rules.label)
+        return any(is_medium) and (in_names or not all(is_medium))
 
-def _check_splits(scans: Sequence[ShardScan]) -> None:
-    splits = _column(scans, "split").unique().to_pylist()
-    if None in splits:
-        raise DataError(
-            f"No split given: {_locations(scans, 'split', None)[0]}",
-            'Add "split" to its .json, name the shard train-*, validation-* or test-*, or set'
-            " `sample.split` in decode.yaml.",
-        )
-    for split in splits:
-        if split not in SPLITS:
-            raise DataError(
-                f"Unknown split {split!r}: {_locations(scans, 'split', split)[0]}",
-                f"The splits are {', '.join(SPLITS)}.",
-            )
-    if "train" not in splits:
-        raise DataError("Split 'train' is empty", "Pass the training shards too.")
+    def _add(self, shard: str, sample: Sample) -> None:
+        try:
+            metadata = parse_metadata(sample, shard, self._config.sample)
+        except SampleError as error:
+            self._losses.append(f"{shard}: {error}")
+            self._suffixes.update(sample.suffixes)
+            return
+        if metadata is not None:
+            self._suffixes.update(sample.suffixes)
+            self._check(shard, sample.index, metadata)
 
+    def _check(self, shard: str, index: int, metadata: SampleMetadata) -> None:
+        check_metadata(metadata, self._classes, shard, index)
+        place = location(shard, index, metadata.sample_id)
+        other = self._places.setdefault(metadata.sample_id, place)
+        if other != place:
+            raise duplicate_id(metadata.sample_id, other, place)
+        self._labels.add(metadata.label)
+        self._splits.add(metadata.split)
 
-def _check_members(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
-    present = {suffix for scan in scans for suffix in scan.suffixes}
-    for name, spec in config.modalities.items():
-        if not present.intersection(spec.member):
-            known = ", ".join(sorted(present - {"json"})) or "none"
-            raise InputError(
-                f"No sample has modality {name!r}: no member with suffix"
-                f" {' or '.join(spec.member)}, only {known}",
-                f"Correct modalities.{name}.member.",
-            )
-
-
-def _check_unread(scans: Sequence[ShardScan], config: DecodeConfig) -> None:
-    suffixes = summed(scan.suffixes for scan in scans)
-    share = config.reading.unread_share(suffixes)
-    if share > config.max_unread_share:
-        unread = config.reading.unread(suffixes)
-        counts = ", ".join(f"{num} {suffix}" for suffix, num in unread.items())
-        example = min(unread, key=lambda suffix: (-unread[suffix], suffix))
-        raise InputError(
-            f"No modality reads {share:.1%} of the media in the shards: {counts}."
-            f" max_unread_share is {config.max_unread_share}",
-            f"Add the suffixes to the `member` of a modality, or leave them out on purpose with"
-            f" `ignore: [{example}]`.",
-        )
-
-
-def _classes(scans: Sequence[ShardScan], config: DecodeConfig) -> tuple[str, ...]:
-    labels = _column(scans, "label").unique().to_pylist()
-    classes = config.classes if config.classes is not None else sorted_labels(labels)
-    if len(set(classes)) != len(classes):
-        raise ConfigError(
-            f"Duplicate class in 'classes': {next(c for c in classes if classes.count(c) > 1)!r}",
-            "List each class once.",
-        )
-    for label in labels:
-        if label not in classes:
-            raise DataError(
-                f"Label {label!r} is not one of the classes {', '.join(classes)}:"
-                f" {_locations(scans, 'label', label)[0]}",
-                "Add it to 'classes' or remove the samples that have it.",
-            )
-    if len(classes) < 2:
-        raise InputError(
-            f"At least 2 classes are required: {', '.join(classes)}",
-            "Add samples with other labels.",
-        )
-    return classes
-
-
-def _column(scans: Sequence[ShardScan], name: str) -> pa.ChunkedArray:
-    return pa.chunked_array(
-        [chunk for scan in scans for chunk in scan.samples[name].chunks], pa.string()
-    )
-
-
-def _locations(scans: Sequence[ShardScan], column: str, value: str | None) -> list[str]:
-    """Shard, index and id of the first samples with this value."""
-    locations = []
-    for scan in scans:
-        rows = scan.samples.filter(
-            pc.is_null(scan.samples[column])
-            if value is None
-            else pc.equal(scan.samples[column], value)
-        )
-        locations += [
-            f"{scan.name}, sample {row['index']} ({row['sample_id']!r})"
-            for row in rows.slice(0, 2).to_pylist()
-        ]
-    return locations
-
-
-def sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Sort labels into class order: numerically if all are integers, else alphabetically."""
-    if all(label.lstrip("-").isdecimal() for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
+    def check(self, sources: Sequence[ShardSource]) -> None:
+        """Check the samples of all shards together. Raises InputError."""
+        if not self._places:
+            if self.complete or self._losses:
+                where = f"{len(sources)} shards" if self.complete else "the first samples"
+                raise no_samples(where, self._losses[:3])
+            return
+        places = self._config.sample.split.places
+        is_other = all(split_of_path(source.name) not in (None, "train") for source in sources)
+        if "train" not in self._splits and (self.complete or (is_other and "shard" in places)):
+            raise no_training_samples()
+        first = "" if self.complete else "first "
+        check_members(self._config.modalities, self._suffixes, f"{first}sample")
+        check_unread(self._config, self._suffixes, f"{first}samples" if first else "shards")
+        if self.complete:
+            class_names(self._config, self._labels)

@@ -9,7 +9,7 @@ from pipeline.shards.member_formats import mislabelled_text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Progress of a stage, "scan" or "decode"; `num_done` counts shards."""
+    """Progress of a stage, "decode" or "verify"; `num_done` counts shards."""
 
     stage: str
     num_done: int

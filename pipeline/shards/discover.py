@@ -13,11 +13,14 @@ import pyarrow.fs as pafs
 from braceexpand import braceexpand
 
 from pipeline.errors import InputError, MissingError, StoreError
-from pipeline.shards.decompress import WINDOW
 from pipeline.storage.store_path import StorePath
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 """Endings of the file names that are shards in a folder."""
+REMOTE_BYTES = 2**22
+"""Bytes per request of an object that is read in full."""
+SEEK_BYTES = 2**14
+"""Bytes per read of a shard whose media are skipped: metadata of a sample and the next header."""
 
 
 def discover_shards(patterns: Sequence[str | StorePath]) -> list[StorePath]:
@@ -82,16 +85,22 @@ class ShardFile:
     """A shard open for reading, a context manager.
 
     Its errors name the shard; those of other files used inside the block are not converted.
-    Raises MissingError, StoreError.
+
+    Args:
+        path: the shard.
+        seeks: read little at once, for a caller of `read_at`.
+    Raises:
+        MissingError, StoreError.
     """
 
-    def __init__(self, path: StorePath) -> None:
+    def __init__(self, path: StorePath, *, seeks: bool = False) -> None:
         self._path = path
         try:
             if path.local:
-                self._file: Any = path.local.open("rb", 0)
+                self._file: Any = path.local.open("rb", SEEK_BYTES if seeks else 0)
             else:
-                self._file = io.BufferedReader(path.fs.open_input_file(path.path), WINDOW)
+                file = path.fs.open_input_file(path.path)
+                self._file = io.BufferedReader(file, SEEK_BYTES if seeks else REMOTE_BYTES)
         except FileNotFoundError as error:
             raise MissingError(f"Shard not found: {path}", "give existing shards") from error
         except (pa.ArrowException, OSError) as error:
@@ -110,6 +119,14 @@ class ShardFile:
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
         return data
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read at most `size` bytes at a position. Raises StoreError."""
+        try:
+            self._file.seek(offset)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+        return self.read(size)
 
     def _unreadable(self, error: Exception) -> StoreError:
         return StoreError(

@@ -17,6 +17,7 @@ from pipeline.shards.reader import ShardReader, read_twice
 from pipeline.shards.reading import Reading, summed
 from pipeline.shards.sample_metadata import parse_metadata
 from pipeline.shards.samples import RejectedSample, Sample
+from pipeline.shards.source import size_warning
 from pipeline.storage.atomic_files import HashingFile
 from pipeline.storage.store_path import StorePath
 
@@ -37,9 +38,10 @@ def lint(
         reading: how they are read.
         progress: called with the number of shards done and their total.
     Returns:
-        Totals, and per shard its accounting, its lost or ignored members (key, name, offset,
-        reason), the samples that decoding will reject, the numbers of members with another format
-        than their suffix, and of media that no modality reads, by suffix.
+        Totals, notes on the sizes of the shards, and per shard its accounting, its lost or ignored
+        members (key, name, offset, reason), the samples that decoding will reject, the numbers of
+        members with another format than their suffix, and of media that no modality reads, by
+        suffix.
     Raises:
         MissingError, StoreError.
     """
@@ -52,7 +54,7 @@ def lint(
         reports.append({"shard": name, **findings.report(reader)})
         if progress:
             progress(i + 1, len(shards))
-    return {**_totals(reports, reading), "shards": reports}
+    return {**_totals(shards, reports, reading), "shards": reports}
 
 
 class _Findings:
@@ -150,7 +152,7 @@ def repair(
         reports.append({"shard": name, **findings.report(first)})
         if progress:
             progress(i + 1, len(shards))
-    return {"out": str(out), **_totals(reports, reading), "shards": reports}
+    return {"out": str(out), **_totals(shards, reports, reading), "shards": reports}
 
 
 def _write(samples: Iterable[Sample], file: HashingFile) -> None:
@@ -162,13 +164,15 @@ def _write(samples: Iterable[Sample], file: HashingFile) -> None:
                 tar.addfile(info, BytesIO(data))
 
 
-def _totals(reports: Sequence[Report], reading: Reading) -> Report:
+def _totals(shards: Sequence[StorePath], reports: Sequence[Report], reading: Reading) -> Report:
     suffixes = summed(shard["suffixes"] for shard in reports)
     reasons = Counter(member["reason"] for shard in reports for member in shard["lost"])
     mislabelled = MislabelledCounts()
     for shard in reports:
         mislabelled.merge(shard["mislabelled"])
+    warning = size_warning([path.info().size for path in shards])
     return {
+        "notes": [warning] if warning else [],
         "samples_kept": sum(shard["samples_kept"] for shard in reports),
         "num_lost": reasons.total(),
         "reasons": dict(reasons.most_common()),

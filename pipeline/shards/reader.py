@@ -99,6 +99,11 @@ class ShardReader:
         return self._hash.hexdigest()
 
     @property
+    def is_non_contiguous(self) -> bool:
+        """Whether members of an earlier sample have followed so far."""
+        return bool(self._extended)
+
+    @property
     def non_contiguous(self) -> dict[str, int]:
         """Non-contiguous samples and their number of runs; 0 if not recoverable.
 

@@ -80,6 +80,12 @@ def decode(
         float | None,
         Option(help="Fail if a larger share is rejected; by default as configured (0.01)."),
     ] = None,
+    verify: Annotated[
+        bool,
+        Option(
+            "--verify", help="Hash shards that were decoded before; else size and version count."
+        ),
+    ] = False,
     address: Annotated[
         str | None, Option(help="Address of a Ray cluster; by default this machine.")
     ] = None,
@@ -103,7 +109,7 @@ def decode(
         fields = {**options.model_dump(), "max_rejected_share": max_rejected_share}
         options = parse(DecodeConfig, fields, "--max-rejected-share")
 
-    with progress("scan") as update:
+    with progress("decode") as update:
 
         def report(state: Progress) -> None:
             update(
@@ -118,6 +124,7 @@ def decode(
             StorePath.at(out),
             options,
             inferred=found.lines,
+            verify=verify,
             address=address,
             progress=report,
         )
@@ -250,4 +257,4 @@ def lint_text(report: dict[str, Any]) -> str:
         total += f", media that no modality reads ({counts})"
     if "out" in report:
         total += f": {report['out']}"
-    return "\n".join([*lines, total])
+    return "\n".join([*lines, *report["notes"], total])

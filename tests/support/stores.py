@@ -16,7 +16,7 @@ import torch
 from pipeline.config import parse
 from pipeline.decode.shard_task import VERSION
 from pipeline.features.feature_set import FeatureSet
-from pipeline.features.id_index import IDS, hash_ids, write_ids
+from pipeline.features.id_index import IDS, IdSorter, hash_ids, write_ids
 from pipeline.features.manifest import features_fingerprint
 from pipeline.features.part_writer import BATCH_ROWS, PartWriter, part_name
 from pipeline.plans.plan import BatchPlan
@@ -150,7 +150,9 @@ def _write_samples(
     ]
     samples = pa.table([pa.array(column) for column in columns], schema=samples_schema(list(has)))
     write_table(path / "samples.arrow", samples)
-    write_ids(path / IDS, [hash_ids(ids)])
+    with IdSorter(num_rows) as sorter:
+        sorter.add(hash_ids(ids), np.arange(num_rows))
+        write_ids(path / IDS, sorter.blocks())
     return samples
 
 

@@ -145,7 +145,7 @@ def test_a_worker_that_dies_while_it_decodes(
 ) -> None:
     config = job("decode", features="decode")
     following = cluster.start(config, tmp_path)
-    cluster.kill("worker", when="ls /store/features/decode/.parts/*.json")
+    cluster.kill("worker", when="ls /store/features/decode/.parts/*.arrow")
     assert not cluster.names("features/decode/manifest.json")
     check_end(cluster, following, "decode", reference, features=True)
 

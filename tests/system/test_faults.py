@@ -77,7 +77,7 @@ def kill_worker(title: str, seen: Callable[[], Any], what: str) -> None:
 
 def is_decoding(out: Path) -> bool:
     """Whether some shards are done and others are being written."""
-    return any((out / ".parts").glob("part-*.json")) and bool(temporaries(out / "video"))
+    return any((out / ".parts").glob("part-*.arrow")) and bool(temporaries(out / "video"))
 
 
 def test_a_worker_dies_while_it_decodes(shards: Path, decoded: Decoded, tmp_path: Path) -> None:

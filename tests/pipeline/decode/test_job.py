@@ -7,20 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.decode.account import account_path, read_account
 from pipeline.decode.config import DecodeConfig
 from pipeline.decode.inference import infer_config
 from pipeline.decode.job import decode
 from pipeline.decode.media.sample import decode_sample
-from pipeline.decode.preflight import sorted_labels
+from pipeline.decode.problems import sorted_labels
 from pipeline.decode.reuse import lowered_limits, outdated_reasons
 from pipeline.decode.shard_task import VERSION
 from pipeline.decode.summary import DecodeSummary, Progress
 from pipeline.errors import REASONS, ConfigError, DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows
+from pipeline.features.manifest import features_fingerprint
 from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
+from pipeline.storage.arrow_files import read_table
 from pipeline.storage.ipc_reader import BatchFile
+from pipeline.storage.metadata import fingerprint
 from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.clip_shards import CLIPS, CONFIG, add_shard, make_shards, media, sample
 from tests.support.media_files import (
@@ -74,9 +78,7 @@ def test_rows_follow_sample_order_and_moments_are_of_training_rows(
         0,
         {"train": 8, "validation": 4, "test": 3},
     )
-    assert [(p.stage, p.num_done) for p in seen] == [
-        (stage, i + 1) for stage in ("scan", "decode") for i in range(3)
-    ]
+    assert [(p.stage, p.num_done) for p in seen] == [("decode", i) for i in range(4)]
     assert (seen[-1].num_rows, seen[-1].num_shards) == (15, 3)
     for name, axes in (("video", (0, 1, 3, 4)), ("audio", (0, 2, 3)), ("tensor", (0,))):
         rows = features.read(name, features.rows_of("train")).astype(np.float64)
@@ -100,7 +102,7 @@ def test_output_is_independent_of_parallelism_path_and_interruption(tmp_path: Pa
     expected = read_files(tmp_path / "one")
     assert read_files(tmp_path / "two") == expected
     (tmp_path / "two" / "manifest.json").unlink()
-    (tmp_path / "two" / ".parts" / "part-00001.json").unlink()
+    (tmp_path / "two" / ".parts" / "part-00001.arrow").unlink()
     (tmp_path / "two" / "video" / "part-00002.arrow").unlink()
     again = decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "two"), CONFIG)
     assert (again.num_reused, again.unchanged) == (1, False)
@@ -110,13 +112,12 @@ def test_output_is_independent_of_parallelism_path_and_interruption(tmp_path: Pa
 def test_complete_feature_set_is_reused_or_rejected_if_it_differs(tmp_path: Path) -> None:
     shards, out = make_shards(tmp_path / "in"), StorePath.at(tmp_path / "out")
     first = decode(shards, out, CONFIG)
-    first_shards = (out / MANIFEST).read_json()["parents"]["shards"][:12]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = decode(shards, out, CONFIG)
     assert again.unchanged
     assert again.fingerprint == first.fingerprint
     assert len(again.notes) == len(first.notes) + 1
-    with pytest.raises(MismatchError, match=first_shards):
+    with pytest.raises(MismatchError, match=r"\bpart-2\.tar\b"):
         decode(shards[:2], out, CONFIG)
     with pytest.raises(MismatchError, match="tensor"):
         decode(
@@ -131,7 +132,7 @@ def test_complete_feature_set_is_reused_or_rejected_if_it_differs(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[data.index(CLIPS[0][200:400])] ^= 1
     path.write_bytes(data)
-    with pytest.raises(MismatchError, match=first_shards):
+    with pytest.raises(MismatchError, match=r"\bpart-1\.tar\b"):
         decode(shards, out, CONFIG)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     (out / MANIFEST).write_json({**(out / MANIFEST).read_json(), "version": VERSION - 1})
@@ -182,28 +183,25 @@ def test_samples_that_timed_out_are_decoded_after_raising_the_timeout(tmp_path: 
     hasty = {"max_rejected_share": 1.0, "limits": Limits(timeout=1e-6)}
     with pytest.raises(DataError):
         decode(shards, out, CONFIG.model_copy(update=hasty))
-    assert (out / ".parts" / "part-00001.json").read_json()["account"]["rejected"] == {"timeout": 2}
+    assert read_account(account_path(out, 1)).record["rejected"] == {"timeout": 2}
     patient = decode(shards, out, CONFIG)
     assert (patient.num_rows, patient.num_rejected, patient.num_reused) == (4, 0, 0)
 
 
 def test_feature_set_of_older_release_with_fewer_fields_is_reused(tmp_path: Path) -> None:
-    """Its manifest lacks a field and a limit, and its records have a hash of both."""
+    """Its manifest lacks a field and a limit."""
     shards, out = make_shards(tmp_path / "in", 2), StorePath.at(tmp_path / "out")
     decode(shards, out, CONFIG)
     manifest = (out / MANIFEST).read_json()
     del manifest["modalities"]["audio"]["spec"]["pad"], manifest["limits"]["fps"]
+    content = fingerprint(read_table(out / "samples.arrow"), {})
+    manifest["fingerprint"] = features_fingerprint(manifest, content)
     (out / MANIFEST).write_json(manifest)
-    for path in (out / ".parts" / f"part-0000{i}.json" for i in range(2)):
-        (record := path.read_json()).pop("decoding")
-        path.write_json({**record, "modalities": "4f2a" * 16})
     assert decode(shards, out, CONFIG).unchanged
     assert decode(shards, out, CONFIG.model_copy(update={"limits": Limits(timeout=90)})).unchanged
     audio = CONFIG.modalities["audio"].model_copy(update={"pad": "repeat"})
     with pytest.raises(MismatchError, match=r"\baudio\b"):
         decode(shards, out, DecodeConfig(modalities={**CONFIG.modalities, "audio": audio}))
-    (out / MANIFEST).delete()
-    assert decode(shards, out, CONFIG).num_reused == 0
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ids_index(path: StorePath, *hashes: np.ndarray, index_rows: int = 5) -> BatchFile:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_index, "INDEX_ROWS", index_rows)
-        write_ids(path, hashes)
+        patch.setattr(id_index, "SORTED_ROWS", 3)  # sorted in several files
+        with id_index.IdSorter(sum(map(len, hashes))) as sorter:
+            start = 0
+            for each in hashes:
+                sorter.add(each, np.arange(start, start + len(each)))
+                start += len(each)
+            write_ids(path, sorter.blocks())
     return BatchFile(path, IDS_SCHEMA)
 
 
