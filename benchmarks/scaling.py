@@ -7,8 +7,9 @@ own core. `ratio` is the median over repeats of clips/s with the most workers di
 with one; `train.ratio` is the same for training samples. Both sides of a pair use the same Ray
 cluster, in alternating order. Decoding is timed after the preflight. Training uses the preset
 `paper` (a ResNet-18 per modality, global batch size 64) in joint epochs; the time of a step is that
-of rank 0, including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet and
-controller are not pinned: if there are no more cores than workers, they compete with the workers.
+of rank 0, including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet
+and controller are not pinned: if there are no more cores than workers, they compete with the
+workers.
 """
 
 import argparse

@@ -3,9 +3,14 @@
 import json
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 from uuid import uuid4
@@ -80,11 +85,52 @@ class S3Server:
     def thaw(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def uri(self, path: str = "", secret: str | None = None) -> str:
-        """The URI of a path, by default a bucket that does not exist yet."""
+    def uri(self, path: str = "", secret: str | None = None, port: int | None = None) -> str:
+        """The URI of a path, by default a bucket that does not exist yet; `port` of a proxy."""
         keys = f"{self.key}:{quote(secret or self.secret, safe='')}"
         options = (
-            f"scheme=http&endpoint_override=127.0.0.1:{self.port}&region=us-east-1"
+            f"scheme=http&endpoint_override=127.0.0.1:{port or self.port}&region=us-east-1"
             "&allow_bucket_creation=true"
         )
         return f"s3://{keys}@{path or f'bucket-{uuid4().hex[:12]}'}?{options}"
+
+
+class CountingProxy(socketserver.ThreadingTCPServer):
+    """Forwards connections to a server on this machine, and counts the bytes that it sends."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.target, self.port = port, int(self.server_address[1])
+        self.num_bytes = 0
+        self.lock = threading.Lock()
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: CountingProxy
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.target)) as upstream:
+            threading.Thread(target=self._send, args=[upstream], daemon=True).start()
+            while data := upstream.recv(2**16):
+                with self.server.lock:
+                    self.server.num_bytes += len(data)
+                self.request.sendall(data)
+
+    def _send(self, upstream: socket.socket) -> None:
+        try:
+            while data := self.request.recv(2**16):
+                upstream.sendall(data)
+            upstream.shutdown(socket.SHUT_WR)
+        except OSError:  # the other direction has ended
+            pass
+
+
+@contextmanager
+def counted(server: S3Server) -> Iterator[CountingProxy]:
+    """A proxy of a server."""
+    with CountingProxy(server.port) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()

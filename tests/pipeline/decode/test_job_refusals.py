@@ -156,9 +156,10 @@ def test_compressed_shards_non_contiguous_samples_and_unknown_suffixes(tmp_path:
         (tmp_path / "in" / f"part-{number}{('.tar.gz', '.tar.zst', '.tar')[number]}").write_bytes(
             packed
         )
-    summary = decode(
-        discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "packed"), CONFIG
-    )
+    # in a first pass, each part of a sample that is not contiguous seems to lack the rest
+    strict = CONFIG.model_copy(update={"max_rejected_in_a_row": 1})
+    shards = discover_shards([str(tmp_path / "in")])
+    summary = decode(shards, StorePath.at(tmp_path / "packed"), strict)
     one, other = (FeatureSet.open(StorePath.at(tmp_path / name)) for name in ("plain", "packed"))
     ids = other.samples["sample_id"].to_pylist()
     assert sorted(ids) == one.samples["sample_id"].to_pylist()
