@@ -9,7 +9,9 @@ cluster, in alternating order. Decoding is timed after the preflight. Training u
 `paper` (a ResNet-18 per modality, global batch size 64) in joint epochs; the time of a step is that
 of rank 0, including waiting and gradient exchange, and the first epoch is skipped. Driver, raylet
 and controller are not pinned: if there are no more cores than workers, they compete with the
-workers.
+workers. `decode.profiles` has, for the last run with each number of workers, the seconds that
+processes of each role (driver, raylet, controller, agents, workers, sandbox) ran on a core and
+waited for one, and their niceness.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from pathlib import Path
 import psutil
 import ray
 from _report import report
+from _roles import Profile
 from decode import CONFIG, unpack
 
 from pipeline.config import parse
@@ -60,10 +63,17 @@ class Pins(threading.Thread):
                 if pid not in pinned:
                     used = list(pinned.values())
                     pinned[pid] = min(cores, key=lambda core: (used.count(core), core))
-                    for thread in Path(f"/proc/{pid}/task").iterdir():
-                        with suppress(OSError):
-                            os.sched_setaffinity(int(thread.name), {pinned[pid]})
+                with suppress(psutil.Error):
+                    worker = psutil.Process(pid)
+                    for process in [worker, *worker.children(recursive=True)]:  # its sandbox
+                        _pin(process.pid, pinned[pid])
             time.sleep(0.5)
+
+
+def _pin(pid: int, core: int) -> None:
+    with suppress(OSError):  # the process or a thread has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
 
 
 def _is_busy(process: psutil.Process) -> bool:
@@ -73,17 +83,20 @@ def _is_busy(process: psutil.Process) -> bool:
     return False
 
 
-def decoding(shards: list[StorePath], out: Path, workers: int) -> float:
-    """Clips/s after the preflight."""
-    checked = time.perf_counter()
+def decoding(
+    shards: list[StorePath], out: Path, workers: int
+) -> tuple[float, dict[str, dict[str, object]]]:
+    """Clips/s after the preflight, and where the processor time went by number of workers."""
+    profile = Profile()
 
     def watch(progress: Progress) -> None:
-        nonlocal checked
+        nonlocal profile
         if not progress.num_done:
-            checked = time.perf_counter()
+            profile = Profile()
 
     summary = decode(shards, StorePath.at(out), CONFIG, progress=watch, concurrency=workers)
-    return summary.num_rows / (time.perf_counter() - checked)
+    rate = summary.num_rows / (time.perf_counter() - profile.start)
+    return rate, {str(workers): profile.report()}
 
 
 def training(store: Path, name: str, workers: int) -> float:
@@ -130,7 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = "REMIX_TEST_DATA" in os.environ
-        shards = []
+        shards, profiles = [], dict[str, dict[str, object]]()
         if data:
             unpack(folder)
             shards = discover_shards([str(folder / "shards")])
@@ -138,11 +151,15 @@ def main() -> None:
         for i in range(arguments.repeats):
             for number in numbers if i % 2 == 0 else reversed(numbers):
                 if data:
-                    clips[number].append(decoding(shards, folder / f"decoded-{i}-{number}", number))
+                    out = folder / f"decoded-{i}-{number}"
+                    rate, profile = decoding(shards, out, number)
+                    clips[number].append(rate)
+                    profiles |= profile
                 samples[number].append(training(folder / "store", f"run-{i}-{number}", number))
+    decoded = {**sides(clips, "clips/s of remix decode", 1.6), "profiles": profiles} if data else {}
     results = {
-        "train": sides(samples, "samples/s of training", 1.7),
-        **({"decode": sides(clips, "clips/s of remix decode", 1.8)} if data else {}),
+        "train": sides(samples, "samples/s of training", 1.8),
+        **({"decode": decoded} if data else {}),
     }
     first = results.get("decode", results["train"])
     report(
