@@ -23,7 +23,6 @@ from pipeline.decode.problems import (
     check_unread,
     duplicate_id,
     location,
-    no_samples,
     no_training_samples,
     unknown_label,
 )
@@ -88,9 +87,6 @@ class _Totals:
     def check(self, config: DecodeConfig) -> None:
         """Raise InputError if no row has one of the modalities, none is in the training split, or
         too many media are not read."""
-        if not self.suffixes:
-            reasons = [f"{reason} {num}" for reason, num in self.reasons.most_common()]
-            raise no_samples(f"{len(self.parts)} shards", reasons)
         if not self.num_train:
             raise no_training_samples()
         check_members(config.modalities, self.suffixes)

@@ -18,7 +18,7 @@ from pipeline.decode.config import DecodeConfig
 from pipeline.decode.finish import finish, write_rejected
 from pipeline.decode.media.shapes import shape_of
 from pipeline.decode.preflight import check_first_samples
-from pipeline.decode.problems import check_num_classes, class_names, sorted_labels
+from pipeline.decode.problems import check_num_classes, class_names, no_samples, sorted_labels
 from pipeline.decode.reuse import equals_recorded, lowered_limits, outdated_reasons
 from pipeline.decode.shard_task import VERSION, ShardJob, decode_shard, shard_digest, source_entry
 from pipeline.decode.summary import DecodeSummary, Progress, summary_of
@@ -153,8 +153,9 @@ def _decode_shards(
 ) -> _Decoded:
     """Decode the shards into parts and accounts.
 
-    Raises BudgetError if more samples are rejected than the configuration allows: at the end, or
-    earlier if four times as many are as the shards seem to allow, by their sizes.
+    Raises DataError if no sample has metadata, and BudgetError if more samples are rejected than
+    the configuration allows: at the end, or earlier if four times as many are as the shards seem to
+    allow, by their sizes.
     """
 
     def run(index: int, source: ShardSource) -> dict[str, Any]:
@@ -181,6 +182,9 @@ def _decode_shards(
             f"Fix the shards ({path} lists the rejected samples) or raise max_rejected_share."
             " Decoded parts are reused.",
         )
+    if not decoded.labels:
+        reasons = [f"{reason} {num}" for reason, num in decoded.reasons.most_common()]
+        raise no_samples(f"{len(sources)} shards", reasons)
     return decoded
 
 

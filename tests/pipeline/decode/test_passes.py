@@ -11,6 +11,7 @@ from pipeline.decode.config import DecodeConfig, TensorSpec
 from pipeline.decode.job import decode
 from pipeline.errors import DataError, InputError, MismatchError
 from pipeline.shards.discover import discover_shards
+from pipeline.shards.limits import Limits
 from pipeline.storage.store_path import MANIFEST, StorePath
 from tests.support.media_files import encode_npy, facts, write_shard
 from tests.support.object_store import CountingProxy, S3Server, counted
@@ -80,6 +81,15 @@ def test_a_shard_is_known_by_size_and_version_unless_it_is_verified(tmp_path: Pa
     os.utime(path, ns=(before, before + 2))
     assert decode(shards, out, CONFIG).num_reused == 2
     assert decode(shards, out, CONFIG, verify=True).unchanged
+
+
+def test_shards_of_which_nothing_can_be_used_are_an_error_with_the_reasons(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "in", number)
+    options = {"limits": Limits(member_bytes=10), "max_rejected_share": 1.0}
+    with refused(DataError, "oversize 3"):
+        config = CONFIG.model_copy(update=options)
+        decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), config)
 
 
 @pytest.fixture(scope="module")
