@@ -119,7 +119,8 @@ def _train(
 
 
 def check(config: RunConfig, features: FeatureSet) -> None:
-    """Check a run before anything is written. Raises InputError."""
+    """Check a run before anything is written. Raises InputError, DataError."""
+    _ = features.samples  # validated once for all ranks, which read only the columns they need
     if len(features.classes) < 2:
         raise InputError(
             f"features {config.features!r} have {len(features.classes)} class(es)",

@@ -154,7 +154,10 @@ def write_test(run: Run, features: FeatureSet, outcomes: pa.Table) -> None:
 
     One row per test sample: each head's prediction and the probability that it gives the label.
     """
-    samples = features.samples.select(["row", "sample_id", "label"]).take(outcomes["row"])
+    rows = outcomes["row"].to_numpy()
+    samples = pa.table(
+        {"row": rows, "sample_id": features.ids_of(rows), "label": features.labels[rows]}
+    )
     for name in outcomes.column_names[1:]:
         samples = samples.append_column(name, outcomes[name])
     run.write_test(samples.combine_chunks())

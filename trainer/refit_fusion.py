@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from pipeline.arrays import Int64Array
+from pipeline.arrays import Int64Array, IntArray
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.errors import ConfigError
 from trainer.config import RunConfig
@@ -36,7 +36,7 @@ def refit_fusion(
     model: MultimodalModel,
     outputs: HeadOutputs | None,
     rows: Int64Array,
-    labels: Int64Array,
+    labels: IntArray,
     config: RunConfig,
     epoch: int,
     rate: float,

@@ -5,23 +5,25 @@ its record batch from a division. A sample that lacks a modality has zeros there
 `has_<modality>` is false.
 """
 
+import math
 import os
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property, partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import Array
+from pipeline.arrays import Array, BoolArray, Int32Array, Int64Array
 from pipeline.errors import MissingError
 from pipeline.features.manifest import check_manifest, check_samples
-from pipeline.features.part_reader import Expected, PartReader
+from pipeline.features.part_file import Expected
+from pipeline.features.part_reader import PartReader
 from pipeline.features.part_writer import part_name
+from pipeline.features.sample_columns import SampleColumns, read_columns, read_ids
 from pipeline.storage.arrow_files import read_table
 from pipeline.storage.node_cache import NodeCache, RemoteFile
+from pipeline.storage.schemas import SPLITS
 from pipeline.storage.store_path import MANIFEST, StorePath
 from pipeline.store_names import path_of
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.features.dataset import FeatureDataset
 
+SAMPLES = "samples.arrow"
 _TRUSTED: set[tuple[object, ...]] = set()
 """Versions of samples.arrow that this process has validated."""
 
@@ -60,12 +63,25 @@ class FeatureSet:
         self.classes: list[str] = manifest["classes"]
         self.fingerprint: str = manifest["fingerprint"]
         self.num_rows: int = manifest["num_rows"]
-        self._ends = list(accumulate(part["rows"] for part in manifest["parts"]))
+        num_rows = np.array([part["rows"] for part in manifest["parts"]], np.int64)
+        # shape, dtype and size in bytes of a row
+        self._rows = {
+            name: (
+                self.shape(name),
+                self.dtype(name),
+                math.prod(self.shape(name)) * self.dtype(name).itemsize,
+            )
+            for name in self.modalities
+        }
         self.cache = None if path.local else cache
         self._parts = PartReader(
             partial(_file_of, path, manifest["parts"]),
             partial(_expected, manifest),
-            self.cache,
+            self.modalities,
+            num_rows,
+            manifest["batch_rows"],
+            local=path.local is not None,
+            cache=self.cache,
         )
 
     @classmethod
@@ -100,7 +116,7 @@ class FeatureSet:
 
         Raises MissingError, DataError, StoreError.
         """
-        path = self.path / "samples.arrow"
+        path = self.path / SAMPLES
         info = path.info()
         version = (str(path), info.size, info.mtime_ns, self.fingerprint)
         trusted = version in _TRUSTED and info.mtime_ns is not None
@@ -111,21 +127,30 @@ class FeatureSet:
         return table
 
     @cached_property
-    def labels(self) -> Array:
-        """(N,) int32: index into `classes`."""
-        labels: Array = self.samples["label"].to_numpy()
-        return labels
+    def _columns(self) -> SampleColumns:
+        return read_columns(self.path / SAMPLES, self.manifest)
 
     @cached_property
-    def has(self) -> Array:
-        """(N, K) bool: whether each sample has each modality, in the order of `modalities`."""
-        return np.stack(
-            [self.samples[f"has_{name}"].to_numpy() for name in self.modalities], axis=1
-        )
+    def labels(self) -> Int32Array:
+        """(N,) int32: index into `classes`. Like `has`, read without the other columns."""
+        return self._columns.labels
 
-    def rows_of(self, split: str) -> Array:
+    @cached_property
+    def has(self) -> BoolArray:
+        """(N, K) bool: whether each sample has each modality, in the order of `modalities`."""
+        return self._columns.has
+
+    def rows_of(self, split: str) -> Int64Array:
         """Rows of a split, (n,) int64, ascending."""
-        return np.flatnonzero(self.samples["split"].to_numpy() == split).astype(np.int64)
+        number = SPLITS.index(split) if split in SPLITS else -1
+        return np.flatnonzero(self._columns.splits == number).astype(np.int64, copy=False)
+
+    def ids_of(self, rows: Array) -> pa.Array:
+        """Sample ids of rows (n,), read from the store at each call.
+
+        Raises MissingError, DataError, StoreError.
+        """
+        return read_ids(self.path / SAMPLES, rows)
 
     def shape(self, modality: str) -> tuple[int, ...]:
         """Shape of one row."""
@@ -146,15 +171,18 @@ class FeatureSet:
         Returns:
             (B, *shape) in the stored dtype, a copy.
         Raises:
+            IndexError: a row does not exist.
             DataError: a part is damaged; the message names the file. MissingError, StoreError.
         """
+        shape, dtype, row_bytes = self._rows[modality]
+        rows = np.asarray(rows, np.int64)
+        if not len(rows):
+            return np.empty((0, *shape), dtype) if out is None else out
+        gathered: Array = self._parts.read(modality, rows, row_bytes).view(dtype)
+        gathered = gathered.reshape(len(rows), *shape)
         if out is None:
-            out = np.empty((len(rows), *self.shape(modality)), self.dtype(modality))
-        batch_rows = self.manifest["batch_rows"]
-        for i, row in enumerate(np.asarray(rows).tolist()):
-            part = bisect_right(self._ends, row)
-            local = row - (self._ends[part - 1] if part else 0)
-            out[i] = self._parts.batch(modality, part, local // batch_rows)[local % batch_rows]
+            return gathered
+        out[:] = gathered
         return out
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -180,7 +208,7 @@ class FeatureSet:
 
     def parts_of(self, rows: Array) -> list[int]:
         """Positions in the manifest of the parts that contain any of the rows, ascending."""
-        parts: list[int] = np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
+        parts: list[int] = np.unique(self._parts.parts_of(rows)).tolist()
         return parts
 
     def fetch(self, modality: str, part: int) -> bool:

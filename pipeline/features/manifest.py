@@ -4,6 +4,7 @@ The readers of the parts rely on these checks.
 """
 
 import math
+from collections.abc import Callable
 from itertools import chain
 from typing import Annotated, Any, Self
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.arrays import Array
 from pipeline.config import Name
 from pipeline.errors import DataError
 from pipeline.storage.metadata import Fingerprinter, fingerprint_of
@@ -168,7 +170,7 @@ def check_samples(table: pa.Table, manifest: dict[str, Any], what: str) -> None:
     content, start = Fingerprinter(table.schema), 0
     splits, present = dict.fromkeys(SPLITS, 0), dict.fromkeys(modalities, 0)
     for batch in table.to_batches():
-        _check_rows(batch, start, len(classes), what)
+        check_rows(batch, start, len(classes), what)
         add_content(content, [batch], what)
         for split in SPLITS:
             splits[split] += pc.sum(pc.equal(batch["split"], split)).as_py() or 0
@@ -229,30 +231,33 @@ def features_fingerprint(manifest: dict[str, Any], content: str) -> str | None:
     )
 
 
-def _check_rows(batch: pa.RecordBatch, start: int, num_classes: int, what: str) -> None:
+def check_rows(batch: pa.RecordBatch, start: int, num_classes: int, what: str) -> None:
+    """Check the values of columns of samples.arrow, which begin at row `start`.
+
+    Raises DataError naming the column and the row.
+    """
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if column.null_count:
             row = start + pc.index(pc.is_null(column), True).as_py()
             raise DataError(f"{what}: column {name!r} has a null in row {row}", "decode again")
-    numbers, labels, positions = (
-        batch[name].to_numpy() for name in ("row", "label", "index_in_shard")
-    )
-    rules = [
-        ("row", numbers != np.arange(start, start + len(numbers)), "which is not its position"),
-        (
-            "label",
-            (labels < 0) | (labels >= num_classes),
+    rules: dict[str, tuple[Callable[[pa.Array], Array], str]] = {
+        "row": (
+            lambda column: column.to_numpy() != np.arange(start, start + len(column)),
+            "which is not its position",
+        ),
+        "label": (
+            lambda column: (column.to_numpy() < 0) | (column.to_numpy() >= num_classes),
             f"but the manifest has {num_classes} classes",
         ),
-        (
-            "split",
-            ~pc.is_in(batch["split"], pa.array(SPLITS)).to_numpy(zero_copy_only=False),
+        "split": (
+            lambda column: ~pc.is_in(column, pa.array(SPLITS)).to_numpy(zero_copy_only=False),
             f"which is not one of {', '.join(SPLITS)}",
         ),
-        ("index_in_shard", positions < 0, "which is negative"),
-    ]
-    for name, wrong, rule in rules:
-        bad = np.flatnonzero(wrong)
+        "index_in_shard": (lambda column: column.to_numpy() < 0, "which is negative"),
+    }
+    for name in rules.keys() & batch.schema.names:
+        wrong, rule = rules[name]
+        bad = np.flatnonzero(wrong(batch[name]))
         if len(bad):
             value = batch[name][int(bad[0])].as_py()
             raise DataError(

@@ -1,193 +1,189 @@
-"""Reads the parts of a feature set record batch by record batch.
+"""Gathers rows from the parts of a feature set.
 
-A local part is memory-mapped. A remote part is mapped from its copy in the node cache; if the cache
-has no space, it is read by ranges and recent record batches are kept in memory.
+A local part is memory-mapped, a remote part is mapped from its copy in the node cache. The address
+of a row follows from its number, as record batches have one size. Parts that are remote and not in
+the cache, compressed or written by another program are read by record batches; recent ones are kept
+in memory.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import inf
 from threading import Lock
 
-import pyarrow as pa
+import numpy as np
 
-from pipeline.arrays import Array
-from pipeline.errors import DataError, StoreError
-from pipeline.storage.arrow_files import DAMAGED, open_reader, open_source
+from pipeline.arrays import Array, Int64Array, UInt8Array
+from pipeline.features.part_file import Expected, PartFile
+from pipeline.features.part_layout import copy_rows
 from pipeline.storage.node_cache import NodeCache, RemoteFile
-from pipeline.storage.store_path import StorePath
 
+MAPPED_PARTS = 2**15
+"""Maximum open parts of a local feature set; Linux allows 65,530 maps in a process."""
 OPEN_PARTS = 256
-"""Maximum open parts of a process; each mapped copy uses a file descriptor."""
+"""Maximum open parts of a remote one; each mapped copy uses a file descriptor."""
 MEMORY_BATCHES = 256
-"""Maximum record batches, read by ranges or decompressed, that a process keeps in memory."""
+"""Maximum record batches that a process keeps in memory."""
 PINNED_SHARE = 0.25
 """Maximum fraction of an evicting cache that one process may pin by open parts; one part is always
 allowed. The rest stays evictable."""
 
-BatchName = tuple[str, int, int]
-"""Modality, part number and number of the record batch in the part."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """The content of a part according to its manifest."""
-
-    num_rows: int
-    batch_rows: int
-    type: pa.DataType
-    num_bytes: int  # 0 if the manifest does not record it
-
-    def rows_of(self, number: int) -> int:
-        """Number of rows of a record batch; the last may be smaller."""
-        return min(self.batch_rows, self.num_rows - number * self.batch_rows)
-
-
-def open_part(
-    path: StorePath, expected: Expected, copy: pa.Buffer | None = None
-) -> pa.ipc.RecordBatchFileReader:
-    """Open a part from its cached copy, else mapped if local, and compare it with its manifest.
-
-    Raises MissingError, DataError, StoreError.
-    """
-    source = open_source(path, mapped=True) if copy is None else pa.BufferReader(copy)
-    if expected.num_bytes not in (0, source.size()):
-        raise DataError(
-            f"{path} has {source.size()} bytes, but its manifest records {expected.num_bytes}",
-            "decode again",
-        )
-    reader = open_reader(source, path)
-    columns = [(field.name, field.type) for field in reader.schema]
-    if columns != [("feature", expected.type)]:
-        names = ", ".join(f"{name!r} of {kind}" for name, kind in columns[:5])
-        raise DataError(
-            f"{path} has the columns {names or '(none)'}, not 'feature' of {expected.type}",
-            "decode again",
-        )
-    num_batches = -(-expected.num_rows // expected.batch_rows)
-    if reader.num_record_batches != num_batches:
-        raise DataError(
-            f"{path} has {reader.num_record_batches} record batches, but the "
-            f"{expected.num_rows} rows in its manifest make {num_batches}",
-            "decode again",
-        )
-    return reader
-
-
-def _features(batch: pa.RecordBatch, number: int, expected: Expected, path: StorePath) -> Array:
-    """Features of a record batch, (B, *shape), a view. Raises DataError if rows or nulls differ."""
-    column = batch.column(0)
-    if len(column) != expected.rows_of(number):
-        raise DataError(
-            f"{path}: record batch {number} has {len(column)} rows, not {expected.rows_of(number)}",
-            "decode again",
-        )
-    if column.null_count or column.storage.flatten().null_count:
-        raise DataError(
-            f"{path}: column 'feature' contains nulls in record batch {number}", "decode again"
-        )
-    rows: Array = column.to_numpy_ndarray()
-    return rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
-    reader: pa.ipc.RecordBatchFileReader
-    mapped: bool
-    num_bytes: int  # size of the copy that it pins, 0 if none
-    views: dict[BatchName, Array]  # into the map, one per uncompressed record batch read so far
+PartName = tuple[str, int]
+"""Modality and position in the manifest."""
 
 
 class PartReader:
-    """Reads record batches and keeps parts open; of remote parts, closes the least recently used.
+    """Gathers rows and keeps parts open; closes the least recently used remote, the oldest local.
 
-    Threads may share a reader.
+    Threads may share a reader; one of them gathers at a time.
 
     Args:
         find: maps (modality, part) to its file.
         expect: maps (modality, part) to its content according to the manifest.
-        cache: the node cache, None for a local feature set.
+        modalities: their names.
+        num_rows: (P,) rows of each part.
+        batch_rows: rows of each record batch but the last of a part.
+        local: whether the parts are local files.
+        cache: the node cache, if any.
     """
 
     def __init__(
         self,
         find: Callable[[str, int], RemoteFile],
         expect: Callable[[str, int], Expected],
+        modalities: Sequence[str],
+        num_rows: Int64Array,
+        batch_rows: int,
+        *,
+        local: bool,
         cache: NodeCache | None,
     ) -> None:
         self._find, self._expect, self._cache = find, expect, cache
-        self._open: OrderedDict[tuple[str, int], _Part] = OrderedDict()
-        self._num_bytes = 0
+        self._batch_rows = batch_rows
+        self._most = MAPPED_PARTS if local else OPEN_PARTS
+        self._local = local
+        evicts = cache is not None and not cache.keep
+        self._pinnable = PINNED_SHARE * cache.max_bytes if cache and evicts else inf
         self._lock = Lock()
-        self._local_views: dict[BatchName, Array] = {}
-        self._in_memory: OrderedDict[BatchName, Array] = OrderedDict()
+        self._open: OrderedDict[PartName, PartFile] = OrderedDict()
+        self._num_bytes = 0
+        self._ends = np.cumsum(num_rows)
+        self._starts = self._ends - num_rows
+        # (2, P): first and gap of the layouts of open parts, 0 without one
+        self._places = {name: np.zeros((2, len(num_rows)), np.int64) for name in modalities}
+        self._in_memory: OrderedDict[tuple[PartName, int], Array] = OrderedDict()
 
-    def batch(self, modality: str, part: int, number: int) -> Array:
-        """Read one record batch, (B, *shape). Raises DataError, MissingError, StoreError."""
-        key, name = (modality, part), (modality, part, number)
-        if name in self._local_views:  # never evicted, so no lock is needed
-            return self._local_views[name]
+    def parts_of(self, rows: Int64Array) -> Int64Array:
+        """The part of each row, (n,). For a row that does not exist it is P."""
+        # a negative row is a large unsigned one
+        return self._ends.view(np.uint64).searchsorted(rows.view(np.uint64), "right")
+
+    def read(self, modality: str, rows: Int64Array, row_bytes: int) -> UInt8Array:
+        """Gather rows (n,) as bytes (n, row_bytes).
+
+        Raises IndexError, DataError, MissingError, StoreError.
+        """
+        parts = self.parts_of(rows)
+        local = rows - self._starts.take(parts)
         with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-            else:
-                self._add(key)
-            views = self._open[key].views
-            if name in views:
-                return views[name]
-            if name in self._in_memory:
-                self._in_memory.move_to_end(name)
-                return self._in_memory[name]
-            rows, is_view = self._read(key, number)
-            (views if is_view else self._in_memory)[name] = rows
-            if len(self._in_memory) > MEMORY_BATCHES:
-                self._in_memory.popitem(last=False)
-            return rows
+            place = self._places[modality].take(parts, axis=1)
+            if self._local and place[0].all():
+                return self._copy(place, local, row_bytes)
+            numbers = sorted(set(parts.tolist()))
+            size = self._num_at_once(modality, numbers)
+            return self._in_groups(modality, numbers, size, parts, local, row_bytes)
 
-    def _add(self, key: tuple[str, int]) -> None:
+    def _copy(self, place: Int64Array, rows: Int64Array, row_bytes: int) -> UInt8Array:
+        first, gap = place
+        return copy_rows(first + rows * row_bytes + rows // self._batch_rows * gap, row_bytes)
+
+    def _in_groups(
+        self,
+        modality: str,
+        numbers: Sequence[int],
+        size: int,
+        parts: Int64Array,
+        rows: Int64Array,
+        row_bytes: int,
+    ) -> UInt8Array:
+        """Gather rows, numbered within their `parts`, which are `numbers`; open `size` at once."""
+        if len(numbers) <= size:
+            return self._gather(modality, numbers, parts, rows, row_bytes)
+        out = np.empty((len(rows), row_bytes), np.uint8)
+        for start in range(0, len(numbers), size):
+            group = numbers[start : start + size]
+            own = np.isin(parts, group)
+            out[own] = self._gather(modality, group, parts[own], rows[own], row_bytes)
+        return out
+
+    def _num_at_once(self, modality: str, numbers: Sequence[int]) -> int:
+        """How many of these parts may be open, and so pinned, at once."""
+        if self._pinnable == inf:
+            return self._most
+        largest = max(self._find(modality, number).num_bytes for number in numbers)
+        return max(1, min(self._most, int(self._pinnable // max(1, largest))))
+
+    def _gather(
+        self,
+        modality: str,
+        numbers: Sequence[int],
+        parts: Int64Array,
+        rows: Int64Array,
+        row_bytes: int,
+    ) -> UInt8Array:
+        keys = [(modality, number) for number in numbers]
+        for key in self._open.keys() & keys:
+            self._open.move_to_end(key)
+        for key in keys:
+            if key not in self._open:
+                self._add(key)
+        if any(key not in self._open for key in keys):  # closed to make space in the cache
+            return self._in_groups(modality, numbers, 1, parts, rows, row_bytes)
+        place = self._places[modality][:, parts]
+        mapped = place[0] > 0
+        if mapped.all():
+            return self._copy(place, rows, row_bytes)
+        out = np.empty((len(rows), row_bytes), np.uint8)
+        if mapped.any():
+            out[mapped] = self._copy(place[:, mapped], rows[mapped], row_bytes)
+        for i in np.flatnonzero(~mapped).tolist():
+            number, offset = divmod(int(rows[i]), self._batch_rows)
+            batch = self._batch((modality, int(parts[i])), number)
+            out[i] = batch[offset : offset + 1].reshape(-1).view(np.uint8)
+        return out
+
+    def _add(self, key: PartName) -> None:
         file = self._find(*key)
-        if file.path.local:  # a map of a local file pins nothing, so it stays open
-            part = open_part(file.path, self._expect(*key))
-            self._open[key] = _Part(reader=part, mapped=True, num_bytes=0, views=self._local_views)
-            return
-        mapped = self._cache.map(file) if self._cache else None
-        if mapped is None and self._cache and not self._cache.keep and self._num_bytes:
+        copy = self._cache.map(file) if self._cache else None
+        if copy is None and self._cache and self._pinnable < inf and self._num_bytes:
             # the copies that this process pins may be what fills the cache
             while self._open:
                 self._close_oldest()
-            mapped = self._cache.map(file)
-        self._open[key] = _Part(
-            reader=open_part(file.path, self._expect(*key), mapped),
-            mapped=mapped is not None,
-            num_bytes=0 if mapped is None else file.num_bytes,
-            views={},
-        )
-        self._num_bytes += self._open[key].num_bytes
-        evicts = self._cache and not self._cache.keep
-        bound = PINNED_SHARE * self._cache.max_bytes if self._cache and evicts else inf
-        while len(self._open) > 1 and (len(self._open) > OPEN_PARTS or self._num_bytes > bound):
+            copy = self._cache.map(file)
+        part = PartFile(file.path, self._expect(*key), copy)
+        self._open[key] = part
+        self._num_bytes += part.num_bytes
+        if part.layout:
+            self._places[key[0]][:, key[1]] = part.layout.first, part.layout.gap
+        while len(self._open) > 1 and (
+            len(self._open) > self._most or self._num_bytes > self._pinnable
+        ):
             self._close_oldest()
 
     def _close_oldest(self) -> None:
-        _, closed = self._open.popitem(last=False)
+        (modality, number), closed = self._open.popitem(last=False)
+        self._places[modality][:, number] = 0
         self._num_bytes -= closed.num_bytes
 
-    def _read(self, key: tuple[str, int], number: int) -> tuple[Array, bool]:
-        """Read a record batch; also returns whether it is a view of the mapped file."""
-        part, path = self._open[key], self._find(*key).path
-        try:
-            batch = part.reader.get_batch(number)
-            batch.validate()
-        except DAMAGED as error:
-            if isinstance(error, OSError) and not part.mapped:
-                raise StoreError(
-                    f"{path} cannot be read ({error})",
-                    "check that the store exists and that you have access",
-                ) from error
-            raise DataError(
-                f"{path} is damaged in record batch {number} ({error})", "decode again"
-            ) from error
-        # buffers of a map are immutable; a decompressed buffer is mutable memory of its own
-        is_view = part.mapped and not batch.column(0).buffers()[-1].is_mutable
-        return _features(batch, number, self._expect(*key), path), is_view
+    def _batch(self, key: PartName, number: int) -> Array:
+        """A record batch, (B, *shape), of an open part without a layout."""
+        name = (key, number)
+        if name in self._in_memory:
+            self._in_memory.move_to_end(name)
+            return self._in_memory[name]
+        rows = self._open[key].batch(number)
+        if not self._open[key].maps(rows):
+            self._in_memory[name] = rows
+        if len(self._in_memory) > MEMORY_BATCHES:
+            self._in_memory.popitem(last=False)
+        return rows

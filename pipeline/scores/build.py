@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipeline.arrays import Array, BoolArray
 from pipeline.features.feature_set import FeatureSet
 from pipeline.scores.difficulty import ability
+from pipeline.storage.arrow_files import column
 from pipeline.storage.metadata import with_metadata
 from pipeline.storage.schemas import scores_schema
 
@@ -23,17 +24,15 @@ def score_rows(features: FeatureSet, rows: Array, probabilities: Mapping[str, Ar
         rows: (B,) row numbers.
         probabilities: (B, C) class probabilities of each modality's head.
     Returns:
-        A table of scores_schema: per modality kl_<m> in bits, p_label_<m> and predicted_<m>.
+        A table of scores_schema without sample_id, which join_scores adds: per modality kl_<m> in
+        bits, p_label_<m> and predicted_<m>.
     """
     labels = features.labels[rows]
-    columns: dict[str, Any] = {
-        "row": rows,
-        "sample_id": features.samples["sample_id"].take(pa.array(rows)).combine_chunks(),
-        "label": labels,
-    }
+    columns: dict[str, Any] = {"row": rows, "label": labels}
     for k, name in enumerate(features.modalities):
         columns |= score_columns(name, probabilities[name], labels, ~features.has[rows, k])
-    return pa.table(columns, schema=scores_schema(features.modalities))
+    schema = scores_schema(features.modalities)
+    return pa.table(columns, schema=schema.remove(schema.names.index("sample_id")))
 
 
 def score_columns(name: str, p: Array, labels: Array, missing: BoolArray) -> dict[str, Array]:
@@ -73,7 +72,7 @@ def join_scores(
     *,
     accuracy: Mapping[str, float] | None = None,
 ) -> pa.Table:
-    """Join the numbered tables of all batches to one scores table with metadata.
+    """Join the numbered tables of all batches to one scores table with ids and metadata.
 
     Args:
         batches: (number, table) in any order.
@@ -82,6 +81,7 @@ def join_scores(
     """
     tables: Sequence[pa.Table] = [table for _, table in sorted(batches, key=lambda pair: pair[0])]
     joined = pa.concat_tables(tables).combine_chunks()
+    joined = joined.add_column(1, "sample_id", features.ids_of(column(joined, "row")))
     metadata = {
         "epoch": epoch,
         "seed": seed,

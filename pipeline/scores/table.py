@@ -135,8 +135,10 @@ class Scores:
                 "write one kl_ column for each modality of the features, in their order",
             )
         self.check_has(features.has)
-        for name in ("label", "sample_id"):
-            expected = features.samples[name].take(pa.array(self.rows))
+        for name, expected in {
+            "label": pa.array(features.labels[self.rows]),
+            "sample_id": features.ids_of(self.rows),
+        }.items():
             wrong = pc.index(
                 pc.fill_null(pc.not_equal(self.table[name], expected), True), True
             ).as_py()

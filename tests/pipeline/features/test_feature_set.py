@@ -1,7 +1,9 @@
 """Feature sets: rows are read back as written; fingerprints do not depend on chunks."""
 
+import gc
 import pickle
 import re
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.config import parse
 from pipeline.decode.config import DecodeConfig
 from pipeline.errors import ConfigError, DataError, MissingError
-from pipeline.features import part_reader
+from pipeline.features import part_layout, part_reader
 from pipeline.features.feature_set import FeatureSet
 from pipeline.features.part_writer import PartWriter, part_name
 from pipeline.storage.arrow_files import TABLE_ROWS, read_table, write_table
@@ -23,6 +25,7 @@ from pipeline.storage.metadata import fingerprint, read_metadata, with_metadata
 from pipeline.storage.node_cache import NodeCache
 from pipeline.storage.store_path import StorePath
 from tests.support.cached_features import remote
+from tests.support.refusals import refused
 from tests.support.stores import make_features
 
 
@@ -95,6 +98,93 @@ def test_few_record_batches_of_compressed_parts_are_kept_in_memory(
     before = pa.total_allocated_bytes()
     np.testing.assert_array_equal(again.read("sight", rows), expected)
     assert pa.total_allocated_bytes() - before <= 2 * expected[:64].nbytes
+
+
+@pytest.mark.parametrize("at_once", [2**63, 1])
+def test_rows_of_many_parts_are_gathered_in_the_given_order(
+    tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second limit makes NumPy copy a row in several pieces."""
+    monkeypatch.setattr(part_layout, "MAX_BYTES", at_once)
+    features = make_features(tmp_path, num_rows=700, num_parts=5)
+    rows = np.random.default_rng(0).integers(0, 700, 300)
+    for name in features.modalities:
+        parts = [features.path / name / part_name(part) for part in range(5)]
+        table = pa.concat_tables([read_table(path) for path in parts])
+        stored = table["feature"].combine_chunks().to_numpy_ndarray()
+        np.testing.assert_array_equal(features.read(name, rows), stored[rows])
+        out = np.empty_like(stored[rows])
+        assert features.read(name, rows, out) is out
+        np.testing.assert_array_equal(out, stored[rows])
+
+
+@pytest.mark.parametrize("row", [-1, 700])
+def test_a_row_that_does_not_exist_is_an_error(tmp_path: Path, row: int) -> None:
+    features = make_features(tmp_path, num_rows=700, num_parts=5)
+    with pytest.raises(IndexError):
+        features.read("sight", np.array([0, row]))
+
+
+def rewrite(features: FeatureSet, part: int, sizes: list[int]) -> None:
+    """Write a part of `sight` again, each record batch with custom metadata of another size."""
+    path = features.path / "sight" / part_name(part)
+    table = read_table(path)
+    with path.create() as file, pa.ipc.new_file(file, table.schema) as writer:
+        for batch, size in zip(table.to_batches(), sizes, strict=True):
+            writer.write_batch(batch, custom_metadata={"x": "y" * size} if size else None)
+    entry = {"sha256": file.hexdigest(), "bytes": file.num_bytes}
+    features.manifest["parts"][part]["files"]["sight"] = entry
+
+
+@pytest.mark.parametrize("sizes", [[0, 100, 0], [100, 0, 0], [0, 0, 100], [9, 9, 9]])
+@pytest.mark.parametrize("kind", ["local", "cached"])
+def test_record_batches_may_have_other_distances(
+    tmp_path: Path, sizes: list[int], kind: str
+) -> None:
+    features = make_features(tmp_path / "made", num_rows=320, num_parts=2)
+    expected = features.read("sight", np.arange(320))
+    rewrite(features, 1, sizes)
+    again = FeatureSet(features.path, features.manifest)
+    if kind == "cached":
+        again = remote(features, NodeCache(tmp_path / "cache", 2**30))
+    rows = np.random.default_rng(0).permutation(320)
+    np.testing.assert_array_equal(again.read("sight", rows), expected[rows])
+
+
+@pytest.mark.parametrize("row", [0, 64, 128, 199])
+def test_a_damaged_record_batch_is_an_error_that_names_the_file(tmp_path: Path, row: int) -> None:
+    features = make_features(tmp_path, num_rows=200, num_parts=1)
+    path = tmp_path / "touch" / part_name(0)
+    data = bytearray(path.read_bytes())
+    # the length of a message follows the continuation marker
+    heads = [m.start() for m in re.finditer(rb"\xff{4}..\0\0", data, re.DOTALL)][1:5]
+    data[heads[row // 64] + 8 : heads[row // 64] + 40] = bytes(32)
+    path.write_bytes(data)
+    with refused(DataError, file=path):
+        features.read("touch", np.array([row]))
+
+
+def test_old_parts_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_reader, "MAPPED_PARTS", 3)
+    made = make_features(tmp_path, num_rows=640, num_parts=10)
+    expected = np.concatenate([made.read("sight", np.array([row])) for row in range(0, 640, 7)])
+    features = FeatureSet(made.path, made.manifest)
+    np.testing.assert_array_equal(features.read("sight", np.arange(0, 640, 7)), expected)
+    del made
+    gc.collect()
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path)) <= 3
+
+
+def test_nothing_is_kept_per_record_batch(tmp_path: Path) -> None:
+    features = make_features(tmp_path, {"m": ((1,), "uint8")}, num_rows=64_000, num_parts=1)
+    features.read("m", np.array([0]))
+    tracemalloc.start()
+    try:
+        for row in range(0, 64_000, 64):
+            features.read("m", np.array([row]))
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_feature_set_can_be_pickled(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, DataError, MismatchError
 from pipeline.plans import target_shares
 from pipeline.plans.assign import assign, assignment_rule
 from pipeline.plans.config import PlanConfig
-from pipeline.scores.build import score_rows
+from pipeline.scores.build import join_scores, score_rows
 from pipeline.scores.difficulty import ability
 from pipeline.scores.table import Scores
 from pipeline.storage.arrow_files import TABLE_ROWS, write_table
@@ -187,7 +187,7 @@ def test_scores_of_other_samples(tmp_path: Path, column: str, value: object) -> 
     features = make_features(tmp_path)
     rows = features.rows_of("train")
     uniform = dict.fromkeys(features.modalities, np.full((len(rows), 3), 1 / 3))
-    table = score_rows(features, rows, uniform)
+    table = join_scores([(0, score_rows(features, rows, uniform))], features, 0, {})
     Scores(table).check_features(features)
     at = int(np.flatnonzero(features.labels[rows] != 2)[5])
     with refused(MismatchError, rows[at], column, value):

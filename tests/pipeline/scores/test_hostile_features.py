@@ -108,6 +108,32 @@ def test_invalid_samples(features: Path, command: Command, name: str) -> None:
     assert not (features.parent.parent / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["label", "split", "cut", "type"])
+def test_the_columns_of_training_are_checked_by_themselves(features: Path, name: str) -> None:
+    edit, words = BAD_SAMPLES[name]
+    path = StorePath.at(features / "samples.arrow")
+    write_table(path, edit(read_table(path).combine_chunks()))
+    for column in ("labels", "has"):
+        with refused(DataError, *words.split()[-1:], file=path):
+            getattr(FeatureSet.open(StorePath.at(features)), column)
+
+
+def test_the_columns_of_training_are_read_without_the_ids(features: Path) -> None:
+    intact = FeatureSet.open(StorePath.at(features))
+    rows, labels, has = intact.rows_of("train"), intact.labels, intact.has
+    path = StorePath.at(features / "samples.arrow")
+    write_table(path, BAD_SAMPLES["content"][0](read_table(path).combine_chunks()))
+    again = FeatureSet.open(StorePath.at(features))
+    assert again.rows_of("train").tolist() == rows.tolist()
+    assert again.labels.tolist() == labels.tolist() and again.has.tolist() == has.tolist()
+    assert again.ids_of(np.array([78, 77, 3, 78])).to_pylist() == [
+        "s0078",
+        "other",
+        "s0003",
+        "s0078",
+    ]
+
+
 def part_of(
     shape: tuple[int, int] = (6, 8),
     dtype: str = "float32",
