@@ -35,7 +35,7 @@ PartName = tuple[str, int]
 class PartReader:
     """Gathers rows and keeps parts open; closes the least recently used remote, the oldest local.
 
-    Threads may share a reader; one of them gathers at a time.
+    Threads may share a reader. They gather at the same time from local parts, else one by one.
 
     Args:
         find: maps (modality, part) to its file.
@@ -87,11 +87,14 @@ class PartReader:
         local = rows - self._starts.take(parts)
         with self._lock:
             place = self._places[modality].take(parts, axis=1)
-            if self._local and place[0].all():
-                return self._copy(place, local, row_bytes)
             numbers = sorted(set(parts.tolist()))
-            size = self._num_at_once(modality, numbers)
-            return self._in_groups(modality, numbers, size, parts, local, row_bytes)
+            are_open = self._local and bool(place[0].all())
+            # keeps the maps while rows are copied without the lock
+            opened = [self._open[modality, number] for number in numbers] if are_open else []
+            if not opened:
+                size = self._num_at_once(modality, numbers)
+                return self._in_groups(modality, numbers, size, parts, local, row_bytes)
+        return self._copy(place, local, row_bytes)
 
     def _copy(self, place: Int64Array, rows: Int64Array, row_bytes: int) -> UInt8Array:
         first, gap = place

@@ -44,7 +44,15 @@ class Harness:
         self._skip_masked = skip_masked and config.model.mask == "skip"
 
     def load(self, step: Step, group: Sequence[Step] = ()) -> Batch:
+        group = group or [step]
         plan: Any = range(4)  # for single steps a loader only needs the plan's length
-        return PlanLoader(
-            self.features, plan, start=0, world=World(), skip_masked=self._skip_masked, prefetch=1
-        ).load(step, group)
+        loader = PlanLoader(
+            self.features,
+            plan,
+            start=0,
+            world=World(),
+            skip_masked=self._skip_masked,
+            prefetch=1,
+            accumulate=len(group),
+        )
+        return loader.load(group)[group.index(step)]

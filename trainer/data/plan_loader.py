@@ -1,15 +1,15 @@
-"""Loads the batches of a plan: this rank's rows, read ahead of the step by a thread."""
+"""Loads the batches of a plan: this rank's rows, read ahead of the step by threads."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 
 import numpy as np
 import torch
 
-from pipeline.arrays import Int64Array
+from pipeline.arrays import FloatArray, Int64Array
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan, Step
 from pipeline.storage.schemas import ALL
@@ -17,6 +17,13 @@ from trainer.data.inputs import by_modality, pinned
 from trainer.data.part_prefetcher import Prefetcher, Reads
 from trainer.models.model import FUSED
 from trainer.process_group import World
+
+THREADS = 2
+"""Threads that read batches of a local store; one does not use the memory's bandwidth."""
+BLOCK_STEPS = 64
+"""Steps whose labels, presence and divisors are computed at once."""
+FREED_BYTES = 2**25 - 2**13
+"""The largest block that raises glibc's thresholds when it is freed, see mallopt(3)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,82 +64,100 @@ class PlanLoader:
     accumulate: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = enumerate(self._grouped())
+        # from now on glibc reuses the memory of batches; new pages cost as much as their bytes
+        np.empty(FREED_BYTES, np.uint8)
         reads = map(self._reads, self.plan.steps(self.start))
         with Prefetcher(self.features, reads, self.world.node_size) as fetcher:
 
-            def load(number: int, grouped: tuple[Step, list[Step]]) -> Batch:
+            def load(number: int, batch: Batch) -> Batch:
                 fetcher.advance(number)
-                return self.load(*grouped)
+                return self._with_inputs(batch)
 
-            pool = ThreadPoolExecutor(1, "plan-loader")
+            # the node's cache is read in the order of the plan
+            threads = 1 if self.features.cache else min(THREADS, self.prefetch)
+            pool = ThreadPoolExecutor(threads, "plan-loader")
             try:
-                ahead = deque(pool.submit(load, *item) for item in islice(steps, self.prefetch))
+                batches = enumerate(self._batches())
+                ahead = deque(pool.submit(load, *item) for item in islice(batches, self.prefetch))
                 while ahead:
                     batch = ahead.popleft().result()
-                    ahead.extend(pool.submit(load, *item) for item in islice(steps, 1))
+                    ahead.extend(pool.submit(load, *item) for item in islice(batches, 1))
                     yield batch
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _grouped(self) -> Iterator[tuple[Step, list[Step]]]:
-        """Each step, and the steps that update the weights together with it."""
+    def load(self, steps: Sequence[Step]) -> list[Batch]:
+        """Load the batches of steps; each `accumulate` of them update the weights together."""
+        return [self._with_inputs(batch) for batch in self._block(steps)]
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches without their inputs."""
         steps = self.plan.steps(self.start)
-        while group := list(islice(steps, self.accumulate)):
-            yield from ((step, group) for step in group)
+        num_steps = self.accumulate * max(1, BLOCK_STEPS // self.accumulate)
+        while block := list(islice(steps, num_steps)):
+            yield from self._block(block)
 
-    def load(self, step: Step, group: Sequence[Step] = ()) -> Batch:
-        """Load one batch. `group`: the steps of its update; by default, only this one."""
-        group = group or [step]
-        own = step.slice_of(self.world.rank, self.world.size)
-        rows, names = step.rows[own], self.features.modalities
-        masks = None if step.assigned is None else step.trained(names)
-        num_valid = self._num_valid(step)
-        return Batch(
-            step=step,
-            num_steps=len(self.plan),
-            rows=torch.from_numpy(rows.copy()),
-            labels=torch.from_numpy(self.features.labels[rows]).long(),
-            inputs={
-                name: pinned(torch.from_numpy(self.features.read(name, rows)), self.world.device)
-                for name, rows in self._reads(step)
-            },
-            present=by_modality(names, self.features.has[rows]),
-            unmasked=None if masks is None else by_modality(names, masks[own]),
-            num_valid=dict(zip(names, num_valid.tolist(), strict=True)),
-            divisors=self._divisors(step, num_valid, group),
-            starts_update=step.step == group[0].step,
-            ends_update=step.step == group[-1].step,
-        )
-
-    def _num_valid(self, step: Step) -> Int64Array:
-        """Number of rows (K,) of the global batch that have each modality unmasked."""
-        valid = self.features.has[step.rows]
-        if step.assigned is not None:
-            valid = valid & step.trained(self.features.modalities)
-        num_valid: Int64Array = valid.sum(axis=0)
-        return num_valid
+    def _block(self, steps: Sequence[Step]) -> Iterator[Batch]:
+        """The batches of complete updates, without their inputs; their tensors share memory."""
+        names = self.features.modalities
+        rows = np.concatenate([step.rows for step in steps])
+        has, labels = self.features.has[rows], self.features.labels[rows]
+        is_mixed = steps[0].assigned is not None
+        masks = np.concatenate([step.trained(names) for step in steps]) if is_mixed else None
+        sizes = np.array([len(step.rows) for step in steps])
+        starts = np.cumsum(sizes) - sizes
+        valid = has if masks is None else has & masks
+        num_valid = np.add.reduceat(valid, starts, axis=0, dtype=np.int64)  # (steps, K)
+        divisors = self._divisors(steps, sizes, num_valid)
+        columns = {"rows": torch.from_numpy(rows), "labels": torch.from_numpy(labels).long()}
+        present = by_modality(names, has)
+        unmasked = None if masks is None else by_modality(names, masks)
+        for i, step in enumerate(steps):
+            first, own = int(starts[i]), step.slice_of(self.world.rank, self.world.size)
+            own = slice(first + own.start, first + own.stop)
+            yield Batch(
+                step=step,
+                num_steps=len(self.plan),
+                rows=columns["rows"][own],
+                labels=columns["labels"][own],
+                inputs={},
+                present={name: present[name][own] for name in names},
+                unmasked=unmasked and {name: unmasked[name][own] for name in names},
+                num_valid=dict(zip(names, num_valid[i].tolist(), strict=True)),
+                divisors=dict(zip([FUSED, *names], divisors[i].tolist(), strict=True)),
+                starts_update=i % self.accumulate == 0,
+                ends_update=(i + 1) % self.accumulate == 0 or i + 1 == len(steps),
+            )
 
     def _divisors(
-        self, step: Step, num_valid: Int64Array, group: Sequence[Step]
-    ) -> dict[str, float]:
-        """Divisors of a step's losses by head.
+        self, steps: Sequence[Step], sizes: Int64Array, num_valid: Int64Array
+    ) -> FloatArray:
+        """Divisors of the steps' losses, (steps, 1 + K): fused, then by modality.
 
-        Steps that train the same are averaged as one batch; different ones by their numbers of
-        rows.
+        Steps of an update that train the same are averaged as one batch; different ones by their
+        numbers of rows.
+
+        Args:
+            sizes: (steps,) rows of each global batch.
+            num_valid: (steps, K) rows of it that have each modality unmasked.
         """
-        alike = [
-            other
-            for other in group
-            if other.modality == step.modality
-            and (other.assigned is None) == (step.assigned is None)
-        ]
-        num_rows = sum(len(other.rows) for other in group)
-        scale = num_rows / sum(len(other.rows) for other in alike)
-        others = [self._num_valid(other) for other in alike if other.step != step.step]
-        divisors = scale * np.sum([num_valid, *others], axis=0)
-        names = self.features.modalities
-        return {FUSED: num_rows, **dict(zip(names, divisors.tolist(), strict=True))}
+        update = np.arange(len(steps)) // self.accumulate
+        keys = zip(update.tolist(), (step.modality for step in steps), strict=True)
+        # number of the first step of the same update that trains the same
+        firsts: dict[tuple[int, str], int] = {}
+        alike = np.array([firsts.setdefault(key, i) for i, key in enumerate(keys)])
+        num_rows = np.bincount(update, sizes)[update]
+        scale = num_rows / np.bincount(alike, sizes)[alike]
+        summed = np.zeros_like(num_valid)
+        np.add.at(summed, alike, num_valid)
+        return np.column_stack([num_rows, scale[:, None] * summed[alike]])
+
+    def _with_inputs(self, batch: Batch) -> Batch:
+        inputs = {
+            name: pinned(torch.from_numpy(self.features.read(name, rows)), self.world.device)
+            for name, rows in self._reads(batch.step)
+        }
+        return replace(batch, inputs=inputs)
 
     def _reads(self, step: Step) -> Reads:
         rows = step.for_rank(self.world.rank, self.world.size)
