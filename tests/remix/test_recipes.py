@@ -1,5 +1,6 @@
 """The scripts of docs/recipes.md train every planned row once, in one process and in two."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from tests.support.stores import make_features
 
 SHAPES = {"audio": ((1, 4, 4), "float32"), "video": ((3, 4, 4), "uint8")}
 NUM_ROWS, BATCH_SIZE, EPOCHS = 50, 8, 4
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+NAMES = ["with_lightning.py", "with_accelerate.py", "with_trainer.py"]
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +45,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def exit_codes(folder: Path) -> dict[str, list[int]]:
+    """The exit codes of the processes of each script, by script and number of processes."""
+    command = [sys.executable, "-m", "tests.support.script_ranks", *NAMES]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
+    return dict(json.loads(ended.stdout))
 
 
-@pytest.mark.parametrize("num_processes", ["1", "2"])
-@pytest.mark.parametrize("name", ["with_lightning", "with_accelerate", "with_trainer"])
-def test_every_planned_row_is_trained_once(folder: Path, name: str, num_processes: str) -> None:
-    own = name == "with_lightning"  # it starts its processes itself
-    command = [f"{name}.py", num_processes] if own else [*TORCHRUN, num_processes, f"{name}.py"]
-    ended = python(folder, *command)
-    assert ended.returncode == 0, ended.stderr
-    assert f"{num_processes} processes trained {NUM_ROWS * EPOCHS} planned rows" in ended.stdout
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_planned_row_is_trained_once(
+    folder: Path, exit_codes: dict[str, list[int]], name: str, num_processes: int
+) -> None:
+    case = f"{name}-{num_processes}"
+    logs = [(folder / f"{case}-{rank}.log").read_text() for rank in range(num_processes)]
+    assert exit_codes[case] == [0] * num_processes, logs
+    expected = f"{num_processes} processes trained {NUM_ROWS * EPOCHS} planned rows"
+    assert all(expected in log for log in logs)
