@@ -138,7 +138,9 @@ def ready(page: Page) -> None:
 
 def cells(table: Locator) -> list[list[str]]:
     """The text of each cell in the body of a table, by row."""
-    return [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    read = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
+    rows: list[list[str]] = table.locator("tbody tr").evaluate_all(read)
+    return rows
 
 
 def figure(page: Page, chart: str) -> Locator:

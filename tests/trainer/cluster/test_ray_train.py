@@ -1,4 +1,7 @@
-"""Training on Ray: same batches; same weights to float tolerance; batch scores equal live ones."""
+"""Training on Ray: same batches; same weights to float tolerance; batch scores equal live ones.
+
+The encoders, the policy and the strategy are the user's own: workers and actors import them.
+"""
 
 import logging
 import shutil
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MismatchError, RemixError
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.scores.build import score_rows
@@ -19,9 +22,15 @@ from pipeline.storage.metadata import fingerprint, read_metadata
 from pipeline.storage.store_path import StorePath
 from tests.support.stores import check_coverage, make_features, run_config, weights
 from trainer.cluster.ray_train import watched
+from trainer.config import RunConfig
 from trainer.launch import launch
 from trainer.run_directory import Run
 from trainer.scoring.offline import load, score_checkpoint
+from trainer.verification.verify import verify
+
+SMALL = {"kind": "tests.support.own_models:Small", "args": {"size": 5}}
+COST = "tests.support.own_steps:cost"
+STEP = "tests.support.own_steps:StopsOnce"
 
 
 @pytest.fixture(scope="module")
@@ -31,33 +40,44 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
+def own(store: Path, name: str, **resources: object) -> RunConfig:
+    """A run with an own encoder, policy and strategy."""
+    return run_config(
+        store,
+        name=name,
+        model={"encoders": {"touch": SMALL, "sound": SMALL}},
+        plan={"policy": COST},
+        optimizer={"kind": "sgd", "lr": 0.01},
+        train={"strategy": STEP},
+        resources=resources,
+    )
+
+
 @pytest.fixture(scope="module")
 def one(store: Path) -> Run:
-    return launch(run_config(store, name="one", optimizer={"kind": "sgd", "lr": 0.01}))
+    return launch(own(store, "one"))
 
 
 @pytest.fixture(scope="module")
 def two(store: Path, ray_cluster: None) -> Run:
+    """Stopped by a failure of the strategy in the last epoch, and resumed in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(
-            store.parent
-        )  # a store is often given by a relative path, and workers run elsewhere
-        launch(
-            run_config(
-                Path(store.name),
-                name="two",
-                optimizer={"kind": "sgd", "lr": 0.01},
-                resources={"workers": 2},
-            )
-        )
-    return Run.open(StorePath.at(store / "runs" / "two"))
+        # a store is often given by a relative path, and workers run elsewhere
+        patch.chdir(store.parent)
+        with pytest.raises(RemixError, match="a node is lost"):
+            launch(own(Path(store.name), "two", workers=2, max_failures=0))
+    run = Run.open(StorePath.at(store / "runs" / "two"))
+    assert run.metadata["status"] == "failed"
+    (store / "go").touch()
+    return launch(own(store, "two"), resume=True)
 
 
 def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
     check_coverage(two, 4)
+    assert verify(two)["ok"]
     for epoch in (0, 1):
         assert two.plan(epoch).read_bytes() == one.plan(epoch).read_bytes()
-    assert set(two.steps(0)["world_size"].to_pylist()) == {2}
+    assert [set(two.steps(epoch)["world_size"].to_pylist()) for epoch in (0, 2)] == [{2}, {2}]
     losses = [run.steps(epoch)["loss"].to_numpy() for run in (one, two) for epoch in (0, 1)]
     np.testing.assert_allclose(np.concatenate(losses[:2]), np.concatenate(losses[2:]), rtol=1e-4)
     for epoch in (2, 3):
@@ -71,7 +91,7 @@ def test_two_workers_train_what_one_trains(one: Run, two: Run) -> None:
 def test_from_one_scores_file_any_world_size_runs_the_same_global_batches(
     store: Path, two: Run
 ) -> None:
-    config = run_config(store, name="again", optimizer={"kind": "sgd", "lr": 0.01})
+    config = own(store, "again")
     shutil.copytree(two.path.local / "scores", config.run_path.local / "scores")
     again = launch(config)
     for epoch in range(4):
@@ -110,6 +130,21 @@ def test_offline_scores_of_two_actors_are_those_of_this_process(
     assert table["sample_id"].to_pylist() == [f"s{row:04d}" for row in rows]
     missing = ~features.has[rows, features.modalities.index("sight")]
     assert np.isnan(table["kl_sight"].to_numpy()).tolist() == missing.tolist()
+
+
+def test_a_run_is_resumed_with_the_own_modules_that_it_began_with(one: Run) -> None:
+    config, recorded = own(one.path.local.parents[1], "one"), one.metadata["extensions"]
+    assert set(recorded) == {SMALL["kind"], COST, STEP}
+    one.update(status="interrupted")
+    other = {"package": None, "sha256": "0" * 64}
+    for path in recorded:
+        one.update(extensions={**recorded, path: other})
+        with pytest.raises(MismatchError, match=path):
+            launch(config, resume=True)
+        one.update(extensions={**recorded, "absent_module:name": other})
+        with pytest.raises(ConfigError, match="absent_module"):
+            launch(config, resume=True)
+    one.update(status="finished", extensions=recorded)
 
 
 def test_progress_continues_after_a_read_error(
