@@ -1,4 +1,5 @@
 # make demo: set up and run the demo on generated clips.  make test: set up and run all checks.
+# make test-all: as make test, with the tests that are marked slow.
 # make docs: build the documentation into site/.
 # make findings: training methods on all data sets with a small budget, as in docs/findings.md.
 # make compose-test: test the cluster of docker-compose.yml, with faults, on this machine's Docker.
@@ -11,13 +12,16 @@ export PIP_DEFAULT_TIMEOUT := 180
 # hundreds of processes of the tests import the project
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test docs findings compose-test check setup clean
+.PHONY: demo test test-all docs findings compose-test check setup clean
 
 demo: $(READY)
 	$(BIN)/remix demo
 
 test: check
 	$(BIN)/python -m pytest -n 2
+
+test-all: check
+	$(BIN)/python -m pytest -n 2 -m 'not compose'
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

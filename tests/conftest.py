@@ -52,8 +52,16 @@ def _uses_ray(file: Path) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no process waits for another at the end."""
-    items.sort(key=lambda item: not (_uses_ray(item.path) or item.path.name == "test_jobs.py"))
+    """Begin with what takes longest, so that no process waits for another at the end.
+
+    The last are the many short files of `pipeline`.
+    """
+    items.sort(
+        key=lambda item: (
+            not (_uses_ray(item.path) or item.path.name == "test_jobs.py"),
+            "pipeline" in item.path.relative_to(item.config.rootpath).parts,
+        )
+    )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

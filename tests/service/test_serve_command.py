@@ -1,16 +1,15 @@
 """`remix serve` as a process: logs, shutdown, invalid settings, and imports."""
 
-import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.serving import log_lines, serve_command
+from tests.support.stores import Command
 
 
 def test_the_command_logs_json_and_stops_on_sigterm(trained_store: Path, tmp_path: Path) -> None:
@@ -43,19 +42,6 @@ def test_the_command_logs_json_and_stops_on_sigterm(trained_store: Path, tmp_pat
     assert next(line for line in requests if line["request_id"] == forged)["status"] == 422
 
 
-def check_refused(
-    options: list[str], message: str, environment: Mapping[str, str] | None = None
-) -> None:
-    """Assert that `remix serve` exits with code 2 and names the invalid value."""
-    command = [str(Path(sys.executable).parent / "remix"), "serve", *options]
-    env = {**os.environ, **(environment or {})}
-    process = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert process.returncode == 2
-    assert message in process.stderr
-    assert "Traceback" not in process.stderr
-    assert "cret" not in process.stderr
-
-
 @pytest.mark.parametrize(
     ("options", "environment", "message"),
     [
@@ -71,16 +57,30 @@ def check_refused(
     ],
 )
 def test_invalid_settings_are_rejected_before_the_service_listens(
-    options: list[str], environment: dict[str, str], message: str
+    options: list[str],
+    environment: dict[str, str],
+    message: str,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    check_refused(options, message, environment)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = command("serve", *options)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert "cret" not in err
 
 
 def test_a_port_in_use_is_rejected(trained_store: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         options = ["--store", str(trained_store), "--port", str(port)]
-        check_refused(options, f"127.0.0.1:{port}")
+        command = [str(Path(sys.executable).parent / "remix"), "serve", *options]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2
+    assert f"127.0.0.1:{port}" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_the_service_imports_neither_torch_nor_ray() -> None:

@@ -65,7 +65,7 @@ def decoded(shards: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster:
 @pytest.fixture(scope="module")
 def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store")
-    make_features(store / "features" / "made", missing=0.2, num_rows=350)
+    make_features(store / "features" / "made", missing=0.2, num_rows=240)
     return store
 
 

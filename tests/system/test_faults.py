@@ -97,6 +97,7 @@ def test_a_worker_dies_while_it_decodes(shards: Path, decoded: Decoded, tmp_path
     assert files(out) == decoded.files
 
 
+@pytest.mark.slow
 def test_the_driver_dies_while_it_decodes(
     shards: Path, decoded: Decoded, start: Start, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def is_amid_epoch(run: Run) -> bool:
     return any(not name.endswith("-00000000.arrow") for name in own)
 
 
+@pytest.mark.slow
 def test_a_train_worker_dies_in_the_middle_of_an_epoch(
     made_store: Path, reference: Run, ray_cluster: None
 ) -> None:

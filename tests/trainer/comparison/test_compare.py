@@ -33,7 +33,7 @@ from trainer.run_directory import Run
 
 
 def test_compare_trains_every_method_with_identical_settings(tmp_path: Path) -> None:
-    make_features(tmp_path / "features" / "made", num_rows=100)
+    make_features(tmp_path / "features" / "made", num_rows=60)
     config = run_config(tmp_path, assemble=True, name="c", train={"epochs": 3, "warmup_epochs": 1})
     methods = ["joint", "joint_heads", "random", "remix", "remix:equal"]
     trained: list[str] = []
