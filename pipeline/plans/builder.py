@@ -2,22 +2,25 @@
 
 A window is a set of rows that are shuffled together: the whole epoch, or `locality` consecutive
 rows of the feature table. Memory is bounded by CHUNK_ROWS and the largest window, plus 24 bytes
-per window for the order in which windows are visited.
+per window for the order in which windows are visited, and one bit per row and binary digit of the
+number of modalities for the assignment.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import Int8Array, Int64Array, IntArray
+from pipeline.arrays import Array, Int8Array, Int64Array
 from pipeline.counter_rng import Purpose, hashes, key_of
 from pipeline.errors import ConfigError, DataError
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.ordering import merge, sort_positions, spread_positions
-from pipeline.storage.arrow_files import blocks, column
+from pipeline.plans.ordering import leading_bits, merge, sort_values, spread_positions
+from pipeline.plans.packed_assignment import PackedAssignment
+from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column
 from pipeline.storage.metadata import Fingerprinter, encode_metadata
 from pipeline.storage.schemas import MIXED_PLAN, PLAN
 
@@ -89,26 +92,16 @@ class PlanBuilder:
             **metadata,
         }
         self._groups = _window_groups(table, config.locality, key_of(seed, epoch, Purpose.WINDOWS))
-        # Useful only if there is a single group, whose assignment and order serve every modality.
-        # With more groups each modality computes them again, so that memory stays at one group.
-        self._assigned = lru_cache(maxsize=1)(self._assign_group)
-        self._ordered = lru_cache(maxsize=2)(self._order_group)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the plan's steps in order, as record batches of bounded size. Repeatable."""
         # The number of rows of each modality decides the number and sizes of its batches, and how
-        # those are interleaved, so one pass counts before the first batch can be cut.
-        counts = sum(
-            (
-                np.bincount(self._assigned(group), minlength=len(self.names))
-                for group in range(len(self._groups))
-            ),
-            np.zeros(len(self.names), np.int64),
-        )
+        # those are interleaved, so all rows are assigned before the first batch can be cut.
+        counts = self._assigned.counts
         num_steps = -(-counts // self._batch_size)
         # A block of steps needs a different number of rows of each modality, so each modality
         # reads the windows through a stream of its own, at its own pace.
-        streams = [_Stream(self._ordered, len(self._groups), k) for k in range(len(self.names))]
+        streams = [_Stream(self._shuffled(k)) for k in range(len(self.names))]
         done = np.zeros(len(self.names), np.int64)
         for block in self._step_blocks(num_steps):
             sizes = np.empty(len(block), np.int64)
@@ -166,64 +159,105 @@ class PlanBuilder:
             for start in range(0, num, num_per_block):
                 yield np.full(min(num_per_block, num - start), k)
 
-    def _slice(self, group: int) -> pa.Table:
-        return pa.concat_tables(
-            [self._table.slice(start, stop - start) for start, stop in self._groups[group].tolist()]
-        )
+    @cached_property
+    def _assigned(self) -> PackedAssignment:
+        assigned, start = PackedAssignment(self._table.num_rows, len(self.names)), 0
+        for block in blocks(self._table):
+            assigned.write(start, self._assign(block))
+            start += block.num_rows
+        return assigned
 
-    def _assign_group(self, group: int) -> Int8Array:
-        table = self._slice(group)
-        return np.concatenate([self._assign(block) for block in blocks(table)])
+    def _shuffled(self, k: int) -> Iterator[Int64Array]:
+        """Yield the shuffled rows of modality `k`, group by group."""
+        for windows in self._groups:
+            yield self._order(windows, k)
 
-    def _order_group(self, group: int) -> list[Int64Array]:
-        """Shuffle a group of windows: the rows of each modality, window by window.
+    def _order(self, windows: Int64Array, k: int) -> Int64Array:
+        """Shuffle a group of windows: the rows of modality `k`, window by window.
 
-        One sort by (modality, window, hash of the row) does it for all windows and modalities. A
-        hash, not a random generator, because it does not depend on the NumPy version, nor on how
-        many rows are processed together.
+        One sort by (window, hash of the row) does it for all windows. A hash, not a random
+        generator, because it does not depend on the NumPy version, nor on how many rows are
+        processed together. The bits of a hash that count are those that are left if the rows of
+        all modalities are sorted together, by (modality, window, hash, position).
         """
-        table, windows, assignment = self._slice(group), self._groups[group], self._assigned(group)
-        rows = column(table, "row")
-        subsets: IntArray = assignment
-        if len(windows) > 1:
-            subsets = assignment.astype(np.int64) * len(windows) + np.repeat(
-                np.arange(len(windows)), windows[:, 1] - windows[:, 0]
-            )
-        counters = (
-            rows + (column(table, "copy").astype(np.int64) << COPY_BITS)
-            if "copy" in table.column_names
-            else rows
-        )
-        keys, num_subsets = (
-            hashes(key_of(*self._seed, Purpose.ROWS), counters),
-            len(self.names) * len(windows),
-        )
+        part = self._select(windows, k)
+        if not len(part.rows):
+            return part.rows
+        num_subsets = len(self.names) * len(windows)
+        key_bits = leading_bits(num_subsets, part.num_rows)
+        counters = part.rows
+        if "copy" in part.columns:
+            counters = part.rows + (part.columns["copy"].astype(np.int64) << COPY_BITS)
+        keys = hashes(key_of(*self._seed, Purpose.ROWS), counters)
+        values = part.rows
+        if "assigned" in part.columns:
+            values = values << ASSIGNMENT_BITS | (part.columns["assigned"].astype(np.int64) + 1)
         if self._config.stratify:
-            labels = column(table, "label").astype(np.int64)
+            num = part.num_classes
+            by_class = leading_bits(num_subsets * num, part.num_rows)
+            subsets = part.columns["window"] * num + part.columns["label"]
+            key = key_of(*self._seed, Purpose.CLASSES)
             position = spread_positions(
-                subsets.astype(np.int64),
-                num_subsets,
-                labels,
-                keys,
-                counters,
-                key_of(*self._seed, Purpose.CLASSES),
+                subsets, num, keys, counters, key, first=part.first, key_bits=(by_class, key_bits)
             )
-        else:
-            position = sort_positions(keys, subsets, num_subsets)
-        counts = np.bincount(assignment, minlength=len(self.names))
-        if self._assign_within_batch:
-            within = self._assign_within_batch(table).astype(np.int64)
-            rows = rows << ASSIGNMENT_BITS | (within + 1)
-        return np.split(rows[position], np.cumsum(counts)[:-1])
+            return values[position]
+        groups, num_groups = part.columns.get("window"), len(windows)
+        # Rows of a window ascend, so they are in the order of their positions: where they fit into
+        # the bits of a position, they are sorted themselves, which saves a random gather.
+        if int(values.max()) < 1 << (64 - key_bits - (num_groups - 1).bit_length()):
+            return sort_values(keys, key_bits, values, groups, num_groups)
+        return values[sort_values(keys, key_bits, None, groups, num_groups)]
+
+    def _select(self, windows: Int64Array, k: int) -> "_Part":
+        """Read the rows of modality `k` in a group of windows."""
+        names = ["row", *(["label"] if self._config.stratify else [])]
+        names += ["copy"] if "copy" in self._table.column_names else []
+        selected: dict[str, Array] = {}
+        num_rows = first = num_chosen = num_classes = 0
+        for piece in _pieces(windows):
+            bounds = piece.tolist()
+            assignment = _joined([self._assigned.read(*bound) for bound in bounds])
+            chosen = np.flatnonzero(assignment == k)
+            num_rows += len(assignment)
+            first += np.count_nonzero(assignment < k)
+            slices = [self._table.slice(start, stop - start) for start, stop in bounds]
+            columns = {name: _joined([column(part, name) for part in slices]) for name in names}
+            if self._config.stratify:
+                num_classes = max(num_classes, int(columns["label"].max()) + 1)
+            if self._assign_within_batch:
+                columns["assigned"] = _joined([self._assign_within_batch(part) for part in slices])
+            if len(windows) > 1 or self._config.stratify:
+                columns["window"] = np.repeat(np.arange(len(piece)), piece[:, 1] - piece[:, 0])
+            for name, values in columns.items():
+                if name not in selected:
+                    selected[name] = np.empty((windows[:, 1] - windows[:, 0]).sum(), values.dtype)
+                out = selected[name][num_chosen : num_chosen + len(chosen)]
+                np.take(values, chosen, out=out, mode="clip")  # "raise" would copy through a buffer
+            num_chosen += len(chosen)
+        columns = {name: values[:num_chosen] for name, values in selected.items()}
+        return _Part(columns.pop("row"), columns, num_rows, first, num_classes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one modality in a group of windows."""
+
+    rows: Int64Array
+    columns: dict[str, Array]
+    """Columns of the rows that the order needs: label, copy, assigned, window."""
+    num_rows: int
+    """Rows of all modalities in the group."""
+    first: int
+    """Rows of the modalities before this one in the group."""
+    num_classes: int
+    """Largest label in the group + 1."""
 
 
 class _Stream:
     """The shuffled rows of one modality, read group by group."""
 
-    def __init__(
-        self, ordered: Callable[[int], list[Int64Array]], num_groups: int, index: int
-    ) -> None:
-        self._parts = (ordered(group)[index] for group in range(num_groups))
+    def __init__(self, parts: Iterator[Int64Array]) -> None:
+        self._parts = parts
         self._pending = np.empty(0, np.int64)
 
     def take(self, num_rows: int) -> Int64Array:
@@ -235,7 +269,21 @@ class _Stream:
             self._pending = next(self._parts)
         parts.append(self._pending[:num_rows])
         self._pending = self._pending[num_rows:]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return _joined(parts)
+
+
+def _joined(parts: list[Any]) -> Any:
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _pieces(windows: Int64Array) -> Iterator[Int64Array]:
+    """Yield a group of windows as it is, or a single window in parts of bounded size."""
+    if len(windows) > 1:
+        yield windows
+        return
+    start, stop = windows[0].tolist()
+    for at in range(start, stop, TABLE_ROWS):
+        yield np.array([[at, min(at + TABLE_ROWS, stop)]])
 
 
 def _place(sequences: list[Int64Array], source: Int64Array) -> Int64Array:

@@ -9,52 +9,79 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.arrays import Int64Array, IntArray, UInt64Array
-from pipeline.counter_rng import BLOCK, MASK, hashes, key_of, uniform
+from pipeline.counter_rng import BLOCK, hashes, key_of, uniform
 
 
-def sort_positions(keys: UInt64Array, groups: IntArray | None, num_groups: int) -> Int64Array:
-    """Positions (n,) ordered by group in [0, num_groups), then by key, then by position.
+def leading_bits(num_groups: int, num_positions: int) -> int:
+    """Number of leading bits of a key that count if `num_positions` keys in groups are sorted."""
+    return 64 - (num_groups - 1).bit_length() - max(num_positions - 1, 1).bit_length()
 
-    Overwrites `keys`. The group and the position take the place of the last bits of a key, so that
-    64 - log2(num_groups) - log2(n) of its leading bits count.
+
+def sort_values(
+    keys: UInt64Array,
+    key_bits: int,
+    values: Int64Array | None = None,
+    groups: IntArray | None = None,
+    num_groups: int = 1,
+) -> Int64Array:
+    """Values (n,) ordered by group in [0, num_groups), then by key, then by value.
+
+    Overwrites `keys`. The group and the value take the place of the last bits of a key.
+
+    Args:
+        key_bits: Number of leading bits of each key that count.
+        values: Below 2**(64 - key_bits - the bits of a group); by default the positions of the
+            keys.
     """
-    group_bits, position_bits = (num_groups - 1).bit_length(), max(len(keys) - 1, 1).bit_length()
-    clear = np.uint64(MASK ^ ((1 << position_bits) - 1))
+    group_bits = (num_groups - 1).bit_length()
+    low = np.uint64((1 << (64 - group_bits - key_bits)) - 1)
     for start in range(0, len(keys), BLOCK):
         x = keys[start : start + BLOCK]
         if groups is not None and group_bits:
             x >>= np.uint64(group_bits)
             x |= groups[start : start + BLOCK].astype(np.uint64) << np.uint64(64 - group_bits)
-        x &= clear
-        x |= np.arange(start, start + len(x), dtype=np.uint64)
+        x &= ~low
+        x |= (
+            np.arange(start, start + len(x), dtype=np.uint64)
+            if values is None
+            else values[start : start + BLOCK].view(np.uint64)
+        )
     keys.sort()
-    keys &= ~clear
+    keys &= low
     return keys.view(np.int64)
 
 
 def spread_positions(
-    groups: Int64Array,
-    num_groups: int,
-    classes: Int64Array,
+    subsets: Int64Array,
+    num_classes: int,
     keys: UInt64Array,
     rows: Int64Array,
     class_key: int,
+    *,
+    first: int,
+    key_bits: tuple[int, int],
 ) -> Int64Array:
-    """Like sort_positions, but any run of rows within a group has about the group's class mix.
+    """Positions (n,) ordered by group, such that any run in a group has about its class mix.
 
     Row j of the n rows of a class, in the order of their keys, is placed at (j + u) / n, where u in
     [0, 1) is a hash of the class within the group, so that classes do not all start at 0.
+
+    Args:
+        subsets: (n,) group * num_classes + class of each row.
+        first: Number of rows that are sorted elsewhere and come before these: part of the rounding.
+        key_bits: Number of leading bits that count, of a key and of a place.
     """
-    num_classes = int(classes.max()) + 1
-    subsets = groups * num_classes + classes
-    by_subset = sort_positions(keys, subsets, num_groups * num_classes)
+    num_groups = int(subsets.max()) // num_classes + 1
+    by_subset = sort_values(keys, key_bits[0], None, subsets, num_groups * num_classes)
     subsets = subsets[by_subset]
     starts = np.flatnonzero(np.diff(subsets, prepend=-1))
     sizes = np.diff(starts, append=len(subsets))
     offset = uniform(hashes(class_key, rows[by_subset[starts]]))
-    path = (np.arange(len(subsets)) - np.repeat(starts - offset, sizes)) / np.repeat(sizes, sizes)
+    path = np.arange(first, first + len(subsets)) - np.repeat(first + starts - offset, sizes)
+    path /= np.repeat(sizes, sizes)
     spread = np.minimum(path * 2.0**53, 2.0**53 - 1).astype(np.uint64) << np.uint64(11)
-    order: Int64Array = by_subset[sort_positions(spread, groups[by_subset], num_groups)]
+    groups = subsets // num_classes
+    order: Int64Array = by_subset[sort_values(spread, key_bits[1], None, groups, num_groups)]
     return order
 
 

@@ -15,7 +15,7 @@ from pipeline.counter_rng import hashes, key_of
 from pipeline.errors import ConfigError, DataError, StoreError
 from pipeline.plans.assign import assign
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.ordering import merge, sort_positions
+from pipeline.plans.ordering import leading_bits, merge, sort_values
 from pipeline.plans.plan import BatchPlan
 from pipeline.plans.planner import build, joint_plan_builder, remix_plan_builder, write_plan
 from pipeline.scores.table import Scores
@@ -149,13 +149,15 @@ def test_orders_differ_with_seed_and_epoch_and_look_random() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**64 - 1)), min_size=1, max_size=300))
-def test_sort_positions_sorts_by_group_then_key(pairs: list[tuple[int, int]]) -> None:
+def test_values_are_sorted_by_group_then_key(pairs: list[tuple[int, int]]) -> None:
     groups, keys = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs], np.uint64)
-    position = sort_positions(keys.copy(), groups, 5)
-    assert sorted(position.tolist()) == list(range(len(pairs)))
-    kept = keys >> np.uint64(3 + max(len(pairs) - 1, 1).bit_length())
-    actual = list(zip(groups[position], kept[position], strict=True))
-    assert actual == sorted(zip(groups, kept, strict=True))
+    bits = leading_bits(5, len(pairs))
+    assert bits == 64 - 3 - max(len(pairs) - 1, 1).bit_length()
+    position = sort_values(keys.copy(), bits, None, groups, 5)
+    expected = np.lexsort((keys >> np.uint64(64 - bits), groups))
+    assert position.tolist() == expected.tolist()
+    values = np.arange(len(pairs)) // 2
+    assert sort_values(keys.copy(), bits, values, groups, 5).tolist() == values[expected].tolist()
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=5).filter(any), st.integers(1, 100))
