@@ -92,8 +92,8 @@ def assignment_rule(scores: Scores, config: PlanConfig, seed: int, epoch: int) -
         return natural
     costs, start = np.empty((len(names), len(scores))), 0
     for block in scores.blocks():
-        costs[:, start : start + len(block)] = natural.costs(block)
-        start += len(block)
+        costs[:, start : start + block.num_rows] = natural.costs(block)
+        start += block.num_rows
     if target == tuple(np.bincount(cheapest(costs), minlength=len(names))):
         return natural
     keys = hashes(key_of(seed, epoch, Purpose.TIES), scores.rows)

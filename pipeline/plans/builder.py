@@ -219,7 +219,7 @@ class PlanBuilder:
             assignment = _joined([self._assigned.read(*bound) for bound in bounds])
             chosen = np.flatnonzero(assignment == k)
             num_rows += len(assignment)
-            first += np.count_nonzero(assignment < k)
+            first += int(np.count_nonzero(assignment < k))
             slices = [self._table.slice(start, stop - start) for start, stop in bounds]
             columns = {name: _joined([column(part, name) for part in slices]) for name in names}
             if self._config.stratify:
@@ -269,7 +269,8 @@ class _Stream:
             self._pending = next(self._parts)
         parts.append(self._pending[:num_rows])
         self._pending = self._pending[num_rows:]
-        return _joined(parts)
+        rows: Int64Array = _joined(parts)
+        return rows
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -77,8 +77,8 @@ def spread_positions(
     starts = np.flatnonzero(np.diff(subsets, prepend=-1))
     sizes = np.diff(starts, append=len(subsets))
     offset = uniform(hashes(class_key, rows[by_subset[starts]]))
-    path = np.arange(first, first + len(subsets)) - np.repeat(first + starts - offset, sizes)
-    path /= np.repeat(sizes, sizes)
+    positions = np.arange(first, first + len(subsets))
+    path = (positions - np.repeat(first + starts - offset, sizes)) / np.repeat(sizes, sizes)
     spread = np.minimum(path * 2.0**53, 2.0**53 - 1).astype(np.uint64) << np.uint64(11)
     groups = subsets // num_classes
     order: Int64Array = by_subset[sort_values(spread, key_bits[1], None, groups, num_groups)]

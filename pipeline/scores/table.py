@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.arrays import Array, BoolArray, Int64Array
 from pipeline.errors import DataError, MismatchError
 from pipeline.features.feature_set import FeatureSet
+from pipeline.scores.generated_table import GeneratedTable
 from pipeline.storage.arrow_files import TABLE_ROWS, blocks, column, read_table
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import scores_schema
@@ -59,6 +60,24 @@ class Scores:
     def take(self, rows: Int64Array) -> "Scores":
         """The scores of some of the rows (n,)."""
         return Scores(self.table.take(np.searchsorted(self.rows, rows)), self.what)
+
+    @classmethod
+    def generated(
+        cls,
+        num_rows: int,
+        modalities: list[str],
+        columns: Mapping[str, Callable[[int, int], Array]],
+    ) -> "Scores":
+        """Scores that functions compute slice by slice; they are not checked.
+
+        Args:
+            columns: By name, a function of two positions that returns the values between them: row,
+                ascending, and a kl_ column per modality; also label, to stratify.
+        """
+        scores = cls.__new__(cls)
+        scores.what, scores.metadata, scores.modalities = "generated scores", {}, modalities
+        scores.table = GeneratedTable(num_rows, columns)
+        return scores
 
     @classmethod
     def open(cls, path: "str | os.PathLike[str] | StorePath", *, hashed: bool = True) -> "Scores":

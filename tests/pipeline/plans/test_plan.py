@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -266,6 +267,38 @@ def test_the_order_of_the_given_rows_does_not_matter() -> None:
         build(remix_plan_builder(Scores(each), PlanConfig(), 8, 0, 0)) for each in (table, shuffled)
     )
     assert plan.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PlanConfig(),
+        PlanConfig(locality=1000, order="interleaved", stratify=True),
+        PlanConfig(locality=200_000),
+        PlanConfig(shares="equal", order="mixed"),
+    ],
+)
+def test_generated_scores_give_the_plan_of_the_table(config: PlanConfig) -> None:
+    table = scores_table(arithmetic_costs(150_000, 3), rows=np.arange(150_000) * 2)
+    arrays = {name: table[name].to_numpy() for name in ("row", "label", "kl_m0", "kl_m1", "kl_m2")}
+    longest = 0
+
+    def computed(name: str) -> Callable[[int, int], np.ndarray]:
+        def values(start: int, stop: int) -> np.ndarray:
+            nonlocal longest
+            longest = max(longest, stop - start) if name == "kl_m0" else longest
+            return arrays[name][start:stop]
+
+        return values
+
+    generated = Scores.generated(
+        150_000, ["m0", "m1", "m2"], {name: computed(name) for name in arrays}
+    )
+    plan, expected = (
+        build(remix_plan_builder(scores, config, 32, 3, 1)) for scores in (generated, Scores(table))
+    )
+    assert plan.table.equals(expected.table) and plan.fingerprint == expected.fingerprint
+    assert longest == 65_536
 
 
 def test_invalid_arguments_of_plan_builders(tmp_path: Path) -> None:
