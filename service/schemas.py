@@ -267,15 +267,11 @@ class EpochModality(Schema):
     best_epoch: int | None
     """The epoch from which the encoder and head would be assembled if training ended here."""
     gradient_cosine: float | None = None
-    """Cosine between the gradients of the fused and the unimodal loss with respect to the encoder.
-
-    Null without `train.diagnostics`.
-    """
+    """Cosine between the encoder's gradients of the fused and the unimodal loss; null without
+    `train.diagnostics`."""
     zero_mask_accuracy: float | None = None
-    """Validation accuracy of the fused head when all other modalities are masked with zeros.
-
-    Null without `train.diagnostics`.
-    """
+    """Validation accuracy of the fused head when all other modalities are masked with zeros; null
+    without `train.diagnostics`."""
 
 
 class EpochSeconds(Schema):
@@ -311,11 +307,9 @@ class EpochRow(Schema):
     train_loss: float | None
     """Mean training loss, weighted by the samples of each step."""
     train_fused_loss: float | None
-    """Mean cross-entropy of the fused head on the training batches, the part of `train_loss` that a
-    method trains unless it is `unimodal` or `mla`."""
+    """Mean cross-entropy of the fused head on the training batches."""
     train_accuracy: float | None
-    """Accuracy of the fused head on the training batches, which have one modality after warm-up if
-    the method masks the others."""
+    """Accuracy of the fused head on the training batches, which mask modalities after warm-up."""
     validation_loss: float | None
     """Mean cross-entropy of the fused head on the validation split."""
     validation_accuracy: float | None

@@ -51,7 +51,7 @@ def test_generated_features_of_three_kinds_are_made_once_and_again_the_same(
     run = launch(config, progress=events.append)
     assert [event["event"] for event in events if event["event"] == "source"] == [
         "source"
-    ] * 4  # two shards scanned, two decoded
+    ] * 3  # at the start, and when each of two shards is decoded
     assert [event["text"].split(": ")[1] for event in events if event["event"] == "decoded"] == [
         "60 rows, 0 rejected"
     ]
