@@ -75,7 +75,8 @@ def read_json(path: Path) -> list[bytes]:
     """The bytes of the file; if it has times or local paths, the other entries."""
     value = json.loads(path.read_bytes())
     if path.name == "run.json":
-        value = {**value, "config": {**value["config"], "store": ""}, "took_over": None}
+        value = {**value, "config": {**value["config"], "store": ""}}
+        value = {**value, "took_over": None, "updated": None}
     elif path.name.endswith(".times.json"):
         value = list(value)
     else:
