@@ -5,8 +5,8 @@ parameters in every step, and searches the graph for those that the step does no
 names the parameters that it may change, and only their gradients are exchanged.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,44 +20,55 @@ BUCKET_BYTES = 25 * 2**20
 the first ones are sent early."""
 
 
-@dataclass
 class _Bucket:
-    """Gradients that are exchanged together, of one dtype."""
+    """Gradients of n weights of one dtype that are exchanged together, in given memory.
 
-    weights: list[nn.Parameter]
-    num_missing: int
-    """Gradients that backward has not computed yet."""
-    values: Tensor | None = None
-    work: dist.Work | None = None
-    is_complete: bool = True
-    """Whether this rank has all of the gradients."""
+    The number of ranks that have each gradient follows them.
+    """
+
+    def __init__(self, weights: Sequence[nn.Parameter], values: Tensor) -> None:
+        self._weights, self._values = weights, values
+        sizes = [each.numel() for each in weights]
+        *parts, self._counts = values.split([*sizes, len(weights)])
+        self._views = [part.view_as(each) for part, each in zip(parts, weights, strict=True)]
+        self._has = [False] * len(weights)
+        self._work: dist.Work | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this rank has all of the gradients."""
+        return all(self._has)
+
+    def add(self, number: int) -> None:
+        """Move a computed gradient to the bucket, while it is in the processor's cache."""
+        weights = self._weights[number]
+        assert weights.grad is not None
+        self._views[number].copy_(weights.grad)
+        self._has[number], weights.grad = True, None
 
     def send(self) -> None:
-        """Start to sum the gradients, followed by the number of ranks that have each of them."""
-        has = [weights.grad is not None for weights in self.weights]
-        for weights in self.weights:
-            if weights.grad is None:
-                weights.grad = torch.zeros_like(weights)
-        some = self.weights[0]
-        self.is_complete = all(has)
-        counts = torch.tensor(has, dtype=some.dtype).to(some.device, non_blocking=True)
-        grads = [weights.grad.flatten() for weights in self.weights if weights.grad is not None]
-        self.values = torch.cat([*grads, counts])
-        self.work = dist.all_reduce(self.values, async_op=True)
+        """Start to sum the gradients."""
+        for number, weights in enumerate(self._weights):
+            if weights.grad is not None:
+                self.add(number)
+            elif not self._has[number]:
+                self._views[number].zero_()
+        self._counts.copy_(torch.tensor(self._has), non_blocking=True)
+        self._work = dist.all_reduce(self._values, async_op=True)
 
     def receive(self) -> None:
-        """Wait for the sums. A parameter that no rank has a gradient of keeps none."""
-        assert self.values is not None and self.work is not None
-        self.work.wait()
-        sizes = [weights.numel() for weights in self.weights]
-        *sums, counts = self.values.split([*sizes, len(sizes)])
-        for weights, value in zip(self.weights, sums, strict=True):
-            assert weights.grad is not None
-            weights.grad.copy_(value.view_as(weights))
-        if not self.is_complete:
-            for weights, count in zip(self.weights, counts.tolist(), strict=True):
-                if not count:
-                    weights.grad = None
+        """Wait for the sums. A parameter that no rank has a gradient of gets none.
+
+        The gradients are views of the bucket until the next update.
+        """
+        assert self._work is not None
+        self._work.wait()
+        counts = [1.0] * len(self._views) if self.is_complete else self._counts.tolist()
+        for weights, view, count in zip(self._weights, self._views, counts, strict=True):
+            if weights.is_contiguous():
+                weights.grad = view if count else None
+            elif count:  # fused optimizers need the strides of the weights
+                weights.grad = torch.empty_like(weights).copy_(view)
 
 
 class GradientReducer:
@@ -71,18 +82,27 @@ class GradientReducer:
         self._world = world
         self._names = {weights: name for name, weights in model.named_parameters()}
         self._buckets: list[_Bucket] = []
-        self._bucket_of: dict[nn.Parameter, _Bucket] | None = None
+        # bucket of each parameter, and its number there
+        self._bucket_of: dict[nn.Parameter, tuple[_Bucket, int]] | None = None
         self._num_sent, self._sends = 0, False
         # SyncBatchNorm exchanges values in backward too, and collectives must have one order
         self._overlaps = not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         self._changed: dict[nn.Parameter, None] = {}
+        # memory by dtype, which all kinds of steps share: new memory costs as much as its bytes
+        self._memory: dict[torch.dtype, Tensor] = {}
         self.num_bytes = 0
         """Size of the gradients that the last update exchanged, of each rank."""
         if world.size > 1:
             world.broadcast_tensors(model.state_dict().values())
+            sizes = Counter[torch.dtype]()
             for weights in self._names:
                 if weights.requires_grad:
                     weights.register_post_accumulate_grad_hook(self._computed)
+                    sizes[weights.dtype] += weights.numel() + 1
+            self._memory = {
+                dtype: torch.empty(size, dtype=dtype, device=world.device)
+                for dtype, size in sizes.items()
+            }
 
     def backward(
         self,
@@ -119,18 +139,28 @@ class GradientReducer:
                 bucket.receive()
 
     def _fill_buckets(self) -> None:
-        self._buckets, self._bucket_of, self._num_sent = [], {}, 0
-        self.num_bytes = size = 0
+        groups: list[list[nn.Parameter]] = []
+        size = 0
         for weights in reversed(self._changed):
-            fits = self._buckets and weights.dtype == self._buckets[-1].weights[0].dtype
-            if not fits or size > BUCKET_BYTES:
-                self._buckets.append(_Bucket([], 0))
+            if not groups or weights.dtype != groups[-1][0].dtype or size > BUCKET_BYTES:
+                groups.append([])
                 size = 0
-            self._buckets[-1].weights.append(weights)
-            self._buckets[-1].num_missing += 1
-            self._bucket_of[weights] = self._buckets[-1]
+            groups[-1].append(weights)
             size += weights.nbytes
-            self.num_bytes += weights.nbytes
+        self._buckets, self._num_sent = [], 0
+        starts = Counter[torch.dtype]()
+        for group in groups:
+            dtype = group[0].dtype
+            length = sum(weights.numel() + 1 for weights in group)
+            values = self._memory[dtype][starts[dtype] : starts[dtype] + length]
+            starts[dtype] += length
+            self._buckets.append(_Bucket(group, values))
+        self._bucket_of = {
+            weights: (bucket, number)
+            for bucket, group in zip(self._buckets, groups, strict=True)
+            for number, weights in enumerate(group)
+        }
+        self.num_bytes = sum(weights.nbytes for weights in self._changed)
 
     def _computed(self, weights: nn.Parameter) -> None:
         """Count a gradient that backward has computed."""
@@ -141,14 +171,15 @@ class GradientReducer:
                 f"the step has a gradient of {self._names[weights]!r}, which it does not train",
                 "name the output that uses it in `loss_outputs` of the strategy",
             )
-        self._bucket_of[weights].num_missing -= 1
         if self._sends:
+            bucket, number = self._bucket_of[weights]
+            bucket.add(number)
             self._send()
 
     def _send(self, *, all_left: bool = False) -> None:
         """Send the next buckets that are complete. The order is that of all ranks."""
         for bucket in self._buckets[self._num_sent :]:
-            if bucket.num_missing and not all_left:
+            if not bucket.is_complete and not all_left:
                 return
             bucket.send()
             self._num_sent += 1
