@@ -17,6 +17,12 @@ class Progress:
     num_rows: int
     num_rejected: int
 
+    @property
+    def text(self) -> str:
+        """Stage and counts, to be followed by the number of shards."""
+        counts = f": {self.num_rows} rows, {self.num_rejected} rejected"
+        return f"{self.stage}{counts if self.stage == 'decode' else ''}; shards"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeSummary:

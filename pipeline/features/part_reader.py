@@ -92,6 +92,8 @@ class PartReader:
             # keeps the maps while rows are copied without the lock
             opened = [self._open[modality, number] for number in numbers] if are_open else []
             if not opened:
+                # open parts first: once closed, a part may be evicted before its rows are read
+                numbers.sort(key=lambda number: (modality, number) not in self._open)
                 size = self._num_at_once(modality, numbers)
                 return self._in_groups(modality, numbers, size, parts, local, row_bytes)
         return self._copy(place, local, row_bytes)

@@ -88,10 +88,22 @@ def steps_schema(modalities: Sequence[str]) -> pa.Schema:
     return pa.schema([*fields, ("wait_seconds", pa.float64()), ("step_seconds", pa.float64())])
 
 
+_EPOCH_TIMES = (
+    "score_seconds",
+    "plan_seconds",
+    "load_seconds",
+    "step_seconds",
+    "validate_seconds",
+    "epoch_seconds",
+    "samples_per_second",
+)
+
+
 def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.Schema:
     """Metrics, one row per epoch: losses, accuracies, shares, churn, balance and times.
 
-    progress is the share of the run that is done, of its epochs or its budget. calibrated_loss is
+    progress is the share of the run that is done, of its epochs or its budget. train_loss has all
+    terms, train_fused_loss is the cross-entropy of the fused head. calibrated_loss is
     the validation loss with logits divided by temperature. best_epoch would be tested if training
     ended here, null if none can be yet; best_epoch_<m> is the one to assemble the modality from.
 
@@ -121,17 +133,7 @@ def epochs_schema(modalities: Sequence[str], *, diagnostics: bool = True) -> pa.
         f"{split}_accuracy_{name}" for split in ("train", "validation") for name in modalities
     ]
     names += [f"share_{name}" for name in modalities]
-    names += [
-        "churn",
-        "rho",
-        "score_seconds",
-        "plan_seconds",
-        "load_seconds",
-        "step_seconds",
-        "validate_seconds",
-        "epoch_seconds",
-        "samples_per_second",
-    ]
+    names += ["churn", "rho", *_EPOCH_TIMES]
     if diagnostics:
         names += [
             *(

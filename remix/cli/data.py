@@ -94,31 +94,19 @@ def decode(
     """Decode shards into a feature set (Ray Data)."""
     from pipeline.config import load, parse
     from pipeline.decode.config import DecodeConfig
+    from pipeline.decode.inference import Inferred, infer_config
+    from pipeline.decode.job import decode as run
     from pipeline.shards.discover import discover_shards
     from pipeline.storage.store_path import StorePath, without_secrets
 
     shard_list = discover_shards(shards)
-    from pipeline.decode.inference import Inferred, infer_config
-
     found = Inferred(config=load(DecodeConfig, config)) if config else infer_config(shard_list)
-    from pipeline.decode.job import decode as run
-    from pipeline.decode.summary import Progress
-
     options = found.config
     if max_rejected_share is not None:
         fields = {**options.model_dump(), "max_rejected_share": max_rejected_share}
         options = parse(DecodeConfig, fields, "--max-rejected-share")
 
     with progress("decode") as update:
-
-        def report(state: Progress) -> None:
-            update(
-                state.num_done,
-                state.num_shards,
-                description=f"{state.stage}: {state.num_rows} rows, "
-                f"{state.num_rejected} rejected; shards",
-            )
-
         result = run(
             shard_list,
             StorePath.at(out),
@@ -126,7 +114,7 @@ def decode(
             inferred=found.lines,
             verify=verify,
             address=address,
-            progress=report,
+            progress=lambda state: update(state.num_done, state.num_shards, description=state.text),
         )
     reused = f"{result.num_reused} of {result.num_shards} shards already decoded"
     if result.unchanged:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import DataError, InputError, MissingError, StoreError
 from pipeline.features.manifest import Manifest
@@ -18,7 +18,7 @@ from service.store import file_models as files
 from service.store.file_models import CURVES, as_model, epoch_fields, size_of_rows
 from service.store.paging import Header, Rows, Steps
 from service.store.reader import NAME, Artifact, StoreReader, reading
-from service.store.sample_history import assignment, find_sample, scores_of
+from service.store.sample_history import find_sample, history
 
 EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
 
@@ -50,8 +50,6 @@ class Catalog:
                 return True  # unreadable: listed, so that a request for it reports the error
 
         return [name for name in self.reader.names(folder) if has(name)]
-
-    # features
 
     def features(self) -> list[str]:
         """Names of the finished feature sets."""
@@ -85,8 +83,6 @@ class Catalog:
             )
         artifact = self.reader.artifact("features", name, MANIFEST)
         return self.reader.json(artifact, Manifest, files.MAX_MANIFEST_BYTES)
-
-    # runs
 
     def runs(self) -> list[str]:
         """Names of the runs."""
@@ -169,8 +165,6 @@ class Catalog:
                 for batch in table.batches()
                 for row in batch.to_pylist()
             ]
-
-    # plans
 
     def epoch(self, name: str, epoch: int | Literal["latest"], kind: str = "plans") -> int:
         """The number of an epoch; `latest` is the last with a file of this kind.
@@ -306,8 +300,6 @@ class Catalog:
             sorted((int(match[1]), artifact) for match, artifact in matches.items() if match)
         )
 
-    # scores
-
     def score_table(self, name: str, epoch: int) -> Rows:
         """The scores of an epoch. Raises MissingError, DataError."""
         run = self.reader.json(self._run_artifact(name), files.RunFile)
@@ -334,8 +326,6 @@ class Catalog:
             artifact, f"histogram {num_bins}", read, lambda _: 256 * num_bins * len(run.modalities)
         )
 
-    # samples
-
     def sample(self, name: str, sample_id: str) -> api.SampleHistory:
         """History of a sample, through indexes: reads a few record batches per epoch.
 
@@ -351,19 +341,12 @@ class Catalog:
             )
         sample = find_sample(self.reader, run.features.name, sample_id, run.modalities)
         plans, scores = self._files_by_epoch(name, "plans"), self._files_by_epoch(name, "scores")
-        epochs = []
-        for epoch in sorted({*plans, *scores}):
-            entry: dict[str, Any] = {"epoch": epoch}
-            if epoch in plans:
-                index = self.reader.artifact(
-                    "runs", name, "plans", f"epoch-{epoch:04d}.index.arrow"
-                )
-                entry |= assignment(self.reader, self._steps(plans[epoch]), index, sample["row"])
-            if epoch in scores:
-                entry["modalities"] = scores_of(
-                    self.reader, scores[epoch], sample["row"], run.modalities
-                )
-            epochs.append(entry)
+        indexes = {
+            epoch: self.reader.artifact("runs", name, "plans", f"epoch-{epoch:04d}.index.arrow")
+            for epoch in plans
+        }
+        steps = {epoch: self._steps(artifact) for epoch, artifact in plans.items()}
+        epochs = history(self.reader, sample["row"], run.modalities, steps, indexes, scores)
         label, num_classes = sample["label"], len(manifest.classes)
         if not 0 <= label < num_classes:
             raise DataError(
@@ -377,8 +360,6 @@ class Catalog:
             "epochs": epochs,
         }
         return as_model(api.SampleHistory, fields, f"sample {sample_id!r}")
-
-    # comparisons
 
     def comparisons(self) -> list[str]:
         """Names of the comparisons."""

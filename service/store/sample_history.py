@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,33 @@ def find_sample(
         f"Sample not found in features {features!r}: {sample_id!r}",
         f"GET /v1/features/{features}/samples lists samples",
     )
+
+
+def history(
+    reader: StoreReader,
+    row: int,
+    modalities: Sequence[str],
+    steps: Mapping[int, Steps],
+    indexes: Mapping[int, Artifact],
+    scores: Mapping[int, Artifact],
+) -> list[dict[str, Any]]:
+    """Return the assignment and the scores of a row in each epoch that has a plan or scores.
+
+    Args:
+        steps, indexes: Steps of the plans and their indexes by row, by epoch.
+        scores: Scores by epoch.
+    Raises:
+        MissingError, MismatchError, DataError.
+    """
+    epochs = []
+    for epoch in sorted({*steps, *scores}):
+        entry: dict[str, Any] = {"epoch": epoch}
+        if epoch in steps:
+            entry |= assignment(reader, steps[epoch], indexes[epoch], row)
+        if epoch in scores:
+            entry["modalities"] = scores_of(reader, scores[epoch], row, modalities)
+        epochs.append(entry)
+    return epochs
 
 
 def assignment(reader: StoreReader, steps: Steps, index: Artifact, row: int) -> dict[str, Any]:

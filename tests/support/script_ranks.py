@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 
 # imported once, which takes longer than everything that the scripts do
@@ -20,6 +19,7 @@ import torch.distributed
 import transformers
 
 import remix
+from tests.support.serving import free_port
 
 IMPORTED = (accelerate, lightning, torch, transformers.Trainer, remix.PlanBatchSampler)
 
@@ -39,9 +39,7 @@ def run_rank(script: str, rank: int, size: int, port: int) -> None:
 
 def run_ranks(script: str, size: int) -> list[int | None]:
     """Run a script in `size` processes; returns their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     ranks = [fork.Process(target=run_rank, args=(script, rank, size, port)) for rank in range(size)]
     for process in ranks:

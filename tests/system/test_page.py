@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from pipeline.features.feature_set import FeatureSet
 from pipeline.storage.store_path import StorePath
@@ -66,16 +66,21 @@ def table(rows: list[list[float | None]]) -> list[list[str]]:
     return [[str(epoch), *map(percent, row)] for epoch, row in enumerate(rows)]
 
 
+def tiles_of(page: Page) -> dict[str, str]:
+    """The values of the tiles by name."""
+    return {
+        str(tile.get_attribute("data-tile")): tile.locator("dd").inner_text().strip()
+        for tile in page.locator("[data-tile]").all()
+    }
+
+
 def test_a_run_shows_the_numbers_of_the_api(browser: Browser, url: str) -> None:
     run, epochs = (
         get_json(url, f"v1/runs/{REMIX}"),
         get_json(url, f"v1/runs/{REMIX}/epochs")["items"],
     )
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
-        tiles = {
-            str(tile.get_attribute("data-tile")): tile.locator("dd").inner_text().strip()
-            for tile in page.locator("[data-tile]").all()
-        }
+        tiles = tiles_of(page)
         best = run["best"]
         shown = [percent(best["validation_accuracy"]), f"{best['value']:.3f}"]
         assert tiles["best"].split()[0] == str(best["epoch"])

@@ -20,6 +20,7 @@ import yaml
 
 from pipeline.errors import ConfigError, InputError
 from remix.cli import app as command_line
+from tests.support.serving import free_port
 from tests.support.stores import make_features, run_config
 from trainer.cluster.jobs import Cluster
 from trainer.config import RunConfig
@@ -29,12 +30,6 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 Command = Callable[..., tuple[int, str, str]]
 LOCAL = "http://127.0.0.1:8265"
 WORKERS = {"resources": {"workers": 1}}
-
-
-def free_port() -> int:
-    with socket.socket() as given:
-        given.bind(("127.0.0.1", 0))
-        return int(given.getsockname()[1])
 
 
 def eventually(what: str, seen: Callable[[], bool], seconds: float = 180) -> None:
