@@ -83,6 +83,8 @@ def decode(
         decoded = _decode_shards(out, sources, config, verify, cluster)
         classes = class_names(config, decoded.labels)
         manifest, missing = finish(out, sources, config, classes, specs, decoded.num_samples)
+        # a task of a failed job may have been ended after the first sweep
+        _sweep(out, specs)
     notes += missing
     if dead_owner:
         notes.append(f"took over from {dead_owner}, which ended unexpectedly")
@@ -91,11 +93,16 @@ def decode(
 
 def _prepare(out: StorePath, specs: Mapping[str, Any]) -> None:
     """Remove unfinished files and the manifest, and write the marker."""
-    for folder in (out, out / FOLDER, *(out / name for name in specs)):
-        folder.sweep()
+    _sweep(out, specs)
     # Without a manifest, nobody reads the feature set while its parts are rewritten.
     (out / MANIFEST).delete()
     _marker(out).write_bytes(b"")
+
+
+def _sweep(out: StorePath, specs: Mapping[str, Any]) -> None:
+    """Remove files that tasks that have ended left unfinished."""
+    for folder in (out, out / FOLDER, *(out / name for name in specs)):
+        folder.sweep()
 
 
 def _manifest_specs(
