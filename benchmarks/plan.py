@@ -3,14 +3,17 @@
     python benchmarks/plan.py
     python benchmarks/plan.py --rows 1e9 --locality
 
-The second plans by windows of 65,536 rows, from scores that are computed slice by slice, and
-reports seconds and peak memory instead of a ratio. Its batches are consumed, not written.
+`file_to_file` is the time from a file of scores to a plan that is written, validated and indexed,
+with its statistics. The second command plans by windows of 65,536 rows, from scores that are
+computed slice by slice, and reports seconds and peak memory instead of a ratio. Its batches are
+consumed, not written.
 """
 
 import argparse
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -21,8 +24,16 @@ from _report import report
 from pipeline.arrays import Array
 from pipeline.counter_rng import hashes, key_of
 from pipeline.plans.config import PlanConfig
-from pipeline.plans.planner import build, remix_plan_builder
+from pipeline.plans.plan import BatchPlan
+from pipeline.plans.planner import build, remix_plan_builder, write_plan
+from pipeline.plans.stats import plan_statistics
+from pipeline.plans.step_index import write_step_index
 from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import write_table
+from pipeline.storage.metadata import with_metadata
+from pipeline.storage.store_path import StorePath
+
+METADATA = {"modalities": ["audio", "video"], "num_classes": 10}
 
 
 def main() -> None:
@@ -41,7 +52,14 @@ def main() -> None:
     if arguments.locality:
         _by_windows(arguments.rows, arguments.locality)
         return
-    scores = Scores(_table(arguments.rows))
+    with tempfile.TemporaryDirectory() as name:
+        _in_memory(arguments.rows, arguments.repeats, StorePath.at(name))
+
+
+def _in_memory(num_rows: int, repeats: int, folder: StorePath) -> None:
+    """Plan scores that are in memory, and once more from file to file."""
+    write_table(folder / "scores.arrow", with_metadata(_table(num_rows), METADATA))
+    scores = Scores(_table(num_rows))
 
     def plan() -> list[pa.RecordBatch]:
         return list(remix_plan_builder(scores, PlanConfig(), 64, 0, 10).batches())
@@ -49,13 +67,14 @@ def main() -> None:
     sides: dict[str, Callable[[], object]] = {
         "plan": plan,
         "plan_with_fingerprint": lambda: build(remix_plan_builder(scores, PlanConfig(), 64, 0, 10)),
-        "permutation": lambda: np.random.default_rng(0).permutation(arguments.rows),
+        "file_to_file": lambda: _file_to_file(folder, num_rows),
+        "permutation": lambda: np.random.default_rng(0).permutation(num_rows),
     }
     before = _peak_gib()
     plan()
     peak = _peak_gib()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(arguments.repeats):
+    for _ in range(repeats):
         for name, side in sides.items():
             start = time.perf_counter()
             side()
@@ -76,9 +95,18 @@ def main() -> None:
             "all": seconds["permutation"],
         },
         ratio_with_fingerprint=median["plan_with_fingerprint"] / median["permutation"],
-        rows=arguments.rows,
+        ratio_file_to_file=median["file_to_file"] / median["plan"],
+        rows=num_rows,
         peak_gib={"before": before, "with_plan": peak},
     )
+
+
+def _file_to_file(folder: StorePath, num_rows: int) -> None:
+    scores, path = Scores.open(folder / "scores.arrow"), folder / "plan.arrow"
+    write_plan(path, remix_plan_builder(scores, PlanConfig(), 64, 0, 10))
+    plan = BatchPlan.open(path)
+    write_step_index(folder / "steps.arrow", plan, num_rows)
+    plan_statistics(plan, scores=scores)
 
 
 def _by_windows(num_rows: int, locality: int) -> None:

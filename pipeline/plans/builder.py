@@ -6,7 +6,7 @@ per window for the order in which windows are visited, and one bit per row and b
 number of modalities for the assignment.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -131,10 +131,19 @@ class PlanBuilder:
             )
             done += np.bincount(block, minlength=len(self.names))
 
-    def schema(self) -> pa.Schema:
-        """The plan's schema with metadata and fingerprint. Builds the plan once to hash it."""
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the plan."""
+        return int(self._table.num_rows)
+
+    def schema(self, batches: Iterable[pa.RecordBatch] | None = None) -> pa.Schema:
+        """The plan's schema with metadata and fingerprint.
+
+        Args:
+            batches: The plan's batches; by default they are built to hash them.
+        """
         content = Fingerprinter(self._schema)
-        for batch in self.batches():
+        for batch in self.batches() if batches is None else batches:
             content.update(batch)
         return self._schema.with_metadata(
             encode_metadata({**self.metadata, "fingerprint": content.hexdigest(self.metadata)})

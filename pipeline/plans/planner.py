@@ -25,6 +25,9 @@ ALWAYS_RECORDED = {"order", "shares", "stratify", "locality"}
 """Fields always in a plan's metadata. Others are written only if they differ from their defaults,
 so that a new field does not change the fingerprints of existing plans."""
 
+KEPT_ROWS = 2**24
+"""Maximum number of rows of a plan that is held in memory while it is written; 8 bytes each."""
+
 
 def joint_plan_builder(
     rows: Int64Array,
@@ -219,15 +222,16 @@ def build(builder: PlanBuilder) -> BatchPlan:
 def write_plan(path: StorePath, plan: BatchPlan | PlanBuilder) -> str:
     """Write a plan atomically and return its fingerprint. Raises StoreError.
 
-    A builder is run twice, first to hash the plan and then to write it, so that the complete plan
-    is never in memory.
+    The fingerprint precedes the steps in the file, so a plan of more than KEPT_ROWS rows is built
+    twice, first to hash it and then to write it: it is never complete in memory.
     """
     if isinstance(plan, BatchPlan):
         write_table(path, plan.table)
         return plan.fingerprint
-    schema = plan.schema()
+    kept = list(plan.batches()) if plan.num_rows <= KEPT_ROWS else None
+    schema = plan.schema(kept)
     with path.create() as file, pa.ipc.new_file(file, schema) as writer:
-        for batch in plan.batches():
+        for batch in kept or plan.batches():
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     return str(read_metadata(schema)["fingerprint"])
 

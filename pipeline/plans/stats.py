@@ -242,10 +242,13 @@ def _touched(sizes: Array, rows: Array, batch_rows: int) -> Array:
     """Number of record batches of the features that each step reads from."""
     batches = rows // batch_rows
     span = int(batches.max(initial=0)) + 1
-    keys = np.repeat(np.arange(len(sizes)) * span, sizes) + batches
+    # keys of half the width are sorted in half the time
+    width = np.dtype(np.uint32 if len(sizes) * span < 2**32 else np.uint64)
+    first = (np.arange(len(sizes)) * span).astype(width)
+    keys = np.repeat(first, sizes) + batches.astype(width)
     keys.sort()
-    distinct = keys[np.diff(keys, prepend=-1) > 0]
-    return np.bincount(distinct // span, minlength=len(sizes))
+    is_new = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    return np.bincount(keys[is_new] // span, minlength=len(sizes))
 
 
 def _churn(assignment: Int8Array, names: list[str], previous: BatchPlan | None) -> float | None:
