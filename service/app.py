@@ -10,10 +10,12 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
+from service.event_schemas import RunProgress
 from service.http import problems
 from service.http.auth import guards
+from service.http.events import EventStreams
 from service.http.middleware import ProxyPrefix, RequestObserver
-from service.routes import comparisons, features, plans, process, runs
+from service.routes import comparisons, events, features, plans, process, runs
 from service.schemas import ProblemDetails
 from service.settings import Settings
 from service.store.metrics import StoreCollector
@@ -46,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url="/docs",
     )
     app.state.settings, app.state.store_reader = settings, store_reader
+    app.state.event_streams = EventStreams(settings.max_event_streams)
     app.state.registry = CollectorRegistry()
     app.state.registry.register(StoreCollector(store_reader))
     app.add_middleware(ProxyPrefix, root_path=settings.root_path)
@@ -54,13 +57,13 @@ def create_app(settings: Settings) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD"],
-            allow_headers=["Authorization", "If-None-Match"],
+            allow_headers=["Authorization", "If-None-Match", "Last-Event-ID"],
             expose_headers=["ETag", "Link", "X-Request-ID"],
         )
     app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
     dependencies = guards(settings)
-    routers = (features.router, plans.router, plans.by_fingerprint, runs.router)
+    routers = (features.router, plans.router, plans.by_fingerprint, events.router, runs.router)
     for router in (*routers, comparisons.router, process.guarded):
         app.include_router(router, dependencies=dependencies)
     app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token
@@ -69,15 +72,15 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Add the error model to the OpenAPI document, and remove 401 if no token is configured."""
+    """Add the models of errors and events to the OpenAPI document; remove 401 without a token."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            document["components"]["schemas"]["ProblemDetails"] = ProblemDetails.model_json_schema(
-                mode="serialization"
-            )
+            for model in (ProblemDetails, RunProgress):
+                schema = model.model_json_schema(mode="serialization")
+                document["components"]["schemas"][model.__name__] = schema
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
             if not app.state.settings.token:

@@ -11,10 +11,23 @@ import uvicorn
 from pipeline.errors import ConfigError, StoreError
 from pipeline.storage.store_path import without_secrets
 from service.app import create_app
+from service.http.events import EventStreams
 from service.http.middleware import JsonFormatter
 from service.settings import Settings
 
 SHUTDOWN_SECONDS = 10
+
+
+class Server(uvicorn.Server):
+    """A server that ends the streams of events before it waits for open connections."""
+
+    def __init__(self, config: uvicorn.Config, streams: EventStreams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._streams.close()
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> None:
@@ -54,7 +67,7 @@ def serve(settings: Settings) -> None:
         # uvicorn handles the signals while it runs and raises them again after its shutdown;
         # without a handler they would end the process with an error
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run()
+    Server(config, app.state.event_streams).run()
 
 
 def _check_free(host: str, port: int) -> None:

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Origins whose pages may read the service, comma-separated, such as https://lab.example."""
     token: SecretStr | None = None
     """The token that clients of /v1 and /metrics must send; null allows access without a token."""
+    max_event_streams: int = Field(default=64, ge=0)
+    """Maximum number of clients that follow runs by events at a time; more get 503 and poll."""
     cache_dir: Path | None = None
     """Folder for cached tables of a remote store; null creates a temporary one."""
     cache_size: ByteSize = ByteSize(2 * 2**30)

@@ -15,6 +15,7 @@ MEDIA_TYPES = {
     "arrow": ARROW,
     "parquet": "application/vnd.apache.parquet",
     "csv": "text/csv",
+    "events": "text/event-stream",
 }
 CHUNK_BYTES = 2**18
 """Approximate size of an encoded chunk. Bounds the memory that a slow client occupies."""

@@ -45,18 +45,9 @@ const api = (() => {
     return value;
   }
 
-  async function get(path, signal) {
-    if (report) {
-      const body = Object.hasOwn(report.responses, path) ? report.responses[path] : null;
-      if (body && typeof body.status === "number") throw new Problem(body); // an error when the report was made
-      if (body) return body;
-      throw new Problem({
-        title: "Not in this report",
-        status: 404,
-        detail: "Reports contain a part of the data. Use the service to see everything.",
-      });
-    }
-    const headers = { Accept: "application/json" };
+  // The response of the service, whatever its content. Throws Problem.
+  async function open(path, { accept, signal }) {
+    const headers = { Accept: accept };
     if (token()) headers.Authorization = `Bearer ${token()}`;
     let response;
     try {
@@ -69,6 +60,21 @@ const api = (() => {
       });
     }
     if (!response.ok) throw await problemOf(response);
+    return response;
+  }
+
+  async function get(path, signal) {
+    if (report) {
+      const body = Object.hasOwn(report.responses, path) ? report.responses[path] : null;
+      if (body && typeof body.status === "number") throw new Problem(body); // an error when the report was made
+      if (body) return body;
+      throw new Problem({
+        title: "Not in this report",
+        status: 404,
+        detail: "Reports contain a part of the data. Use the service to see everything.",
+      });
+    }
+    const response = await open(path, { accept: "application/json", signal });
     const etag = response.headers.get("ETag");
     const text = await response.text();
     const before = cache.get(path);
@@ -103,5 +109,5 @@ const api = (() => {
 
   const part = encodeURIComponent;
   const runPath = (run) => `v1/runs/${part(run)}`;
-  return { all, get, nextStart, pagePath, part, Problem, report, runPath, token };
+  return { all, get, nextStart, open, pagePath, part, Problem, report, runPath, token };
 })();

@@ -18,6 +18,7 @@
   const themeSelect = document.getElementById("theme");
   let view = null;
   let aborter = new AbortController(); // of the current view
+  let stream = null; // aborts the events of the current view
   let timer = 0;
   let shown = "";
 
@@ -51,6 +52,7 @@
     const [path, text] = split();
     if (view && path === shown) return tick(); // only the query changed: the view reads it itself
     clearTimeout(timer);
+    unfollow();
     aborter.abort();
     aborter = new AbortController();
     charts.closeAll();
@@ -154,8 +156,25 @@
 
   function schedule() {
     clearTimeout(timer);
-    if (!api.report && !document.hidden)
-      timer = setTimeout(tick, view.isLive() ? LIVE_MS : IDLE_MS);
+    if (api.report || document.hidden || stream) return;
+    if (view.isLive() && view.events && events.available()) follow();
+    else timer = setTimeout(tick, view.isLive() ? LIVE_MS : IDLE_MS);
+  }
+
+  // Updates the view at each event in place of polling; a hidden page holds no connection.
+  function follow() {
+    const own = (stream = new AbortController());
+    const end = () => {
+      if (stream !== own) return;
+      stream = null;
+      if (view) tick();
+    };
+    events.follow(view.events, own.signal, () => stream === own && tick()).then(end, end);
+  }
+
+  function unfollow() {
+    stream?.abort();
+    stream = null;
   }
 
   async function tick() {
@@ -168,6 +187,7 @@
       if (error.name === "AbortError" || signal.aborted) return;
       if (error.status === 401) {
         charts.closeAll();
+        unfollow();
         view = null;
         return askToken(error);
       }
@@ -183,7 +203,7 @@
     main.scrollIntoView();
   });
   document.addEventListener("visibilitychange", () =>
-    document.hidden ? clearTimeout(timer) : view && tick(),
+    document.hidden ? (clearTimeout(timer), unfollow()) : view && tick(),
   );
   addEventListener("hashchange", open);
   themeSelect.value = theme.chosen();

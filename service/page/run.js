@@ -376,6 +376,7 @@ const run = (() => {
         return refresh();
       },
       isLive: () => lists.isLive(detail),
+      events: `${path}/events`,
     };
   }
 

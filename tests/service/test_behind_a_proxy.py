@@ -36,7 +36,8 @@ def proxied(target: str, *, header: bool) -> Iterator[str]:
         return Response(answer.content, answer.status_code, kept)
 
     app = Starlette(routes=[Route("/remix/{path:path}", forward)])
-    with running(uvicorn.Config(app, "127.0.0.1", 0, log_config=None)) as url:
+    config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None)
+    with running(uvicorn.Server(config)) as url:
         yield url
 
 

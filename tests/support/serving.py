@@ -16,6 +16,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
+from service.serve import Server
 from service.settings import Settings
 
 
@@ -29,16 +30,14 @@ def free_port() -> int:
 def serving(store: Any, **settings: Any) -> Iterator[str]:
     """Serve a store from a thread; yield the URL."""
     app = create_app(Settings(store=str(store), **settings))
-    with running(
-        uvicorn.Config(app, "127.0.0.1", 0, access_log=False, log_config=None, lifespan="on")
-    ) as url:
+    config = uvicorn.Config(app, "127.0.0.1", 0, access_log=False, log_config=None, lifespan="on")
+    with running(Server(config, app.state.event_streams)) as url:
         yield url
 
 
 @contextmanager
-def running(config: uvicorn.Config) -> Iterator[str]:
-    """Run an application in a thread; yield the URL."""
-    server = uvicorn.Server(config)
+def running(server: uvicorn.Server) -> Iterator[str]:
+    """Run a server in a thread; yield the URL."""
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

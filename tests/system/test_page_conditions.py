@@ -91,17 +91,31 @@ def test_the_keyboard_reaches_everything(browser: Browser, url: str) -> None:
         assert page.url.endswith("#/runs/fine")
 
 
+@pytest.mark.parametrize("streams", [1, 0])
 def test_a_new_epoch_appears_while_a_run_trains(
-    browser: Browser, trained_store: Path, tmp_path: Path
+    browser: Browser, trained_store: Path, tmp_path: Path, streams: int
 ) -> None:
+    """By events, or by polling if the service has no stream for the page."""
     store = tmp_path / "store"
     shutil.copytree(trained_store, store)
     complete, run = Run.open(StorePath.at(store / "runs" / REMIX)), copy_run(store, "live")
     run.update(status="running", result=None)
     write_table(run.path / "epochs.arrow", complete.epochs().slice(0, 3).combine_chunks())
     run.plan(3).delete()
-    with serving(store) as url, visit(browser, f"{url}/#/runs/live") as page:
+    with (
+        serving(store, max_event_streams=streams, token="secret") as url,
+        visit(browser, f"{url}/#/runs/live", expected="status of") as page,
+    ):
+        page.get_by_label("Token").fill("secret")
+        with page.expect_response("**/events") as stream:
+            page.get_by_role("button", name="Continue").click()
+        assert stream.value.status == (200 if streams else 503)
         expect(page.locator("output[for=epoch]")).to_have_text("2 (0 to 2)")
+        if streams:
+            polls: list[str] = []
+            page.on("request", lambda request: polls.append(request.url))
+            page.wait_for_timeout(4500)  # more than twice as long as between two polls
+            assert len([poll for poll in polls if poll.endswith("/runs/live")]) <= 1
         page.get_by_role("slider", name="Epoch").press("ArrowLeft")
         expect(page.locator("output[for=epoch]")).to_have_text("1 (0 to 2)")
         assert len(numbers(page, "accuracy")) == 3
