@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from service.event_schemas import RunProgress
+from service.examples import add_examples
 from service.http import problems
 from service.http.auth import guards
 from service.http.events import EventStreams
@@ -81,6 +82,7 @@ def _complete_openapi(app: FastAPI) -> None:
             for model in (ProblemDetails, RunProgress):
                 schema = model.model_json_schema(mode="serialization")
                 document["components"]["schemas"][model.__name__] = schema
+            add_examples(document)
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
             if not app.state.settings.token:

@@ -24,7 +24,12 @@ from service.routes import (
 router = APIRouter(prefix="/v1/runs/{run}/plans", tags=["plans"], responses=ERRORS)
 by_fingerprint = APIRouter(prefix="/v1/plans/{fingerprint}", tags=["plans"], responses=ERRORS)
 Fingerprint = Annotated[
-    str, Path(pattern="^[0-9a-f]{64}$", description="The `fingerprint` of a plan.")
+    str,
+    Path(
+        pattern="^[0-9a-f]{64}$",
+        description="The `fingerprint` of a plan.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    ),
 ]
 NUM_STEPS = 100
 StepLimit = Annotated[

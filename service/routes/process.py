@@ -5,7 +5,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client.exposition import choose_encoder
 from starlette.exceptions import HTTPException
 
@@ -59,10 +59,8 @@ def get_readiness(request: Request) -> Ready:
     operation_id="getMetrics",
     summary="Get Prometheus metrics",
     tags=["process"],
-    responses={
-        **documented(401, 422),
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-    },
+    response_class=PlainTextResponse,
+    responses=documented(401, 422),
 )
 def get_metrics(request: Request) -> Response:
     """Requests, latency and bytes by route, and the balance of the newest plan."""

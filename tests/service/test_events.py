@@ -111,7 +111,8 @@ def test_an_open_stream_does_not_delay_the_shutdown(live: Path, tmp_path: Path) 
             with httpx.stream("GET", f"{url}{EVENTS}", timeout=30) as response:
                 for line in response.iter_lines():
                     lines.append(line)
-                    opened.set()
+                    if line.startswith("event:"):
+                        opened.set()
 
         client = threading.Thread(target=follow)
         client.start()
