@@ -47,7 +47,7 @@ async def fetch(store: str) -> dict[str, Any]:
             "fingerprint": plan["fingerprint"],
             "sample_id": sample["sample_id"],
             "row": sample["row"],
-            "modality": run["modalities"][0],
+            "modality": run["modalities"][-1],
         }
         for path, operations in app.openapi()["paths"].items():
             name = run["comparisons"][0] if "comparisons" in path else run["features"]["name"]

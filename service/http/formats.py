@@ -16,6 +16,7 @@ MEDIA_TYPES = {
     "parquet": "application/vnd.apache.parquet",
     "csv": "text/csv",
     "events": "text/event-stream",
+    "png": "image/png",
 }
 CHUNK_BYTES = 2**18
 """Approximate size of an encoded chunk. Bounds the memory that a slow client occupies."""

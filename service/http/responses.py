@@ -54,9 +54,10 @@ def bytes_response(
     *,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Respond with bytes and their ETag, or 304; compressed if accepted and large enough."""
+    """Respond with bytes and their ETag, or 304; compressed if accepted, large and no PNG."""
     compress = (
-        len(body.data) >= MIN_GZIP_BYTES
+        media_type != MEDIA_TYPES["png"]
+        and len(body.data) >= MIN_GZIP_BYTES
         and quality(list_header(request, "accept-encoding"), "gzip") > 0
     )
     etag = f'"{body.digest}-gzip"' if compress else f'"{body.digest}"'

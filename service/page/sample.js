@@ -61,6 +61,7 @@ const sample = (() => {
         { name: "p(correct class)", num: true },
       ]),
     ]);
+    const pictures = media.section(features, modalities, { signal });
     let shown = null;
 
     // Suggests the first samples of the feature set.
@@ -105,10 +106,12 @@ const sample = (() => {
       result.replaceChildren(
         h("h3", {}, history.sample_id),
         dom.properties(properties),
+        pictures.element,
         ...(planned
           ? [graphs, rows.element]
           : [quiet("No plan contains this sample: plans contain the training split only.")]),
       );
+      pictures.show(history);
       if (!planned) return;
       for (const [chart, field] of [
         [difficulty, "difficulty"],

@@ -1,10 +1,14 @@
 """Routes of feature sets, their samples, and the samples that were rejected."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from service import schemas as api
-from service.http.responses import json_response
+from service.feature_schemas import FeatureRow
+from service.http.formats import chosen_format
+from service.http.responses import Body, bytes_response, json_response
 from service.routes import (
     ERRORS,
     Limit,
@@ -15,8 +19,25 @@ from service.routes import (
     start_after,
     summaries,
 )
+from service.store.feature_rows import FeatureRows
+from service.store.reader import NAME
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=ERRORS)
+
+
+class PngResponse(Response):
+    """A picture."""
+
+    media_type = "image/png"
+
+
+RowNumber = Annotated[
+    int,
+    Path(ge=0, lt=2**63, description="The row of a sample in the feature set.", examples=[0]),
+]
+Modality = Annotated[
+    str, Path(pattern=NAME, description="The name of a modality.", examples=["video"])
+]
 
 
 @router.get(
@@ -83,3 +104,38 @@ def list_rejected(
     rows = catalog.rejected(name)
     items = [api.Rejected.model_validate(row) for row in rows.items(start, limit)]
     return page_response(request, items, start_after(start, limit, len(rows)))
+
+
+@router.get(
+    "/{name}/rows/{row}/modalities/{modality}",
+    operation_id="getFeatureRow",
+    summary="Get the features of a sample in words",
+    response_model=FeatureRow,
+)
+def get_feature_row(
+    request: Request, catalog: StoreCatalog, name: Name, row: RowNumber, modality: Modality
+) -> Response:
+    """Shape, range and text of one sample in one modality, and what its picture shows.
+
+    404 if the sample lacks the modality.
+    """
+    return json_response(request, FeatureRows(catalog, name).describe(row, modality))
+
+
+@router.get(
+    "/{name}/rows/{row}/modalities/{modality}/image",
+    operation_id="getFeatureImage",
+    summary="Get the features of a sample as a picture",
+    response_class=PngResponse,
+    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def get_feature_image(
+    request: Request, catalog: StoreCatalog, name: Name, row: RowNumber, modality: Modality
+) -> Response:
+    """PNG of at most 512 x 512 pixels: frames of a video, an image, a spectrogram or a heat map.
+
+    404 if the sample lacks the modality, and for text.
+    """
+    chosen_format(request, ["png"])
+    picture = Body(FeatureRows(catalog, name).picture(row, modality))
+    return bytes_response(request, picture, PngResponse.media_type)

@@ -57,7 +57,7 @@ class Catalog:
 
     def feature_set(self, name: str) -> api.FeatureDetail:
         """One feature set. Raises MissingError, DataError."""
-        manifest = self._manifest(name)
+        manifest = self.manifest(name)
         return api.FeatureDetail(
             name=name,
             num_classes=len(manifest.classes),
@@ -67,16 +67,17 @@ class Catalog:
 
     def rejected(self, name: str) -> Rows:
         """The rejected samples of a feature set."""
-        self._manifest(name)
+        self.manifest(name)
         return Rows(self.reader, self.reader.artifact("features", name, "rejected.arrow"), REJECTED)
 
     def samples(self, name: str) -> tuple[Rows, list[str]]:
         """The samples of a feature set, and the names of its modalities."""
-        modalities = list(self._manifest(name).modalities)
+        modalities = list(self.manifest(name).modalities)
         artifact = self.reader.artifact("features", name, "samples.arrow")
         return Rows(self.reader, artifact, samples_schema(modalities)), modalities
 
-    def _manifest(self, name: str) -> Manifest:
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a feature set. Raises MissingError, DataError."""
         if not self._has("features", name, MANIFEST):
             raise MissingError(
                 f"Feature set not found: {name!r}", "GET /v1/features lists finished feature sets"
@@ -332,7 +333,7 @@ class Catalog:
         Raises MissingError, DataError.
         """
         run = self.reader.json(self._run_artifact(name), files.RunFile)
-        manifest = self._manifest(run.features.name)
+        manifest = self.manifest(run.features.name)
         if manifest.fingerprint != run.features.fingerprint:
             raise DataError(
                 f"Features {run.features.name!r} changed since run {name!r}: fingerprint was"

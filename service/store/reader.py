@@ -196,13 +196,16 @@ class StoreReader:
             lambda _: JSON_BYTES * (artifact.info.size or 0),
         )
 
-    def table(self, artifact: Artifact, expected: pa.Schema | None = None) -> BatchFile:
+    def table(
+        self, artifact: Artifact, expected: pa.Schema | None = None, *, copied: bool = True
+    ) -> BatchFile:
         """Open an Arrow file; one of a remote store is copied to the disk cache if it fits.
 
+        With `copied` false it is read by ranges instead, for a few rows of a large file.
         Raises DataError, MissingError, StoreError.
         """
         self._check_inside(artifact.path)
-        return BatchFile(artifact.path, expected, copy=self._copy(artifact))
+        return BatchFile(artifact.path, expected, copy=self._copy(artifact) if copied else None)
 
     def _copy(self, artifact: Artifact) -> pa.Buffer | None:
         if self._cache is None:

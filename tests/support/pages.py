@@ -127,9 +127,8 @@ def visit(browser: Browser, url: str, *, expected: str = "", **context: Any) -> 
         yield page
         assert page.evaluate("window.pwned") is None
     assert [error for error in errors if not expected or expected not in error] == []
-    assert {urlsplit(request)[:2] for request in requests if not request.startswith("data:")} == {
-        urlsplit(url)[:2]
-    }
+    sent = [each for each in requests if not each.startswith(("data:", "blob:"))]
+    assert {urlsplit(each)[:2] for each in sent} == {urlsplit(url)[:2]}
 
 
 def ready(page: Page) -> None:

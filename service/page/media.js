@@ -1,0 +1,68 @@
+"use strict";
+// The features of one sample: a picture or the text of each modality.
+const media = (() => {
+  const { chip, h, quiet } = dom;
+
+  // features: the name of the feature set; modalities: their names; signal: aborted when the view
+  // closes.
+  function section(features, modalities, { signal }) {
+    const style = charts.palette(modalities);
+    const element = h("div", { class: "media" });
+    let shown = null;
+    let urls = [];
+
+    const release = () => {
+      for (const url of urls) URL.revokeObjectURL(url);
+      urls = [];
+    };
+    signal.addEventListener("abort", release);
+
+    // Shows a sample; history: the response of the service.
+    async function show(history) {
+      if (shown === history.sample_id) return;
+      shown = history.sample_id;
+      release();
+      if (api.report) {
+        element.replaceChildren(quiet("The service shows the features of the sample as pictures."));
+        return;
+      }
+      const present = modalities.filter((name) => history.has[name]);
+      const figures = await Promise.all(present.map((name) => figure(history, name)));
+      if (shown === history.sample_id) element.replaceChildren(...figures);
+    }
+
+    async function figure(history, name) {
+      const path = `v1/features/${api.part(features)}/rows/${history.row}/modalities/${api.part(name)}`;
+      const title = chip(name, style(name).colour);
+      try {
+        const row = await api.get(path, signal);
+        const { content, about } = row.picture
+          ? { content: await picture(path, row, history.sample_id), about: row.picture }
+          : { content: text(row), about: "" };
+        const facts = [row.kind, row.shape.join(" × "), row.dtype, about].filter(Boolean).join(", ");
+        return h("figure", { "data-modality": name }, content, h("figcaption", {}, title, " ", facts));
+      } catch (error) {
+        if (error.name === "AbortError") return null;
+        const reason = error.detail ?? String(error);
+        return h("figure", { "data-modality": name }, h("figcaption", {}, title, " ", reason));
+      }
+    }
+
+    async function picture(path, row, id) {
+      const response = await api.open(`${path}/image`, { accept: "image/png", signal });
+      const url = URL.createObjectURL(await response.blob());
+      urls.push(url);
+      const alt = `${row.modality} of ${id}: ${row.picture}`;
+      return h("img", { src: url, alt, width: row.width, height: row.height });
+    }
+
+    const text = (row) =>
+      row.text === null
+        ? quiet("Token ids: the text is in the shard.")
+        : h("blockquote", {}, row.text);
+
+    return { element, show };
+  }
+
+  return { section };
+})();
