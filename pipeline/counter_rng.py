@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     DIAGNOSTICS = 24
     ASSEMBLY = 25
     REFIT = 26
+    DISPLAY = 27
     CROP = 100
     FLIP = 101
     FRAMES = 102

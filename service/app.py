@@ -16,7 +16,7 @@ from service.http import problems
 from service.http.auth import guards
 from service.http.events import EventStreams
 from service.http.middleware import ProxyPrefix, RequestObserver
-from service.routes import comparisons, events, features, plans, process, runs
+from service.routes import comparisons, events, features, inspection, plans, process, runs
 from service.schemas import ProblemDetails
 from service.settings import Settings
 from service.store.metrics import StoreCollector
@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     dependencies = guards(settings)
     routers = (features.router, plans.router, plans.by_fingerprint, events.router, runs.router)
-    for router in (*routers, comparisons.router, process.guarded):
+    for router in (*routers, inspection.router, comparisons.router, process.guarded):
         app.include_router(router, dependencies=dependencies)
     app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token
     _complete_openapi(app)

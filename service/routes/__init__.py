@@ -60,12 +60,17 @@ StoreCatalog = Annotated[Catalog, Depends(_catalog)]
 
 def page_response(request: Request, items: list[Any], next_start: int | None) -> Response:
     """Respond with a page of a list; `next_start` is the first item of the next page."""
-    url = None
-    if next_start is not None:
-        query = urlencode({**request.query_params, "start": next_start})
-        url = f"{quote(request.scope['path'])}?{query}"
-    headers = {"Link": f'<{url}>; rel="next"'} if url else {}
+    url, headers = next_page(request, next_start)
     return json_response(request, Page[Any](items=items, next=url), headers=headers)
+
+
+def next_page(request: Request, next_start: int | None) -> tuple[str | None, dict[str, str]]:
+    """The URL of the next page, and the headers that name it."""
+    if next_start is None:
+        return None, {}
+    query = urlencode({**request.query_params, "start": next_start})
+    url = f"{quote(request.scope['path'])}?{query}"
+    return url, {"Link": f'<{url}>; rel="next"'}
 
 
 def rows_response(

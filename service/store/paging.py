@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrays import Int64Array
 from pipeline.errors import DataError, MissingError
 from pipeline.storage.ipc_reader import locate
 from pipeline.storage.schemas import PLAN
@@ -17,7 +19,7 @@ class Rows:
     """A table that is read in pages."""
 
     def __init__(self, reader: StoreReader, artifact: Artifact, expected: pa.Schema) -> None:
-        self._artifact, self._file = artifact, reader.table(artifact, expected)
+        self.artifact, self._file = artifact, reader.table(artifact, expected)
         self._ends = reader.cached(artifact, "ends", self._file.ends)
 
     def __len__(self) -> int:
@@ -26,7 +28,7 @@ class Rows:
     @property
     def version(self) -> str:
         """Identifies the content of the file."""
-        return repr(self._artifact.version)
+        return repr(self.artifact.version)
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
         """The schema of these columns, in their order; by default of all. Raises MissingError."""
@@ -34,7 +36,7 @@ class Rows:
         for name in columns or ():
             if name not in schema.names:
                 raise MissingError(
-                    f"Column not in {self._artifact.path.name}: {name!r}",
+                    f"Column not in {self.artifact.path.name}: {name!r}",
                     f"Choose from {', '.join(schema.names)}",
                 )
         if columns:
@@ -43,18 +45,39 @@ class Rows:
 
     def batches(self, schema: pa.Schema, start: int, num: int) -> Iterator[pa.RecordBatch]:
         """At most `num` rows from `start` on, of the columns of a schema. Raises DataError."""
-        with reading(self._artifact):
+        with reading(self.artifact):
             for batch in self._file.slices(self._ends, start, num):
                 yield batch.select(schema.names)
 
     def items(self, start: int, num: int) -> list[dict[str, Any]]:
         """At most `num` rows, beginning with row `start`."""
-        with reading(self._artifact):
+        with reading(self.artifact):
             return [
                 row
                 for batch in self._file.slices(self._ends, start, num)
                 for row in batch.to_pylist()
             ]
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """These columns of all record batches. Raises DataError."""
+        with reading(self.artifact):
+            yield from self._file.batches(names)
+
+    def take(self, positions: Int64Array, names: Sequence[str]) -> pa.Table:
+        """These columns of the rows at (n,) positions, in their order.
+
+        Reads the record batches that contain the rows, one after the other. Raises DataError.
+        """
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        numbers = np.searchsorted(self._ends, ordered, side="right")
+        parts = [self.schema(names).empty_table()]
+        with reading(self.artifact):
+            for number in np.unique(numbers).tolist():
+                within = ordered[numbers == number] - (self._ends[number - 1] if number else 0)
+                batch = self._file.batch(number, names).take(pa.array(within))
+                parts.append(pa.Table.from_batches([batch.select(names)]))
+            return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +98,8 @@ class Steps:
     """The steps of a plan, read one record batch at a time."""
 
     def __init__(self, reader: StoreReader, artifact: Artifact, header: Header) -> None:
-        self._file = reader.table(artifact, PLAN)
+        self.artifact, self._file = artifact, reader.table(artifact, PLAN)
         self.header = header
-        self._path = str(artifact.path)
 
     def __len__(self) -> int:
         return self.header.num_steps
@@ -86,7 +108,7 @@ class Steps:
         """The modality that a row of the step trains. Raises DataError if there is no such step."""
         if not 0 <= step < len(self):
             raise DataError(
-                f"Damaged index of {self._path}: step {step} of {len(self)} steps",
+                f"Damaged index of {self.artifact.path}: step {step} of {len(self)} steps",
                 "Plan the epoch again",
             )
         number, offset = locate(self.header.ends, step)
