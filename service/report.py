@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterable
+from itertools import pairwise
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +25,13 @@ PAGE_LIMIT = 1000
 NUM_STEPS = 25
 """Steps of each plan: the page size of the web page, so that its request is the same."""
 NUM_REJECTED = 25
+NUM_MOVED = 25
+"""Moved samples of each plan, compared with the one before."""
+NUM_POINTS = 1000
+NUM_POINT_EPOCHS = 5
+"""The scatter is that of this many scored epochs, the last ones."""
+NUM_RANKED = 25
+"""Samples of each ranked list: the page size of the web page."""
 MAX_SAMPLE_EPOCHS = 20_000
 """Bounds the report: number of samples times number of epochs."""
 MAX_SAMPLES = 1000
@@ -90,6 +98,7 @@ async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
             f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}",
         ):
             await _get(client, path, responses)
+    await _get_samples(client, run, detail, responses)
     parent = detail["features"]
     parent_name = str(parent["name"]) if isinstance(parent, dict) else ""
     features = f"v1/features/{quote(parent_name, safe=UNQUOTED)}"
@@ -100,6 +109,21 @@ async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
     ):
         await _get(client, f"{run}/samples/{quote(sample, safe=UNQUOTED)}", responses)
     return responses
+
+
+async def _get_samples(
+    client: httpx.AsyncClient, run: str, detail: dict[str, JsonValue], responses: Responses
+) -> None:
+    """Fetch points of the last epochs, the moves between plans, and the ranked lists."""
+    plans, scored = list(_items(detail["plans"])), list(_items(detail["scores"]))
+    paths = [
+        f"plans/{before}/moves?to={after}&limit={NUM_MOVED}" for before, after in pairwise(plans)
+    ]
+    paths += [f"scores/{epoch}/points?limit={NUM_POINTS}" for epoch in scored[-NUM_POINT_EPOCHS:]]
+    lists = [f"scores/{scored[-1]}/hardest"] if scored else []
+    lists += ["changes", *(["mistakes"] if detail["test_accuracy"] else [])]
+    for path in [*paths, *(f"{name}?start=0&limit={NUM_RANKED}" for name in lists)]:
+        await _get(client, f"{run}/{path}", responses)
 
 
 async def _get(client: httpx.AsyncClient, path: str, responses: Responses) -> JsonValue:

@@ -210,7 +210,7 @@ const charts = (() => {
     };
   }
 
-  // id: stable name, as data-chart. onPick(x): called on a click. draw(make): make() -> { traces,
+  // id: stable name, as data-chart. onPick(x, point): called on a click. draw(make): make() -> { traces,
   // layout, summary, columns, rows, empty }; called again if the colours change.
   function figure(id, title, { note = "", height = 220, onPick = null } = {}) {
     const legend = h("div", { class: "legend" });
@@ -305,7 +305,7 @@ const charts = (() => {
       ).then(() => {
         if (onPick && !plot.picks) {
           plot.picks = true;
-          plot.on("plotly_click", ({ points }) => onPick(points[0].x));
+          plot.on("plotly_click", ({ points }) => onPick(points[0].x, points[0]));
         }
       });
     }

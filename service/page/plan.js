@@ -7,8 +7,9 @@ const plan = (() => {
   const ROWS_SHOWN = 12;
   const AXIS = "difficulty, 0 to 1";
 
-  // onEpoch(epoch, isLast): called if the user selects another epoch.
-  function section(run, modalities, { signal, onEpoch }) {
+  // onEpoch(epoch, isLast): called if the user selects another epoch; onSample(id): opens a sample;
+  // sampleLink(id): a link that does.
+  function section(run, modalities, { signal, onEpoch, onSample, sampleLink }) {
     const style = charts.palette(modalities);
     const modalityChip = (name) =>
       modalities.includes(name)
@@ -87,6 +88,8 @@ const plan = (() => {
       explanation,
       graphs,
     );
+    const points = scatter.figure(run, modalities, { onSample });
+    const moved = moves.part(run, modalities, { sampleLink });
     const filter = h(
       "select",
       { id: "steps-modality", onchange: () => steps.first() },
@@ -131,6 +134,7 @@ const plan = (() => {
       order.element,
       shares.element,
       histogramPart,
+      h("div", { class: "grid" }, points.element, moved.element),
       h(
         "div",
         { class: "bar" },
@@ -176,7 +180,11 @@ const plan = (() => {
         if (newStats === stats && !fromStart) return;
         stats = newStats;
         draw(detail);
-        await (fromStart ? steps.reset() : steps.refresh());
+        await Promise.all([
+          fromStart ? steps.reset() : steps.refresh(),
+          points.show(epoch, detail.has_scores, abort),
+          moved.show(epochs, epoch, abort),
+        ]);
       } catch (error) {
         if (error.name === "AbortError" || abort.aborted) return;
         stats = null;

@@ -74,13 +74,25 @@ const run = (() => {
         setQuery({ epoch: isLast ? null : epoch });
         drawEpochs();
       },
+      onSample: openSample,
+      sampleLink,
     });
+    const lookAt = samples.section(name, names, { signal, sampleLink });
     const sampleHistory = sample.section(name, detail.features.name, names, {
       signal,
       tested: () => detail.best?.epoch ?? null,
       onPick: pick,
       onSearch: (id) => setQuery({ sample: id }),
     });
+    async function openSample(id) {
+      await sampleHistory.open(id);
+      sampleHistory.element.scrollIntoView();
+    }
+    function sampleLink(id) {
+      const open = (event) =>
+        event.ctrlKey || event.metaKey || (event.preventDefault(), openSample(id));
+      return h("a", { href: `#/runs/${api.part(name)}?sample=${api.part(id)}`, onclick: open }, id);
+    }
     const rejected = lists.rejected(detail.features.name, signal);
     const predictions = h("div", { class: "predictions" });
     const rejectedPart = h("div", {}, rejected.element);
@@ -114,6 +126,7 @@ const run = (() => {
       ),
       part("Test predictions", predictions),
       onePlan.element,
+      lookAt.element,
       sampleHistory.element,
       part("Rejected samples", rejectedPart),
       h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
@@ -351,7 +364,7 @@ const run = (() => {
       drawHead();
       dom.patch(tiles, result.tiles(detail, epochs, style));
       drawPredictions();
-      await onePlan.update(detail.plans, wanted);
+      await Promise.all([onePlan.update(detail.plans, wanted), lookAt.update(detail)]);
       drawEpochs();
       if (!first) await sampleHistory.refresh();
     }
@@ -363,6 +376,7 @@ const run = (() => {
     try {
       const features = await api.get(`v1/features/${api.part(detail.features.name)}`, signal);
       classes = features.classes;
+      lookAt.named(classes);
       drawPredictions();
       await rejected.show(features);
     } catch (error) {
