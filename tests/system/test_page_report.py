@@ -41,11 +41,12 @@ def test_a_report_of_no_run_is_an_error(page_store: Path, tmp_path: Path) -> Non
 
 def test_a_report_is_the_page_in_one_file(browser: Browser, url: str, report: Path) -> None:
     def look(page: Page) -> list[Any]:
+        tables = ("Steps", "Moves", "Moved samples", "Hardest samples")
         histograms = [f"histogram-{name}" for name in MODALITIES]
-        names = ["accuracy", "share", "seconds", "order", *histograms]
+        names = ["accuracy", "share", "seconds", "order", "scatter", *histograms]
         shown: list[Any] = [numbers(page, name) for name in names] + [
             page.locator(".tiles").inner_text(),
-            cells(page.get_by_role("region", name="Steps")),
+            *(cells(page.get_by_role("region", name=name, exact=True)) for name in tables),
         ]
         page.get_by_role("button", name="Previous epoch").click()
         expect(page.locator("output[for=epoch]")).to_have_text("2 (0 to 3)")
