@@ -76,7 +76,7 @@ const samples = (() => {
           item.right.length ? item.right.map((name) => [chip(name, style(name).colour), " "]) : "none",
         ],
         () => "mistakes",
-        () => "Predictions of the tested epoch's model on the test split, the most certain mistake first.",
+        () => "Predictions of the tested epoch's model on the test split; first those whose correct class has the lowest probability.",
         () => (detail.test_accuracy ? null : "Available when the run is finished."),
       ),
     };

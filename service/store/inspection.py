@@ -177,7 +177,7 @@ class Inspection:
         ]
 
     def mistakes(self, class_name: str | None, start: int, limit: int) -> tuple[int, list[Fields]]:
-        """The test samples that the fused head gets wrong, the most certain mistakes first."""
+        """The test samples that the fused head gets wrong, by the probability of the label."""
         if not self._reader.has("runs", self.run.name, "test.arrow"):
             raise MissingError(
                 f"Run {self.run.name!r} has no test predictions: it is {self.run.status}",
