@@ -16,7 +16,16 @@ from service.http import problems
 from service.http.auth import guards
 from service.http.events import EventStreams
 from service.http.middleware import ProxyPrefix, RequestObserver
-from service.routes import comparisons, events, features, inspection, plans, process, runs
+from service.routes import (
+    comparisons,
+    events,
+    features,
+    inspection,
+    plans,
+    predictions,
+    process,
+    runs,
+)
 from service.schemas import ProblemDetails
 from service.settings import Settings
 from service.store.metrics import StoreCollector
@@ -65,7 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     dependencies = guards(settings)
     routers = (features.router, plans.router, plans.by_fingerprint, events.router, runs.router)
-    for router in (*routers, inspection.router, comparisons.router, process.guarded):
+    routers = (*routers, predictions.router, inspection.router, comparisons.router)
+    for router in (*routers, process.guarded):
         app.include_router(router, dependencies=dependencies)
     app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token
     _complete_openapi(app)

@@ -203,6 +203,8 @@ class RunSummary(Schema):
     """Why the run failed; null otherwise."""
     updated: datetime
     """When the run last wrote its status or an epoch, by the clock of its node."""
+    comparisons: list[str] = []
+    """The comparisons that used the run."""
     features: Parent
     """The feature set that the run trains on."""
     modalities: list[str]
@@ -233,8 +235,6 @@ class RunDetail(RunSummary):
     """A hash of everything in the configuration that affects the result."""
     code_version: str
     """The version of Remix that trained the run."""
-    comparisons: list[str]
-    """The comparisons that used the run."""
     plans: list[int]
     """The epochs that have a plan."""
     scores: list[int]

@@ -144,7 +144,7 @@ def with_assembled(outcomes: pa.Table, assembled: pa.Table, modalities: list[str
     """Add the assembled model's predictions to those of the tested epoch's model."""
     names = {FUSED: "assembled", **{name: f"assembled_{name}" for name in modalities}}
     for head, name in names.items():
-        for kind in ("predicted", "p_label"):
+        for kind in ("predicted", "p_label", "p_predicted"):
             outcomes = outcomes.append_column(f"{kind}_{name}", assembled[f"{kind}_{head}"])
     return outcomes
 
@@ -152,7 +152,8 @@ def with_assembled(outcomes: pa.Table, assembled: pa.Table, modalities: list[str
 def write_test(run: Run, features: FeatureSet, outcomes: pa.Table) -> None:
     """Write test.arrow.
 
-    One row per test sample: each head's prediction and the probability that it gives the label.
+    One row per test sample: each head's prediction, and the probabilities that it gives the label
+    and the predicted class.
     """
     rows = outcomes["row"].to_numpy()
     samples = pa.table(

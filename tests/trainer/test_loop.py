@@ -88,6 +88,7 @@ def test_epochs_and_test_are_recorded(store: Path, finished: Run) -> None:
         assert epochs[3][f"best_epoch_{name}"] == own["epoch"]
     right = test["predicted_fused"].to_numpy() == test["label"].to_numpy()
     assert result["test_accuracy"]["fused"] == right.mean()
+    assert (test["p_predicted_fused"].to_numpy() >= test["p_label_fused"].to_numpy()).all()
     assert test.num_rows == len(FeatureSet.open(run_config(store).features_path).rows_of("test"))
     assert list((finished.path.local / "tensorboard").glob("events*"))
 

@@ -147,8 +147,9 @@ def evaluate(
 
     Args:
         outcomes: If given, receives a table for each batch of this rank: `row`, and per head (the
-            modalities and "fused") `predicted_<head>` int32 and `p_label_<head>` float32, the
-            probability of the label.
+            modalities and "fused") `predicted_<head>` int32, and float32 `p_label_<head>`, the
+            probability of the label, and `p_predicted_<head>`, that of the predicted class, NaN if
+            the sample lacks the head's modality.
         metrics: If given, counts the predictions of this rank.
     """
     tally = _Tally(features, world)
@@ -164,6 +165,14 @@ def evaluate(
             }
             columns |= {
                 f"p_label_{head}": p[np.arange(len(p)), labels] for head, p in by_head.items()
+            }
+            has = {
+                FUSED: True,
+                **dict(zip(features.modalities, features.has[batch].T, strict=True)),
+            }
+            columns |= {
+                f"p_predicted_{head}": np.where(has[head], p.max(1), np.float32(np.nan))
+                for head, p in by_head.items()
             }
             outcomes.append(pa.table(columns))
     return tally.evaluation()

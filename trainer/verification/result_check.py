@@ -64,9 +64,15 @@ class ResultCheck:
         others = {name: f"predicted_assembled_{name}" for name in names} if assembled else {}
         others |= {FUSED: "predicted_assembled"} if assembled else {}
         predicted = dict.fromkeys([*own.values(), *others.values()], pa.int32())
+        kinds = ("p_label", "p_predicted")
+        p = {
+            column.replace("predicted", kind, 1): pa.float32()
+            for column in predicted
+            for kind in kinds
+        }
         with self.problems.reading(path):
             table = read_table(path, trusted=False)
-            check_columns(table.schema, pa.schema({**SAMPLE, **predicted}), str(path))
+            check_columns(table.schema, pa.schema({**SAMPLE, **predicted, **p}), str(path))
             samples = self.features.samples
             tested = samples.select([*SAMPLE]).filter(pc.equal(samples["split"], "test"))
             if not table.select([*SAMPLE]).equals(tested):
@@ -74,11 +80,30 @@ class ResultCheck:
                     f"{path}: rows, ids or labels differ from those of the split 'test'",
                     "restore the file",
                 )
+            self._check_confidences(path, table, list(predicted))
             result: dict[str, Any] = self._counts(table, own)
             if assembled:
                 result["assembled"] = self._counts(table, others)
             return result
         return {}
+
+    def _check_confidences(self, path: StorePath, table: pa.Table, columns: list[str]) -> None:
+        """Report a probability of the predicted class that contradicts that of the label."""
+        has, labels = self.features.has[table["row"].to_numpy()], table["label"].to_numpy()
+        for column in columns:
+            p_predicted, p_label = (
+                table[column.replace("predicted", kind, 1)].to_numpy()
+                for kind in ("p_predicted", "p_label")
+            )
+            name = column.removeprefix("predicted_").removeprefix("assembled_")
+            names = self.features.modalities
+            present = has[:, names.index(name)] if name in names else np.full(len(labels), True)
+            right = table[column].to_numpy() == labels
+            fits = np.where(right, p_predicted == p_label, p_predicted >= p_label)
+            fits = np.where(present, fits & (p_predicted <= 1), np.isnan(p_predicted))
+            for row in np.flatnonzero(~fits)[:1]:
+                what = column.replace("predicted", "p_predicted", 1)
+                self.problems.add(path, f"{what} of row {row} is {p_predicted[row]}", what)
 
     def _counts(self, table: pa.Table, columns: Mapping[str, str]) -> dict[str, Any]:
         """Accuracy and confusion matrix by head over the rows that have its modality.

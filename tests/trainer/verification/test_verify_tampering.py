@@ -224,6 +224,11 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         "run.json",
         "result.assembled.test_accuracy.touch",
     ),
+    "test: a confidence": (
+        edited("test.arrow", with_value("p_predicted_assembled_touch", 0, 0.001)),
+        "test.arrow",
+        "p_predicted_assembled_touch",
+    ),
 }
 
 
