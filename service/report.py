@@ -24,7 +24,6 @@ Responses = dict[str, JsonValue]
 PAGE_LIMIT = 1000
 NUM_STEPS = 25
 """Steps of each plan: the page size of the web page, so that its request is the same."""
-NUM_REJECTED = 25
 NUM_MOVED = 25
 """Moved samples of each plan, compared with the one before."""
 NUM_POINTS = 1000
@@ -88,8 +87,10 @@ async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
         raise InputError(
             str(detail["detail"]) if isinstance(detail, dict) else f"Cannot read run {name!r}"
         )
-    async for _ in _pages(client, f"{run}/epochs", responses):
-        pass
+    await _get(client, f"{run}/predictions", responses)
+    for table in (f"{run}/epochs", f"{run}/predictions/classes"):
+        async for _ in _pages(client, table, responses):
+            pass
     plans = [int(str(epoch)) for epoch in _items(detail["plans"])]
     for epoch in plans:
         for path in (
@@ -103,7 +104,6 @@ async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
     parent_name = str(parent["name"]) if isinstance(parent, dict) else ""
     features = f"v1/features/{quote(parent_name, safe=UNQUOTED)}"
     await _get(client, features, responses)
-    await _get(client, f"{features}/rejected?start=0&limit={NUM_REJECTED}", responses)
     for sample in await _first_samples(
         client, features, min(MAX_SAMPLES, MAX_SAMPLE_EPOCHS // max(1, len(plans)))
     ):

@@ -213,6 +213,8 @@ class RunSummary(Schema):
     """The number of completed epochs."""
     planned_epochs: int
     """The number of epochs that the run is configured to train."""
+    stopped_epoch: int | None = None
+    """The last epoch, if `train.patience` ended the run; null otherwise."""
     warmup_epochs: int
     """The number of warm-up epochs at the beginning; they train all modalities on every sample."""
     best: Best | None = None
@@ -239,8 +241,6 @@ class RunDetail(RunSummary):
     """The epochs that have a plan."""
     scores: list[int]
     """The epochs that have scores."""
-    stopped_epoch: int | None = None
-    """The last epoch, if `train.patience` ended the run; null otherwise."""
     metrics: dict[str, dict[str, float | None]] | None = None
     """Test metrics in [0, 1] at the best epoch, of `fused` and of each modality's unimodal head:
     `accuracy`, `macro_f1`, `balanced_accuracy`, and with `train.auroc` `auroc`.

@@ -5,7 +5,8 @@
   const IDLE_MS = 10000;
   const { h } = dom;
   const ROUTES = [
-    [/^\/?$/, lists.runs, "#/"],
+    [/^\/?$/, runs.view, "#/"],
+    [/^\/overlay$/, overlay.view, "#/"],
     [/^\/runs\/([^/]+)$/, run.view, "#/"],
     [/^\/comparisons$/, lists.comparisons, "#/comparisons"],
     [/^\/comparisons\/([^/]+)$/, comparison.view, "#/comparisons"],
@@ -84,6 +85,7 @@
         setQuery,
       });
       finish(view.title);
+      view.opened?.();
     } catch (error) {
       if (signal.aborted) return;
       charts.closeAll();

@@ -24,6 +24,7 @@ const comparison = (() => {
         { class: "head" },
         h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"),
         h("h1", { tabindex: -1 }, title),
+        h("p", { class: "verdict" }, detail.headline ?? detail.verdict),
         properties([
           ["methods", methods.join(", ")],
           ["seeds", detail.seeds.join(", ")],
@@ -34,7 +35,7 @@ const comparison = (() => {
             `${detail.majority.name}: ${format.percent(detail.majority.accuracy)}`,
           ],
         ]),
-        h("p", {}, detail.verdict),
+        detail.headline ? h("p", {}, detail.verdict) : null,
       );
     const curves = panels("accuracy", [
       ["accuracy-fused", "Fused head", (point) => point.validation_accuracy],
@@ -280,7 +281,7 @@ const comparison = (() => {
 
   // Median and range over seeds, with a mark if a run's is in the warm-up.
   function testedEpoch({ median, min, max, in_warmup }) {
-    const mark = in_warmup.length ? " †" : "";
+    const mark = in_warmup.length ? " † (warm-up)" : "";
     return min === max ? `${min}${mark}` : `${median} (${min} to ${max})${mark}`;
   }
 

@@ -93,7 +93,7 @@ const dom = (() => {
     function cell(value, i, row) {
       const span = i === row.length - 1 && i < columns.length - 1 ? columns.length - i : null;
       return columns[i].head
-        ? h("th", { scope: "row", class: styles[i] }, value)
+        ? h("th", { scope: span ? "rowgroup" : "row", class: styles[i], colspan: span }, value)
         : h("td", { class: styles[i], colspan: span }, value);
     }
     return {
@@ -107,8 +107,8 @@ const dom = (() => {
   }
 
   // A table with pages of a list of the service. Starts come from `next`: with a filter they are
-  // not multiples of the limit.
-  function paged({ caption, columns, load, row, limit, empty, total = () => null }) {
+  // not multiples of the limit. arrange(items): all rows of a page, in place of row(item) for each.
+  function paged({ caption, columns, load, row, limit, empty, arrange = null, total = () => null }) {
     const rows = table(caption, columns);
     const position = h("output", { class: "where" });
     const none = quiet(empty);
@@ -154,7 +154,7 @@ const dom = (() => {
       const num = total();
       const more = api.report && following !== null ? "; more in the service" : "";
       errors.replaceChildren();
-      rows.update(items.map(row));
+      rows.update(arrange ? arrange(items) : items.map(row));
       position.textContent = items.length
         ? `${format.integer(first + 1)} – ${format.integer(first + items.length)}${num === null ? "" : ` of ${format.integer(num)}`}${more}`
         : "";

@@ -1,5 +1,5 @@
 "use strict";
-// Lists of runs, comparisons and feature sets, and the page of one feature set.
+// Lists of comparisons and feature sets, and the page of one feature set.
 const lists = (() => {
   const { badge, chip, h, paged, quiet, table } = dom;
   const LIMIT = 100;
@@ -8,14 +8,9 @@ const lists = (() => {
   const head = (title, ...more) =>
     h("div", { class: "head" }, h("h1", { tabindex: -1 }, title), ...more);
 
-  function listView({ title, path, columns, row, empty, isLive = () => false }) {
+  function listView({ title, path, columns, row, empty }) {
     return async ({ main, signal }) => {
-      let live = false;
-      const load = async (start, limit) => {
-        const page = await api.get(api.pagePath(path, start, limit), signal);
-        live = page.items.some(isLive);
-        return page;
-      };
+      const load = (start, limit) => api.get(api.pagePath(path, start, limit), signal);
       const rows = paged({
         caption: title,
         columns,
@@ -27,51 +22,15 @@ const lists = (() => {
       const first = await load(0, LIMIT);
       main.replaceChildren(head(title), rows.element);
       if (first) await rows.reset();
-      return { title, refresh: rows.refresh, isLive: () => live };
+      return { title, refresh: rows.refresh, isLive: () => false };
     };
   }
 
   const isLive = ({ status }) => status === "running" || status === "created";
 
-  const runs = listView({
-    title: "Runs",
-    path: "v1/runs",
-    isLive,
-    empty:
-      "The store has no runs yet. Run `remix train CONFIG.yaml` to train one, or `make demo` for nine small examples.",
-    columns: [
-      { name: "run", head: true },
-      { name: "status" },
-      { name: "validation accuracy", num: true },
-      { name: "test accuracy", num: true },
-      { name: "assembled", num: true },
-      { name: "epochs", num: true, wide: true },
-      { name: "method", wide: true },
-      { name: "features", wide: true },
-      { name: "modalities", wide: true },
-      { name: "updated", wide: true },
-    ],
-    row: (run) => [
-      link("runs", run.name),
-      [
-        badge(run.status),
-        run.error ? [" ", h("span", { class: "cut wide", title: run.error }, run.error)] : null,
-      ],
-      run.best
-        ? [
-            format.percent(run.best.validation_accuracy),
-            h("small", {}, ` (epoch ${run.best.epoch}${run.best.in_warmup ? ", warm-up" : ""})`),
-          ]
-        : format.NONE,
-      format.percent(run.test_accuracy?.fused),
-      format.percent(run.assembled?.test_accuracy.fused),
-      `${run.num_epochs} of ${run.planned_epochs}`,
-      run.method,
-      link("features", run.features.name),
-      run.modalities.map((name) => [chip(name, charts.palette(run.modalities)(name).colour), " "]),
-      h("time", { datetime: run.updated }, format.when(run.updated)),
-    ],
-  });
+  // Completed epochs of those that were planned, and whether the run ended by `train.patience`.
+  const epochs = ({ num_epochs: num, planned_epochs: planned, stopped_epoch: stopped }) =>
+    stopped === null ? `${num} of ${planned}` : `${num} (stopped early, of ${planned})`;
 
   const comparisons = listView({
     title: "Comparisons",
@@ -167,7 +126,7 @@ const lists = (() => {
     ].flatMap(([title, items]) => (items.length ? [`${title}: ${items.join("; ")}.`] : []));
   }
 
-  async function feature({ main, params, signal }) {
+  async function feature({ main, params, query, signal }) {
     const name = params[0];
     const path = `v1/features/${api.part(name)}`;
     const detail = await api.get(path, signal);
@@ -220,12 +179,17 @@ const lists = (() => {
         modalities.element,
         leftOut(detail).map((text) => quiet(text)),
       ),
-      h("section", { class: "part" }, h("h2", {}, "Rejected samples"), rejectedPart.element),
+      h("section", { class: "part", id: "rejected" }, h("h2", {}, "Rejected samples"), rejectedPart.element),
       h("section", { class: "part" }, h("h2", {}, "Classes"), quiet(detail.classes.join(", "))),
     );
     await rejectedPart.show(detail);
-    return { title: name, refresh: async () => {}, isLive: () => false };
+    return {
+      title: name,
+      refresh: async () => {},
+      opened: () => query.get("at") === "rejected" && document.getElementById("rejected").scrollIntoView(),
+      isLive: () => false,
+    };
   }
 
-  return { comparisons, feature, features, head, isLive, link, rejected, runs };
+  return { comparisons, epochs, feature, features, head, isLive, link };
 })();

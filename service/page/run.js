@@ -1,6 +1,5 @@
 "use strict";
-// One run: its results, charts over its epochs, the plan of one epoch, one sample, and the rejected
-// samples.
+// One run: its results, charts over its epochs, the plan of one epoch, and one sample.
 const run = (() => {
   const { badge, properties, h, quiet } = dom;
   const STAGES = ["score", "plan", "load", "step", "validate"];
@@ -16,48 +15,7 @@ const run = (() => {
     const pick = (epoch) => {
       if (detail.plans.includes(epoch)) onePlan.choose(epoch);
     };
-    const figures = {
-      accuracy: charts.figure("accuracy", "Validation accuracy", {
-        note: "Fused head, and the unimodal head of each modality. Warm-up epochs are shaded. If training masks modalities after warm-up, the line of the training batches breaks there: its two parts do not compare.",
-        height: 260,
-        onPick: pick,
-      }),
-      calibrated: charts.figure("calibrated", "Calibrated validation loss", {
-        note: "Cross-entropy after the logits are divided by the best temperature. By default the tested epoch is the lowest of the fused head, and a modality's part of the assembled model the lowest of its head.",
-        height: 260,
-        onPick: pick,
-      }),
-      share: charts.figure("share", "Share of samples per modality", {
-        note: "Samples assigned to each modality. In warm-up, every sample trains all modalities.",
-        height: 260,
-        onPick: pick,
-      }),
-      churn: charts.figure("churn", "Samples that changed modality, %", {
-        note: "Samples assigned to another modality than in the previous epoch.",
-        height: 260,
-        onPick: pick,
-      }),
-      seconds: charts.figure("seconds", "Seconds per epoch, by stage", {
-        note: "load: waiting for data; step: forward, backward and optimizer.",
-        onPick: pick,
-      }),
-      loss: charts.figure("loss", "Loss", {
-        note: "Cross-entropy of the fused head. All terms: with the weighted losses of the unimodal heads.",
-        onPick: pick,
-      }),
-      rho: charts.figure("rho", "Confidence ratio, strongest to weakest modality", {
-        note: "Confidence: mean probability that the unimodal head gives the correct class (validation split). 1 means balanced.",
-        onPick: pick,
-      }),
-      cosines: charts.figure("cosines", "Cosine between gradients", {
-        note: "For each modality: of the fused and the unimodal loss, in its encoder. Shared: of two modalities, in the shared parameters. −1 means opposed.",
-        onPick: pick,
-      }),
-      alone: charts.figure("alone", "Fused head with a single modality", {
-        note: "Validation accuracy when all other modalities are masked.",
-        onPick: pick,
-      }),
-    };
+    const figures = runFigures.make(pick);
     const diagnostics = h(
       "div",
       { class: "grid small", hidden: true },
@@ -93,12 +51,45 @@ const run = (() => {
         event.ctrlKey || event.metaKey || (event.preventDefault(), openSample(id));
       return h("a", { href: `#/runs/${api.part(name)}?sample=${api.part(id)}`, onclick: open }, id);
     }
-    const rejected = lists.rejected(detail.features.name, signal);
     const predictions = h("div", { class: "predictions" });
-    const rejectedPart = h("div", {}, rejected.element);
+    const reliable = reliability.section(name, names, { signal });
+    const rejected = h("p", {}, "Loading …");
     const config = h("pre", { tabindex: 0, role: "region", "aria-label": "Configuration" });
-    const part = (title, ...children) =>
-      h("section", { class: "part" }, h("h2", {}, title), ...children);
+    const part = (id, title, ...children) =>
+      h("section", { class: "part", id }, h("h2", {}, title), ...children);
+    const parts = {
+      training: part(
+        "training",
+        "Training",
+        h("div", { class: "grid" }, figures.accuracy.element, figures.calibrated.element),
+        h("div", { class: "grid" }, figures.share.element, figures.churn.element),
+        h(
+          "div",
+          { class: "grid small" },
+          [figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
+        ),
+        diagnostics,
+      ),
+      predictions: part("predictions", "Test predictions", predictions, reliable.element),
+      rejected: part("rejected", "Rejected samples", rejected),
+      configuration: h(
+        "section",
+        { id: "configuration" },
+        h("details", {}, h("summary", {}, "Configuration"), config),
+      ),
+    };
+    const sections = tabs.bar(
+      [
+        ["Training", parts.training],
+        ["Test predictions", parts.predictions],
+        ["Plan", onePlan.element],
+        ["Samples", lookAt.element],
+        ["Sample history", sampleHistory.element],
+        ["Rejected samples", parts.rejected],
+        ["Configuration", parts.configuration],
+      ],
+      { path: `#/runs/${api.part(name)}`, signal, setQuery },
+    );
     main.replaceChildren(
       h(
         "div",
@@ -113,23 +104,14 @@ const run = (() => {
       ),
       failure,
       tiles,
-      part(
-        "Training",
-        h("div", { class: "grid" }, figures.accuracy.element, figures.calibrated.element),
-        h("div", { class: "grid" }, figures.share.element, figures.churn.element),
-        h(
-          "div",
-          { class: "grid small" },
-          [figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
-        ),
-        diagnostics,
-      ),
-      part("Test predictions", predictions),
+      sections.element,
+      parts.training,
+      parts.predictions,
       onePlan.element,
       lookAt.element,
       sampleHistory.element,
-      part("Rejected samples", rejectedPart),
-      h("section", {}, h("details", {}, h("summary", {}, "Configuration"), config)),
+      parts.rejected,
+      parts.configuration,
     );
 
     function drawHead() {
@@ -152,7 +134,7 @@ const run = (() => {
           ["seed", String(detail.seed)],
           [
             "epochs",
-            `${detail.num_epochs} of ${detail.planned_epochs} (warm-up: ${detail.warmup_epochs})${detail.stopped_epoch === null ? "" : ", stopped early"}`,
+            `${lists.epochs(detail)}, warm-up: ${detail.warmup_epochs}`,
           ],
           ...(assigns ? [["policy", planConfig?.policy ?? format.NONE]] : []),
           ["batch size", format.integer(train?.batch_size)],
@@ -348,6 +330,18 @@ const run = (() => {
       }));
     }
 
+    // The number of rejected samples, which the page of the feature set lists.
+    function showRejected({ num_rejected: num, num_rows: rows }) {
+      const { name: features } = detail.features;
+      const share = format.percent(num / (num + rows || 1));
+      rejected.replaceChildren(
+        num
+          ? `${format.integer(num)} of ${format.integer(num + rows)} samples (${share}) were rejected when the features were made. `
+          : "No sample was rejected when the features were made.",
+        ...(num && !api.report ? [h("a", { href: `#/features/${api.part(features)}?at=rejected` }, "See why")] : []),
+      );
+    }
+
     async function refresh(first = false) {
       const [newDetail, newEpochs] = await Promise.all([
         first ? detail : api.get(path, signal),
@@ -364,7 +358,11 @@ const run = (() => {
       drawHead();
       dom.patch(tiles, result.tiles(detail, epochs, style));
       drawPredictions();
-      await Promise.all([onePlan.update(detail.plans, wanted), lookAt.update(detail)]);
+      await Promise.all([
+        reliable.update(detail),
+        onePlan.update(detail.plans, wanted),
+        lookAt.update(detail),
+      ]);
       drawEpochs();
       if (!first) await sampleHistory.refresh();
     }
@@ -378,16 +376,25 @@ const run = (() => {
       classes = features.classes;
       lookAt.named(classes);
       drawPredictions();
-      await rejected.show(features);
+      reliable.name(classes);
+      showRejected(features);
     } catch (error) {
       if (error.status === 401 || error.name === "AbortError") throw error;
-      rejectedPart.replaceChildren(dom.problem(error)); // the features may have been deleted
+      rejected.textContent =
+        error.status === 404
+          ? "The feature set was deleted: its rejected samples and the names of its classes are not known."
+          : `The feature set cannot be read: ${error.detail || error.title}`;
     }
     return {
       title: name,
       refresh: () => {
         wanted = epochOf(setQuery());
+        sections.follow();
         return refresh();
+      },
+      opened: () => {
+        sections.follow();
+        if (query.get("sample") && !query.get("at")) sections.go("sample");
       },
       isLive: () => lists.isLive(detail),
       events: `${path}/events`,

@@ -285,8 +285,11 @@ def test_the_history_of_a_sample(browser: Browser, url: str, trained_store: Path
 
 def test_rejected_samples_page_with_their_reasons(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}#/runs/{REMIX}") as page:
+        expect(page.locator("#rejected")).to_contain_text("60 of 260 samples (23.1%)")
+        page.get_by_role("link", name="See why").click()
         expect(page.get_by_text("60 of 260 samples (23.1%): truncated 60")).to_be_visible()
         rows = page.get_by_role("region", name="Rejected samples")
+        rows.locator("tbody tr").first.wait_for()
         first = [f"lost0{HOSTILE}", "truncated", "decode", "a.tar", "cut at byte 0"]
         assert cells(rows)[0] == first
         pager = page.get_by_role("group", name="Pages: Rejected samples")
@@ -314,6 +317,7 @@ def test_a_comparison_shows_methods_side_by_side(browser: Browser, url: str) -> 
             heads = [result["accuracy"].get(head, {}) for head in names]
             assert row[:6] == [result["method"], *(percent(head.get("mean")) for head in heads)]
             assert row[6] == str(result["tested_epoch"]["min"])
+        expect(page.locator("h1 + .verdict")).to_have_text(comparison["headline"])
         expect(page.get_by_text(comparison["verdict"])).to_be_visible()
         shown = cells(page.get_by_role("region", name="Tests between methods"))
         for row, test in zip(shown, comparison["tests"], strict=True):

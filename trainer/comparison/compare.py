@@ -15,7 +15,7 @@ from trainer.comparison.run_result import RunResult, run_result_of
 from trainer.comparison.statistics import paired_tests
 from trainer.comparison.summary import baselines, summarise, tables_of
 from trainer.comparison.tuning import Tuning, Values, tune, with_values
-from trainer.comparison.verdict import notes, verdict
+from trainer.comparison.verdict import headline, notes, verdict
 from trainer.config import RunConfig
 from trainer.cost import Meter
 from trainer.launch import check, launch
@@ -76,7 +76,11 @@ def compare(
         if tuning
         else None,
     }
-    table |= {"verdict": verdict(table), "notes": notes(table)}
+    table |= {
+        "headline": headline(table),
+        "verdict": verdict(table),
+        "notes": notes(table),
+    }
     path = StorePath.at(config.store) / "comparisons" / config.name
     save(path, table, results)
     return {**table, "place": str(path)}

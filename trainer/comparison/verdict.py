@@ -25,6 +25,45 @@ def verdict(table: Table) -> str:
     return " ".join(sentences)
 
 
+def headline(table: Table) -> str:
+    """How the best method but the reference compares with it by the fused head, in one sentence.
+
+    A method beats the reference only if the corrected p is below ALPHA.
+    """
+    reference = table["reference"]
+    own = [
+        test
+        for test in table["tests"]
+        if test["against"] == reference and test["accuracy"] == FUSED
+    ]
+    if not own:
+        return f"No method was compared with {reference} by the fused head."
+    test = max(own, key=lambda test: test["difference"]["mean"])
+    method, difference = test["method"], test["difference"]
+    points = _points(difference["mean"])
+    if len(table["seeds"]) == 1:
+        return (
+            f"By the fused head, {method} and {reference} differ by {points} with one seed, which"
+            " gives no interval and no p: the difference may be due to chance."
+        )
+    if test["p_holm"] is None or difference["low"] is None:
+        return (
+            f"By the fused head, {method} and {reference} differ by {points} with every seed, for"
+            " which no interval and no p are defined."
+        )
+    numbers = (
+        f"{points} (95% interval {100 * difference['low']:+.1f} to"
+        f" {100 * difference['high']:+.1f}, p = {test['p_holm']:.2g} after Holm's correction)"
+    )
+    if _is_significant(test):
+        verb = "beats" if difference["mean"] > 0 else "is worse than"
+        return f"By the fused head, {method} {verb} {reference}: {numbers}."
+    return (
+        f"By the fused head, {method} is not shown to differ from {reference}: {numbers}, which may"
+        " be due to chance."
+    )
+
+
 def notes(table: Table) -> list[str]:
     """Footnotes of the table of results."""
     listed = []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.comparison.verdict import notes, verdict
+from trainer.comparison.verdict import headline, notes, verdict
 
 
 def spread(mean: float, half: float | None) -> dict[str, float | None]:
@@ -138,3 +138,48 @@ def test_methods_with_another_budget_are_named() -> None:
     unequal["methods"][1]["budget_ratio"] = {"median": 0.995, "each": [1.0, 0.989, 0.995]}
     [note] = notes(unequal)
     assert "remix spent 0.989" in note and "joint_heads spent" not in note
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "half", "sentence"),
+    [
+        (
+            0.124,
+            0.21,
+            0.2,
+            "By the fused head, remix is not shown to differ from joint_heads: +12.4 points"
+            " (95% interval -7.6 to +32.4, p = 0.21 after Holm's correction), which may be due to"
+            " chance.",
+        ),
+        (
+            0.124,
+            0.012,
+            0.02,
+            "By the fused head, remix beats joint_heads: +12.4 points"
+            " (95% interval +10.4 to +14.4, p = 0.012 after Holm's correction).",
+        ),
+        (
+            -0.05,
+            0.0004,
+            0.01,
+            "By the fused head, remix is worse than joint_heads: -5.0 points"
+            " (95% interval -6.0 to -4.0, p = 0.0004 after Holm's correction).",
+        ),
+        (
+            0.124,
+            None,
+            None,
+            "By the fused head, remix and joint_heads differ by +12.4 points with one seed, which"
+            " gives no interval and no p: the difference may be due to chance.",
+        ),
+    ],
+)
+def test_the_headline_is_no_win_where_p_is_not_small(
+    mean: float, p: float | None, half: float | None, sentence: str
+) -> None:
+    best = test_of("remix", "joint_heads", "fused", mean, p)
+    best["difference"] = spread(mean, half)
+    worse = test_of("random", "joint_heads", "fused", mean - 0.1, 0.01)
+    other = test_of("remix", "joint_heads", "assembled", 0.9, 0.01)
+    accuracies = {"joint_heads": (0.6, 0.9), "remix": (0.7, 0.9), "random": (0.5, 0.9)}
+    assert headline(table(accuracies, [worse, best, other], half=half)) == sentence
