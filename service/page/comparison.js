@@ -24,7 +24,7 @@ const comparison = (() => {
         { class: "head" },
         h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"),
         h("h1", { tabindex: -1 }, title),
-        h("p", { class: "verdict" }, detail.headline ?? detail.verdict),
+        h("p", { class: detail.headline ? "verdict" : null }, detail.headline ?? detail.verdict),
         properties([
           ["methods", methods.join(", ")],
           ["seeds", detail.seeds.join(", ")],

@@ -43,7 +43,7 @@ def test_a_report_is_the_page_in_one_file(browser: Browser, url: str, report: Pa
     def look(page: Page) -> list[Any]:
         tables = ("Steps", "Moves", "Moved samples", "Hardest samples")
         histograms = [f"histogram-{name}" for name in MODALITIES]
-        names = ["accuracy", "share", "seconds", "order", "scatter", *histograms]
+        names = ["accuracy", "share", "seconds", "reliability", "order", "scatter", *histograms]
         shown: list[Any] = [numbers(page, name) for name in names] + [
             page.locator(".tiles").inner_text(),
             *(cells(page.get_by_role("region", name=name, exact=True)) for name in tables),
