@@ -73,9 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
     dependencies = guards(settings)
-    routers = (features.router, plans.router, plans.by_fingerprint, events.router, runs.router)
-    routers = (*routers, predictions.router, inspection.router, comparisons.router)
-    for router in (*routers, process.guarded):
+    modules = (features, plans, events, runs, predictions, inspection, comparisons)
+    for router in (*(each.router for each in modules), plans.by_fingerprint, process.guarded):
         app.include_router(router, dependencies=dependencies)
     app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token
     _complete_openapi(app)

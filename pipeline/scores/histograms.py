@@ -133,12 +133,14 @@ class _Histogram:
         """Count a block without its NaN."""
         present = ~np.isnan(values)
         known = values[present].astype(np.float64)
-        self._counts += self._count(known)
         self._sums.append(float(known.sum()))
-        if active is not None:
-            self._assigned = (0 if self._assigned is None else self._assigned) + self._count(
-                known[active[present]]
-            )
+        if active is None:
+            self._counts += self._count(known)
+            return
+        is_active = active[present]
+        assigned = self._count(known[is_active])
+        self._assigned = assigned if self._assigned is None else self._assigned + assigned
+        self._counts += assigned + self._count(known[~is_active])
 
     def json(self) -> Json:
         """The histogram; `assigned` is null if no block had an assignment."""

@@ -61,13 +61,7 @@ const run = (() => {
       training: part(
         "training",
         "Training",
-        h("div", { class: "grid" }, figures.accuracy.element, figures.calibrated.element),
-        h("div", { class: "grid" }, figures.share.element, figures.churn.element),
-        h(
-          "div",
-          { class: "grid small" },
-          [figures.seconds, figures.loss, figures.rho].map((chart) => chart.element),
-        ),
+        ...runFigures.grids(figures),
         diagnostics,
       ),
       predictions: part("predictions", "Test predictions", predictions, reliable.element),
@@ -132,10 +126,7 @@ const run = (() => {
             ? [[comparisons.length > 1 ? "comparisons" : "comparison", comparisons]]
             : []),
           ["seed", String(detail.seed)],
-          [
-            "epochs",
-            `${lists.epochs(detail)}, warm-up: ${detail.warmup_epochs}`,
-          ],
+          ["epochs", `${lists.epochs(detail)}, warm-up: ${detail.warmup_epochs}`],
           ...(assigns ? [["policy", planConfig?.policy ?? format.NONE]] : []),
           ["batch size", format.integer(train?.batch_size)],
           ["updated", format.when(detail.updated)],

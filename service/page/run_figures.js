@@ -45,5 +45,13 @@ const runFigures = (() => {
     }),
   });
 
-  return { make };
+  // The grids of the figures that each run has.
+  const grids = ({ accuracy, calibrated, share, churn, seconds, loss, rho }) =>
+    [
+      ["grid", accuracy, calibrated],
+      ["grid", share, churn],
+      ["grid small", seconds, loss, rho],
+    ].map(([kind, ...charts]) => dom.h("div", { class: kind }, charts.map((chart) => chart.element)));
+
+  return { make, grids };
 })();

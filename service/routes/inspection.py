@@ -144,7 +144,7 @@ def get_plan_moves(
     catalog: StoreCatalog,
     run: Name,
     epoch: Epoch,
-    to: OtherEpoch,
+    to: OtherEpoch = "latest",
     limit: Limit = 100,
 ) -> Response:
     """How many samples moved from which modality to which, and some of them, chosen by a hash."""
