@@ -28,7 +28,7 @@ MAX_CONFIG_BYTES = 64 * 1024
 """Half of Linux's limit for an environment variable; Ray also sends it escaped."""
 ANSWER_SECONDS = (5, 60)
 """Timeouts for connecting and for a response; Ray's client has none."""
-QUIET_SECONDS = 60
+QUIET_SECONDS = 5
 """Silence of a job's log after which the job's status is checked."""
 PATIENCE_SECONDS = 60
 """Time without contact to the cluster after which following a job fails."""
