@@ -32,7 +32,8 @@ def shortened(value: Any) -> Any:
 
 async def fetch(store: str) -> dict[str, Any]:
     """One response of each operation, by operation id."""
-    app = create_app(Settings(store=store, token=None))
+    shards = f"{store}/shards/demo"
+    app = create_app(Settings(store=store, token=None, media=True, shards=shards))
     transport, found = httpx.ASGITransport(app), {}
     async with httpx.AsyncClient(transport=transport, base_url="http://examples") as client:
         runs = (await client.get("/v1/runs", params={"method": "remix"})).json()["items"]
@@ -48,6 +49,7 @@ async def fetch(store: str) -> dict[str, Any]:
             "sample_id": sample["sample_id"],
             "row": sample["row"],
             "modality": run["modalities"][-1],
+            "suffix": "mp4",
         }
         for path, operations in app.openapi()["paths"].items():
             name = run["comparisons"][0] if "comparisons" in path else run["features"]["name"]

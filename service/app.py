@@ -10,6 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
+from pipeline.storage.store_path import StorePath
 from service.event_schemas import RunProgress
 from service.examples import add_examples
 from service.http import problems
@@ -21,6 +22,7 @@ from service.routes import (
     events,
     features,
     inspection,
+    media,
     plans,
     predictions,
     process,
@@ -59,6 +61,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings, app.state.store_reader = settings, store_reader
     app.state.event_streams = EventStreams(settings.max_event_streams)
+    app.state.shards = (
+        StorePath.at(settings.shards, patient=False) if settings.media and settings.shards else None
+    )
     app.state.registry = CollectorRegistry()
     app.state.registry.register(StoreCollector(store_reader))
     app.add_middleware(ProxyPrefix, root_path=settings.root_path)
@@ -73,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestObserver, registry=app.state.registry)
     problems.install(app)
     dependencies = guards(settings)
-    modules = (features, plans, events, runs, predictions, inspection, comparisons)
+    modules = (features, media, plans, events, runs, predictions, inspection, comparisons)
     for router in (*(each.router for each in modules), plans.by_fingerprint, process.guarded):
         app.include_router(router, dependencies=dependencies)
     app.include_router(process.router, dependencies=dependencies[-1:])  # public: no token

@@ -30,3 +30,16 @@ class FeatureRow(Schema):
     """The width of the picture in pixels; null without one."""
     height: int | None = None
     """The height of the picture in pixels; null without one."""
+
+
+class MediaMember(Schema):
+    """One of a sample's members in its shard that can be played or shown."""
+
+    suffix: str
+    """The suffix of the member in the shard, in lower case."""
+    content_type: str
+    """The media type, by the last part of the suffix."""
+    bytes: int
+    """The size of the member."""
+    url: str
+    """The URL of the content, which supports range requests."""

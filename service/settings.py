@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import ConfigError
@@ -42,6 +42,18 @@ class Settings(BaseSettings):
     """Folder for cached tables of a remote store; null creates a temporary one."""
     cache_size: ByteSize = ByteSize(2 * 2**30)
     """Maximum size of the cached tables, e.g. 500MB or 2GiB."""
+
+    media: bool = False
+    """Offer the original clips of samples, read from the shards; needs `shards`."""
+    shards: str | None = Field(default=None, min_length=1, validate_default=True)
+    """The folder or URI that contains the shards by the names that feature sets have for them."""
+
+    @field_validator("shards")
+    @classmethod
+    def _check_shards(cls, shards: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("media") and shards is None:
+            raise ValueError("REMIX_MEDIA=1 needs REMIX_SHARDS, the folder of the shards")
+        return shards
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -7,26 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.shards.decompress import BLOCK
 from pipeline.shards.discover import ShardFile
 from pipeline.shards.limits import Limits
 from pipeline.shards.member_suffixes import MEDIA, TEXT
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.samples import RejectedSample, Sample, is_junk, split_name
-from pipeline.shards.tar_header import (
-    DIRECTORY,
-    EXTENSIONS,
-    FILES,
-    extension_records,
-    parse_header,
-)
+from pipeline.shards.seek_members import MAX_LOADED_BYTES, SeekError, seek_members
 from pipeline.storage.store_path import StorePath
 
 SEQUENTIAL_BYTES = 2**24
 """Bytes of a shard to read if its media cannot be skipped."""
-MAX_LOADED_BYTES = 2**20
-"""Maximum size of a member that is read while media are skipped."""
-_ZERO_BLOCK = bytes(BLOCK)
 
 
 @dataclass(slots=True)
@@ -49,10 +39,6 @@ class FirstSamples:
     items: list[Sample | RejectedSample]
     complete: bool
     joined: bool
-
-
-class _UnusualError(Exception):
-    """The shard cannot be read by seeking."""
 
 
 def first_samples(
@@ -78,43 +64,11 @@ def first_samples(
     """
     try:
         with ShardFile(path, seeks=True) as file:
-            members = _members(file, path.info().size)
+            members = seek_members(file, path.info().size)
             reads_all = path.local is not None
             return _grouped(file, members, num, metadata, known, key_end, reads_all)
-    except _UnusualError:
+    except SeekError:
         return _sequential(path, num, load=load, known=known, key_end=key_end, limits=limits)
-
-
-def _members(file: ShardFile, end: int) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the regular files of an intact tar, without reading them."""
-    at, extension = 0, dict[str, str]()
-    while at < end:
-        block = file.read_at(at, BLOCK)
-        at += BLOCK
-        if block == _ZERO_BLOCK:
-            continue
-        header = parse_header(block, 0)
-        if header is None:
-            raise _UnusualError
-        name, size, kind = header
-        if kind in EXTENSIONS:
-            records = None
-            if size <= MAX_LOADED_BYTES:
-                records = extension_records(kind, file.read_at(at, size))
-            if records is None:
-                raise _UnusualError
-            extension |= records
-        elif kind in FILES:
-            name, size = extension.get("path", name), int(extension.get("size", size))
-            extension = {}
-            if at + size > end:
-                raise _UnusualError
-            yield name, at, size
-        elif kind == DIRECTORY:
-            extension, size = {}, 0
-        else:
-            raise _UnusualError
-        at += size + -size % BLOCK
 
 
 def _grouped(
@@ -139,7 +93,7 @@ def _grouped(
             continue
         key, suffix = split_name(name, key_end)
         if not key:
-            raise _UnusualError
+            raise SeekError
         if key not in samples:
             if len(samples) >= num:
                 complete = False
@@ -163,7 +117,7 @@ def _grouped(
         elif size <= MAX_LOADED_BYTES:
             sample.members[suffix] = file.read_at(offset, size)
         else:
-            raise _UnusualError
+            raise SeekError
     items = [each for each in samples.values() if each.suffixes]
     return FirstSamples([*items], complete, joined)
 

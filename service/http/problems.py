@@ -18,6 +18,7 @@ DESCRIPTIONS = {
     401: "Token missing or wrong.",
     404: "Not found.",
     406: "The client accepts none of the formats of this route.",
+    416: "The range contains no byte of the content; `Content-Range` has the size.",
     422: "Invalid parameter.",
     500: "A damaged artifact, or an internal error.",
     503: "The store cannot be read at the moment; try again later.",

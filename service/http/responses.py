@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
-from collections.abc import Generator, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service.http.formats import MEDIA_TYPES, chosen_format, encode, list_header, quality
 
 MIN_GZIP_BYTES = 1024
+RANGE = re.compile(r"bytes=(?=[0-9]|-[0-9])([0-9]{0,18})-([0-9]{0,18})")
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "Not modified: `If-None-Match` contains the current ETag."}
 }
@@ -92,16 +94,75 @@ def table_response(
     chunks = encode(name, schema, batches)
     # encode the first chunk before the headers are sent: if it is damaged, the client gets an error
     first = next(chunks)
-    return _TableStream(first, chunks, headers, media_type)
+    return _Stream(first, chunks, headers, media_type)
 
 
-class _TableStream(StreamingResponse):
+def range_response(
+    request: Request,
+    media_type: str,
+    digest: str,
+    num_bytes: int,
+    read: Callable[[int, int], Generator[bytes]],
+) -> Response:
+    """Respond with a file or the range of it that the client asked for, chunk by chunk.
+
+    Args:
+        request: several ranges at once, and `Range` with an `If-Range` of other content, are
+            answered by the whole file (RFC 9110, 14.2).
+        media_type: the media type of the file.
+        digest: identifies the content; the ETag.
+        num_bytes: the size of the file.
+        read: the bytes from a position to before another one.
+    Raises:
+        HTTPException: 416, the range contains no byte of the file.
+    """
+    headers = _headers(request, f'"{digest}"', {"Accept-Ranges": "bytes"})
+    headers["Content-Disposition"] = "inline"
+    if _is_current(request, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    asked = RANGE.fullmatch(request.headers.get("range", ""))
+    if asked and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
+        start, end = _range(asked[1], asked[2], num_bytes)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{num_bytes}"
+    else:
+        start, end = 0, num_bytes
+    status = 206 if "Content-Range" in headers else 200
+    if request.state.head or start == end:
+        response = Response(status_code=status, headers=headers, media_type=media_type)
+        if request.state.head:
+            del response.headers["Content-Length"]
+        return response
+    headers["Content-Length"] = str(end - start)
+    chunks = read(start, end)
+    # read the first chunk before the headers are sent: if that fails, the client gets an error
+    return _Stream(next(chunks), chunks, headers, media_type, status)
+
+
+def _range(first: str, last: str, num_bytes: int) -> tuple[int, int]:
+    """Start and end of a range "first-last" of which one may be empty. Raises HTTPException."""
+    start = int(first) if first else max(num_bytes - int(last), 0)
+    end = min(int(last) + 1, num_bytes) if first and last else num_bytes
+    if start >= end:
+        raise HTTPException(
+            416,
+            f"The range contains none of the {num_bytes:,} bytes. Change `Range`.",
+            {"Content-Range": f"bytes */{num_bytes}"},
+        )
+    return start, end
+
+
+class _Stream(StreamingResponse):
     """Close the file as soon as the client disconnects, rather than at garbage collection."""
 
     def __init__(
-        self, first: bytes, chunks: Generator[bytes], headers: dict[str, str], media_type: str
+        self,
+        first: bytes,
+        chunks: Generator[bytes],
+        headers: dict[str, str],
+        media_type: str,
+        status: int = 200,
     ) -> None:
-        super().__init__(chain([first], chunks), headers=headers, media_type=media_type)
+        super().__init__(chain([first], chunks), status, headers, media_type)
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,7 +28,13 @@ const media = (() => {
       }
       const present = modalities.filter((name) => history.has[name]);
       const figures = await Promise.all(present.map((name) => figure(history, name)));
-      if (shown === history.sample_id) element.replaceChildren(...figures);
+      if (shown !== history.sample_id) return;
+      element.replaceChildren(...figures.filter(Boolean));
+      const hold = (url) =>
+        shown === history.sample_id ? urls.push(url) : URL.revokeObjectURL(url);
+      const originals = await clips.figures(features, history.row, { signal, hold });
+      if (originals.length && shown === history.sample_id)
+        element.append(h("div", { class: "clips" }, originals));
     }
 
     async function figure(history, name) {

@@ -25,6 +25,10 @@ Epoch = Annotated[
     Annotated[int, Field(ge=0, lt=10**9)] | Literal["latest"],
     Path(description="The epoch, from 0, or `latest`.", examples=[10]),
 ]
+RowNumber = Annotated[
+    int,
+    Path(ge=0, lt=2**63, description="The row of a sample in the feature set.", examples=[0]),
+]
 Start = Annotated[int, Query(ge=0, lt=2**31, description="The first item, counted from 0.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The maximum number of items.")]
 NUM_TABLE_ROWS = 1000

@@ -13,6 +13,7 @@ from service.routes import (
     ERRORS,
     Limit,
     Name,
+    RowNumber,
     Start,
     StoreCatalog,
     page_response,
@@ -31,10 +32,6 @@ class PngResponse(Response):
     media_type = "image/png"
 
 
-RowNumber = Annotated[
-    int,
-    Path(ge=0, lt=2**63, description="The row of a sample in the feature set.", examples=[0]),
-]
 Modality = Annotated[
     str, Path(pattern=NAME, description="The name of a modality.", examples=["video"])
 ]

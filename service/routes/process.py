@@ -17,6 +17,7 @@ router = APIRouter()
 guarded = APIRouter()
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 TYPES = {
@@ -77,7 +78,7 @@ def get_page(request: Request) -> Response:
     """Serve the web page."""
     return bytes_response(
         request,
-        _read("index.html"),
+        _page(media=request.app.state.settings.media),
         TYPES["html"],
         headers={
             "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -100,6 +101,13 @@ def asset_names() -> frozenset[str]:
     return frozenset(
         entry.name for entry in _folder().iterdir() if entry.name.rpartition(".")[2] in TYPES
     ) | {"plotly.min.js"}
+
+
+@cache
+def _page(*, media: bool) -> Body:
+    """The web page; `data-media` of its body makes it ask for original clips."""
+    page = _read("index.html")
+    return Body(page.data.replace(b"<body>", b"<body data-media>")) if media else page
 
 
 @cache

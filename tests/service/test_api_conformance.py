@@ -16,6 +16,7 @@ run = "demo-remix-seed0"
 epoch = {epoch}
 name = "{name}"
 sample_id = "s0003"
+suffix = "mp4"
 row = 3
 modality = "sound"
 fingerprint = "{fingerprint}"
@@ -47,4 +48,4 @@ def test_every_response_is_described(
             command += ["--header", f"Authorization: Bearer {token}"]
         ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout
-    assert "Tested: 32" in ended.stdout
+    assert "Tested: 34" in ended.stdout

@@ -160,7 +160,7 @@ def test_routes_of_the_store_require_the_token(trained_store: Path) -> None:
         for path in ["/healthz", "/readyz", "/", "/assets/plotly.min.js", "/docs", "/openapi.json"]:
             assert client.get(path).status_code == 200, path
         known = {"run": "demo-remix-seed0", "epoch": 2, "name": "made", "sample_id": "s0001"}
-        known |= {"fingerprint": "0" * 64, "row": 0, "modality": "sound"}
+        known |= {"fingerprint": "0" * 64, "row": 0, "modality": "sound", "suffix": "mp4"}
         guarded = [
             path.format(**known)
             for path in client.get("/openapi.json").json()["paths"]

@@ -51,6 +51,7 @@ def test_the_command_logs_json_and_stops_on_sigterm(trained_store: Path, tmp_pat
         ([], {"REMIX_PORT": "x"}, "REMIX_PORT"),
         ([], {"REMIX_CACHE_SIZE": "much"}, "REMIX_CACHE_SIZE"),
         (["--store", ""], {}, "REMIX_STORE"),
+        ([], {"REMIX_MEDIA": "1"}, "REMIX_MEDIA=1 needs REMIX_SHARDS"),
         ([], {"REMIX_TOKEN": "   "}, "REMIX_TOKEN"),
         ([], {"REMIX_TOKEN": "s\N{LATIN SMALL LETTER E WITH ACUTE}cret"}, "REMIX_TOKEN"),
         ([], {"REMIX_TOKEN": "se cret"}, "REMIX_TOKEN"),

@@ -256,7 +256,7 @@ def test_rejected_samples_are_listed_with_their_reasons(tmp_path: Path) -> None:
 
 def test_the_service_writes_nothing_into_the_store(trained_store: Path) -> None:
     known = {"run": "demo-remix-seed0", "epoch": 2, "sample_id": "s0001", "fingerprint": "0" * 64}
-    known |= {"row": 1, "modality": "sound"}
+    known |= {"row": 1, "modality": "sound", "suffix": "mp4"}
 
     def state() -> dict[str, tuple[int, int]]:
         return {
