@@ -64,7 +64,7 @@ def _split_run_path(run: str) -> tuple[str, str]:
 
 
 async def _write(store: str, name: str, out: StorePath) -> dict[str, int]:
-    app = create_app(Settings(store=store, token=None))
+    app = create_app(Settings(store=store, token=None, media=False))
     try:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://report"

@@ -100,7 +100,7 @@ class MediaFile:
 
     def read(self, start: int, end: int) -> Generator[bytes]:
         """The bytes [start, end) in chunks of at most CHUNK_BYTES. Raises StoreError."""
-        with _named(self.name), ShardFile(self.shard.path, seeks=True) as file:
+        with _named(self.name), _open(self.shard, self.name) as file:
             while start < end:
                 chunk = file.read_at(self.place.offset + start, min(CHUNK_BYTES, end - start))
                 if not chunk:
@@ -170,10 +170,7 @@ class MediaFiles:
             raise MissingError(f"Not the name of a shard: {name!r}", "Decode again")
         info = path.info()
         if info.type != pafs.FileType.File:
-            raise MissingError(
-                f"Shard not found: {name!r}",
-                "Restart the service with the folder that contains it as REMIX_SHARDS",
-            )
+            raise _missing(name)
         if entry.source and entry.source.bytes != info.size:
             raise _differs(name, f"it has {info.size:,} bytes, not {entry.source.bytes:,}")
         shard = Artifact(path=path, info=info)
@@ -186,8 +183,22 @@ class MediaFiles:
         return shard, samples
 
 
+def _open(shard: Artifact, name: str) -> ShardFile:
+    try:
+        return ShardFile(shard.path, seeks=True)
+    except MissingError as error:  # deleted since it was looked up; the text has the path
+        raise _missing(name) from error
+
+
+def _missing(name: str) -> MissingError:
+    return MissingError(
+        f"Shard not found: {name!r}",
+        "Restart the service with the folder that contains it as REMIX_SHARDS",
+    )
+
+
 def _scan(shard: Artifact, name: str, key_end: str) -> tuple[list[tuple[Place, ...]], int]:
-    with ShardFile(shard.path, seeks=True) as file:
+    with _open(shard, name) as file:
         if file.read_at(0, len(ZSTD)).startswith((GZIP, ZSTD)):
             raise MissingError(
                 f"Shard is compressed: {name!r}; its members cannot be read by ranges",
