@@ -37,6 +37,8 @@ MAX_SAMPLES = 1000
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
+CHARTS = '<script src="assets/plotly.min.js"></script>'
+"""Element for the chart library, which the page itself loads after its numbers."""
 UNQUOTED = "!'()*~"
 """Characters that encodeURIComponent leaves unquoted, in addition to those of quote()."""
 
@@ -172,6 +174,7 @@ async def _first_samples(client: httpx.AsyncClient, features: str, num: int) -> 
 async def _build_page(client: httpx.AsyncClient, report: dict[str, JsonValue]) -> str:
     """Return the page with its scripts, styles and the responses inlined."""
     html = (await client.get("/")).text
+    html = html.replace("<noscript>", f"{CHARTS}\n<noscript>", 1)
     files = {
         name: (await client.get(f"/assets/{name}")).text
         for name in re.findall(r'(?:src|href)="assets/([^"]+)"', html)

@@ -86,6 +86,7 @@
       });
       finish(view.title);
       view.opened?.();
+      await charts.ready();
     } catch (error) {
       if (signal.aborted) return;
       charts.closeAll();
@@ -115,7 +116,8 @@
       {},
       h("a", { href: home }, api.report ? "Back to the report" : "Back to the runs"),
     );
-    const name = decoded([shown.split("/").pop()])[0] || "Runs";
+    const last = decoded([shown.split("/").pop()])[0] || "runs";
+    const name = shown.lastIndexOf("/") > 0 ? last : last[0].toUpperCase() + last.slice(1);
     main.replaceChildren(h("h1", { tabindex: -1 }, name), dom.problem(error, back));
     finish("Error");
     if (!error.status || error.status === 503) timer = setTimeout(open, IDLE_MS);

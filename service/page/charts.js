@@ -33,6 +33,19 @@ const charts = (() => {
         : { colour: "var(--neutral)", dash: "solid", symbol: "circle" };
   }
 
+  // Loads Plotly, which is large, once a chart is on the page; a report contains it.
+  let library = null;
+  let loaded = Boolean(window.Plotly);
+  const load = () =>
+    (library ??= new Promise((done) =>
+      document.head.append(
+        h("script", { src: "assets/plotly.min.js", onload: done, onerror: done }),
+      ),
+    ).then(() => {
+      loaded = true;
+      for (const chart of live) chart.paint();
+    }));
+
   const probe = h("span", { class: "hidden" });
   const resolved = new Map();
   theme.onChange(() => {
@@ -255,6 +268,7 @@ const charts = (() => {
             class: "chip",
             "data-name": name,
             "aria-pressed": String(!hidden.has(name)),
+            "data-dash": style.dash,
             style: dom.colour(style.colour),
             title: "Show or hide in the chart",
             onclick: press,
@@ -282,17 +296,17 @@ const charts = (() => {
           : "");
       message.textContent =
         empty ||
-        (window.Plotly
+        (window.Plotly || !loaded
           ? ""
           : "The chart library (plotly.min.js) could not be loaded. The numbers are in the table below.");
       message.hidden = !message.textContent;
-      plot.hidden = Boolean(empty) || !window.Plotly;
+      plot.hidden = Boolean(empty) || (loaded && !window.Plotly);
       numbers.hidden = legend.hidden = Boolean(empty);
       plot.setAttribute("aria-label", `${title}. ${spec.summary ?? ""}`);
       if (empty) return;
       showLegend();
       tabulate();
-      if (!window.Plotly) return;
+      if (!window.Plotly) return void load();
       const traces = spec.traces.map(({ legend: style, quiet, ...trace }) => ({
         ...trace,
         visible: hidden.has(trace.name) ? false : true,
@@ -349,6 +363,7 @@ const charts = (() => {
     palette,
     percentAxis,
     rgb,
+    ready: () => library,
     rings,
   };
 })();

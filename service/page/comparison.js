@@ -27,7 +27,7 @@ const comparison = (() => {
         h("p", { class: detail.headline ? "verdict" : null }, detail.headline ?? detail.verdict),
         properties([
           ["methods", methods.join(", ")],
-          ["seeds", detail.seeds.join(", ")],
+          [detail.seeds.length > 1 ? "seeds" : "seed", detail.seeds.join(", ")],
           ["budget", detail.budget],
           ["chance", format.percent(detail.chance)],
           [

@@ -144,7 +144,7 @@ const lists = (() => {
       Object.entries(detail.modalities).map(([modality, { kind, shape, dtype, num_rows: num }]) => [
         chip(modality, style(modality).colour),
         kind,
-        shape.join(" × "),
+        shape.join("\u00a0×\u00a0"),
         dtype,
         format.integer(num),
         format.integer(detail.num_rows - num),

@@ -45,7 +45,7 @@ const media = (() => {
         const { content, about } = row.picture
           ? { content: await picture(path, row, history.sample_id), about: row.picture }
           : { content: text(row), about: "" };
-        const facts = [row.kind, row.shape.join(" × "), row.dtype, about].filter(Boolean).join(", ");
+        const facts = [row.kind, row.shape.join("\u00a0×\u00a0"), row.dtype, about].filter(Boolean).join(", ");
         return h("figure", { "data-modality": name }, content, h("figcaption", {}, title, " ", facts));
       } catch (error) {
         if (error.name === "AbortError") return null;

@@ -21,7 +21,7 @@ const moves = (() => {
       { name: "sample", head: true },
       { name: "class", wide: true },
       { name: "from" },
-      { name: "to", fill: true },
+      { name: "to" },
     ]);
     const errors = h("div");
     const body = h("div", { class: "part moved" }, summary, matrix, list.element);

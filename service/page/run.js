@@ -15,6 +15,7 @@ const run = (() => {
     const pick = (epoch) => {
       if (detail.plans.includes(epoch)) onePlan.choose(epoch);
     };
+    const tested = () => (detail.test_accuracy ? detail.best.epoch : null);
     const figures = runFigures.make(pick);
     const diagnostics = h(
       "div",
@@ -38,7 +39,7 @@ const run = (() => {
     const lookAt = samples.section(name, names, { signal, sampleLink });
     const sampleHistory = sample.section(name, detail.features.name, names, {
       signal,
-      tested: () => detail.best?.epoch ?? null,
+      tested,
       onPick: pick,
       onSearch: (id) => setQuery({ sample: id }),
     });
@@ -159,7 +160,7 @@ const run = (() => {
         y,
         ...charts.marks({
           warmup: detail.warmup_epochs,
-          tested: detail.best?.epoch ?? null,
+          tested: tested(),
           epoch: onePlan.epoch(),
         }),
       });
@@ -349,12 +350,13 @@ const run = (() => {
       drawHead();
       dom.patch(tiles, result.tiles(detail, epochs, style));
       drawPredictions();
-      await Promise.all([
+      const updates = Promise.all([
         reliable.update(detail),
         onePlan.update(detail.plans, wanted),
         lookAt.update(detail),
       ]);
       drawEpochs();
+      await updates;
       if (!first) await sampleHistory.refresh();
     }
 

@@ -71,7 +71,11 @@ const scatter = (() => {
       const chosen = points.counts.map(({ assigned }) =>
         both.filter((i) => points.assigned[i] === assigned),
       );
-      message.textContent = `Drawn: ${format.integer(both.length)} of ${format.count(points.num_rows, "scored sample")}. Not drawn: ${format.integer(points.num_rows - points.num_points)} not chosen, ${format.integer(points.num_points - both.length)} without both modalities.`;
+      const left = [
+        [points.num_rows - points.num_points, "not chosen"],
+        [points.num_points - both.length, "without both modalities"],
+      ].flatMap(([num, why]) => (num ? `${format.integer(num)} ${why}` : []));
+      message.textContent = `Drawn: ${format.integer(both.length)} of ${format.count(points.num_rows, "scored sample")}.${left.length ? ` Not drawn: ${left.join(", ")}.` : ""}`;
       chart.reset();
       chart.draw(() => spec(x, y, both, chosen));
     }

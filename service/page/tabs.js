@@ -39,6 +39,7 @@ const tabs = (() => {
       (entries) => {
         const entry = entries.findLast((each) => each.isIntersecting);
         if (entry) mark(entry.target.id);
+        else if (parts[0][1].getBoundingClientRect().top > 0.2 * innerHeight) mark(parts[0][1].id);
       },
       { rootMargin: "-15% 0px -80% 0px" },
     );

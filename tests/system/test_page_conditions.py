@@ -8,11 +8,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from pipeline.storage.arrow_files import write_table
 from pipeline.storage.store_path import StorePath
-from tests.support.pages import HOSTILE, NEEDS_CHROMIUM, REMIX, copy_run, numbers, ready, visit
+from tests.support.pages import (
+    HOSTILE,
+    NEEDS_CHROMIUM,
+    REMIX,
+    copy_run,
+    figure,
+    numbers,
+    ready,
+    visit,
+)
 from tests.support.serving import serving
 from trainer.run_directory import Run
 
@@ -64,31 +73,60 @@ def test_a_phone_scrolls_down_only(browser: Browser, url: str) -> None:
             assert all(box["x"] + box["width"] <= 360 for box in boxes if box), path
 
 
+def tabbed(page: Page) -> set[str]:
+    """Ids, or tags with labels, that Tab reaches; asserts that each shows its focus."""
+    reachable = "a, button, input, select, summary"
+    wanted = page.evaluate(f"document.querySelectorAll('{reachable}').length")
+    seen = set()
+    focus = """(() => {
+        const e = document.activeElement;
+        if (e === document.body) return null;
+        const text = e.getAttribute("aria-label") ?? e.textContent.slice(0, 20);
+        return [e.id, e.tagName, text, getComputedStyle(e).outlineStyle];
+    })()"""
+    for _ in range(3 * wanted):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(focus)
+        if focused is None:
+            break
+        assert focused[3] != "none", f"{focused} has no visible focus"
+        seen.add(focused[0] or f"{focused[1]} {focused[2]}")
+    return seen
+
+
 def test_the_keyboard_reaches_everything(browser: Browser, url: str) -> None:
-    with visit(browser, f"{url}#/runs/fine") as page:
-        reachable = "a, button, input, select, summary"
-        wanted = page.evaluate(f"document.querySelectorAll('{reachable}').length")
-        seen = set()
-        focus = """(() => {
-            const e = document.activeElement;
-            if (e === document.body) return null;
-            const text = e.getAttribute("aria-label") ?? e.textContent.slice(0, 20);
-            return [e.id, e.tagName, text, getComputedStyle(e).outlineStyle];
-        })()"""
-        for _ in range(3 * wanted):
-            page.keyboard.press("Tab")
-            focused = page.evaluate(focus)
-            if focused is None:
-                break
-            assert focused[3] != "none", f"{focused} has no visible focus"
-            seen.add(focused[0] or f"{focused[1]} {focused[2]}")
+    with visit(browser, url) as page:
+        expected = {f"filter-{name}" for name in ("status", "method", "features")}
+        expected |= {"by-comparison", "overlay", f"INPUT Select {REMIX}", "A fine"}
+        expected |= {f"BUTTON {name}" for name in ("run", "test accuracy", "updated")}
+        assert tabbed(page) >= expected
+        page.goto("about:blank")
+        page.goto(f"{url}#/runs/fine")
+        ready(page)
+        ids = ["skip", "theme", "epoch", "steps-modality", "scatter-x", "scatter-y", "moves-epoch"]
+        ids += ["sample-id", "samples-list", "samples-modality", "samples-class", "samples-split"]
         texts = {"BUTTON Find", "BUTTON Next", "BUTTON Previous epoch", "SUMMARY Configuration"}
-        assert seen >= {"skip", "theme", "epoch", "steps-modality", "sample-id", "A Runs"} | texts
+        texts |= {"A Runs", "A Test predictions", "A Plan", "BUTTON sight", "BUTTON samples"}
+        assert tabbed(page) >= {*ids, *texts, "BUTTON assembled, sight"}
         page.keyboard.press("Tab")
         page.locator("#skip").focus()
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "main"
         assert page.url.endswith("#/runs/fine")
+
+
+def test_the_first_view_of_a_run_needs_no_charts(browser: Browser, url: str) -> None:
+    """Numbers come before the chart library, in few bytes, and without it if it does not load."""
+    with visit(browser, url, expected="net::ERR_FAILED") as page:
+        page.route("**/plotly.min.js", lambda route: route.abort())
+        page.goto("about:blank")
+        page.goto(f"{url}#/runs/fine")
+        ready(page)
+        assert page.locator("[data-tile=best] dd").is_visible()
+        expect(figure(page, "accuracy").locator(".nothing")).to_contain_text("plotly.min.js")
+        assert len(numbers(page, "accuracy")) == 4
+        sizes = page.evaluate("performance.getEntriesByType('resource').map(e => e.transferSize)")
+        assert 20_000 < sum(sizes) < 600_000
 
 
 @pytest.mark.parametrize("streams", [1, 0])
