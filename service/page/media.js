@@ -45,8 +45,9 @@ const media = (() => {
         const { content, about } = row.picture
           ? { content: await picture(path, row, history.sample_id), about: row.picture }
           : { content: text(row), about: "" };
-        const facts = [row.kind, row.shape.join("\u00a0×\u00a0"), row.dtype, about].filter(Boolean).join(", ");
-        return h("figure", { "data-modality": name }, content, h("figcaption", {}, title, " ", facts));
+        const kind = row.kind === name ? "" : row.kind;
+        const facts = [kind, row.shape.join("\u00a0×\u00a0"), row.dtype, about].filter(Boolean);
+        return h("figure", { "data-modality": name }, content, h("figcaption", {}, title, " ", facts.join(", ")));
       } catch (error) {
         if (error.name === "AbortError") return null;
         const reason = error.detail ?? String(error);
