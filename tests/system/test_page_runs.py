@@ -82,3 +82,5 @@ def test_a_run_has_tabs_reliability_and_accuracy_by_class(browser: Browser, url:
         expect(table.locator("[aria-sort=ascending]")).to_have_text("sight")
         accuracies = sorted(own["heads"]["sight"]["accuracy"] for own in classes)
         assert [row[4] for row in cells(table)] == [percent(value) for value in accuracies]
+        page.evaluate("scrollTo(0, 0)")
+        expect(current).to_have_text("Training")
