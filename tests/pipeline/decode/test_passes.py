@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.decode.config import DecodeConfig, TensorSpec
 from pipeline.decode.job import decode
-from pipeline.decode.summary import Progress
 from pipeline.errors import DataError, InputError, MismatchError
 from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
@@ -60,24 +59,6 @@ def test_what_only_all_shards_show_is_an_error_at_the_end(many: Path, tmp_path: 
     assert (summary.num_rows, summary.num_reused) == (NUM_SHARDS, NUM_SHARDS - 1)
     fresh = decode(discover_shards([str(many)]), StorePath.at(tmp_path / "fresh"), CONFIG)
     assert fresh.fingerprint == summary.fingerprint
-
-
-@pytest.mark.slow
-def test_a_large_shard_does_not_hold_up_others(tmp_path: Path) -> None:
-    for number in range(1, 4):
-        write(tmp_path / "in", number)
-    # starts the workers
-    decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "first"), CONFIG)
-    large = {f"k00-{i}": sample(i) for i in range(3000)}
-    write_shard(tmp_path / "in" / "00.tar", large)
-    seen: list[Progress] = []
-    decode(
-        discover_shards([str(tmp_path / "in")]),
-        StorePath.at(tmp_path / "out"),
-        CONFIG,
-        progress=seen.append,
-    )
-    assert [each.num_rows for each in seen] == [0, 1, 2, 3, 3003]
 
 
 def test_a_shard_is_known_by_size_and_version_unless_it_is_verified(tmp_path: Path) -> None:
