@@ -18,7 +18,7 @@ from service.store import file_models as files
 from service.store.file_models import CURVES, as_model, epoch_fields, size_of_rows
 from service.store.paging import Header, Rows, Steps
 from service.store.reader import NAME, Artifact, StoreReader, reading
-from service.store.sample_history import find_sample, history
+from service.store.sample_history import check_features, find_sample, history
 
 EPOCH = r"epoch-(\d{4}|[1-9]\d{4,8})\.arrow"
 
@@ -334,12 +334,7 @@ class Catalog:
         """
         run = self.reader.json(self._run_artifact(name), files.RunFile)
         manifest = self.manifest(run.features.name)
-        if manifest.fingerprint != run.features.fingerprint:
-            raise DataError(
-                f"Features {run.features.name!r} changed since run {name!r}: fingerprint was"
-                f" {run.features.fingerprint[:12]}, is {manifest.fingerprint[:12]}",
-                "Restore the features, or delete the run",
-            )
+        check_features(name, run.features, manifest.fingerprint)
         sample = find_sample(self.reader, run.features.name, sample_id, run.modalities)
         plans, scores = self._files_by_epoch(name, "plans"), self._files_by_epoch(name, "scores")
         indexes = {

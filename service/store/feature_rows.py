@@ -11,6 +11,7 @@ from service.feature_schemas import FeatureRow
 from service.store.catalog import Catalog
 from service.store.pictures import Picture, picture_of, png
 from service.store.reader import Artifact, reading
+from service.store.sample_history import sample_at
 
 MAX_BATCH_BYTES = 256 * 2**20
 """Maximum size of the record batch that is read for a row."""
@@ -54,11 +55,7 @@ class FeatureRows:
                 f"Choose from {', '.join(self._manifest.modalities)}",
             )
         samples, _ = self._catalog.samples(self._name)
-        if row >= len(samples):
-            raise MissingError(
-                f"Row not in features {self._name!r}: {row}", f"Choose from 0 to {len(samples) - 1}"
-            )
-        if not samples.items(row, 1)[0][f"has_{modality}"]:
+        if not sample_at(samples, self._name, row)[f"has_{modality}"]:
             raise MissingError(
                 f"Sample of row {row} lacks the modality {modality!r}",
                 "Choose a modality that it has",

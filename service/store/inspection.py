@@ -24,6 +24,7 @@ from service.store.catalog import Catalog
 from service.store.file_models import as_model
 from service.store.paging import Rows
 from service.store.ranking import highest, lottery
+from service.store.sample_history import check_features
 
 MAX_RANKED = 1000
 """A ranked list has at most this many samples."""
@@ -43,12 +44,7 @@ class Inspection:
         self._modalities = self.run.modalities
         parent = self.run.features
         features = catalog.feature_set(parent.name)
-        if features.fingerprint != parent.fingerprint:
-            raise DataError(
-                f"Features {parent.name!r} changed since run {run!r}: fingerprint was"
-                f" {parent.fingerprint[:12]}, is {features.fingerprint[:12]}",
-                "Restore the features, or delete the run",
-            )
+        check_features(run, parent, features.fingerprint)
         self._classes, self._num_rows = features.classes, features.num_rows
         self._samples, _ = catalog.samples(parent.name)
         self._names = names_of(self._modalities)

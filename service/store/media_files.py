@@ -18,6 +18,7 @@ from pipeline.storage.store_path import MANIFEST, StorePath
 from service.store.catalog import Catalog
 from service.store.file_models import MAX_MANIFEST_BYTES
 from service.store.reader import Artifact
+from service.store.sample_history import sample_at
 
 CONTENT_TYPES = {
     "mp4": "video/mp4",
@@ -130,12 +131,7 @@ class MediaFiles:
 
     def members(self, row: int) -> list[MediaFile]:
         """The playable members of a row. Raises MissingError, DataError, StoreError."""
-        if row >= len(self._samples):
-            raise MissingError(
-                f"Row not in features {self._name!r}: {row}",
-                f"Choose from 0 to {len(self._samples) - 1}",
-            )
-        sample = self._samples.items(row, 1)[0]
+        sample = sample_at(self._samples, self._name, row)
         name = sample["shard"]
         with _named(name):
             shard, samples = self._index(name)

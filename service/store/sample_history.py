@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.errors import MissingError
+from pipeline.errors import DataError, MissingError
 from pipeline.features.id_index import IDS, IDS_SCHEMA, find_rows
 from pipeline.plans.step_index import STEPS_SCHEMA, step_of
 from pipeline.scores.difficulty import difficulty
 from pipeline.storage.schemas import samples_schema, scores_schema
 from pipeline.storage.table_checks import check_parent
+from service.schemas import Parent
 from service.store.paging import Rows, Steps
 from service.store.reader import Artifact, StoreReader, reading
 
@@ -37,6 +38,25 @@ def find_sample(
         f"Sample not found in features {features!r}: {sample_id!r}",
         f"GET /v1/features/{features}/samples lists samples",
     )
+
+
+def sample_at(samples: Rows, features: str, row: int) -> dict[str, Any]:
+    """Return a row of samples.arrow. Raises MissingError, DataError."""
+    if row >= len(samples):
+        raise MissingError(
+            f"Row not in features {features!r}: {row}", f"Choose from 0 to {len(samples) - 1}"
+        )
+    return samples.items(row, 1)[0]
+
+
+def check_features(run: str, recorded: Parent, fingerprint: str) -> None:
+    """Raise DataError if the features of a run have another fingerprint than it recorded."""
+    if fingerprint != recorded.fingerprint:
+        raise DataError(
+            f"Features {recorded.name!r} changed since run {run!r}: fingerprint was"
+            f" {recorded.fingerprint[:12]}, is {fingerprint[:12]}",
+            "Restore the features, or delete the run",
+        )
 
 
 def history(
