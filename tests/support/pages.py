@@ -136,7 +136,8 @@ def ready(page: Page) -> None:
 
 
 def cells(table: Locator) -> list[list[str]]:
-    """The text of each cell in the body of a table, by row."""
+    """The text of each cell in the body of a table, by row, once the table has a row."""
+    table.locator("tbody tr").first.wait_for(state="attached")
     read = "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     rows: list[list[str]] = table.locator("tbody tr").evaluate_all(read)
     return rows
@@ -151,7 +152,6 @@ def numbers(page: Page, chart: str) -> list[list[str]]:
     element = figure(page, chart)
     if element.locator("details[open]").count() == 0:
         element.locator("summary").click()
-    element.locator("tbody tr").first.wait_for()
     return cells(element.locator("table"))
 
 
