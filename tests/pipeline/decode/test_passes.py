@@ -1,18 +1,24 @@
-"""Each shard is read once; what its version says, and what only all shards show."""
+"""Each shard is read once, by its own task; what its version says; what only all shards show."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 
+from pipeline.decode.account import FOLDER, account_path
 from pipeline.decode.config import DecodeConfig, TensorSpec
 from pipeline.decode.job import decode
 from pipeline.errors import DataError, InputError, MismatchError
+from pipeline.features.feature_set import FeatureSet
 from pipeline.shards.discover import discover_shards
 from pipeline.shards.limits import Limits
 from pipeline.storage.store_path import MANIFEST, StorePath
+from tests.support.cached_features import wait_for
 from tests.support.media_files import encode_npy, facts, write_shard
 from tests.support.object_store import CountingProxy, S3Server, counted
 from tests.support.refusals import refused
@@ -90,6 +96,35 @@ def test_shards_of_which_nothing_can_be_used_are_an_error_with_the_reasons(tmp_p
     with refused(DataError, "oversize 3"):
         config = CONFIG.model_copy(update=options)
         decode(discover_shards([str(tmp_path / "in")]), StorePath.at(tmp_path / "out"), config)
+
+
+class Slow(pafs.FSSpecHandler):  # type: ignore[misc]
+    """A local file system in which shard 00 is not read before all others are decoded."""
+
+    def __init__(self, out: StorePath) -> None:
+        super().__init__(fsspec.filesystem("file"))
+        self.out = out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Slow, (self.out,)
+
+    def open_input_file(self, path: str) -> Any:
+        started = (self.out / FOLDER / "started").exists()  # not when the first samples are read
+        if started and path.endswith("00.tar"):
+            others = [account_path(self.out, number) for number in range(1, 20)]
+            wait_for(lambda: all(each.exists() for each in others))
+        return super().open_input_file(path)
+
+
+def test_a_slow_shard_does_not_hold_the_others(tmp_path: Path) -> None:
+    out, names = StorePath.at(tmp_path / "out"), [f"{number:02d}.tar" for number in range(20)]
+    for number in range(20):
+        write(tmp_path / "in", number)
+    slow = pafs.PyFileSystem(Slow(out))
+    shards = [StorePath(slow, str(tmp_path / "in" / name)) for name in names]
+    assert decode(shards, out, CONFIG).num_rows == 20
+    features = FeatureSet.open(out)
+    assert features.samples["shard"].to_pylist() == names
 
 
 @pytest.fixture(scope="module")
