@@ -1,13 +1,13 @@
 """Loading throughput in plan order, relative to a random gather in memory; also of other loaders.
 
     pip install -e ".[bench]" -c constraints.txt
-    python benchmarks/load.py [--rows 20000] [--repeats 5] [--memory]
+    python benchmarks/load.py [--rows 20000] [--batch 64] [--repeats 5] [--memory]
 
 A sample has 52 KB: 8 frames of 3x46x46 and a spectrogram of 1x64x10. The page cache is warm. Every
-loader returns batches of 64 as arrays. A plan reads memory-mapped features at random. The gather
-takes the same rows in the same order from one array in memory, and frees each batch at once, or
-keeps as many as the loader reads ahead. webdataset reads its shards sequentially with a shuffle
-buffer of 1,000, litData with 0 and with 2 workers.
+loader returns batches of `--batch` rows as arrays. A plan reads memory-mapped features at random.
+The gather takes the same rows in the same order from one array in memory, and frees each batch at
+once, or keeps as many as the loader reads ahead. webdataset reads its shards sequentially with a
+shuffle buffer of 1,000, litData with 0 and with 2 workers.
 
 With --memory it reads random rows of tables of 1, 10 and 100 million rows instead, each in a new
 process, and reports the anonymous memory of the process. The parts are links to one file.
@@ -157,11 +157,11 @@ def by_plan(features: FeatureSet, plan: BatchPlan) -> int:
     return sum(len(batch.rows) for batch in loader)
 
 
-def by_memcpy(source: dict[str, np.ndarray], num_rows: int) -> int:
+def by_memcpy(source: dict[str, np.ndarray], num_rows: int, batch: int) -> int:
     """Copy the same bytes from memory to memory, in batches."""
-    for start in range(0, num_rows, BATCH):
+    for start in range(0, num_rows, batch):
         for array in source.values():
-            array[start : start + BATCH].copy()
+            array[start : start + batch].copy()
     return num_rows
 
 
@@ -181,7 +181,7 @@ def by_read(features: FeatureSet, batches: list[np.ndarray]) -> int:
     return len(batches)
 
 
-def by_webdataset(shards: list[str]) -> int:
+def by_webdataset(shards: list[str], batch: int) -> int:
     """Load one epoch with webdataset."""
     names = [f"{name}.npy" for name in SHAPES]
     dataset = (
@@ -189,22 +189,22 @@ def by_webdataset(shards: list[str]) -> int:
         .shuffle(1000)
         .decode()
         .to_tuple(*names)
-        .batched(BATCH)
+        .batched(batch)
     )
     return sum(len(batch[0]) for batch in dataset)
 
 
-def by_litdata(folder: str, workers: int) -> int:
+def by_litdata(folder: str, batch: int, workers: int) -> int:
     """Load one shuffled epoch with litData."""
     from litdata import StreamingDataLoader, StreamingDataset
 
     loader = StreamingDataLoader(
-        StreamingDataset(folder, shuffle=True), batch_size=BATCH, num_workers=workers
+        StreamingDataset(folder, shuffle=True), batch_size=batch, num_workers=workers
     )
     return sum(len(batch["video"]) for batch in loader)
 
 
-def litdata_sides(folder: Path, num_rows: int) -> dict[str, Callable[[], int]]:
+def litdata_sides(folder: Path, num_rows: int, batch: int) -> dict[str, Callable[[], int]]:
     """The sides of litData, none if it is not installed; writes its chunks."""
     os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
     try:
@@ -219,17 +219,17 @@ def litdata_sides(folder: Path, num_rows: int) -> dict[str, Callable[[], int]]:
         num_workers=2,
     )
     return {
-        f"litdata_{workers}_workers": partial(by_litdata, str(folder), workers)
+        f"litdata_{workers}_workers": partial(by_litdata, str(folder), batch, workers)
         for workers in (0, 2)
     }
 
 
-def measure_throughput(folder: Path, num_rows: int, repeats: int) -> None:
+def measure_throughput(folder: Path, num_rows: int, batch: int, repeats: int) -> None:
     """Print one JSON line; `ratio` is rows/s in plan order divided by rows/s of the gather."""
     features = write_tables(StorePath.at(folder / "tables"), num_rows)
     rows = np.arange(num_rows)
     plan = build(
-        joint_plan_builder(rows, batch_size=BATCH, seed=0, epoch=0, modalities=features.modalities)
+        joint_plan_builder(rows, batch_size=batch, seed=0, epoch=0, modalities=features.modalities)
     )
     memory = {name: features.read(name, rows) for name in SHAPES}
     batches = [step.rows for step in plan.steps()]
@@ -239,9 +239,9 @@ def measure_throughput(folder: Path, num_rows: int, repeats: int) -> None:
         "gather": lambda: by_gather(memory, batches, 0),
         "gather_kept": lambda: by_gather(memory, batches, 1 + PREFETCH),
         "read": lambda: by_read(features, batches),
-        "memcpy": lambda: by_memcpy(memory, num_rows),
-        "webdataset": lambda: by_webdataset(shards),
-        **litdata_sides(folder / "lit", num_rows),
+        "memcpy": lambda: by_memcpy(memory, num_rows, batch),
+        "webdataset": lambda: by_webdataset(shards, batch),
+        **litdata_sides(folder / "lit", num_rows, batch),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
@@ -263,6 +263,7 @@ def measure_throughput(folder: Path, num_rows: int, repeats: int) -> None:
         },
         bytes_per_row=sum(array[0].nbytes for array in memory.values()),
         rows=num_rows,
+        batch=batch,
         **ratios,
     )
 
@@ -271,6 +272,7 @@ def main() -> None:
     """Measure throughput or memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
@@ -279,7 +281,7 @@ def main() -> None:
         if args.memory:
             measure_memory(folder, args.rows)
         else:
-            measure_throughput(folder, args.rows, args.repeats)
+            measure_throughput(folder, args.rows, args.batch, args.repeats)
     finally:
         shutil.rmtree(folder)
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 
 import numpy as np
@@ -153,11 +153,10 @@ class PlanLoader:
         return np.column_stack([num_rows, scale[:, None] * summed[alike]])
 
     def _with_inputs(self, batch: Batch) -> Batch:
-        inputs = {
-            name: pinned(torch.from_numpy(self.features.read(name, rows)), self.world.device)
-            for name, rows in self._reads(batch.step)
-        }
-        return replace(batch, inputs=inputs)
+        for name, rows in self._reads(batch.step):
+            array = self.features.read(name, rows)
+            batch.inputs[name] = pinned(torch.from_numpy(array), self.world.device)
+        return batch
 
     def _reads(self, step: Step) -> Reads:
         rows = step.for_rank(self.world.rank, self.world.size)
