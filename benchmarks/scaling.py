@@ -103,7 +103,7 @@ def training(store: Path, name: str, workers: int) -> float:
     """Samples/s after the first epoch."""
     decoded = parse(DecodeConfig, {"modalities": {"audio": AUDIO, "video": VIDEO}}, "scaling")
     source = {
-        "generate": {"samples": 280, "classes": 6, "shards": 4},
+        "generate": {"samples": 366, "classes": 6, "shards": 4},
         "decode": decoded.model_dump(),
     }
     train = {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch_size": 64}
@@ -148,13 +148,14 @@ def main() -> None:
             unpack(folder)
             shards = discover_shards([str(folder / "shards")])
             decoding(shards, folder / "warm", numbers[-1])
+        for i in range(arguments.repeats if data else 0):
+            for number in numbers if i % 2 == 0 else reversed(numbers):
+                rate, profile = decoding(shards, folder / f"decoded-{i}-{number}", number)
+                clips[number].append(rate)
+                profiles |= profile
+        # later: Ray ends idle workers of decoding meanwhile, and starting new ones takes seconds
         for i in range(arguments.repeats):
             for number in numbers if i % 2 == 0 else reversed(numbers):
-                if data:
-                    out = folder / f"decoded-{i}-{number}"
-                    rate, profile = decoding(shards, out, number)
-                    clips[number].append(rate)
-                    profiles |= profile
                 samples[number].append(training(folder / "store", f"run-{i}-{number}", number))
     decoded = {**sides(clips, "clips/s of remix decode", 1.6), "profiles": profiles} if data else {}
     results = {
