@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -17,10 +18,9 @@ from pydantic import JsonValue
 from pipeline.errors import ConfigError, InputError
 from pipeline.storage.store_path import StorePath, without_secrets
 from service.app import create_app
+from service.report_pictures import UNQUOTED, Responses, fetch_pictures, named_samples
 from service.settings import Settings
 
-Responses = dict[str, JsonValue]
-"""Response bodies by path and query."""
 PAGE_LIMIT = 1000
 NUM_STEPS = 25
 """Steps of each plan: the page size of the web page, so that its request is the same."""
@@ -39,8 +39,6 @@ CONTENT_SECURITY_POLICY = (
 )
 CHARTS = '<script src="assets/plotly.min.js"></script>'
 """Element for the chart library, which the page itself loads after its numbers."""
-UNQUOTED = "!'()*~"
-"""Characters that encodeURIComponent leaves unquoted, in addition to those of quote()."""
 
 
 def write_report(run: str, out: StorePath) -> dict[str, int]:
@@ -101,31 +99,40 @@ async def _fetch_responses(client: httpx.AsyncClient, name: str) -> Responses:
             f"{run}/plans/{epoch}/steps?start=0&limit={NUM_STEPS}",
         ):
             await _get(client, path, responses)
-    await _get_samples(client, run, detail, responses)
+    named = await _get_samples(client, run, detail, responses)
     parent = detail["features"]
     parent_name = str(parent["name"]) if isinstance(parent, dict) else ""
     features = f"v1/features/{quote(parent_name, safe=UNQUOTED)}"
     await _get(client, features, responses)
-    for sample in await _first_samples(
-        client, features, min(MAX_SAMPLES, MAX_SAMPLE_EPOCHS // max(1, len(plans)))
-    ):
+    num = min(MAX_SAMPLES, MAX_SAMPLE_EPOCHS // max(1, len(plans)))
+    ids = list(dict.fromkeys([*named, *await _first_samples(client, features, num)]))[:num]
+    histories = [
         await _get(client, f"{run}/samples/{quote(sample, safe=UNQUOTED)}", responses)
-    return responses
+        for sample in ids
+    ]
+    pictured = histories[: len(named)]
+    return responses | await fetch_pictures(client, partial(_get, client), features, pictured)
 
 
 async def _get_samples(
     client: httpx.AsyncClient, run: str, detail: dict[str, JsonValue], responses: Responses
-) -> None:
-    """Fetch points of the last epochs, the moves between plans, and the ranked lists."""
+) -> list[str]:
+    """Fetch points of the last epochs, the moves between plans, and the ranked lists.
+
+    Returns the ids of the samples whose pictures the report has.
+    """
     plans, scored = list(_items(detail["plans"])), list(_items(detail["scores"]))
     paths = [
         f"plans/{before}/moves?to={after}&limit={NUM_MOVED}" for before, after in pairwise(plans)
     ]
     paths += [f"scores/{epoch}/points?limit={NUM_POINTS}" for epoch in scored[-NUM_POINT_EPOCHS:]]
+    others = [await _get(client, f"{run}/{path}", responses) for path in paths]
     lists = [f"scores/{scored[-1]}/hardest"] if scored else []
     lists += ["changes", *(["mistakes"] if detail["test_accuracy"] else [])]
-    for path in [*paths, *(f"{name}?start=0&limit={NUM_RANKED}" for name in lists)]:
-        await _get(client, f"{run}/{path}", responses)
+    ranked = [
+        await _get(client, f"{run}/{name}?start=0&limit={NUM_RANKED}", responses) for name in lists
+    ]
+    return named_samples(ranked, others[-1] if scored else None)
 
 
 async def _get(client: httpx.AsyncClient, path: str, responses: Responses) -> JsonValue:

@@ -39,7 +39,10 @@ def report(
     store: NameStore = None,
     json_: Json = False,
 ) -> None:
-    """Write the page of a run as a single HTML file that works offline."""
+    """Write the page of a run as a single HTML file that works offline.
+
+    It holds the pictures of up to 100 samples, first those of the ranked lists.
+    """
     from pipeline.storage.store_path import StorePath, without_secrets
     from pipeline.store_names import path_of
     from service.report import write_report

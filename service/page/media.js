@@ -8,6 +8,7 @@ const media = (() => {
   function section(features, modalities, { signal }) {
     const style = charts.palette(modalities);
     const element = h("div", { class: "media" });
+    const pictured = picturedRows(features);
     let shown = null;
     let urls = [];
 
@@ -22,8 +23,11 @@ const media = (() => {
       if (shown === history.sample_id) return;
       shown = history.sample_id;
       release();
-      if (api.report) {
-        element.replaceChildren(quiet("The service shows the features of the sample as pictures."));
+      if (api.report && !pictured.has(String(history.row))) {
+        const num = format.count(pictured.size, "sample");
+        element.replaceChildren(
+          quiet(`This report holds the pictures of ${num}; the service has the others.`),
+        );
         return;
       }
       const present = modalities.filter((name) => history.has[name]);
@@ -56,11 +60,16 @@ const media = (() => {
     }
 
     async function picture(path, row, id) {
-      const response = await api.open(`${path}/image`, { accept: "image/png", signal });
-      const url = URL.createObjectURL(await response.blob());
-      urls.push(url);
+      const url = api.report ? await api.get(`${path}/image`) : await load(`${path}/image`);
       const alt = `${row.modality} of ${id}: ${row.picture}`;
       return h("img", { src: url, alt, width: row.width, height: row.height });
+    }
+
+    async function load(path) {
+      const response = await api.open(path, { accept: "image/png", signal });
+      const url = URL.createObjectURL(await response.blob());
+      urls.push(url);
+      return url;
     }
 
     const text = (row) =>
@@ -69,6 +78,13 @@ const media = (() => {
         : h("blockquote", {}, row.text);
 
     return { element, show };
+  }
+
+  // Rows of the samples whose pictures a report contains.
+  function picturedRows(features) {
+    const prefix = `v1/features/${api.part(features)}/rows/`;
+    const paths = Object.keys(api.report?.responses ?? {}).filter((path) => path.startsWith(prefix));
+    return new Set(paths.map((path) => path.slice(prefix.length).split("/")[0]));
   }
 
   return { section };

@@ -40,7 +40,7 @@ const sample = (() => {
       embedded.slice(0, MAX_SUGGESTIONS).map((id) => h("option", { value: id })),
     );
     const hint = embedded.length
-      ? `This report contains ${format.count(embedded.length, "sample")} of the run, ${embedded[0]} to ${embedded.at(-1)}. The service has all of them.`
+      ? `This report contains ${format.count(embedded.length, "sample")} of the run, such as ${embedded[0]} and ${embedded.at(-1)}. The service has all of them.`
       : "Difficulty of one sample in each modality, and the modality that it was assigned to, epoch by epoch.";
     const result = h("div", { class: "part", "aria-live": "polite" });
     const difficulty = charts.figure("sample-difficulty", "Difficulty", {
