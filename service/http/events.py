@@ -19,8 +19,8 @@ HEARTBEAT_SECONDS = 15.0
 RETRY_SECONDS = 10
 LIVE = ("created", "running")
 HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would collect the events
+    "Cache-Control": "no-store, no-transform",  # compression would collect the events
+    "X-Accel-Buffering": "no",  # so would nginx
     "Vary": "Accept, Authorization",
 }
 

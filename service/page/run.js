@@ -334,13 +334,16 @@ const run = (() => {
       );
     }
 
+    // Read after the requests of a refresh, during which the reader may choose another epoch.
+    const wanted = () => (setQuery().has("epoch") ? Number(setQuery().get("epoch")) : null);
+
     async function refresh(first = false) {
       const [newDetail, newEpochs] = await Promise.all([
         first ? detail : api.get(path, signal),
         api.all(`${path}/epochs`, signal),
       ]);
       const changed = newDetail !== detail || newEpochs !== epochs;
-      if (!changed && !first) return onePlan.choose(wanted ?? detail.plans.at(-1));
+      if (!changed && !first) return onePlan.choose(wanted() ?? detail.plans.at(-1));
       if (!first && newEpochs.length !== epochs.length)
         announce(
           `${format.count(newEpochs.length, "epoch")} completed; validation accuracy ${format.percent(newEpochs.at(-1)?.validation_accuracy)}.`,
@@ -352,7 +355,7 @@ const run = (() => {
       drawPredictions();
       const updates = Promise.all([
         reliable.update(detail),
-        onePlan.update(detail.plans, wanted),
+        onePlan.update(detail.plans, wanted()),
         lookAt.update(detail),
       ]);
       drawEpochs();
@@ -360,7 +363,6 @@ const run = (() => {
       if (!first) await sampleHistory.refresh();
     }
 
-    let wanted = epochOf(query);
     let classes = null;
     await refresh(true);
     if (query.get("sample")) await sampleHistory.open(query.get("sample"));
@@ -381,7 +383,6 @@ const run = (() => {
     return {
       title: name,
       refresh: () => {
-        wanted = epochOf(setQuery());
         sections.follow();
         return refresh();
       },
@@ -393,8 +394,6 @@ const run = (() => {
       events: `${path}/events`,
     };
   }
-
-  const epochOf = (query) => (query.has("epoch") ? Number(query.get("epoch")) : null);
 
   return { view };
 })();

@@ -1,44 +1,16 @@
 """The service behind a proxy that removes a prefix, and pages of other origins."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from tests.support.http_client import RUN
-from tests.support.serving import running, serving
+from tests.support.prefix_proxy import proxied
+from tests.support.serving import serving
 
 ORIGIN = "https://lab.example"
-
-
-@contextmanager
-def proxied(target: str, *, header: bool) -> Iterator[str]:
-    """A proxy that offers `target` under /remix; yield its URL."""
-
-    async def forward(request: Request) -> Response:
-        headers = {"X-Forwarded-Prefix": "/remix"} if header else {}
-        async with httpx.AsyncClient() as client:
-            path = f"{request.path_params['path']}?{request.url.query}"
-            answer = await client.get(f"{target}/{path}", headers=headers)
-        kept = {
-            name: answer.headers[name]
-            for name in ("content-type", "link", "location")
-            if name in answer.headers
-        }
-        return Response(answer.content, answer.status_code, kept)
-
-    app = Starlette(routes=[Route("/remix/{path:path}", forward)])
-    config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None)
-    with running(uvicorn.Server(config)) as url:
-        yield url
 
 
 @pytest.mark.parametrize("header", [True, False])

@@ -43,7 +43,7 @@ def test_a_change_is_an_event_and_the_end_of_the_run_the_last(live: Path) -> Non
         client.headers["Authorization"] = "Bearer secret"
         with client.stream("GET", EVENTS, headers={"Accept-Encoding": "gzip"}) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            assert response.headers["cache-control"] == "no-store"
+            assert response.headers["cache-control"] == "no-store, no-transform"
             assert not {"etag", "content-encoding"} & response.headers.keys()
             events = events_of(response.iter_lines())
             first = next(events)

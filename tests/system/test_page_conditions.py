@@ -22,6 +22,7 @@ from tests.support.pages import (
     ready,
     visit,
 )
+from tests.support.prefix_proxy import proxied
 from tests.support.serving import serving
 from trainer.run_directory import Run
 
@@ -133,7 +134,7 @@ def test_the_first_view_of_a_run_needs_no_charts(browser: Browser, url: str) -> 
 def test_a_new_epoch_appears_while_a_run_trains(
     browser: Browser, trained_store: Path, tmp_path: Path, streams: int
 ) -> None:
-    """By events, or by polling if the service has no stream for the page."""
+    """By events, through a proxy, or by polling if the service has no stream for the page."""
     store = tmp_path / "store"
     shutil.copytree(trained_store, store)
     complete, run = Run.open(StorePath.at(store / "runs" / REMIX)), copy_run(store, "live")
@@ -142,10 +143,11 @@ def test_a_new_epoch_appears_while_a_run_trains(
     run.plan(3).delete()
     with (
         serving(store, max_event_streams=streams, token="secret") as url,
-        visit(browser, f"{url}/#/runs/live", expected="status of") as page,
+        proxied(url, header=True) as proxy,
+        visit(browser, f"{proxy}/remix/#/runs/live", expected="status of") as page,
     ):
         page.get_by_label("Token").fill("secret")
-        with page.expect_response("**/events") as stream:
+        with page.expect_response("**/remix/v1/runs/live/events") as stream:
             page.get_by_role("button", name="Continue").click()
         assert stream.value.status == (200 if streams else 503)
         expect(page.locator("output[for=epoch]")).to_have_text("2 (0 to 2)")
