@@ -9,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
+from pipeline.storage.store_path import StorePath
 from service.settings import Settings
 from tests.support.http_client import get
 from tests.support.media_files import make_tar
+from tests.support.object_store import S3Server, counted
 from tests.support.serving import serving
 from tests.support.stores import make_features
 from tests.support.trained_run import edit_json
@@ -168,3 +170,31 @@ def test_a_shard_that_cannot_be_used_is_named_with_the_reason(
     assert "REMIX_SHARDS" in get(rows, LEFT, 404)["detail"]
     shard.mkdir()
     assert "not found" in get(rows, LEFT, 404)["detail"]
+
+
+def test_ranges_of_a_shard_on_s3_read_little_more_than_the_range(
+    manifest: Path, shards: Path
+) -> None:
+    server = S3Server()
+    with counted(server) as counter:
+        uri = server.uri("bucket/shards", port=counter.port)
+        (StorePath.at(uri) / "a.tar").write_bytes((shards / "a.tar").read_bytes())
+        with (
+            serving(manifest.parents[2], media=True, shards=uri) as url,
+            httpx.Client(base_url=f"{url}/v1/features/made/rows/") as client,
+        ):
+            assert len(get(client, "1/media")["items"]) == 2
+            etag = client.head(LEFT).headers["etag"]
+            for headers, status, start, end in (
+                ({"Range": "bytes=9-108"}, 206, 9, 109),
+                ({"Range": "bytes=300000-", "If-Range": etag}, 206, 300_000, len(WAV)),
+                ({"Range": "bytes=0-9", "If-Range": '"other"'}, 200, 0, len(WAV)),
+                ({"Range": f"bytes={len(WAV)}-"}, 416, 0, 0),
+                ({"If-None-Match": etag}, 304, 0, 0),
+            ):
+                before = counter.num_bytes
+                answer = client.get(LEFT, headers=headers)
+                assert answer.status_code == status
+                assert status == 416 or answer.content == WAV[start:end]
+                assert end - start <= counter.num_bytes - before < end - start + 20_000, headers
+    server.stop()
