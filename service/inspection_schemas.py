@@ -84,6 +84,9 @@ class Mistake(RankedSample):
     """The predicted class, as an index into the feature set's `classes`."""
     predicted_name: str
     """The name of the predicted class."""
+    p_predicted: float | None
+    """The probability that the fused head gives the predicted class; null if an earlier version of
+    Remix tested the run."""
     p_label: float
     """The probability that the fused head gives the label."""
     right: list[str]
@@ -125,7 +128,7 @@ class Mistakes(RankedPage):
     """The test samples that the fused head gets wrong."""
 
     items: list[Mistake]
-    """The samples; the one whose label has the lowest probability first."""
+    """The samples; the one whose wrong prediction has the highest probability first."""
 
 
 class MoveCount(Schema):

@@ -67,16 +67,19 @@ const samples = (() => {
         "Samples that the fused head gets wrong",
         [
           { name: "predicted" },
+          { name: "p(predicted)", num: true },
           { name: "p(correct class)", num: true },
           { name: "unimodal heads that are right", wide: true },
         ],
         (item) => [
           item.predicted_name,
+          format.fixed(item.p_predicted, 3),
           format.fixed(item.p_label, 3),
           item.right.length ? item.right.map((name) => [chip(name, style(name).colour), " "]) : "none",
         ],
         () => "mistakes",
-        () => "Predictions of the tested epoch's model on the test split; first those whose correct class has the lowest probability.",
+        ({ items }) =>
+          `Predictions of the tested epoch's model on the test split; first ${items[0]?.p_predicted === null ? "those whose correct class has the lowest probability" : "the most confident of the wrong ones"}.`,
         () => (detail.test_accuracy ? null : "Available when the run is finished."),
       ),
     };

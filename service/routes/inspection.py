@@ -127,7 +127,11 @@ def list_mistakes(
     start: Start = 0,
     limit: Limit = 100,
 ) -> Response:
-    """The wrong predictions of the tested epoch, by the probability of the label, ascending."""
+    """The wrong predictions of the tested epoch, by their probability, descending, then by row.
+
+    The first ones are confident and wrong. Those of a run that an earlier version of Remix tested
+    are listed by the probability of the label, ascending.
+    """
     ranked = Inspection(catalog, run).mistakes(class_, start, limit)
     return _page(request, api.Mistakes, ranked, TESTED_SPLIT, split, start, limit)
 

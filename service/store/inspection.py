@@ -173,7 +173,10 @@ class Inspection:
         ]
 
     def mistakes(self, class_name: str | None, start: int, limit: int) -> tuple[int, list[Fields]]:
-        """The test samples that the fused head gets wrong, by the probability of the label."""
+        """The test samples that the fused head gets wrong, the most confident predictions first.
+
+        Without `p_predicted_fused`, those whose label has the lowest probability first.
+        """
         if not self._reader.has("runs", self.run.name, "test.arrow"):
             raise MissingError(
                 f"Run {self.run.name!r} has no test predictions: it is {self.run.status}",
@@ -184,12 +187,18 @@ class Inspection:
         schema |= dict.fromkeys(heads, pa.int32()) | {f"p_label_{FUSED}": pa.float32()}
         artifact = self._reader.artifact("runs", self.run.name, "test.arrow")
         tested = Rows(self._reader, artifact, pa.schema(schema))
+        p_predicted = f"p_predicted_{FUSED}"
+        if confident := p_predicted in tested.schema().names:
+            schema |= {p_predicted: pa.float32()}
+            tested = Rows(self._reader, artifact, pa.schema(schema))
         label = self._label(class_name)
 
         def blocks() -> Iterator[Float64Array]:
-            for batch in tested.columns(["label", heads[0], f"p_label_{FUSED}"]):
-                labels, p_label = batch.column("label").to_numpy(), batch.column(f"p_label_{FUSED}")
-                wrong = 1.0 - p_label.to_numpy(zero_copy_only=False).astype(np.float64)
+            kind = p_predicted if confident else f"p_label_{FUSED}"
+            for batch in tested.columns(["label", heads[0], kind]):
+                labels = batch.column("label").to_numpy()
+                p = batch.column(kind).to_numpy(zero_copy_only=False).astype(np.float64)
+                wrong = p if confident else 1.0 - p
                 wrong[batch.column(heads[0]).to_numpy() == labels] = np.nan
                 yield _only(wrong, labels, label)
 
@@ -210,9 +219,8 @@ class Inspection:
                 if present[f"has_{name}"] and fields[f"predicted_{name}"] == fields["label"]
             ]
             named = {"predicted_name": self._class(predicted, tested), "right": right}
-            items.append(
-                {**sample, **named, "predicted": predicted, "p_label": fields[f"p_label_{FUSED}"]}
-            )
+            named |= {"p_label": fields[f"p_label_{FUSED}"], "p_predicted": fields.get(p_predicted)}
+            items.append({**sample, **named, "predicted": predicted})
         return num_rows, items
 
     def moves(self, epoch: int, to: int, limit: int) -> api.PlanMoves:

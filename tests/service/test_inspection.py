@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.features.feature_set import FeatureSet
 from pipeline.plans.plan import BatchPlan
 from pipeline.scores.table import Scores
+from pipeline.storage.arrow_files import write_table
 from pipeline.storage.store_path import StorePath
 from tests.support.http_client import RUN, get, walk
 from tests.support.pages import copy_run, replan
@@ -19,6 +21,7 @@ from tests.support.serving import serving
 from trainer.run_directory import Run
 
 NAMES = ("sound", "sight", "touch")
+HEADS = [f"predicted_{head}" for head in ("fused", *NAMES)]
 BITS = np.log2(3)
 
 
@@ -149,7 +152,7 @@ def test_mistakes_are_the_wrong_predictions_of_the_test_split(
     client: httpx.Client, run: Run, samples: list[dict[str, Any]]
 ) -> None:
     wrong = [row for row in run.test().to_pylist() if row["predicted_fused"] != row["label"]]
-    wrong.sort(key=lambda row: row["p_label_fused"])
+    wrong.sort(key=lambda row: (-row["p_predicted_fused"], row["row"]))
     assert wrong
     items = list(walk(client, f"{RUN}/mistakes?limit=5"))
     assert [(item["row"], item["predicted"], item["label"]) for item in items] == [
@@ -157,6 +160,7 @@ def test_mistakes_are_the_wrong_predictions_of_the_test_split(
     ]
     for item, row in zip(items, wrong, strict=True):
         assert item["p_label"] == pytest.approx(row["p_label_fused"])
+        assert item["p_predicted"] == pytest.approx(row["p_predicted_fused"])
         names = (item["class_name"], item["predicted_name"])
         assert names == (f"c{row['label']}", f"c{row['predicted_fused']}")
         assert samples[row["row"]]["split"] == "test"
@@ -169,6 +173,24 @@ def test_mistakes_are_the_wrong_predictions_of_the_test_split(
     page = get(client, f"{RUN}/mistakes?class=c{label}&split=test")
     assert page["num_rows"] == sum(row["label"] == label for row in wrong)
     assert "test" in get(client, f"{RUN}/mistakes?split=validation")["reason"]
+
+
+def test_confident_mistakes_come_first_and_equal_ones_by_row(store: Path) -> None:
+    path = StorePath.at(store / RUN.removeprefix("/v1/") / "test.arrow")
+    columns = {"row": np.arange(4), "sample_id": [f"s{row:04d}" for row in range(4)]}
+    columns |= {name: pa.array([0] * 4, pa.int32()) for name in ("label", *HEADS[1:])}
+    columns[HEADS[0]] = pa.array([1, 1, 0, 2], pa.int32())
+    columns["p_label_fused"] = pa.array([0.3, 0.25, 0.9, 0.1], pa.float32())
+    earlier = pa.table(columns)
+    p = pa.array([0.5, 0.75, 0.9, 0.75], pa.float32())
+    with serving(store) as url, httpx.Client(base_url=url) as client:
+        for table, expected in (
+            (earlier.append_column("p_predicted_fused", p), [(1, 0.75), (3, 0.75), (0, 0.5)]),
+            (earlier, [(3, None), (1, None), (0, None)]),
+        ):
+            write_table(path, table)
+            items = get(client, f"{RUN}/mistakes")["items"]
+            assert [(item["row"], item["p_predicted"]) for item in items] == expected
 
 
 def test_moves_between_two_plans(
