@@ -8,8 +8,8 @@ const plan = (() => {
   const AXIS = "difficulty, 0 to 1";
 
   // onEpoch(epoch, isLast): called if the user selects another epoch; onSample(id): opens a sample;
-  // sampleLink(id): a link that does.
-  function section(run, modalities, { signal, onEpoch, onSample, sampleLink }) {
+  // sampleLink(id): a link that does; sampled: whether to show single samples.
+  function section(run, modalities, { signal, onEpoch, onSample, sampleLink, sampled }) {
     const style = charts.palette(modalities);
     const modalityChip = (name) =>
       modalities.includes(name)
@@ -134,7 +134,7 @@ const plan = (() => {
       order.element,
       shares.element,
       histogramPart,
-      h("div", { class: "grid" }, points.element, moved.element),
+      sampled && h("div", { class: "grid" }, points.element, moved.element),
       h(
         "div",
         { class: "bar" },
@@ -182,8 +182,8 @@ const plan = (() => {
         draw(detail);
         await Promise.all([
           fromStart ? steps.reset() : steps.refresh(),
-          points.show(epoch, detail.has_scores, abort),
-          moved.show(epochs, epoch, abort),
+          sampled && points.show(epoch, detail.has_scores, abort),
+          sampled && moved.show(epochs, epoch, abort),
         ]);
       } catch (error) {
         if (error.name === "AbortError" || abort.aborted) return;

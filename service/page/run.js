@@ -10,6 +10,7 @@ const run = (() => {
     const path = api.runPath(name);
     let detail = await api.get(path, signal);
     let epochs = null;
+    const { features, lost } = await runFeatures.load(detail.features, signal);
     const names = detail.modalities;
     const style = charts.palette(names);
     const pick = (epoch) => {
@@ -35,6 +36,7 @@ const run = (() => {
       },
       onSample: openSample,
       sampleLink,
+      sampled: features !== null,
     });
     const lookAt = samples.section(name, names, { signal, sampleLink });
     const sampleHistory = sample.section(name, detail.features.name, names, {
@@ -73,14 +75,19 @@ const run = (() => {
         h("details", {}, h("summary", {}, "Configuration"), config),
       ),
     };
+    const sampleParts = features
+      ? [
+          ["Samples", lookAt.element],
+          ["Sample history", sampleHistory.element],
+          ["Rejected samples", parts.rejected],
+        ]
+      : [];
     const sections = tabs.bar(
       [
         ["Training", parts.training],
         ["Test predictions", parts.predictions],
         ["Plan", onePlan.element],
-        ["Samples", lookAt.element],
-        ["Sample history", sampleHistory.element],
-        ["Rejected samples", parts.rejected],
+        ...sampleParts,
         ["Configuration", parts.configuration],
       ],
       { path: `#/runs/${api.part(name)}`, signal, setQuery },
@@ -98,14 +105,13 @@ const run = (() => {
         about,
       ),
       failure,
+      ...(lost ? [lost] : []),
       tiles,
       sections.element,
       parts.training,
       parts.predictions,
       onePlan.element,
-      lookAt.element,
-      sampleHistory.element,
-      parts.rejected,
+      ...sampleParts.map(([, element]) => element),
       parts.configuration,
     );
 
@@ -150,7 +156,7 @@ const run = (() => {
     }
 
     const drawPredictions = () =>
-      predictions.replaceChildren(...result.predictions(detail, classes));
+      predictions.replaceChildren(...result.predictions(detail, features?.classes ?? null));
 
     function drawEpochs() {
       if (!epochs) return;
@@ -323,14 +329,13 @@ const run = (() => {
     }
 
     // The number of rejected samples, which the page of the feature set lists.
-    function showRejected({ num_rejected: num, num_rows: rows }) {
-      const { name: features } = detail.features;
+    function showRejected({ name: own, num_rejected: num, num_rows: rows }) {
       const share = format.percent(num / (num + rows || 1));
       rejected.replaceChildren(
         num
           ? `${format.integer(num)} of ${format.integer(num + rows)} samples (${share}) were rejected when the features were made. `
           : "No sample was rejected when the features were made.",
-        ...(num && !api.report ? [h("a", { href: `#/features/${api.part(features)}?at=rejected` }, "See why")] : []),
+        ...(num && !api.report ? [h("a", { href: `#/features/${api.part(own)}?at=rejected` }, "See why")] : []),
       );
     }
 
@@ -356,30 +361,20 @@ const run = (() => {
       const updates = Promise.all([
         reliable.update(detail),
         onePlan.update(detail.plans, wanted()),
-        lookAt.update(detail),
+        features && lookAt.update(detail),
       ]);
       drawEpochs();
       await updates;
       if (!first) await sampleHistory.refresh();
     }
 
-    let classes = null;
-    await refresh(true);
-    if (query.get("sample")) await sampleHistory.open(query.get("sample"));
-    try {
-      const features = await api.get(`v1/features/${api.part(detail.features.name)}`, signal);
-      classes = features.classes;
-      lookAt.named(classes);
-      drawPredictions();
-      reliable.name(classes);
+    if (features) {
+      lookAt.named(features.classes);
+      reliable.name(features.classes);
       showRejected(features);
-    } catch (error) {
-      if (error.status === 401 || error.name === "AbortError") throw error;
-      rejected.textContent =
-        error.status === 404
-          ? "The feature set was deleted: its rejected samples and the names of its classes are not known."
-          : `The feature set cannot be read: ${error.detail || error.title}`;
     }
+    await refresh(true);
+    if (features && query.get("sample")) await sampleHistory.open(query.get("sample"));
     return {
       title: name,
       refresh: () => {

@@ -34,6 +34,25 @@ def test_a_damaged_run_shows_the_damaged_file(browser: Browser, url: str) -> Non
         expect(page.get_by_role("alert")).to_contain_text("run.json")
 
 
+def test_a_run_whose_features_were_deleted_says_so_once(
+    browser: Browser, trained_store: Path, tmp_path: Path
+) -> None:
+    store = shutil.copytree(trained_store, tmp_path / "store")
+    shutil.rmtree(store / "features")
+    screen = {"width": 1024, "height": 768}
+    with (
+        serving(store) as url,
+        visit(browser, f"{url}/#/runs/{REMIX}", expected="404", viewport=screen) as page,
+    ):
+        expect(page.locator(".problem")).to_have_count(1)
+        expect(page.locator(".problem")).to_contain_text("made")
+        expect(page.get_by_role("heading", name="Plan of one epoch")).to_be_visible()
+        titles = ["Training", "Test predictions", "Plan", "Configuration"]
+        expect(page.locator(".tabs a")).to_have_text(titles)
+        table = page.get_by_role("region", name="Calibration of the heads")
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
+
+
 def test_hostile_text_stays_text(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}#/runs/hostile") as page:
         expect(page.get_by_role("alert")).to_contain_text(HOSTILE)
