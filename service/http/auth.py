@@ -4,8 +4,10 @@ import hmac
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request, Security
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Depends as DependsOn
+from fastapi.params import Query
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.settings import Settings
@@ -30,7 +32,8 @@ async def check_token(
 
 async def check_query(request: Request) -> None:
     """Raise HTTP 422 for unknown and repeated query parameters, which FastAPI would ignore."""
-    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    fields = get_flat_params(request.scope["route"].dependant)
+    known = {field.alias for field in fields if isinstance(field.field_info, Query)}
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in known:

@@ -1,8 +1,9 @@
 """Routes of views of single samples: points of a scatter, ranked lists, moves between plans."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -41,6 +42,19 @@ Split = Annotated[
 Ranked = tuple[int, list[dict[str, Any]]]
 
 
+@dataclass(frozen=True, slots=True)
+class ListPart:
+    """The query parameters of a ranked list."""
+
+    class_: ClassName = None
+    split: Split = None
+    start: Start = 0
+    limit: Limit = 100
+
+
+Part = Annotated[ListPart, Depends()]
+
+
 @router.get(
     "/scores/{epoch}/points",
     operation_id="getScorePoints",
@@ -71,17 +85,13 @@ def list_hardest(
     catalog: StoreCatalog,
     run: Name,
     epoch: Epoch,
+    part: Part,
     modality: Modality = None,
-    class_: ClassName = None,
-    split: Split = None,
-    start: Start = 0,
-    limit: Limit = 100,
 ) -> Response:
     """The scored samples by difficulty, descending."""
     number = catalog.epoch(run, epoch, "scores")
-    ranked = Inspection(catalog, run).hardest(number, modality, class_, start, limit)
-    only = (SCORED_SPLIT, split, start, limit)
-    return _page(request, api.HardSamples, ranked, *only, epoch=number)
+    ranked = Inspection(catalog, run).hardest(number, modality, part.class_, part.start, part.limit)
+    return _page(request, api.HardSamples, ranked, SCORED_SPLIT, part, epoch=number)
 
 
 @router.get(
@@ -91,24 +101,15 @@ def list_hardest(
     response_model=api.ChangedSamples,
     tags=["samples"],
 )
-def list_changed(
-    request: Request,
-    catalog: StoreCatalog,
-    run: Name,
-    class_: ClassName = None,
-    split: Split = None,
-    start: Start = 0,
-    limit: Limit = 100,
-) -> Response:
+def list_changed(request: Request, catalog: StoreCatalog, run: Name, part: Part) -> Response:
     """The planned samples by the number of times that they changed modality between plans.
 
     Reads all plans of the run once, with 4 bytes of memory per sample of the feature set.
     """
     inspection = Inspection(catalog, run)
-    ranked = inspection.changed(class_, start, limit)
-    only = (SCORED_SPLIT, split, start, limit)
+    ranked = inspection.changed(part.class_, part.start, part.limit)
     num_plans = len(inspection.run.plans)
-    return _page(request, api.ChangedSamples, ranked, *only, num_plans=num_plans)
+    return _page(request, api.ChangedSamples, ranked, SCORED_SPLIT, part, num_plans=num_plans)
 
 
 @router.get(
@@ -118,22 +119,14 @@ def list_changed(
     response_model=api.Mistakes,
     tags=["samples"],
 )
-def list_mistakes(
-    request: Request,
-    catalog: StoreCatalog,
-    run: Name,
-    class_: ClassName = None,
-    split: Split = None,
-    start: Start = 0,
-    limit: Limit = 100,
-) -> Response:
+def list_mistakes(request: Request, catalog: StoreCatalog, run: Name, part: Part) -> Response:
     """The wrong predictions of the tested epoch, by their probability, descending, then by row.
 
     The first ones are confident and wrong. Those of a run that an earlier version of Remix tested
     are listed by the probability of the label, ascending.
     """
-    ranked = Inspection(catalog, run).mistakes(class_, start, limit)
-    return _page(request, api.Mistakes, ranked, TESTED_SPLIT, split, start, limit)
+    ranked = Inspection(catalog, run).mistakes(part.class_, part.start, part.limit)
+    return _page(request, api.Mistakes, ranked, TESTED_SPLIT, part)
 
 
 @router.get(
@@ -157,22 +150,15 @@ def get_plan_moves(
 
 
 def _page(
-    request: Request,
-    model: type[Page],
-    ranked: Ranked,
-    own: str,
-    split: str | None,
-    start: int,
-    limit: int,
-    **fields: Any,
+    request: Request, model: type[Page], ranked: Ranked, own: str, part: ListPart, **fields: Any
 ) -> Response:
     """Respond with a page of a list of samples of the split `own`; empty if another is asked."""
     num_rows, items = ranked
     reason = None
-    if split not in (None, own):
+    if part.split not in (None, own):
         num_rows, items = 0, []
         reason = f"This list ranks samples of the split {own!r} only."
-    following = start_after(start, limit, min(num_rows, MAX_RANKED))
+    following = start_after(part.start, part.limit, min(num_rows, MAX_RANKED))
     url, headers = next_page(request, following)
     page = model.model_validate(
         {**fields, "num_rows": num_rows, "split": own, "reason": reason, "items": items}
