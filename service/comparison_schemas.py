@@ -204,9 +204,9 @@ class ComparisonTable(Schema):
     """Tests of each method against the reference and against `random`."""
     tuning: TuningResult | None
     """How settings were chosen for each method; null without tuning."""
-    headline: str | None = None
+    headline: str
     """How the best other method compares with the reference by the fused head, in one sentence with
-    difference, interval and p; null in a comparison of an earlier version."""
+    difference, interval and p."""
     verdict: str
     """The result in words, which follows from the numbers."""
     notes: list[str]

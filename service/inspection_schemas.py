@@ -84,9 +84,8 @@ class Mistake(RankedSample):
     """The predicted class, as an index into the feature set's `classes`."""
     predicted_name: str
     """The name of the predicted class."""
-    p_predicted: float | None
-    """The probability that the fused head gives the predicted class; null if an earlier version of
-    Remix tested the run."""
+    p_predicted: float
+    """The probability that the fused head gives the predicted class."""
     p_label: float
     """The probability that the fused head gives the label."""
     right: list[str]

@@ -24,7 +24,7 @@ const comparison = (() => {
         { class: "head" },
         h("p", { class: "crumbs" }, h("a", { href: "#/comparisons" }, "Comparisons"), " /"),
         h("h1", { tabindex: -1 }, title),
-        h("p", { class: detail.headline ? "verdict" : null }, detail.headline ?? detail.verdict),
+        h("p", { class: "verdict" }, detail.headline),
         properties([
           ["methods", methods.join(", ")],
           [detail.seeds.length > 1 ? "seeds" : "seed", detail.seeds.join(", ")],
@@ -35,7 +35,7 @@ const comparison = (() => {
             `${detail.majority.name}: ${format.percent(detail.majority.accuracy)}`,
           ],
         ]),
-        detail.headline ? h("p", {}, detail.verdict) : null,
+        h("p", {}, detail.verdict),
       );
     const curves = panels("accuracy", [
       ["accuracy-fused", "Fused head", (point) => point.validation_accuracy],

@@ -78,8 +78,7 @@ const samples = (() => {
           item.right.length ? item.right.map((name) => [chip(name, style(name).colour), " "]) : "none",
         ],
         () => "mistakes",
-        ({ items }) =>
-          `Predictions of the tested epoch's model on the test split; first ${items[0]?.p_predicted === null ? "those whose correct class has the lowest probability" : "the most confident of the wrong ones"}.`,
+        () => "Predictions of the tested epoch's model on the test split; first the most confident of the wrong ones.",
         () => (detail.test_accuracy ? null : "Available when the run is finished."),
       ),
     };

@@ -122,8 +122,7 @@ def list_changed(request: Request, catalog: StoreCatalog, run: Name, part: Part)
 def list_mistakes(request: Request, catalog: StoreCatalog, run: Name, part: Part) -> Response:
     """The wrong predictions of the tested epoch, by their probability, descending, then by row.
 
-    The first ones are confident and wrong. Those of a run that an earlier version of Remix tested
-    are listed by the probability of the label, ascending.
+    The first ones are confident and wrong.
     """
     ranked = Inspection(catalog, run).mistakes(part.class_, part.start, part.limit)
     return _page(request, api.Mistakes, ranked, TESTED_SPLIT, part)

@@ -173,10 +173,7 @@ class Inspection:
         ]
 
     def mistakes(self, class_name: str | None, start: int, limit: int) -> tuple[int, list[Fields]]:
-        """The test samples that the fused head gets wrong, the most confident predictions first.
-
-        Without `p_predicted_fused`, those whose label has the lowest probability first.
-        """
+        """The test samples that the fused head gets wrong, the most confident predictions first."""
         if not self._reader.has("runs", self.run.name, "test.arrow"):
             raise MissingError(
                 f"Run {self.run.name!r} has no test predictions: it is {self.run.status}",
@@ -184,21 +181,18 @@ class Inspection:
             )
         heads = [f"predicted_{head}" for head in (FUSED, *self._modalities)]
         schema = {"row": pa.int64(), "sample_id": pa.string(), "label": pa.int32()}
-        schema |= dict.fromkeys(heads, pa.int32()) | {f"p_label_{FUSED}": pa.float32()}
+        p_predicted, p_label = f"p_predicted_{FUSED}", f"p_label_{FUSED}"
+        schema |= dict.fromkeys(heads, pa.int32())
+        schema |= {p_predicted: pa.float32(), p_label: pa.float32()}
         artifact = self._reader.artifact("runs", self.run.name, "test.arrow")
         tested = Rows(self._reader, artifact, pa.schema(schema))
-        p_predicted = f"p_predicted_{FUSED}"
-        if confident := p_predicted in tested.schema().names:
-            schema |= {p_predicted: pa.float32()}
-            tested = Rows(self._reader, artifact, pa.schema(schema))
         label = self._label(class_name)
 
         def blocks() -> Iterator[Float64Array]:
-            kind = p_predicted if confident else f"p_label_{FUSED}"
-            for batch in tested.columns(["label", heads[0], kind]):
+            for batch in tested.columns(["label", heads[0], p_predicted]):
                 labels = batch.column("label").to_numpy()
-                p = batch.column(kind).to_numpy(zero_copy_only=False).astype(np.float64)
-                wrong = p if confident else 1.0 - p
+                p = batch.column(p_predicted).to_numpy(zero_copy_only=False)
+                wrong = p.astype(np.float64)
                 wrong[batch.column(heads[0]).to_numpy() == labels] = np.nan
                 yield _only(wrong, labels, label)
 
@@ -219,7 +213,7 @@ class Inspection:
                 if present[f"has_{name}"] and fields[f"predicted_{name}"] == fields["label"]
             ]
             named = {"predicted_name": self._class(predicted, tested), "right": right}
-            named |= {"p_label": fields[f"p_label_{FUSED}"], "p_predicted": fields.get(p_predicted)}
+            named |= {"p_label": fields[p_label], "p_predicted": fields[p_predicted]}
             items.append({**sample, **named, "predicted": predicted})
         return num_rows, items
 

@@ -55,10 +55,7 @@ class TestCounts:
 
 
 def read_counts(catalog: Catalog, run: str, num_bins: int) -> TestCounts:
-    """Counts of test.arrow, one record batch in memory at a time. Raises MissingError, DataError.
-
-    Runs that were tested before the probability of the prediction was stored are missing.
-    """
+    """Counts of test.arrow, a record batch in memory at a time. Raises MissingError, DataError."""
     detail = catalog.run(run)
     if not catalog.reader.has("runs", run, FILE):
         raise MissingError(f"No test predictions of run {run!r} yet", "Wait until it is finished")
@@ -67,11 +64,6 @@ def read_counts(catalog: Catalog, run: str, num_bins: int) -> TestCounts:
     own = ["fused", *detail.modalities]
     others = ["assembled", *(f"assembled_{name}" for name in detail.modalities)]
     heads = own + (others if "predicted_assembled" in file.schema.names else [])
-    if not any(name.startswith("p_predicted_") for name in file.schema.names):
-        raise MissingError(
-            f"No confidences in {FILE} of run {run!r}, which an earlier version of Remix tested",
-            "Train the run again to see them",
-        )
     columns = [(f"{kind}_{head}", type_) for head in heads for kind, type_ in KINDS.items()]
     file = catalog.reader.table(artifact, pa.schema([("label", pa.int32()), *columns]))
     return catalog.reader.cached(

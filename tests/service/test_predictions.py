@@ -94,8 +94,5 @@ def test_predictions_that_cannot_be_counted_are_named(store: Path) -> None:
             put(store, written(**change))
             problem = get(client, f"{RUN}/predictions", 500)
             assert problem["type"] == "urn:remix:damaged" and "test.arrow" in problem["detail"]
-        earlier = written()
-        put(store, earlier.drop_columns([f"p_predicted_{head}" for head in HEADS]))
-        assert "earlier version" in get(client, f"{RUN}/predictions", 404)["detail"]
         test.unlink()
         assert get(client, f"{RUN}/predictions/classes", 404)["status"] == 404
