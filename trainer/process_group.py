@@ -58,13 +58,12 @@ class World:
         if tables:
             write_table(folder / f"rank-{self.rank}.arrow", pa.concat_tables(tables))
         has_rows = self.gather(bool(tables))
-        if not self.is_rank_zero:
-            return None
-        parts = [
-            read_table(folder / f"rank-{rank}.arrow") for rank, has in enumerate(has_rows) if has
-        ]
-        joined = pa.concat_tables(parts).sort_by("row").combine_chunks()
-        folder.delete()
+        joined = None
+        if self.is_rank_zero:
+            files = [folder / f"rank-{rank}.arrow" for rank, has in enumerate(has_rows) if has]
+            joined = pa.concat_tables(map(read_table, files)).sort_by("row").combine_chunks()
+            folder.delete()
+        self.gather(None)  # the next tables may be written to the same folder
         return joined
 
     def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -64,8 +64,7 @@ class PartFile:
         except DAMAGED as error:
             if isinstance(error, OSError) and self._mapped is None:
                 raise StoreError(
-                    f"{self._path} cannot be read ({error})",
-                    "check that the store exists and that you have access",
+                    f"{self._path} cannot be read ({error})", "run the command again"
                 ) from error
             raise DataError(
                 f"{self._path} is damaged in record batch {number} ({error})", "decode again"

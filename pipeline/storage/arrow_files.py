@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from pipeline.arrays import Array
-from pipeline.errors import DataError, MissingError
+from pipeline.errors import DataError, InputError, MissingError, StoreError
 from pipeline.storage.store_path import StorePath
 
 TABLE_ROWS = 2**16
@@ -54,8 +54,19 @@ def open_reader(
         _ = [(field.name, str(field.type)) for field in reader.schema]
         return reader
     except DAMAGED as error:
-        path.info()  # raises StoreError if the store, not the file, is at fault
-        raise DataError(f"Not an Arrow IPC file: {path} ({error})", CURE) from error
+        raise read_error(error, source, path, f"Not an Arrow IPC file: {path}") from error
+
+
+def read_error(error: Exception, source: Any, path: StorePath, what: str) -> InputError:
+    """What to raise for an error of DAMAGED while `source`, the bytes of a file, was read.
+
+    Returns a DataError that begins with `what`, or a StoreError if a remote store broke off.
+    Raises StoreError if the store cannot be reached.
+    """
+    path.info()
+    if isinstance(error, OSError) and not path.local and not isinstance(source, pa.BufferReader):
+        return StoreError(f"{path} cannot be read ({error})", "run the command again")
+    return DataError(f"{what} ({error})", CURE)
 
 
 def read_table(path: StorePath, *, trusted: bool = True) -> pa.Table:
@@ -75,7 +86,7 @@ def read_table(path: StorePath, *, trusted: bool = True) -> pa.Table:
             # an offset that points outside its buffer would crash the process that reads it
             table.validate(full=True)
     except DAMAGED as error:
-        raise DataError(f"{path} is damaged ({error})", CURE) from error
+        raise read_error(error, source, path, f"{path} is damaged") from error
     return table
 
 

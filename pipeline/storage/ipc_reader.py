@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import DataError
-from pipeline.storage.arrow_files import CURE, DAMAGED, open_reader, open_source
+from pipeline.storage.arrow_files import CURE, DAMAGED, open_reader, open_source, read_error
 from pipeline.storage.metadata import read_metadata
 from pipeline.storage.schemas import check_columns
 from pipeline.storage.store_path import StorePath
@@ -59,10 +59,8 @@ class BatchFile:
                 batch = self._reader(None if columns is None else tuple(columns)).get_batch(number)
             batch.validate(full=True)
         except DAMAGED as error:
-            self._path.info()  # raises StoreError if the store, not the file, is at fault
-            raise DataError(
-                f"{self.what} is damaged in record batch {number} ({error})", CURE
-            ) from error
+            what = f"{self.what} is damaged in record batch {number}"
+            raise read_error(error, self._source, self._path, what) from error
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if name in self._not_null and (
                 column.null_count or (pa.types.is_list(column.type) and column.flatten().null_count)

@@ -137,7 +137,8 @@ def test_the_service_has_what_light_commands_need(cluster: Cluster, reference: s
     )
     assert light == heavy
     assert "finished" in cluster.run("service", "remix", "inspect", f"/store/runs/{reference}")
-    assert "data-remixing[train]" in cluster.shell("service", "remix train /x.yaml 2>&1 || true")
+    train = "printf 'name: a\\nfeatures: b\\n' | remix train - 2>&1 || true"
+    assert "data-remixing[train]" in cluster.shell("service", train)
 
 
 def test_a_worker_that_dies_while_it_decodes(

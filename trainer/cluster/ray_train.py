@@ -107,22 +107,23 @@ def _remix_error(error: ray.train.TrainingFailedError) -> RemixError | None:
 def watched(run: Run, num_epochs: int, progress: loop.Progress) -> "Iterator[None]":
     """Report epochs as they appear in the run's folder, as workers do not report to the driver.
 
-    Read errors are logged once and ignored.
+    A file that is replaced while it is read gives an error; two in a row are logged.
     """
     ended = threading.Event()
 
     def watch() -> None:
-        seen, warned = 0, False
+        seen, num_errors = 0, 0
         while not ended.wait(1.0):
             try:
                 rows = run.epochs().slice(seen).to_pylist()
             except MissingError:
                 continue
             except Exception as error:
-                if not warned:
+                num_errors += 1
+                if num_errors == 2:
                     LOG.warning("%s: cannot read progress (%s)", run.path, error)
-                warned = True
                 continue
+            num_errors = 0
             seen += len(rows)
             for row in rows:
                 progress({"event": "epoch", "num_epochs": num_epochs, **row})

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 import torch.distributed as dist
 
 from pipeline.features.feature_set import FeatureSet
+from pipeline.storage.store_path import StorePath
+from tests.support.cached_features import Remote
 from tests.support.ranks import on_two_ranks
 from tests.support.stores import make_features, run_config
 from trainer.config import RunConfig
@@ -67,6 +71,19 @@ def assess_all(world: World, configs: list[RunConfig]) -> None:
     for config in configs:
         assess(config, world)
     assert sizes and max(sizes) < 1000
+
+
+def join_twice(world: World, folder: Path) -> None:
+    slow = StorePath(pafs.PyFileSystem(Remote(folder, seconds=0.5)), "parts")
+    for value in range(2):
+        joined = world.join_rows(slow, [pa.table({"row": [world.rank], "value": [value]})])
+        expected = {"row": [0, 1], "value": [value] * 2} if world.rank == 0 else None
+        assert (joined and joined.to_pydict()) == expected
+
+
+def test_ranks_wait_until_their_tables_are_read(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    on_two_ranks(tmp_path, join_twice, tmp_path / "store")
 
 
 def test_two_ranks_give_the_results_of_one(tmp_path: Path) -> None:
