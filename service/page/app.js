@@ -5,7 +5,7 @@
   const IDLE_MS = 10000;
   const { h } = dom;
   const ROUTES = [
-    [/^\/?$/, runs.view, "#/"],
+    [/^\/(?:runs)?$/, runs.view, "#/"],
     [/^\/overlay$/, overlay.view, "#/"],
     [/^\/runs\/([^/]+)$/, run.view, "#/"],
     [/^\/comparisons$/, lists.comparisons, "#/comparisons"],

@@ -35,7 +35,7 @@ def histogram_data(modality: str) -> str:
 
 def test_the_list_shows_every_run_and_its_best_accuracy(browser: Browser, url: str) -> None:
     runs = get_json(url, "v1/runs")["items"]
-    with visit(browser, url) as page:
+    with visit(browser, f"{url}#/runs") as page:
         shown = {row[0]: row for row in cells(page.get_by_role("region", name="Runs"))}
     assert {run["name"] for run in runs} == set(shown)
     assert set(shown) == {
