@@ -20,10 +20,13 @@ from service.routes import (
     start_after,
 )
 from service.schemas import Page
-from service.store.media_files import SUFFIX, MediaFiles
+from service.store.media_files import CONTENT_TYPES, SUFFIX, MediaFiles
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=ERRORS)
-BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+BINARY = dict.fromkeys(
+    ["application/octet-stream", *sorted({*CONTENT_TYPES.values()})],
+    {"schema": {"type": "string", "format": "binary"}},
+)
 Suffix = Annotated[
     str, Path(pattern=SUFFIX, description="The suffix of a member.", examples=["mp4"])
 ]
