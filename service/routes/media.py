@@ -23,10 +23,10 @@ from service.schemas import Page
 from service.store.media_files import CONTENT_TYPES, SUFFIX, MediaFiles
 
 router = APIRouter(prefix="/v1/features", tags=["features"], responses=ERRORS)
-BINARY = dict.fromkeys(
-    ["application/octet-stream", *sorted({*CONTENT_TYPES.values()})],
-    {"schema": {"type": "string", "format": "binary"}},
-)
+BINARY = {
+    media_type: {"schema": {"type": "string", "format": "binary"}}
+    for media_type in ["application/octet-stream", *sorted({*CONTENT_TYPES.values()})]
+}
 Suffix = Annotated[
     str, Path(pattern=SUFFIX, description="The suffix of a member.", examples=["mp4"])
 ]
