@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.shards.lint import repair
+from pipeline.storage.arrow_files import read_table, write_table
+from pipeline.storage.ipc_reader import BatchFile
 from pipeline.storage.store_path import StorePath
 from tests.support.media_files import make_tar
 
@@ -67,3 +69,28 @@ def test_a_shard_that_fails_while_its_clean_copy_is_written_is_named(tmp_path: P
         repair([shard], StorePath.at(tmp_path / "out"))
     assert str(tmp_path / "out") not in str(caught.value)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+class BrokenOff(io.BytesIO):
+    """A file whose remote store breaks off each response."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation")
+
+
+class Flaky(pafs.FSSpecHandler):  # type: ignore[misc]
+    """A local folder that acts as a remote one, which breaks off."""
+
+    def open_input_file(self, path: str) -> Any:
+        return pa.PythonFile(BrokenOff(Path(path).read_bytes()), mode="r")
+
+
+def test_a_response_that_a_remote_store_breaks_off_is_not_blamed_on_the_file(
+    tmp_path: Path,
+) -> None:
+    local = StorePath.at(tmp_path / "x.arrow")
+    write_table(local, pa.table({"row": [0, 1]}))
+    remote = StorePath(pafs.PyFileSystem(Flaky(fsspec.filesystem("file"))), str(local))
+    for read in (read_table, BatchFile):
+        with pytest.raises(StoreError, match="INTERNAL_FAILURE"):
+            read(remote)
